@@ -1,0 +1,40 @@
+"""Packaging. The base install is the optimizer library: jax and optax alone."""
+
+import pathlib
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+
+TRAIN = [
+  'absl-py',
+  'flax',
+  'gguf',
+  'gin-config',
+  'grain',
+  'jinja2',
+  'matplotlib',
+  'numpy',
+  'orbax-checkpoint',
+  'reasoning-gym',
+  'safetensors',
+  'tensorboardX',
+  'tensorflow-datasets',
+  'tokenizers',
+  'tqdm',
+]
+TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff']
+
+setuptools.setup(
+  name='lora_opt',
+  version='0.1.0',
+  description='LoRA optimizers for JAX: LoRA-RITE, RefLoRA and LoRA+, and the '
+  'harness that fine-tunes real models with them.',
+  long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11,<3.14',
+  packages=setuptools.find_namespace_packages(include=['lora_opt*']),
+  install_requires=['jax>=0.7', 'optax>=0.2.6'],
+  extras_require={'train': TRAIN, 'test': TRAIN + TEST},
+)
