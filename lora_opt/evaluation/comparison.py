@@ -1,0 +1,123 @@
+"""The model before and after training, in one small table."""
+
+import math
+from typing import NamedTuple
+
+from lora_opt.evaluation import _text
+from lora_opt.evaluation._text import Json
+
+
+class Row(NamedTuple):
+  """One line of the before/after table, as text."""
+
+  name: str
+  before: str
+  after: str
+  change: str = ''
+  minor: bool = False
+
+
+def compare(before: Json | None, after: Json | None) -> list[Row]:
+  """The rows of the before/after table; none where nothing was evaluated.
+
+  Scores carry their stored 95 % interval, or Wilson's. The interval of the
+  change joins the two by square-and-add (Newcombe 1998) as if the examples
+  were different ones. They are the same, so it is rather too wide.
+
+  Args:
+    before: what an evaluation wrote: `loss`, `metric`, `score` in [0, 1],
+      `interval` and `num_examples`, each of which may be missing.
+    after: the same, after training.
+
+  Returns:
+    The rows, scores in percent.
+  """
+  before, after = before or {}, after or {}
+  losses = [_text.number(side.get('loss')) for side in (before, after)]
+  scores = [score_interval(side) for side in (before, after)]
+  counts = [_text.number(side.get('num_examples')) for side in (before, after)]
+  rows = []
+  if losses != [None, None]:
+    shown = [_text.show(loss, '{:.4f}') for loss in losses]
+    change = '' if None in losses else _signed(losses[1] - losses[0], '.4f')
+    rows.append(Row('Loss', *shown, change))
+  if scores != [None, None]:
+    name = _text.label(_text.first('metric', after, before) or 'score')
+    shown = [f'{100 * s[0]:.1f} %' if s else _text.NONE for s in scores]
+    spans = [
+      f'{100 * s[1]:.1f} to {100 * s[2]:.1f} %' if s else _text.NONE
+      for s in scores
+    ]
+    change = span = ''
+    if None not in scores:
+      middle, low, high = (_signed(100 * x, '.1f') for x in _change(*scores))
+      change, span = f'{middle} points', f'{low} to {high}'
+    rows.append(Row(name, *shown, change))
+    rows.append(Row('95 % interval', *spans, span, minor=True))
+  if counts != [None, None]:
+    rows.append(Row('Examples', *map(_text.show, counts), minor=True))
+  return rows
+
+
+def format_table(before: Json | None, after: Json | None) -> str:
+  """The before/after table as plain text, for the end of a run.
+
+  Args:
+    before: the evaluation before training, as in `evaluation/before.json`.
+    after: the evaluation after training. Either may be None or empty.
+
+  Returns:
+    Aligned lines without a final newline; empty where both are missing.
+
+  >>> old = {'metric': 'accuracy', 'score': 0.25, 'num_examples': 8}
+  >>> print(format_table(old, old | {'score': 0.75}))
+                        Before           After         Change
+  Accuracy              25.0 %          75.0 %   +50.0 points
+  95 % interval  7.1 to 59.1 %  40.9 to 92.9 %  +1.8 to +75.2
+  Examples                   8               8
+  """
+  rows = compare(before, after)
+  if not rows:
+    return ''
+  table = [('', 'Before', 'After', 'Change'), *(row[:4] for row in rows)]
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  lines = []
+  for name, *cells in table:
+    aligned = [name.ljust(widths[0])]
+    for cell, width in zip(cells, widths[1:], strict=True):
+      aligned.append(cell.rjust(width))
+    lines.append('  '.join(aligned).rstrip())
+  return '\n'.join(lines)
+
+
+def score_interval(summary: Json) -> tuple[float, float, float] | None:
+  """(score, low, high) of an evaluation; Wilson's 95 % where none is stored."""
+  score = _text.number(summary.get('score'))
+  if score is None:
+    return None
+  stored = summary.get('interval')
+  if isinstance(stored, list) and len(stored) == 2:
+    low, high = map(_text.number, stored)
+    if low is not None and high is not None:
+      return score, low, high
+  n = _text.number(summary.get('num_examples'))
+  if not n:
+    return score, score, score
+  z = 1.959964  # the normal distribution's 97.5 % point
+  centre = (score + z * z / (2 * n)) / (1 + z * z / n)
+  spread = max(score * (1 - score) / n + z * z / (4 * n * n), 0.0)
+  half = z / (1 + z * z / n) * math.sqrt(spread)
+  return score, max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def _change(
+  before: tuple[float, float, float], after: tuple[float, float, float]
+) -> tuple[float, float, float]:
+  (p, p_low, p_high), (q, q_low, q_high) = before, after
+  low = q - p - math.hypot(q - q_low, p_high - p)
+  high = q - p + math.hypot(q_high - q, p - p_low)
+  return q - p, low, high
+
+
+def _signed(value: float, form: str) -> str:
+  return _text.minus(f'{value:+{form}}')

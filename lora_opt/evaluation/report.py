@@ -1,0 +1,229 @@
+"""The report of one run: a single HTML file that needs nothing around it.
+
+`write_report` reads what a run left in its folder. Every part may be missing
+(a run that was killed, or never evaluated): its section is then left out.
+
+  python -m lora_opt.evaluation.report MODEL_DIR
+"""
+
+import argparse
+import collections
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import markupsafe
+
+from lora_opt.evaluation import _text, comparison, curves
+from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.comparison import format_table
+from lora_opt.training import metrics
+
+__all__ = ['format_table', 'write_report']
+
+REPORT_FILE = 'report.html'
+_SAMPLES = 3  # shown of each kind
+
+
+class Answer(NamedTuple):
+  """What the model made of an example, and whether it is right."""
+
+  text: str
+  mark: str
+  right: bool
+
+
+class Sample(NamedTuple):
+  """One example with the answers before and after; None if not evaluated."""
+
+  prompt: str
+  reference: str
+  choices: Sequence[str]
+  before: Answer | None
+  after: Answer | None
+
+
+class Group(NamedTuple):
+  """Examples to which training did the same."""
+
+  name: str
+  samples: list[Sample]
+
+
+def write_report(model_dir: str | Path) -> Path:
+  """Writes `report.html` from what a run left in its folder.
+
+  Args:
+    model_dir: the folder of the run. Read are `metrics.jsonl`, `run.json`,
+      `evaluation/before.json`, `evaluation/after.json` and
+      `operative_config.gin`, as far as they are there.
+
+  Returns:
+    The path of the report.
+
+  Raises:
+    FileNotFoundError: there is no such folder.
+  """
+  model_dir = Path(model_dir)
+  if not model_dir.is_dir():
+    raise FileNotFoundError(f'{model_dir}: no such folder; give a MODEL_DIR')
+  run = _read_json(model_dir / 'run.json')
+  before = _read_json(model_dir / 'evaluation' / 'before.json')
+  after = _read_json(model_dir / 'evaluation' / 'after.json')
+  history = metrics.read_metrics(model_dir)
+  drawings = curves.draw_curves(history, [e for e in (before, after) if e])
+  html = _template().render(
+    title=_text.first('task', run, after, before) or model_dir.resolve().name,
+    subtitle=[run[k] for k in ('model', 'optimizer') if run.get(k)],
+    rows=comparison.compare(before, after),
+    tracks=_tracks(before, after),
+    curves=[c._replace(svg=markupsafe.Markup(c.svg)) for c in drawings],
+    diverged=[r['step'] for r in history if 'loss' in r and r['loss'] is None],
+    groups=_groups(before, after),
+    shown=_SAMPLES,
+    facts=_facts(run, history),
+    command=run.get('command'),
+    config=_read_text(model_dir / 'operative_config.gin'),
+  )
+  path = model_dir / REPORT_FILE
+  partial = path.with_suffix('.partial')
+  partial.write_text(html, encoding='utf-8')
+  os.replace(partial, path)
+  return path
+
+
+def _template() -> jinja2.Template:
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters['shorten'] = _text.shorten
+  return environment.get_template('report.html.jinja')
+
+
+def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:
+  """Score and interval in percent, for the bars under the table."""
+  scores = (
+    ('Before', comparison.score_interval(before)),
+    ('After', comparison.score_interval(after)),
+  )
+  return [(name, [100 * x for x in score]) for name, score in scores if score]
+
+
+def _groups(before: Json, after: Json) -> list[Group]:
+  """Examples by what training did to them, in the evaluation's order."""
+  answers: dict[tuple[str, str, int], dict[str, Json]] = {}
+  for side, summary in (('before', before), ('after', after)):
+    seen: collections.Counter[tuple[str, str]] = collections.Counter()
+    for row in summary.get('predictions') or ():
+      key = str(row.get('prompt', '')), str(row.get('reference', ''))
+      seen[key] += 1  # the same question may be asked twice
+      answers.setdefault((*key, seen[key]), {})[side] = row
+  groups = {
+    name: Group(name, [])
+    for name in ('Became right', 'Became wrong', 'Right both times',
+                 'Wrong both times', 'Right', 'Wrong')
+  }  # fmt: skip
+  for (prompt, reference, _), sides in answers.items():
+    choices = [str(c) for c in _text.first('choices', *sides.values()) or ()]
+    if all(choice in prompt for choice in choices):
+      choices = []
+    old, new = _answer(sides.get('before')), _answer(sides.get('after'))
+    sample = Sample(prompt, reference, choices, old, new)
+    groups[_kind(old, new)].samples.append(sample)
+  return [group for group in groups.values() if group.samples]
+
+
+def _answer(row: Json | None) -> Answer | None:
+  if row is None:
+    return None
+  score = _text.number(row.get('score')) or 0.0
+  right = score > 1 - 1e-6
+  mark = '✓ right' if right else f'{score:.2f}' if score > 0 else '✗ wrong'
+  return Answer(str(row.get('prediction', '')), mark, right)
+
+
+def _kind(old: Answer | None, new: Answer | None) -> str:
+  word = 'right' if (new or old).right else 'wrong'
+  if old is None or new is None:
+    return word.capitalize()
+  if old.right == new.right:
+    return f'{word.capitalize()} both times'
+  return f'Became {word}'
+
+
+def _facts(run: Json, history: Sequence[Json]) -> list[tuple[str, str]]:
+  """Name and value of what is known about the run."""
+  train = [row for row in history if row.get('split') == 'train']
+  steps = _text.number(run.get('steps'))
+  if steps is None:
+    steps = max((row['step'] for row in train), default=None)
+  trainable = _text.number(run.get('trainable_parameters'))
+  frozen = _text.number(run.get('frozen_parameters'))
+  share = ''
+  if trainable and frozen:
+    share = f' ({100 * trainable / (trainable + frozen):.2g} % of all)'
+  memory = _text.number(run.get('peak_memory_bytes'))
+  filled = _mean(row.get('non_padding_fraction') for row in train)
+  versions = run.get('versions')
+  if isinstance(versions, dict):
+    versions = ', '.join(f'{name} {v}' for name, v in versions.items())
+  facts = {
+    'Started': run.get('started'),
+    'Time': _text.duration(_text.number(run.get('seconds'))),
+    'Steps': _text.show(steps),
+    'Tokens': _tokens(train, steps, 'tokens'),
+    'Target tokens': _tokens(train, steps, 'target_tokens'),
+    'Not padding': _text.show(filled and 100 * filled, '{:.1f} %'),
+    'Trainable parameters': _text.show(trainable) + share,
+    'Frozen parameters': _text.show(frozen),
+    'Peak memory': _text.show(memory and memory / 2**30, '{:.2f} GiB'),
+    'Devices': run.get('devices'),
+    'Adapter': run.get('adapter'),
+    'Versions': versions,
+  }
+  return [(k, str(v)) for k, v in facts.items() if v and v != _text.NONE]
+
+
+def _tokens(rows: Sequence[Json], steps: float | None, name: str) -> str:
+  """All tokens of the run, from the logged speeds of tokens and of steps."""
+  per_step = []
+  for row in rows:
+    tokens = _text.number(row.get(f'timing/{name}_per_second'))
+    rate = _text.number(row.get('timing/steps_per_second'))
+    if tokens and rate:
+      per_step.append(tokens / rate)
+  if not per_step or not steps:
+    return _text.NONE
+  total = steps * _mean(per_step)
+  return f'about {_text.brief(float(f"{total:.2g}"))}'
+
+
+def _mean(values: Any) -> float | None:
+  known = [v for v in map(_text.number, values) if v is not None]
+  return sum(known) / len(known) if known else None
+
+
+def _read_json(path: Path) -> Json:
+  """A JSON object, or an empty one where it is missing or not whole."""
+  try:
+    value = json.loads(_read_text(path))
+  except ValueError:
+    return {}
+  return value if isinstance(value, dict) else {}
+
+
+def _read_text(path: Path) -> str:
+  return path.read_text('utf-8', 'replace') if path.is_file() else ''
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description='Writes the report of a run.')
+  parser.add_argument('model_dir', metavar='MODEL_DIR', type=Path)
+  print(write_report(parser.parse_args().model_dir))

@@ -1,0 +1,259 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, one line.
+
+`metrics.jsonl` is the record everything else is made from: one JSON object a
+line with `step`, `time`, `split` and the scalars. It survives a killed run,
+needs nothing but a text editor to read, and is what the report plots.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+import tensorboardX
+import tqdm
+
+METRICS_FILE = 'metrics.jsonl'
+_RESERVED = ('step', 'time', 'split')
+
+
+def read_metrics(model_dir: str | Path) -> list[dict[str, Any]]:
+  """Reads a run's metrics, one row for each split and step, in step order.
+
+  A line that is not whole JSON (the run was killed while writing) is left out.
+  Where a step was logged twice the later values stand. A missing file is an
+  empty history.
+
+  Args:
+    model_dir: the folder of the run.
+
+  Returns:
+    Rows `{'step': int, 'time': seconds, 'split': str, name: number, ...}`.
+  """
+  path = Path(model_dir) / METRICS_FILE
+  if not path.exists():
+    return []
+  rows: dict[tuple[str, int], dict[str, Any]] = {}
+  for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
+    row = _parse(line)
+    if row is not None:
+      rows.setdefault((str(row.get('split')), row['step']), {}).update(row)
+  return sorted(rows.values(), key=lambda row: row['step'])
+
+
+class MetricWriter:
+  """Writes scalars to `metrics.jsonl` and as TensorBoard events.
+
+  Opening appends to what is there. A run that resumes from step s first calls
+  `rewind(s)`, so that the steps between s and the interruption do not appear
+  twice. With several processes only the first one should hold a writer.
+
+  Args:
+    model_dir: the folder of the run, made if missing. TensorBoard events go to
+      `tensorboard/train` and `tensorboard/eval` inside it.
+
+  >>> import tempfile
+  >>> folder = tempfile.mkdtemp()
+  >>> with MetricWriter(folder) as writer:
+  ...   writer.write(1, 'train', {'loss': 2.5})
+  >>> read_metrics(folder)[0]['loss']
+  2.5
+  """
+
+  def __init__(self, model_dir: str | Path):
+    self._model_dir = Path(model_dir)
+    self._path = self._model_dir / METRICS_FILE
+    self._events: dict[str, tensorboardX.SummaryWriter] = {}
+    self._purge_step: int | None = None
+    self._model_dir.mkdir(parents=True, exist_ok=True)
+    self._file = self._open()
+
+  def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
+    """Writes one line and one event for each scalar.
+
+    Args:
+      step: training steps finished so far.
+      split: 'train' or 'eval'.
+      scalars: name to a number or an array of one element. JSON has no NaN:
+        a value that is not finite is written as null.
+
+    Raises:
+      ValueError: a scalar is called step, time or split.
+    """
+    if taken := [name for name in _RESERVED if name in scalars]:
+      raise ValueError(f'scalars may not be named {taken}: rename them')
+    step, now = int(step), time.time()
+    values = {name: float(value) for name, value in scalars.items()}
+    shown = {n: v if math.isfinite(v) else None for n, v in values.items()}
+    row = {'step': step, 'time': round(now, 3), 'split': split} | shown
+    self._file.write(json.dumps(row, allow_nan=False) + '\n')
+    self._file.flush()
+    events = self._events_of(split)
+    for name, value in values.items():
+      events.add_scalar(name, value, step, walltime=now)
+
+  def rewind(self, step: int) -> None:
+    """Forgets everything logged after `step`.
+
+    Lines of later steps leave `metrics.jsonl`. TensorBoard files are not
+    rewritten: the next one opens with a mark that hides the later events.
+    """
+    self.close()
+    rows = self._path.read_text(encoding='utf-8').splitlines()
+    kept = [r for r in rows if (p := _parse(r)) and p['step'] <= step]
+    partial = self._path.with_name(METRICS_FILE + '.partial')
+    partial.write_text(''.join(r + '\n' for r in kept), encoding='utf-8')
+    os.replace(partial, self._path)
+    self._purge_step = step + 1
+    self._file = self._open()
+
+  def close(self) -> None:
+    """Flushes and closes all files."""
+    self._file.close()
+    for events in self._events.values():
+      events.close()
+    self._events.clear()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.close()
+
+  def _open(self) -> TextIO:
+    """Opens for appending, without the half line a killed run may leave."""
+    with self._path.open('ab+') as file:
+      file.seek(0)
+      file.truncate(file.read().rfind(b'\n') + 1)
+    return self._path.open('a', encoding='utf-8')
+
+  def _events_of(self, split: str) -> tensorboardX.SummaryWriter:
+    if split not in self._events:
+      self._events[split] = tensorboardX.SummaryWriter(
+        logdir=str(self._model_dir / 'tensorboard' / split),
+        purge_step=self._purge_step,
+        flush_secs=10,
+        # The default name counts seconds: a quick restart would overwrite.
+        filename_suffix=f'.{time.time_ns()}',
+      )
+    return self._events[split]
+
+
+class ProgressBar:
+  """Shows step, loss, learning rate, speed and time left on one line.
+
+  On a terminal the line is redrawn in place. Elsewhere (a log file, a batch
+  job) a plain line is printed once in a while, free of control characters.
+
+  Args:
+    total: steps of the whole run.
+    initial: steps already done before this start.
+    interval: seconds between two plain lines.
+    stream: where to write; standard error by default.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    initial: int = 0,
+    *,
+    interval: float = 30.0,
+    stream: TextIO | None = None,
+  ):
+    self._stream = sys.stderr if stream is None else stream
+    self._total, self._initial, self._interval = total, initial, interval
+    self._started = time.monotonic()
+    self._next_line = self._started
+    self._scalars: dict[str, float] = {}
+    self._bar = None
+    if self._stream.isatty():
+      self._bar = tqdm.tqdm(
+        total=total,
+        initial=initial,
+        file=self._stream,
+        dynamic_ncols=True,
+        bar_format='{n_fmt}/{total_fmt} {bar}{postfix} {remaining} left',
+      )
+
+  def update(self, step: int, scalars: Mapping[str, Any] | None = None) -> None:
+    """Moves to `step`; without scalars the last ones stay in view.
+
+    Args:
+      step: training steps finished so far.
+      scalars: what the run logs: `loss`, `learning_rate` and
+        `timing/tokens_per_second` are shown, `timing/steps_per_second` gives
+        the time left.
+    """
+    self._scalars |= {n: float(v) for n, v in (scalars or {}).items()}
+    if self._bar is not None:
+      self._bar.set_postfix_str(self._describe(), refresh=False)
+      self._bar.update(step - self._bar.n)
+      return
+    now = time.monotonic()
+    if now >= self._next_line or step == self._total:
+      self._next_line = now + self._interval
+      line = f'step {step}/{self._total} {self._describe()}'
+      left = self._seconds_left(step, now)
+      if left is not None:
+        line += f', {tqdm.tqdm.format_interval(left)} left'
+      self.print(line)
+
+  def print(self, text: str) -> None:
+    """Prints a line without tearing the bar."""
+    tqdm.tqdm.write(text, file=self._stream)
+    self._stream.flush()
+
+  def close(self) -> None:
+    """Leaves the last state of the bar in view."""
+    if self._bar is not None:
+      self._bar.close()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.close()
+
+  def _describe(self) -> str:
+    get = self._scalars.get
+    speed = get(
+      'timing/tokens_per_second', get('timing/target_tokens_per_second')
+    )
+    parts = (
+      ('loss {:.4f}', get('loss')),
+      ('lr {:.2e}', get('learning_rate')),
+      ('{:,.0f} tokens/s', speed),
+    )
+    return ', '.join(form.format(v) for form, v in parts if v is not None)
+
+  def _seconds_left(self, step: int, now: float) -> float | None:
+    rate = self._scalars.get('timing/steps_per_second')
+    if rate is None:
+      # No speed measured yet: the average since the start, compilation too.
+      rate = (step - self._initial) / max(now - self._started, 1e-9)
+    return (self._total - step) / rate if rate > 0 else None
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  """The row of one line, or None where it is not a whole row."""
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return None
+  whole = isinstance(row, dict) and isinstance(row.get('step'), int)
+  return row if whole else None
