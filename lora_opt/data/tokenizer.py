@@ -1,0 +1,265 @@
+"""Text to token ids and back: a thin wrapper around `tokenizers`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import gguf
+import tokenizers
+from jinja2 import sandbox
+from tokenizers import decoders, models, pre_tokenizers
+
+from lora_opt.models.pretrained.gguf_file import field, open_gguf
+
+LLAMA3_SPLIT = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
+)
+
+# GGUF names the way a text is split before the merges (tokenizer.ggml.pre).
+PRE_TOKENIZERS = {
+  'gpt-2': (pre_tokenizers.ByteLevel(add_prefix_space=False),),
+  'smollm': (
+    pre_tokenizers.Digits(individual_digits=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=False),
+  ),
+  'llama-bpe': (
+    pre_tokenizers.Split(tokenizers.Regex(LLAMA3_SPLIT), 'isolated'),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+  ),
+}
+
+CONTROL, USER_DEFINED = 3, 4  # GGUF token types that are never split
+
+BYTE_LEVEL_CHAT = (
+  '{% for message in messages %}<{{ message.role }}>{{ message.content }}<eos>'
+  '{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+  """Token ids of a text, and what else a model's vocabulary fixes.
+
+  Attributes:
+    core: The `tokenizers.Tokenizer`.
+    bos_id: Token that opens a text, or None.
+    eos_id: Token that ends one, or None.
+    pad_id: Token that fills up a batch, or None.
+    chat_template: Jinja template of a conversation, or None.
+
+  >>> tokenizer = Tokenizer.byte_level()
+  >>> tokenizer.encode('Hi<eos>')
+  [72, 105, 257]
+  >>> tokenizer.decode([72, 105, 257])
+  'Hi'
+  """
+
+  core: tokenizers.Tokenizer
+  bos_id: int | None = None
+  eos_id: int | None = None
+  pad_id: int | None = None
+  chat_template: str | None = None
+
+  @classmethod
+  def from_gguf(cls, source: str | os.PathLike | gguf.GGUFReader) -> Tokenizer:
+    """Rebuilds the byte-level BPE tokenizer that a GGUF file describes.
+
+    Args:
+      source: The .gguf file, or a reader that has it open.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If it is damaged or its tokenizer of another kind.
+    """
+    opened = isinstance(source, gguf.GGUFReader)
+    reader = source if opened else open_gguf(source)
+
+    def get(key, default=None):
+      return field(reader, f'tokenizer.ggml.{key}', default)
+
+    kind, split = get('model'), get('pre', 'gpt-2')
+    if kind != 'gpt2' or split not in PRE_TOKENIZERS:
+      raise ValueError(
+        f'GGUF tokenizer {kind!r} with pre-tokenizer {split!r} is not '
+        f'supported; supported is gpt2 with {", ".join(PRE_TOKENIZERS)}'
+      )
+    tokens, types = get('tokens'), get('token_type')
+    bpe = models.BPE(
+      vocab={token: i for i, token in enumerate(tokens)},
+      merges=[tuple(merge.split(' ')) for merge in get('merges')],
+      # Llama 3 takes a word that is a token whole, whatever the merges say.
+      ignore_merges=split == 'llama-bpe',
+    )
+    core = _byte_level_core(bpe, PRE_TOKENIZERS[split])
+    pairs = list(zip(tokens, types, strict=True))
+    core.add_special_tokens([t for t, kind in pairs if kind == CONTROL])
+    core.add_tokens([t for t, kind in pairs if kind == USER_DEFINED])
+    ids = [get(f'{name}_token_id', -1) for name in ('bos', 'eos', 'padding')]
+    return cls(
+      core,
+      *(None if token_id < 0 else token_id for token_id in ids),
+      field(reader, 'tokenizer.chat_template', '') or None,
+    )
+
+  @classmethod
+  def from_folder(cls, path: str | os.PathLike) -> Tokenizer:
+    """Reads tokenizer.json and, if present, tokenizer_config.json.
+
+    Args:
+      path: The folder.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      FileNotFoundError: If there is no tokenizer.json.
+      ValueError: If a file is damaged or names an unknown special token.
+    """
+    folder = pathlib.Path(path)
+    file = folder / 'tokenizer.json'
+    if not file.is_file():
+      raise FileNotFoundError(f'no tokenizer.json in {folder}')
+    try:
+      core = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust side raises plain Exception
+      raise ValueError(f'{file} is not a tokenizer: {error}') from error
+    # Ids are to be what was encoded, not cut or filled to a stored length.
+    core.no_truncation()
+    core.no_padding()
+    settings = _read_json(folder / 'tokenizer_config.json')
+    ids = [
+      _special_id(core, settings.get(f'{name}_token'), folder)
+      for name in ('bos', 'eos', 'pad')
+    ]
+    template = settings.get('chat_template')
+    if template is None and (folder / 'chat_template.jinja').is_file():
+      template = (folder / 'chat_template.jinja').read_text(encoding='utf-8')
+    return cls(core, *ids, template)
+
+  @classmethod
+  def byte_level(cls) -> Tokenizer:
+    """One token a byte, then <bos>, <eos>, <user>, ...: needs no file."""
+    bpe = models.BPE(vocab=_byte_vocabulary(), merges=[])
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core = _byte_level_core(bpe, (split,))
+    core.add_special_tokens(
+      ['<bos>', '<eos>', '<pad>', '<system>', '<user>', '<assistant>']
+    )
+    return cls(core, *(256, 257, 258), BYTE_LEVEL_CHAT)
+
+  @property
+  def vocab_size(self) -> int:
+    """Number of tokens, special ones included."""
+    return self.core.get_vocab_size()
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256 of vocabulary and merges, in hexadecimal."""
+    vocabulary = sorted(self.core.get_vocab().items(), key=lambda item: item[1])
+    merges = json.loads(self.core.to_str())['model'].get('merges')
+    return hashlib.sha256(json.dumps([vocabulary, merges]).encode()).hexdigest()
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text; special tokens in it are recognized, none are added."""
+    return self.core.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of ids, without the special tokens."""
+    return self.core.decode(list(ids), skip_special_tokens=True)
+
+  def apply_chat(
+    self,
+    messages: Sequence[Mapping[str, str]],
+    add_generation_prompt: bool = True,
+  ) -> str:
+    """Renders a conversation with the chat template.
+
+    Args:
+      messages: Each with 'role' and 'content'.
+      add_generation_prompt: Whether to open the assistant's turn at the end.
+
+    Returns:
+      The text, special tokens included.
+
+    Raises:
+      ValueError: If there is no chat template, or it refuses the messages.
+
+    >>> message = {'role': 'user', 'content': 'Hi'}
+    >>> Tokenizer.byte_level().apply_chat([message])
+    '<user>Hi<eos><assistant>'
+    """
+    if self.chat_template is None:
+      raise ValueError('the tokenizer has no chat template')
+
+    def text(i):
+      return '' if i is None else self.core.id_to_token(i)
+
+    return _compile(self.chat_template).render(
+      messages=list(messages),
+      add_generation_prompt=add_generation_prompt,
+      bos_token=text(self.bos_id),
+      eos_token=text(self.eos_id),
+      pad_token=text(self.pad_id),
+    )
+
+
+@functools.cache
+def _compile(template: str):
+  def refuse(message):
+    raise ValueError(f'the chat template refuses the messages: {message}')
+
+  # Templates come with weights from elsewhere, so they run in a sandbox.
+  environment = sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True
+  )
+  environment.globals['raise_exception'] = refuse
+  return environment.from_string(template)
+
+
+def _byte_level_core(bpe, splits) -> tokenizers.Tokenizer:
+  core = tokenizers.Tokenizer(bpe)
+  core.pre_tokenizer = pre_tokenizers.Sequence(list(splits))
+  core.decoder = decoders.ByteLevel()
+  return core
+
+
+def _byte_vocabulary() -> dict[str, int]:
+  """The printable stand-in of every byte, as GPT-2 chose them, by value."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  stand_ins = {byte: chr(byte) for byte in printable}
+  stand_ins |= {byte: chr(256 + i) for i, byte in enumerate(others)}
+  return {stand_ins[byte]: byte for byte in range(256)}
+
+
+def _read_json(file: pathlib.Path) -> dict:
+  if not file.is_file():
+    return {}
+  try:
+    return json.loads(file.read_text(encoding='utf-8'))
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{file} is not JSON: {error}') from error
+
+
+def _special_id(core, token, folder) -> int | None:
+  if token is None:
+    return None
+  # Older files keep the whole description of the token.
+  content = token['content'] if isinstance(token, dict) else token
+  token_id = core.token_to_id(content)
+  if token_id is None:
+    raise ValueError(
+      f'{folder}: tokenizer_config.json names {content!r}, which '
+      'tokenizer.json does not have'
+    )
+  return token_id

@@ -1,0 +1,245 @@
+"""The model object that training and evaluation receive."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.attention import LayerCache, packed_mask
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.decoder import REMAT_POLICIES, Decoder
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
+from lora_opt.models.pretrained.peft import export_adapter
+
+Batch = Mapping[str, jax.Array]
+Tree = Any  # nested dict of arrays
+
+# Checkpoints pad the embedding to a round size by at most so many rows; more
+# means that the tokenizer belongs to other weights.
+MAX_VOCAB_PADDING = 1024
+
+
+class DecodeCache(NamedTuple):
+  """What cached decoding remembers; `start_cache` makes it."""
+
+  layers: LayerCache  # each (layers, batch, slots, kv_heads, head_dim)
+  valid: jax.Array  # (batch, slots) bool, False on padding and unused slots
+  next_slot: jax.Array  # () int32, the same for every row
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CausalLM:
+  """A decoder with frozen weights, its tokenizer and its adapter settings.
+
+  Every method that computes is a pure function of its arguments, to be jitted
+  by the caller; `base` is passed in rather than read from the object, so that
+  it is an argument of the compiled program and not a constant inside it.
+
+  Attributes:
+    name: What the model is called; an exported adapter names it as its base.
+    config: Sizes of the decoder.
+    tokenizer: Text to ids and back.
+    base: Frozen weights, a nested dict of arrays.
+    lora_config: Adapter settings, or None for a model without adapter.
+    dtype: Type of the computation, 'float32' or 'bfloat16'.
+    remat: What the backward pass keeps, see `Decoder`.
+    unroll: Layers per step of the scan over layers.
+    loss_rows: Positions whose logits are held together by `token_losses`.
+
+  Raises:
+    ValueError: For a target that matches no projection, a rank larger than a
+      projection, an unknown `remat`, or a tokenizer that does not fit.
+  """
+
+  name: str
+  config: DecoderConfig
+  tokenizer: Tokenizer
+  base: Tree
+  lora_config: LoraConfig | None = None
+  dtype: str = 'float32'
+  remat: str = 'projections'
+  unroll: int = 1
+  loss_rows: int = 256
+
+  def __post_init__(self):
+    check_settings(self.config, self.tokenizer, self.lora_config, self.remat)
+
+  def init(self, rng: jax.Array) -> Tree:
+    """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
+    return jax.jit(self._init)(rng)
+
+  def logical_axes(self) -> tuple[Tree, Tree]:
+    """Names the axes of every array, for sharding rules.
+
+    Returns:
+      Trees of `PartitionSpec` like `base` and like the adapter, with the
+      names layers, vocab, embed, heads, kv_heads, mlp and lora_rank.
+    """
+    specs = nn.get_partition_spec(abstract_variables(self._decoder(True)))
+    return specs['params'], specs.get('lora', {})
+
+  def token_losses(
+    self, base: Tree, lora: Tree | None, batch: Batch, rng=None
+  ) -> jax.Array:
+    """Cross-entropy of `batch['targets']` at each position.
+
+    Differentiable in `lora`; the gradient of `base` is zero by definition.
+
+    Args:
+      base: Frozen weights.
+      lora: Adapter, or None for the base model.
+      batch: (batch, length) arrays tokens, targets, positions, segment_ids
+        and optionally branches.
+      rng: Key of the adapter's dropout; None for no dropout.
+
+    Returns:
+      (batch, length) float32, in nats.
+    """
+    hidden, head = self._hidden(jax.lax.stop_gradient(base), lora, batch, rng)
+    return token_cross_entropy(hidden, head, batch['targets'], self.loss_rows)
+
+  def logits(self, base: Tree, lora: Tree | None, batch: Batch) -> jax.Array:
+    """All logits, (batch, length, vocab) float32: for tests and inspection."""
+    return project_to_vocabulary(*self._hidden(base, lora, batch, None))
+
+  def start_cache(self, batch_size: int, length: int) -> DecodeCache:
+    """Returns an empty cache of `length` slots for `decode`."""
+    c = self.config
+    shape = (c.num_layers, batch_size, length, c.num_kv_heads, c.head_dim)
+    empty = jnp.zeros(shape, self.dtype)
+    return DecodeCache(
+      LayerCache(empty, empty),
+      valid=jnp.zeros((batch_size, length), bool),
+      next_slot=jnp.zeros((), jnp.int32),
+    )
+
+  def decode(
+    self,
+    base: Tree,
+    lora: Tree | None,
+    cache: DecodeCache,
+    tokens: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
+  ) -> tuple[jax.Array, DecodeCache]:
+    """Appends tokens to the cache and predicts the one after the last.
+
+    First a prefill with left-padded prompts, then steps of one token; every
+    row writes the same slots. The caller keeps count of the slots: tokens
+    beyond the length of the cache would overwrite the last ones.
+
+    Args:
+      base: Frozen weights.
+      lora: Adapter, or None for the base model.
+      cache: From `start_cache` or an earlier call.
+      tokens: (batch, steps) int32.
+      positions: (batch, steps) int32, counted from each row's first real token.
+      valid: (batch, steps) bool, False on padding.
+
+    Returns:
+      Logits after the last token, (batch, vocab) float32, and the new cache.
+    """
+    slot, steps = cache.next_slot, tokens.shape[1]
+    seen = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
+    slots = jnp.arange(seen.shape[1])[None, :]
+    past = slots <= slot + jnp.arange(steps)[:, None]
+    mask = past[None] & seen[:, None, :]
+    hidden, head, layers = self._decoder(lora is not None).apply(
+      _variables(base, lora), tokens, positions, mask, cache.layers, slot
+    )
+    logits = project_to_vocabulary(hidden[:, -1], head)
+    return logits, DecodeCache(layers, seen, slot + steps)
+
+  def export(self, folder: str | os.PathLike, lora: Tree) -> None:
+    """Writes the adapter in PEFT's format; see `export_adapter`."""
+    export_adapter(folder, lora, self)
+
+  def _hidden(self, base, lora, batch, rng):
+    mask = packed_mask(batch['segment_ids'], batch.get('branches'))
+    hidden, head, _ = self._decoder(lora is not None).apply(
+      _variables(base, lora),
+      batch['tokens'],
+      batch['positions'],
+      mask,
+      rngs=None if rng is None else {'dropout': rng},
+    )
+    return hidden, head
+
+  def _init(self, rng):
+    if self.lora_config is None:
+      return {}
+    return _init_variables(self._decoder(True), {'lora': rng})['lora']
+
+  def _decoder(self, adapted: bool) -> Decoder:
+    return Decoder(
+      self.config,
+      self.lora_config if adapted else None,
+      jnp.dtype(self.dtype),
+      jax.tree.leaves(self.base)[0].dtype,
+      self.remat,
+      self.unroll,
+    )
+
+
+def check_settings(
+  config: DecoderConfig,
+  tokenizer: Tokenizer,
+  lora: LoraConfig | None,
+  remat: str,
+) -> None:
+  """Raises ValueError if the parts of a model do not fit together."""
+  padding = config.vocab_size - tokenizer.vocab_size
+  if not 0 <= padding <= MAX_VOCAB_PADDING:
+    raise ValueError(
+      f'tokenizer and model disagree: the tokenizer has '
+      f'{tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows; '
+      'take the tokenizer that belongs to the weights'
+    )
+  if remat != 'none' and remat not in REMAT_POLICIES:
+    raise ValueError(
+      f'remat={remat!r} must be one of none, {", ".join(REMAT_POLICIES)}'
+    )
+  if lora is not None:
+    lora.sites(config.projections)
+
+
+def init_base(config: DecoderConfig, rng: jax.Array, dtype: str) -> Tree:
+  """Random base weights, as for training from scratch."""
+  decoder = Decoder(config, param_dtype=jnp.dtype(dtype))
+  init = functools.partial(_init_variables, decoder)
+  return jax.jit(init)({'params': rng})['params']
+
+
+def abstract_base(config: DecoderConfig) -> Tree:
+  """Shapes of the base weights: a tree of `jax.ShapeDtypeStruct`."""
+  return nn.unbox(abstract_variables(Decoder(config)))['params']
+
+
+def abstract_variables(decoder: Decoder) -> Tree:
+  """Shapes of all variables of a decoder, boxed with their logical axes."""
+  key = jax.random.key(0)
+  rngs = {'params': key, 'lora': key}
+  return jax.eval_shape(functools.partial(_boxed_variables, decoder), rngs)
+
+
+def _init_variables(decoder: Decoder, rngs: Mapping[str, jax.Array]) -> Tree:
+  # The initializers of a collection that is not returned are never executed,
+  # but they ask for a key.
+  spare = {'params': jax.random.key(0), 'lora': jax.random.key(0)}
+  return nn.unbox(_boxed_variables(decoder, spare | dict(rngs)))
+
+
+def _boxed_variables(decoder: Decoder, rngs: Mapping[str, jax.Array]) -> Tree:
+  one = jnp.zeros((1, 1), jnp.int32)
+  return decoder.init(rngs, one, one, jnp.ones((1, 1, 1), bool))
+
+
+def _variables(base: Tree, lora: Tree | None) -> Tree:
+  return {'params': base} if lora is None else {'params': base, 'lora': lora}

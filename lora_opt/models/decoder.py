@@ -1,0 +1,158 @@
+"""A Llama-family decoder: RMSNorm, rotary attention, SwiGLU, scanned layers."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from lora_opt.models.attention import Attention, LayerCache, rotary_angles
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.lora import LoraConfig, Projection
+
+# What the backward pass keeps of a layer besides its input. The rest (norms,
+# softmax, products of the gate) is cheaper to compute again than to read back.
+SAVED = ('q', 'k', 'v', 'attended', 'middle', 'gate', 'up')
+
+# `remat` setting: the policy of jax.checkpoint, None to keep nothing.
+REMAT_POLICIES = {
+  'projections': jax.checkpoint_policies.save_only_these_names(*SAVED),
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale, in float32."""
+
+  eps: float
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalizes the last axis of x (batch, length, embed)."""
+    scale = self.param(
+      'scale',
+      nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),
+      (x.shape[-1],),
+      self.param_dtype,
+    )
+    y = x.astype(jnp.float32)
+    y *= jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+    return (y * scale.astype(jnp.float32)[None, None]).astype(x.dtype)
+
+
+class GatedMLP(nn.Module):
+  """down(silu(gate(x)) * up(x))."""
+
+  config: DecoderConfig
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps (batch, length, embed) to the same shape."""
+    settings = (self.lora, self.dtype, self.param_dtype)
+    width = self.config.mlp_dim
+    gate = Projection(width, ('embed', 'mlp'), *settings, name='gate')(x)
+    up = Projection(width, ('embed', 'mlp'), *settings, name='up')(x)
+    gate, up = checkpoint_name(gate, 'gate'), checkpoint_name(up, 'up')
+    down = Projection(x.shape[-1], ('mlp', 'embed'), *settings, name='down')
+    return down(jax.nn.silu(gate) * up)
+
+
+class Block(nn.Module):
+  """One layer: attention and MLP, each after a norm and around a residual."""
+
+  config: DecoderConfig
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x, cache, angles, mask, slot):
+    """Maps (batch, length, embed) to the same shape; see `Attention`."""
+    settings = (self.config, self.lora, self.dtype, self.param_dtype)
+
+    def norm(name):
+      return RMSNorm(self.config.norm_eps, self.param_dtype, name=name)
+
+    attended, cache = Attention(*settings, name='attention')(
+      norm('attention_norm')(x), angles, mask, cache, slot
+    )
+    x = checkpoint_name(x + attended, 'middle')
+    x += GatedMLP(*settings, name='mlp')(norm('mlp_norm')(x))
+    return x, cache
+
+
+class Decoder(nn.Module):
+  """Embedding, scanned blocks and final norm.
+
+  Attributes:
+    config: Sizes.
+    lora: Adapter settings, or None for the base alone.
+    dtype: Type of the computation.
+    param_dtype: Type the base is stored in.
+    remat: 'projections' keeps the outputs of the projections for the backward
+      pass, 'full' only the input of each layer, 'none' everything.
+    unroll: Layers per step of the scan.
+  """
+
+  config: DecoderConfig
+  lora: LoraConfig | None = None
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+  remat: str = 'projections'
+  unroll: int = 1
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    cache: LayerCache | None = None,
+    slot: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array, LayerCache | None]:
+    """Runs the decoder up to, not including, the product with its head.
+
+    Args:
+      tokens: (batch, length) int32.
+      positions: (batch, length) int32.
+      mask: (batch, length, keys) bool.
+      cache: Keys and values stacked over layers on axis 0, or None.
+      slot: Scalar int32, the cache slot of the first token.
+
+    Returns:
+      Hidden states (batch, length, embed), the head (vocab, embed), and the
+      cache with the new keys and values.
+    """
+    c = self.config
+    table = self._table('embedding', nn.initializers.normal(0.02))
+    x = table[tokens].astype(self.dtype)
+    block = Block
+    if self.remat != 'none':
+      policy = REMAT_POLICIES[self.remat]
+      block = nn.remat(Block, policy=policy, prevent_cse=False)
+    layers = nn.scan(
+      block,
+      variable_axes={'params': 0, 'lora': 0},
+      split_rngs={'params': True, 'lora': True, 'dropout': True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=c.num_layers,
+      unroll=self.unroll,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(c, self.lora, self.dtype, self.param_dtype, name='layers')
+    x, cache = layers(x, cache, rotary_angles(c, positions), mask, slot)
+    x = RMSNorm(c.norm_eps, self.param_dtype, name='final_norm')(x)
+    head = table
+    if not c.tie_embeddings:
+      head = self._table('head', nn.initializers.normal(0.02))
+    return x, head.astype(self.dtype), cache
+
+  def _table(self, name: str, init) -> jax.Array:
+    return self.param(
+      name,
+      nn.with_logical_partitioning(init, ('vocab', 'embed')),
+      (self.config.vocab_size, self.config.embed_dim),
+      self.param_dtype,
+    )

@@ -1,0 +1,101 @@
+"""Cross-entropy of every token without the full matrix of logits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def project_to_vocabulary(hidden: jax.Array, head: jax.Array) -> jax.Array:
+  """Logits in float32.
+
+  Args:
+    hidden: (..., embed).
+    head: (vocab, embed) of the same type.
+
+  Returns:
+    (..., vocab) float32.
+  """
+  rows = hidden.reshape(-1, hidden.shape[-1])
+  logits = jax.lax.dot_general(
+    rows, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+  )
+  return logits.reshape(*hidden.shape[:-1], head.shape[0])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def token_cross_entropy(
+  hidden: jax.Array, head: jax.Array, targets: jax.Array, chunk_rows: int
+) -> jax.Array:
+  """-log softmax(hidden @ head.T)[target] at each position.
+
+  The logits of at most about `chunk_rows` positions exist at a time. The loss
+  of a position depends on its own hidden state alone, so its gradient is
+  (softmax - one_hot) @ head times the incoming scalar; the forward pass of a
+  gradient computes that vector while the logits are there, and the backward
+  pass is one product instead of a second pass over the vocabulary.
+
+  Args:
+    hidden: (batch, length, embed).
+    head: (vocab, embed). Frozen: its gradient is defined as zero.
+    targets: (batch, length) int32.
+    chunk_rows: Positions whose logits are held together; at least one time
+      step of the whole batch is.
+
+  Returns:
+    (batch, length) float32.
+  """
+  return _over_chunks(_chunk_losses, hidden, head, targets, chunk_rows)
+
+
+def _forward(hidden, head, targets, chunk_rows):
+  losses, unit_gradient = _over_chunks(
+    _chunk_losses_and_gradient, hidden, head, targets, chunk_rows
+  )
+  return losses, unit_gradient
+
+
+def _backward(chunk_rows, unit_gradient, cotangent):
+  del chunk_rows
+  gradient = cotangent[..., None] * unit_gradient.astype(jnp.float32)
+  return gradient.astype(unit_gradient.dtype), None, None
+
+
+token_cross_entropy.defvjp(_forward, _backward)
+
+
+def _over_chunks(function, hidden, head, targets, chunk_rows):
+  # Chunks are slices of time, so a sharded batch axis stays where it is.
+  batch, length = targets.shape
+  steps = max(1, min(length, chunk_rows // batch))
+  chunks = -(-length // steps)
+
+  def split(x):
+    padding = [(0, 0), (0, chunks * steps - length)] + [(0, 0)] * (x.ndim - 2)
+    x = jnp.pad(x, padding).reshape(batch, chunks, steps, *x.shape[2:])
+    return x.swapaxes(0, 1).reshape(chunks, batch * steps, *x.shape[3:])
+
+  def join(x):
+    x = x.reshape(chunks, batch, steps, *x.shape[2:]).swapaxes(0, 1)
+    return x.reshape(batch, chunks * steps, *x.shape[3:])[:, :length]
+
+  def one(chunk):
+    return function(chunk[0], head, chunk[1])
+
+  return jax.tree.map(join, jax.lax.map(one, (split(hidden), split(targets))))
+
+
+def _chunk_losses(hidden, head, targets):
+  logits = project_to_vocabulary(hidden, head)
+  target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+  return jax.nn.logsumexp(logits, axis=1) - target
+
+
+def _chunk_losses_and_gradient(hidden, head, targets):
+  logits = project_to_vocabulary(hidden, head)
+  target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+  normalizer = jax.nn.logsumexp(logits, axis=1)
+  softmax = jnp.exp(logits - normalizer[:, None]).astype(head.dtype)
+  gradient = jnp.dot(softmax, head, preferred_element_type=jnp.float32)
+  gradient -= head[targets].astype(jnp.float32)
+  return normalizer - target, gradient.astype(hidden.dtype)

@@ -1,0 +1,120 @@
+"""Llama-family models from GGUF files."""
+
+import os
+import pathlib
+
+import numpy as np
+from gguf import quants
+
+from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.causal_lm import CausalLM, check_settings
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.gguf_file import field, open_gguf
+from lora_opt.models.pretrained.llama import assemble
+
+ROPE_DIVISORS = 'rope_freqs.weight'
+
+
+def from_gguf(
+  path: str | os.PathLike,
+  *,
+  lora: LoraConfig | None = None,
+  name: str | None = None,
+  dtype: str = 'float32',
+  param_dtype: str | None = None,
+  remat: str = 'projections',
+  unroll: int = 1,
+) -> CausalLM:
+  """Loads a Llama-family model, dequantized, with the tokenizer inside.
+
+  Args:
+    path: The .gguf file.
+    lora: Adapter settings, None for none.
+    name: Name of the model, by default the path.
+    dtype: Type of the computation, 'float32' or 'bfloat16'.
+    param_dtype: Type of the stored weights, by default `dtype`.
+    remat: What the backward pass keeps, see `Decoder`.
+    unroll: Layers per step of the scan over layers.
+
+  Returns:
+    The model.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If the file is damaged or cut short, is not of the Llama
+      architecture, or does not fit the settings.
+  """
+  path = pathlib.Path(path)
+  reader = open_gguf(path)
+  tensors = {tensor.name: tensor for tensor in reader.tensors}
+  config = _config(path, reader, tensors)
+  tokenizer = Tokenizer.from_gguf(reader)
+  check_settings(config, tokenizer, lora, remat)
+
+  def read(tensor_name: str) -> np.ndarray:
+    tensor = tensors[tensor_name]
+    weight = quants.dequantize(tensor.data, tensor.tensor_type)
+    if tensor_name.endswith('attn_q.weight'):
+      return _unpermute(weight, config.num_heads)
+    if tensor_name.endswith('attn_k.weight'):
+      return _unpermute(weight, config.num_kv_heads)
+    return weight
+
+  # GGUF lists dimensions fastest first, the reverse of NumPy.
+  shapes = {
+    key: tuple(int(size) for size in tensor.shape[::-1])
+    for key, tensor in tensors.items()
+    if key != ROPE_DIVISORS
+  }
+  dtypes = param_dtype or dtype
+  base = assemble(str(path), config, dtypes, 'gguf', shapes, read)
+  return CausalLM(
+    name or str(path), config, tokenizer, base, lora, dtype, remat, unroll
+  )
+
+
+def _config(path, reader, tensors) -> DecoderConfig:
+  architecture = field(reader, 'general.architecture')
+  if architecture != 'llama':
+    raise ValueError(
+      f'{path} is of architecture {architecture!r}; only llama is supported'
+    )
+
+  def get(key, default=None):
+    return field(reader, f'llama.{key}', default)
+
+  if get('rope.scaling.type', 'none') != 'none':
+    raise ValueError(
+      f'{path}: rope scaling {get("rope.scaling.type")!r} is not supported'
+    )
+  heads, width = get('attention.head_count'), get('embedding_length')
+  head_dim = get('attention.key_length', width // heads)
+  if get('rope.dimension_count', head_dim) != head_dim:
+    raise ValueError(
+      f'{path}: rotary positions over {get("rope.dimension_count")} of '
+      f'{head_dim} dimensions are not supported'
+    )
+  divisors = ()
+  if ROPE_DIVISORS in tensors:
+    divisors = tuple(float(x) for x in tensors[ROPE_DIVISORS].data)
+  return DecoderConfig(
+    vocab_size=get('vocab_size', len(field(reader, 'tokenizer.ggml.tokens'))),
+    embed_dim=width,
+    num_layers=get('block_count'),
+    num_heads=heads,
+    num_kv_heads=get('attention.head_count_kv', heads),
+    head_dim=head_dim,
+    mlp_dim=get('feed_forward_length'),
+    rope_theta=get('rope.freq_base', 10_000.0),
+    rope_divisors=divisors,
+    norm_eps=get('attention.layer_norm_rms_epsilon'),
+    tie_embeddings='output.weight' not in tensors,
+    max_length=get('context_length'),
+  )
+
+
+def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
+  """Undoes the row order that GGUF gives q and k for interleaved rotary."""
+  rows = weight.reshape(heads, -1, 2, weight.shape[1])
+  return rows.swapaxes(1, 2).reshape(weight.shape)

