@@ -45,7 +45,7 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
     name = _text.label(_text.first('metric', after, before) or 'score')
     shown = [f'{100 * s[0]:.1f} %' if s else _text.NONE for s in scores]
     spans = [
-      f'{100 * s[1]:.1f} to {100 * s[2]:.1f} %' if s else _text.NONE
+      f'{100 * s[1]:.1f} to {100 * s[2]:.1f}' if s else _text.NONE
       for s in scores
     ]
     change = span = ''
@@ -71,10 +71,10 @@ def format_table(before: Json | None, after: Json | None) -> str:
 
   >>> old = {'metric': 'accuracy', 'score': 0.25, 'num_examples': 8}
   >>> print(format_table(old, old | {'score': 0.75}))
-                        Before           After         Change
-  Accuracy              25.0 %          75.0 %   +50.0 points
-  95 % interval  7.1 to 59.1 %  40.9 to 92.9 %  +1.8 to +75.2
-  Examples                   8               8
+                      Before         After         Change
+  Accuracy            25.0 %        75.0 %   +50.0 points
+  95 % interval  7.1 to 59.1  40.9 to 92.9  +1.8 to +75.2
+  Examples                 8             8
   """
   rows = compare(before, after)
   if not rows:

@@ -57,6 +57,8 @@ def draw_curves(
   speed = 'timing/tokens_per_second'
   if not _series(train, speed):
     speed = 'timing/target_tokens_per_second'
+  if not history:
+    return []  # two points alone say no more than the table
   curves = []
   for name in ('loss', metric, 'learning_rate', 'grad_norm', speed):
     line, points = _series(train, name), _series(tests, name)
@@ -117,7 +119,7 @@ def _inline(canvas: figure.Figure, name: str) -> str:
   svg = text.getvalue()
   svg = svg[svg.index('<svg') :]
   svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg, flags=re.DOTALL)
-  svg = re.sub(r'<g id="[^"]*">', '<g>', svg)
+  svg = re.sub(r' id="[\w.]+_\d+"', '', svg)  # counted, so not unique on a page
   svg = re.sub(r'\b(width|height)="[\d.]+pt" ', '', svg, count=2)
   svg = re.sub('|'.join(_THEME), lambda match: _THEME[match[0]], svg)
   title = _text.label(name).replace('"', '').replace('<', '').replace('&', '')
@@ -125,27 +127,27 @@ def _inline(canvas: figure.Figure, name: str) -> str:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-  """A running mean over some 1/25 of the run that does not lag behind.
+  """A mean over some 1/25 of the run, centred so that it does not lag.
 
-  The mean of the values so far and of those to come, each with weights that
-  fall off exponentially.
+  The weights fall off exponentially to both sides.
   """
+  past, future = _decayed(values), _decayed(values[::-1])[::-1]
   return [
-    (past + future) / 2
-    for past, future in zip(
-      _decayed(values), _decayed(values[::-1])[::-1], strict=True
+    (total + rest - value) / (weight + remaining - 1)
+    for value, (total, weight), (rest, remaining) in zip(
+      values, past, future, strict=True
     )
   ]
 
 
-def _decayed(values: Sequence[float]) -> list[float]:
+def _decayed(values: Sequence[float]) -> list[tuple[float, float]]:
+  """The decayed sum up to each value, and the sum of its weights."""
   keep = max(0.0, 1 - 50 / len(values))
-  mean, weight, means = 0.0, 0.0, []
+  total, weight, sums = 0.0, 0.0, []
   for value in values:
-    mean = keep * mean + value
-    weight = keep * weight + 1
-    means.append(mean / weight)
-  return means
+    total, weight = keep * total + value, keep * weight + 1
+    sums.append((total, weight))
+  return sums
 
 
 def _tick(value: float, _: int) -> str:

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import jinja2
 import markupsafe
 
-from lora_opt.evaluation import _text, comparison, curves
+from lora_opt.evaluation import _text, comparison, curves, history
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.comparison import format_table
-from lora_opt.training import metrics
 
 __all__ = ['format_table', 'write_report']
 
@@ -73,18 +72,18 @@ def write_report(model_dir: str | Path) -> Path:
   run = _read_json(model_dir / 'run.json')
   before = _read_json(model_dir / 'evaluation' / 'before.json')
   after = _read_json(model_dir / 'evaluation' / 'after.json')
-  history = metrics.read_metrics(model_dir)
-  drawings = curves.draw_curves(history, [e for e in (before, after) if e])
+  rows = history.read_metrics(model_dir)
+  drawings = curves.draw_curves(rows, [e for e in (before, after) if e])
   html = _template().render(
     title=_text.first('task', run, after, before) or model_dir.resolve().name,
     subtitle=[run[k] for k in ('model', 'optimizer') if run.get(k)],
     rows=comparison.compare(before, after),
     tracks=_tracks(before, after),
     curves=[c._replace(svg=markupsafe.Markup(c.svg)) for c in drawings],
-    diverged=[r['step'] for r in history if 'loss' in r and r['loss'] is None],
+    diverged=[r['step'] for r in rows if 'loss' in r and r['loss'] is None],
     groups=_groups(before, after),
     shown=_SAMPLES,
-    facts=_facts(run, history),
+    facts=_facts(run, rows),
     command=run.get('command'),
     config=_read_text(model_dir / 'operative_config.gin'),
   )
@@ -158,9 +157,9 @@ def _kind(old: Answer | None, new: Answer | None) -> str:
   return f'Became {word}'
 
 
-def _facts(run: Json, history: Sequence[Json]) -> list[tuple[str, str]]:
+def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
   """Name and value of what is known about the run."""
-  train = [row for row in history if row.get('split') == 'train']
+  train = [row for row in rows if row.get('split') == 'train']
   steps = _text.number(run.get('steps'))
   if steps is None:
     steps = max((row['step'] for row in train), default=None)

@@ -18,32 +18,9 @@ from typing import Any, Self, TextIO
 import tensorboardX
 import tqdm
 
-METRICS_FILE = 'metrics.jsonl'
+from lora_opt.evaluation.history import METRICS_FILE, parse_row
+
 _RESERVED = ('step', 'time', 'split')
-
-
-def read_metrics(model_dir: str | Path) -> list[dict[str, Any]]:
-  """Reads a run's metrics, one row for each split and step, in step order.
-
-  A line that is not whole JSON (the run was killed while writing) is left out.
-  Where a step was logged twice the later values stand. A missing file is an
-  empty history.
-
-  Args:
-    model_dir: the folder of the run.
-
-  Returns:
-    Rows `{'step': int, 'time': seconds, 'split': str, name: number, ...}`.
-  """
-  path = Path(model_dir) / METRICS_FILE
-  if not path.exists():
-    return []
-  rows: dict[tuple[str, int], dict[str, Any]] = {}
-  for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-    row = _parse(line)
-    if row is not None:
-      rows.setdefault((str(row.get('split')), row['step']), {}).update(row)
-  return sorted(rows.values(), key=lambda row: row['step'])
 
 
 class MetricWriter:
@@ -61,7 +38,8 @@ class MetricWriter:
   >>> folder = tempfile.mkdtemp()
   >>> with MetricWriter(folder) as writer:
   ...   writer.write(1, 'train', {'loss': 2.5})
-  >>> read_metrics(folder)[0]['loss']
+  >>> line = (Path(folder) / 'metrics.jsonl').read_text()
+  >>> json.loads(line)['loss']
   2.5
   """
 
@@ -105,7 +83,7 @@ class MetricWriter:
     """
     self.close()
     rows = self._path.read_text(encoding='utf-8').splitlines()
-    kept = [r for r in rows if (p := _parse(r)) and p['step'] <= step]
+    kept = [r for r in rows if (p := parse_row(r)) and p['step'] <= step]
     partial = self._path.with_name(METRICS_FILE + '.partial')
     partial.write_text(''.join(r + '\n' for r in kept), encoding='utf-8')
     os.replace(partial, self._path)
@@ -202,11 +180,11 @@ class ProgressBar:
     now = time.monotonic()
     if now >= self._next_line or step == self._total:
       self._next_line = now + self._interval
-      line = f'step {step}/{self._total} {self._describe()}'
+      parts = [f'step {step}/{self._total}', self._describe()]
       left = self._seconds_left(step, now)
       if left is not None:
-        line += f', {tqdm.tqdm.format_interval(left)} left'
-      self.print(line)
+        parts.append(f'{tqdm.tqdm.format_interval(left)} left')
+      self.print(', '.join(filter(None, parts)))
 
   def print(self, text: str) -> None:
     """Prints a line without tearing the bar."""
@@ -247,13 +225,3 @@ class ProgressBar:
       # No speed measured yet: the average since the start, compilation too.
       rate = (step - self._initial) / max(now - self._started, 1e-9)
     return (self._total - step) / rate if rate > 0 else None
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-  """The row of one line, or None where it is not a whole row."""
-  try:
-    row = json.loads(line)
-  except ValueError:
-    return None
-  whole = isinstance(row, dict) and isinstance(row.get('step'), int)
-  return row if whole else None
