@@ -91,14 +91,18 @@ def format_table(before: Json | None, after: Json | None) -> str:
 
 
 def score_interval(summary: Json) -> tuple[float, float, float] | None:
-  """(score, low, high) of an evaluation; Wilson's 95 % where none is stored."""
+  """(score, low, high) of an evaluation.
+
+  Wilson's 95 % interval where none is stored, or one without width: a
+  bootstrap of scores that are all equal knows nothing of their uncertainty.
+  """
   score = _text.number(summary.get('score'))
   if score is None:
     return None
   stored = summary.get('interval')
   if isinstance(stored, list) and len(stored) == 2:
     low, high = map(_text.number, stored)
-    if low is not None and high is not None:
+    if low is not None and high is not None and low < high:
       return score, low, high
   n = _text.number(summary.get('num_examples'))
   if not n:

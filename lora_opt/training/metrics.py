@@ -160,7 +160,7 @@ class ProgressBar:
         initial=initial,
         file=self._stream,
         dynamic_ncols=True,
-        bar_format='{n_fmt}/{total_fmt} {bar}{postfix} {remaining} left',
+        bar_format='{n_fmt}/{total_fmt} {bar} {remaining} left{postfix}',
       )
 
   def update(self, step: int, scalars: Mapping[str, Any] | None = None) -> None:

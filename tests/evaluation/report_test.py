@@ -279,6 +279,12 @@ def test_wilson_interval(score, n, low, high):
   assert interval == pytest.approx((score, low, high), abs=5e-5)
 
 
+def test_an_interval_without_width_is_replaced():
+  summary = {'score': 0.0, 'num_examples': 20, 'interval': [0.0, 0.0]}
+  interval = comparison.score_interval(summary)
+  assert interval == pytest.approx((0.0, 0.0, 0.1611), abs=5e-5)
+
+
 def test_interval_of_the_change():
   # Newcombe, Statistics in Medicine 17 (1998) p. 873, method 10: 56/70, 48/80.
   rows = comparison.compare(
