@@ -1,0 +1,243 @@
+"""Batches for evaluation: choices as branches, prompts for generation.
+
+Both make rows of a few fixed lengths, so that few shapes compile: an example
+goes into the shortest length that holds it, and every batch has the same number
+of rows (the last ones of a length may hold empty rows).
+
+Choices share their prompt. For the prompt p1 ... pm and the choices c and d a
+row holds
+
+  tokens     p1 ... p(m-1) | pm c1 c2 | pm d1 d2
+  targets     0 ...  0     | c1 c2 c3 | d1 d2 d3
+  positions   0 ...  m-2   | m-1 ...  | m-1 ...
+  branches    0 ...  0     | 1  1  1  | 2  2  2
+
+The last token of the prompt is repeated in each branch: it is what predicts a
+choice's first token, and a position can predict one token only. With the
+attention rule of branches (same segment, and the key's branch is 0 or one's
+own) every choice sees exactly its own text.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LENGTHS = (256, 512, 1024, 2048)
+PROMPT_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
+
+
+class ChoiceBatch(NamedTuple):
+  """Rows of choices, and whose each position is.
+
+  `np.add.at(scores, (batch.example, batch.choice), -losses * weights)` sums the
+  log-likelihoods into `scores` (examples, most choices of any).
+  """
+
+  arrays: dict[str, np.ndarray]  # (rows, length): what the model takes
+  example: np.ndarray  # (rows, length) int32: index in the split, 0 if none
+  choice: np.ndarray  # (rows, length) int32: index of the choice, 0 if none
+
+
+class PromptBatch(NamedTuple):
+  """Prompts to continue, padded on the left."""
+
+  tokens: np.ndarray  # (rows, length) int32
+  positions: np.ndarray  # (rows, length) int32, 0 on padding
+  valid: np.ndarray  # (rows, length) bool, False on padding
+  example: np.ndarray  # (rows,) int32: index in the split, -1 for empty rows
+
+
+def pack_choices(
+  task,
+  tokenizer,
+  split: str = 'eval',
+  *,
+  batch_size: int = 8,
+  lengths: Sequence[int] = LENGTHS,
+  indices: Sequence[int] | None = None,
+) -> Iterator[ChoiceBatch]:
+  """Rows that hold every choice of every example of a split once.
+
+  Args:
+    task: a task whose examples have choices.
+    tokenizer: see lora_opt.data.tokenizer.
+    split: 'train' or 'eval'.
+    batch_size: rows in a batch.
+    lengths: the row lengths to use, ascending. All examples that fit the first
+      are packed into rows of that length, several to a row.
+    indices: which examples; None takes all.
+
+  Yields:
+    Batches of (batch_size, one of lengths). `arrays` holds tokens, targets,
+    weights (1 on the positions that predict a choice), positions, segment_ids
+    and branches.
+
+  Raises:
+    ValueError: an example that does not fit the longest row, or that has no
+      choices.
+  """
+  _check(batch_size, lengths)
+  examples = task.examples(split)
+  buckets = {length: [] for length in lengths}
+  for index in range(len(examples)) if indices is None else indices:
+    example = examples[index]
+    if not example.choices:
+      raise ValueError(
+        f'task {task.name!r} has no choices: evaluate it by generation'
+      )
+    prompt, choices = task.encode_choices(example, tokenizer)
+    segment = _Segment(index, prompt, choices)
+    buckets[_bucket(segment.size, lengths, task, split, index)].append(segment)
+  for length, segments in buckets.items():
+    rows = _best_fit(segments, length)
+    for start in range(0, len(rows), batch_size):
+      yield _choice_batch(rows[start : start + batch_size], batch_size, length)
+
+
+def pad_prompts(
+  task,
+  tokenizer,
+  split: str = 'eval',
+  *,
+  batch_size: int = 8,
+  lengths: Sequence[int] = PROMPT_LENGTHS,
+  indices: Sequence[int] | None = None,
+) -> Iterator[PromptBatch]:
+  """Prompts of a split for generation, padded on the left.
+
+  Args:
+    task: see lora_opt.data.tasks.
+    tokenizer: see lora_opt.data.tokenizer.
+    split: 'train' or 'eval'.
+    batch_size: rows in a batch.
+    lengths: the row lengths to use, ascending.
+    indices: which examples; None takes all.
+
+  Yields:
+    Batches of (batch_size, one of lengths), short ones first.
+
+  Raises:
+    ValueError: a prompt that does not fit the longest row.
+  """
+  _check(batch_size, lengths)
+  examples = task.examples(split)
+  buckets = {length: [] for length in lengths}
+  for index in range(len(examples)) if indices is None else indices:
+    prompt, _ = task.encode(examples[index], tokenizer)
+    length = _bucket(len(prompt), lengths, task, split, index)
+    buckets[length].append((index, prompt))
+  for length, prompts in buckets.items():
+    for start in range(0, len(prompts), batch_size):
+      chunk = prompts[start : start + batch_size]
+      yield _prompt_batch(chunk, batch_size, length)
+
+
+class _Segment(NamedTuple):
+  """One example with its choices."""
+
+  index: int
+  prompt: Sequence[int]
+  choices: Sequence[Sequence[int]]
+
+  @property
+  def size(self) -> int:
+    # Each branch repeats the prompt's last token and leaves out its own.
+    return len(self.prompt) - 1 + sum(map(len, self.choices))
+
+  def columns(self) -> dict[str, list[int]]:
+    """The arrays of this segment, as lists."""
+    shared = len(self.prompt) - 1
+    columns = {
+      'tokens': list(self.prompt[:-1]),
+      'targets': [0] * shared,
+      'weights': [0] * shared,
+      'positions': list(range(shared)),
+      'branches': [0] * shared,
+      'choice': [0] * shared,
+    }
+    for number, choice in enumerate(self.choices):
+      size = len(choice)
+      columns['tokens'] += [self.prompt[-1], *choice[:-1]]
+      columns['targets'] += choice
+      columns['weights'] += [1] * size
+      columns['positions'] += range(shared, shared + size)
+      columns['branches'] += [number + 1] * size
+      columns['choice'] += [number] * size
+    return columns
+
+
+def _best_fit(
+  segments: Sequence[_Segment], length: int
+) -> list[list[_Segment]]:
+  """Rows of segments: longest first, each where it leaves least room."""
+  rows, free = [], []
+  for segment in sorted(segments, key=lambda s: -s.size):
+    fits = [row for row, room in enumerate(free) if room >= segment.size]
+    if not fits:
+      rows.append([])
+      free.append(length)
+      fits = [len(rows) - 1]
+    row = min(fits, key=free.__getitem__)
+    rows[row].append(segment)
+    free[row] -= segment.size
+  return rows
+
+
+def _choice_batch(
+  rows: Sequence[Sequence[_Segment]], batch_size: int, length: int
+) -> ChoiceBatch:
+  names = ('tokens', 'targets', 'positions', 'segment_ids', 'branches')
+  arrays = {name: np.zeros((batch_size, length), np.int32) for name in names}
+  arrays['weights'] = np.zeros((batch_size, length), np.float32)
+  example = np.zeros((batch_size, length), np.int32)
+  choice = np.zeros((batch_size, length), np.int32)
+  for row, segments in enumerate(rows):
+    start = 0
+    for number, segment in enumerate(segments, 1):
+      place = row, slice(start, start + segment.size)
+      columns = segment.columns()
+      choice[place] = columns.pop('choice')
+      example[place] = segment.index
+      arrays['segment_ids'][place] = number
+      for name, column in columns.items():
+        arrays[name][place] = column
+      start += segment.size
+  return ChoiceBatch(arrays, example, choice)
+
+
+def _prompt_batch(
+  prompts: Sequence[tuple[int, Sequence[int]]], batch_size: int, length: int
+) -> PromptBatch:
+  batch = PromptBatch(
+    tokens=np.zeros((batch_size, length), np.int32),
+    positions=np.zeros((batch_size, length), np.int32),
+    valid=np.zeros((batch_size, length), bool),
+    example=np.full(batch_size, -1, np.int32),
+  )
+  for row, (index, prompt) in enumerate(prompts):
+    start = length - len(prompt)
+    batch.tokens[row, start:] = prompt
+    batch.positions[row, start:] = np.arange(len(prompt))
+    batch.valid[row, start:] = True
+    batch.example[row] = index
+  return batch
+
+
+def _bucket(
+  size: int, lengths: Sequence[int], task, split: str, index: int
+) -> int:
+  for length in lengths:
+    if size <= length:
+      return length
+  raise ValueError(
+    f'task {task.name!r}: {split} example {index} needs {size} positions, more '
+    f'than the longest row of {lengths[-1]}: give longer lengths'
+  )
+
+
+def _check(batch_size: int, lengths: Sequence[int]) -> None:
+  if batch_size < 1:
+    raise ValueError(f'batch_size={batch_size} must be at least 1')
+  if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
+    raise ValueError(f'lengths={lengths!r} must be positive and ascending')

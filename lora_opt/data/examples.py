@@ -1,0 +1,141 @@
+"""Examples: what a task makes of a row, and how a row is checked."""
+
+import dataclasses
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lora_opt.data import sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One question as text, before any chat template.
+
+  Attributes:
+    prompt: the text that the model is given.
+    completion: the text that it should write.
+    choices: the possible completions; empty for generation.
+    answer: index of the right choice; None for generation.
+    row: the row that this example was made of.
+  """
+
+  prompt: str
+  completion: str
+  choices: tuple[str, ...] = ()
+  answer: int | None = None
+  row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Examples(Sequence):
+  """The examples of one split, made from the rows when asked for."""
+
+  def __init__(
+    self,
+    source: Sequence[sources.Row],
+    make: Callable[['Record'], Example],
+    split: str,
+  ):
+    self.source, self.split, self._make = source, split, make
+    if not len(source):
+      raise ValueError(f'the {split} split is empty: {source!r}')
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: int) -> Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'the {self.split} split has no example {index}')
+    return self._make(
+      Record(self.source[index], self.source, index, self.split)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One row and where it came from: what error messages need."""
+
+  row: Mapping[str, Any]
+  source: Sequence[sources.Row]
+  index: int
+  split: str
+
+  def error(self, problem: str) -> ValueError:
+    """A ValueError that names the place."""
+    place = sources.where(self.source, self.index, self.split)
+    return ValueError(f'{place}: {problem}')
+
+  def field(self, name: str) -> Any:
+    """The value of field `name`, which must be there."""
+    if not isinstance(self.row, Mapping):
+      raise self.error(f'expected a dict, found {type(self.row).__name__}')
+    if name not in self.row:
+      available = ', '.join(map(str, self.row)) or 'none'
+      raise self.error(f'no field {name!r}; available fields: {available}')
+    return self.row[name]
+
+  def text(self, name: str) -> str:
+    """The value of field `name` as text; numbers are written out."""
+    value = self.field(name)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+      raise self.error(
+        f'field {name!r} must be text, found {type(value).__name__} {value!r}'
+      )
+    return str(value)
+
+  def texts(self, name: str) -> tuple[str, ...]:
+    """The value of field `name`, a list of at least two texts."""
+    value = self.field(name)
+    if not isinstance(value, list | tuple) or len(value) < 2:
+      raise self.error(
+        f'field {name!r} must be a list of at least two texts, found {value!r}'
+      )
+    for item in value:
+      if not isinstance(item, str) or not item:
+        raise self.error(f'field {name!r} must hold texts, found {item!r}')
+    return tuple(value)
+
+  def fill(self, template: str, **names: str) -> str:
+    """The template with this row's fields in it.
+
+    Args:
+      template: text with field names in braces.
+      **names: fields that go by another name in the template.
+    """
+    fields = Template(template).fields
+    values = {name: self.text(names.get(name, name)) for name in fields}
+    return template.format(**values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+  """Text with field names in braces, checked when it is made.
+
+  >>> Template('Question: {question} Answer:').fields
+  ('question',)
+
+  Raises:
+    ValueError: unbalanced braces, or more than a plain name inside them.
+  """
+
+  text: str
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    parts = string.Formatter().parse(self.text)
+    return tuple(part[1] for part in parts if part[1] is not None)
+
+  def __post_init__(self):
+    try:
+      parts = list(string.Formatter().parse(self.text))
+    except (ValueError, TypeError) as error:
+      raise ValueError(
+        f'template {self.text!r}: {error}. Braces hold field names; write '
+        '{{ and }} for braces in the text'
+      ) from error
+    for _, name, form, conversion in parts:
+      if name is not None and (not name.isidentifier() or form or conversion):
+        raise ValueError(
+          f'template {self.text!r}: {name!r} is no plain field name. Write '
+          '{{ and }} for braces in the text'
+        )

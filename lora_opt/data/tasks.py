@@ -1,0 +1,315 @@
+"""Tasks: where the questions come from, how they are put, how answers score.
+
+A task is a frozen dataclass with plain fields, so that a configuration can set
+up any data set without code:
+
+>>> task = MultipleChoice(
+...   name='sky',
+...   train=[{'question': 'Sky?', 'choices': ['blue', 'red'], 'answer': 0}],
+...   eval=[{'question': 'Grass?', 'choices': ['red', 'green'], 'answer': 1}],
+...   chat=False,
+... )
+>>> task.examples('eval')[0].completion
+'green'
+
+Three kinds: `MultipleChoice` and `Classification` are scored by likelihood,
+`Generation` by what the model writes. Fields that all three have:
+
+  name: what reports call the task.
+  train, eval: the two sources (lora_opt.data.sources, or any sequence of
+    dicts).
+  prompt: text with field names in braces.
+  chat: put the prompt as a user's turn of the model's chat template, and the
+    completion as the assistant's. False gives plain text: see
+    lora_opt.data.encoding for both forms and for the boundary.
+  system: text of the system turn. None leaves it to the template, '' is an
+    empty turn.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from lora_opt.data import encoding, sources
+from lora_opt.data.examples import Example, Examples, Record, Template
+from lora_opt.data.extraction import after_hashes, last_number
+
+__all__ = [
+  'Classification',
+  'Generation',
+  'MultipleChoice',
+  'Task',
+  'after_hashes',
+  'last_number',
+]
+
+SPLITS = ('train', 'eval')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """What all tasks share; use one of its three kinds."""
+
+  kind: ClassVar[str]
+  name: str
+  train: Sequence[sources.Row]
+  eval: Sequence[sources.Row]
+  prompt: str
+  chat: bool = True
+  system: str | None = None
+
+  def __post_init__(self):
+    Template(self.prompt)
+
+  @property
+  def metric(self) -> str:
+    """The name of what `score` or the choices measure."""
+    return 'accuracy'
+
+  def source(self, split: str) -> Sequence[sources.Row]:
+    """The rows of split 'train' or 'eval'."""
+    if split not in SPLITS:
+      raise ValueError(
+        f'task {self.name!r} has no split {split!r}; it has train and eval'
+      )
+    return self.train if split == 'train' else self.eval
+
+  def examples(self, split: str) -> Examples:
+    """The examples of split 'train' or 'eval', by index.
+
+    Raises:
+      ValueError: no such split, or no row in it; asking for an example whose
+        row lacks a field or holds a wrong value.
+    """
+    return Examples(self.source(split), self.example, split)
+
+  def validate(self) -> None:
+    """Looks at every row of both splits, before any training.
+
+    Raises:
+      ValueError: the first row that cannot be used: its place, the field and
+        what was found; or training and evaluation generate the same rows.
+    """
+    for split in SPLITS:
+      for _ in self.examples(split):
+        pass
+    shared = getattr(self.train, 'shared_rows', lambda other: 0)(self.eval)
+    if shared:
+      raise ValueError(
+        f'task {self.name!r}: train {self.train!r} and eval {self.eval!r} '
+        f'generate {shared} rows from the same seeds (row i has seed + i). '
+        'Set the seeds further apart'
+      )
+
+  def example(self, record: Record) -> Example:
+    """Makes an example of one row."""
+    raise AssertionError('every kind of task makes its examples')
+
+  def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt and of the completion to be learned.
+
+    The completion ends with the end of turn (chat) or, for generation, with
+    the end-of-text token. The ids of a choice are those that
+    `encode_choices` gives for it: training raises what evaluation measures.
+    """
+    prompt_ids, (completion_ids,) = encoding.encode_completions(
+      tokenizer,
+      example.prompt,
+      [example.completion],
+      chat=self.chat,
+      system=self.system,
+      end=self.kind == 'generation',
+    )
+    return prompt_ids, completion_ids
+
+  def encode_choices(
+    self, example: Example, tokenizer
+  ) -> tuple[list[int], list[list[int]]]:
+    """Token ids of the prompt and of every choice."""
+    return encoding.encode_completions(
+      tokenizer,
+      example.prompt,
+      example.choices,
+      chat=self.chat,
+      system=self.system,
+      end=False,
+    )
+
+  def score(self, example: Example, prediction_text: str) -> float:
+    """1 if the text is the right completion, else 0."""
+    return float(prediction_text.strip() == example.completion.strip())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice(Task):
+  """One question, several possible answers, scored by their likelihood.
+
+  Args:
+    question, choices, answer: names of the fields that hold the question, the
+      list of choices and the index of the right one. In `prompt`, {question}
+      stands for the first; all other fields go by their own name.
+
+  The default prompt is the usual one of zero-shot likelihood evaluation. See
+  the module for name, train, eval, chat and system.
+  """
+
+  kind: ClassVar[str] = 'choice'
+  prompt: str = 'Question: {question}\nAnswer:'
+  question: str = 'question'
+  choices: str = 'choices'
+  answer: str = 'answer'
+
+  def example(self, record: Record) -> Example:
+    choices = record.texts(self.choices)
+    answer = record.field(self.answer)
+    if isinstance(answer, bool) or not isinstance(answer, int):
+      raise record.error(
+        f'field {self.answer!r} must be the index of a choice, found '
+        f'{type(answer).__name__} {answer!r}'
+      )
+    if not 0 <= answer < len(choices):
+      raise record.error(
+        f'field {self.answer!r} is {answer}, but there are {len(choices)} '
+        f'choices (0 to {len(choices) - 1})'
+      )
+    prompt = record.fill(self.prompt, question=self.question)
+    return Example(prompt, choices[answer], choices, answer, record.row)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classification(Task):
+  """Text with one of a few labels, each said in words and scored likewise.
+
+  Args:
+    prompt: for example 'Review: {sentence}\\nSentiment:'.
+    label: name of the field that holds the label: its index, its name, or
+      (with two labels) False or True.
+    label_names: the words for labels 0, 1, ...
+
+  See the module for name, train, eval, chat and system.
+  """
+
+  kind: ClassVar[str] = 'classification'
+  label: str = 'label'
+  label_names: Sequence[str]
+
+  def __post_init__(self):
+    super().__post_init__()
+    names = self.label_names
+    if (
+      isinstance(names, str) or len(set(names)) != len(names) or len(names) < 2
+    ):
+      raise ValueError(
+        f'task {self.name!r}: label_names must be two or more different '
+        f'words, found {names!r}'
+      )
+
+  def example(self, record: Record) -> Example:
+    names = tuple(self.label_names)
+    answer = self._label(record, names)
+    prompt = record.fill(self.prompt)
+    return Example(prompt, names[answer], names, answer, record.row)
+
+  def _label(self, record: Record, names: Sequence[str]) -> int:
+    label = record.field(self.label)
+    if isinstance(label, str) and label in names:
+      return names.index(label)
+    if isinstance(label, bool) and len(names) == 2:
+      return int(label)
+    if isinstance(label, bool) or not isinstance(label, int):
+      raise record.error(
+        f'field {self.label!r} must be a label, one of {", ".join(names)} or '
+        f'its index, found {type(label).__name__} {label!r}'
+      )
+    if not 0 <= label < len(names):
+      raise record.error(
+        f'field {self.label!r} is {label}, but there are {len(names)} labels: '
+        f'0 to {len(names) - 1} ({", ".join(names)})'
+      )
+    return label
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation(Task):
+  """A question that the model answers in its own words.
+
+  Args:
+    prompt, completion: texts with field names in braces: what the model is
+      given, and what it learns to write.
+    answer: name of the field with the reference answer. None extracts it from
+      the completion.
+    extract: what finds the answer in a text: a regular expression (the last
+      match counts, its first group if it has one) or a function of the text
+      that returns None when there is no answer (`after_hashes`,
+      `last_number`). None takes the whole text.
+    scorer: function of the extracted answer and the row, between 0 and 1.
+      None takes the scorer of a procedural source, else compares with the
+      reference answer, white space at both ends left out.
+
+  See the module for name, train, eval, chat and system.
+  """
+
+  kind: ClassVar[str] = 'generation'
+  prompt: str = '{question}'
+  completion: str = '{answer}'
+  answer: str | None = None
+  extract: str | Callable[[str], str | None] | None = None
+  scorer: Callable[[str, Mapping[str, Any]], float] | None = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    Template(self.completion)
+    if isinstance(self.extract, str):
+      try:
+        re.compile(self.extract)
+      except re.error as error:
+        raise ValueError(
+          f'task {self.name!r}: extract={self.extract!r} is no regular '
+          f'expression: {error}'
+        ) from error
+
+  @property
+  def metric(self) -> str:
+    """'exact_match', or 'score' with a scorer, which may give part marks."""
+    return 'score' if self._scorer else 'exact_match'
+
+  @property
+  def _scorer(self) -> Callable[[str, Mapping[str, Any]], float] | None:
+    return self.scorer or getattr(self.eval, 'score', None)
+
+  def example(self, record: Record) -> Example:
+    completion = record.fill(self.completion)
+    if not completion.strip():
+      raise record.error(f'the completion {self.completion!r} is empty')
+    if self.answer is not None:
+      record.text(self.answer)
+    elif not self._scorer and self._extract(completion) is None:
+      raise record.error(
+        f'extract={self.extract!r} finds no answer in {completion!r}'
+      )
+    return Example(record.fill(self.prompt), completion, row=record.row)
+
+  def score(self, example: Example, prediction_text: str) -> float:
+    """How good the prediction is, between 0 and 1."""
+    prediction = self._extract(prediction_text)
+    if prediction is None:
+      return 0.0
+    if self._scorer:
+      return float(self._scorer(prediction, example.row))
+    return float(prediction == self._reference(example))
+
+  def _reference(self, example: Example) -> str | None:
+    if self.answer is None:
+      return self._extract(example.completion)
+    return str(example.row[self.answer]).strip()
+
+  def _extract(self, text: str) -> str | None:
+    if self.extract is None:
+      return text.strip()
+    if callable(self.extract):
+      return self.extract(text)
+    found = list(re.finditer(self.extract, text))
+    if not found:
+      return None
+    return found[-1].group(1 if found[-1].re.groups else 0).strip()

@@ -1,0 +1,259 @@
+"""Training batches: packing, order, shares of processes, exact resumption."""
+
+import collections
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lora_opt.data import batching, tasks
+
+KEYS = {'tokens', 'targets', 'weights', 'positions', 'segment_ids'}
+
+
+def make_task(sizes, **kwargs):
+  """Examples 'letters of that size' -> 'the same in capitals'."""
+  rows = [
+    {'question': f'{i}:' + 'q' * prompt, 'answer': f'{i}=' + 'a' * completion}
+    for i, (prompt, completion) in enumerate(sizes)
+  ]
+  kwargs = {'name': 'toy', 'chat': False, 'prompt': '{question}'} | kwargs
+  return tasks.Generation(train=rows, eval=rows, **kwargs)
+
+
+def some_task(count=23):
+  return make_task([(i % 5, i % 7) for i in range(count)])
+
+
+def batches(task, toy, **kwargs):
+  kwargs = {'length': 40, 'batch_size': 3, 'seed': 0} | kwargs
+  return batching.train_batches(task, toy, **kwargs)
+
+
+def segments(batch):
+  """Every packed example of a batch, as arrays without padding."""
+  for row in range(len(batch['tokens'])):
+    for segment in range(1, batch['segment_ids'][row].max(initial=0) + 1):
+      place = batch['segment_ids'][row] == segment
+      yield {name: batch[name][row][place] for name in KEYS}
+
+
+def texts(stream, toy):
+  """Prompt and completion of every example in a stream of batches."""
+  for batch in stream:
+    for segment in segments(batch):
+      learned = segment['weights'] > 0
+      completion = toy.show(segment['targets'][learned])
+      prompt = toy.show(segment['tokens'][: len(learned) - learned.sum() + 1])
+      yield prompt, completion
+
+
+def expected(task, toy):
+  for example in task.examples('train'):
+    prompt, completion = task.encode(example, toy)
+    yield toy.show(prompt), toy.show(completion)
+
+
+@pytest.mark.parametrize('packing', [True, False])
+def test_batches_have_the_promised_form(toy, packing):
+  batch = next(iter(batches(some_task(), toy, packing=packing)))
+  assert set(batch) == KEYS
+  for name, array in batch.items():
+    assert array.shape == (3, 40)
+    assert array.dtype == (np.float32 if name == 'weights' else np.int32)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+  sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1),
+  length=st.integers(10, 40),
+  batch_size=st.integers(1, 4),
+  packing=st.booleans(),
+)
+def test_every_completion_token_is_learned_once_an_epoch(
+  sizes, length, batch_size, packing
+):
+  toy = _toy()
+  task = make_task([(0, 0), *sizes])
+  stream = batches(
+    task,
+    toy,
+    length=length,
+    batch_size=batch_size,
+    packing=packing,
+    epochs=1,
+  )
+  found = collections.Counter(texts(stream, toy))
+  fitting = [
+    pair for pair in expected(task, toy) if _size(pair, toy) <= length + 1
+  ]
+  assert found == collections.Counter(fitting)
+
+
+def _size(pair, toy):
+  return sum(len(toy.encode(text)) for text in pair)
+
+
+def _toy():
+  """The tokenizer of conftest.py: hypothesis refuses fixtures of functions."""
+  return Toy
+
+
+Toy = None
+
+
+@pytest.fixture(autouse=True)
+def _keep_toy(toy):
+  global Toy
+  Toy = toy
+
+
+def test_no_target_crosses_a_boundary(toy):
+  for batch in itertools.islice(batches(some_task(), toy), 5):
+    tokens, targets = batch['tokens'], batch['targets']
+    ids, weights = batch['segment_ids'], batch['weights']
+    inside = (ids[:, :-1] == ids[:, 1:]) & (ids[:, 1:] > 0)
+    np.testing.assert_array_equal(
+      targets[:, :-1][inside], tokens[:, 1:][inside]
+    )
+    # What the last position of a segment predicts is the end of its text.
+    last = (ids > 0) & ~np.pad(inside, ((0, 0), (0, 1)))
+    assert (targets[last] == toy.eos_id).all()
+    assert (weights[ids == 0] == 0).all()
+    for segment in segments(batch):
+      size = len(segment['tokens'])
+      np.testing.assert_array_equal(segment['positions'], np.arange(size))
+
+
+def test_packing_leaves_little_padding(toy):
+  stream = batches(some_task(200), toy, length=64, batch_size=8)
+  filled = [np.mean(b['segment_ids'] > 0) for b in itertools.islice(stream, 20)]
+  assert np.mean(filled) > 0.9
+
+
+def test_without_packing_a_row_is_an_example(toy):
+  for batch in itertools.islice(batches(some_task(), toy, packing=False), 9):
+    assert set(np.unique(batch['segment_ids'])) <= {0, 1}
+    assert batch['segment_ids'][:, 0].all()
+
+
+def test_epochs_differ_and_the_seed_sets_the_order(toy):
+  def order(seed):
+    stream = batches(some_task(8), toy, seed=seed, batch_size=8, packing=False)
+    return [list(texts([b], toy)) for b in itertools.islice(stream, 3)]
+
+  first, second, third = order(0)
+  assert sorted(first) == sorted(second) == sorted(third)
+  assert first != second != third
+  assert order(0) == [first, second, third]
+  # Seed 1 is no shifted seed 0.
+  assert not [epoch for epoch in order(1) if epoch in (first, second, third)]
+
+
+@pytest.mark.parametrize('count', [2, 3, 5])
+def test_processes_read_disjoint_shares_that_make_the_whole(toy, count):
+  task = some_task()
+  shares = [
+    collections.Counter(
+      texts(
+        batches(task, toy, process_index=p, process_count=count, epochs=1), toy
+      )
+    )
+    for p in range(count)
+  ]
+  assert sum(shares, collections.Counter()) == collections.Counter(
+    expected(task, toy)
+  )
+  assert all(shares)
+
+
+@pytest.mark.parametrize('packing', [True, False])
+@pytest.mark.parametrize('position', [0, 1, 4, 7, 40])
+def test_a_restored_iterator_replays_the_same_batches(toy, packing, position):
+  def make():
+    stream = batches(some_task(), toy, packing=packing, process_count=2)
+    return iter(stream)
+
+  iterator = make()
+  for _ in range(position):
+    next(iterator)
+  state = json.dumps(iterator.get_state())
+  rest = [next(iterator) for _ in range(12)]
+  fresh, used = make(), make()
+  next(used)
+  for restored in (fresh, used, iterator):
+    restored.set_state(json.loads(state))
+    assert json.dumps(restored.get_state()) == state
+    for batch in rest:
+      again = next(restored)
+      for name in KEYS:
+        np.testing.assert_array_equal(again[name], batch[name])
+
+
+def test_long_examples_are_dropped_and_counted(toy):
+  task = make_task([(1, 1), (50, 1), (2, 2), (1, 60)])
+  split = batching.encode_split(task, toy, 'train', length=20)
+  assert (split.total, split.too_long, len(split.examples)) == (4, 2, 2)
+  assert str(split) == '4 examples, 2 too long and dropped'
+  stream = batches(task, toy, length=20, epochs=1)
+  assert {prompt[0] for prompt, _ in texts(stream, toy)} == {'0', '2'}
+
+
+def test_long_examples_can_be_truncated(toy):
+  task = make_task([(50, 1), (1, 60)])
+  split = batching.encode_split(
+    task, toy, 'train', length=10, too_long='truncate'
+  )
+  first, second = split.examples
+  assert (split.too_long, len(first.ids), len(second.ids)) == (2, 11, 11)
+  # The end of the prompt and the whole completion stay ...
+  assert toy.show(first.ids) == 'qqqqqq 0=a<eos>'
+  assert first.prompt_length == 6
+  # ... and of a long completion the beginning, after one token of the prompt.
+  assert toy.show(second.ids) == 'q 1=aaaaaaa'
+  assert second.prompt_length == 1
+
+
+def test_an_example_that_just_fits_is_kept(toy):
+  task = make_task([(3, 3)])
+  prompt, completion = task.encode(task.examples('train')[0], toy)
+  size = len(prompt + completion)
+  kept = batching.encode_split(task, toy, 'train', length=size - 1)
+  assert (len(kept.examples), kept.too_long) == (1, 0)
+  assert str(kept) == '1 examples, none too long'
+  with pytest.raises(ValueError, match='all 1 train examples have more than'):
+    batching.encode_split(task, toy, 'train', length=size - 2)
+
+
+def test_mistakes_are_named(toy):
+  task = some_task(3)
+  for kwargs, message in [
+    ({'length': 0}, 'length=0 must be at least 1'),
+    ({'batch_size': 0}, 'batch_size=0 must be at least 1'),
+    (
+      {'too_long': 'cut'},
+      "too_long='cut' must be one of drop, truncate, error",
+    ),
+    ({'process_index': 2, 'process_count': 2}, 'process_index=2 must be in 0'),
+    ({'process_index': 3, 'process_count': 4}, '3 examples, too few for 4'),
+    (
+      {'length': 6, 'too_long': 'error'},
+      r'example 1 has 8 tokens, more than length \+ 1 = 7',
+    ),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      batches(task, toy, **kwargs)
+
+
+def test_evaluation_reads_every_example_once_in_order(toy):
+  task = some_task(10)
+  stream = list(
+    batching.eval_batches(task, toy, length=40, batch_size=4, packing=False)
+  )
+  assert [b['tokens'].shape for b in stream] == [(4, 40)] * 3
+  assert list(texts(stream, toy)) == list(expected(task, toy))
+  packed = batching.eval_batches(task, toy, length=40, batch_size=4)
+  assert sorted(texts(packed, toy)) == sorted(expected(task, toy))

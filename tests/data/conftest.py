@@ -1,0 +1,50 @@
+"""A tokenizer small enough to check by hand."""
+
+import re
+
+import pytest
+
+
+class ToyTokenizer:
+  """One id a character, except for the tokens listed here."""
+
+  tokens = (
+    '<bos>',
+    '<eos>',
+    '<end>',
+    '<user>',
+    '<assistant>',
+    '<system>',
+    ': b',
+  )
+  chat_template = 'toy'
+  bos_id, eos_id, pad_id = 0, 1, None
+  vocab_size = 256
+
+  def encode(self, text):
+    pattern = '|'.join([*map(re.escape, self.tokens), '(?s:.)'])
+    return [self._id(piece) for piece in re.findall(pattern, text)]
+
+  def _id(self, piece):
+    if piece in self.tokens:
+      return self.tokens.index(piece)
+    return ord(piece)
+
+  def decode(self, ids):
+    return ''.join(chr(i) for i in ids if i >= len(self.tokens))
+
+  def show(self, ids):
+    """The text of the ids, special tokens written out."""
+    size = len(self.tokens)
+    return ''.join(self.tokens[i] if i < size else chr(i) for i in ids)
+
+  def apply_chat(self, messages, add_generation_prompt=True):
+    turns = [f'<{m["role"]}>{m["content"]}<end>\n' for m in messages]
+    if messages[0]['role'] != 'system':
+      turns.insert(0, '<system>Be kind<end>\n')
+    return ''.join(turns) + '<assistant>' * add_generation_prompt
+
+
+@pytest.fixture
+def toy():
+  return ToyTokenizer()
