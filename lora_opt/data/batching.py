@@ -2,14 +2,11 @@
 
 Examples are tokenised once, before the first batch: that counts the ones that
 are too long, and later epochs cost nothing (4 bytes a token are kept). From
-there on everything is a grain pipeline over integers:
+there on everything is integers:
 
-  shuffle (anew each epoch) -> one example a segment -> pack -> batch
+  order (anew each epoch) -> examples packed into rows -> rows into batches
 
-Its iterator's `get_state()` is a small JSON-able dict, and `set_state` replays
-exactly what followed.
-
-An example of n ids is a segment of n - 1 positions: position t sees ids[t] and
+An example of n ids is a segment of n - 1 positions: position t reads ids[t] and
 predicts ids[t + 1], with weight 1 where that is an id of the completion. So no
 target ever crosses from one segment into the next.
 """
@@ -22,28 +19,9 @@ import grain
 import numpy as np
 from absl import logging
 
+from lora_opt.data.packing import EncodedExample, PackedRows
+
 POLICIES = ('drop', 'truncate', 'error')
-# Rows that are filled side by side: more leave less padding (at 64, 2 to 5 %)
-# and hold more examples back.
-_OPEN_ROWS = 64
-
-Batch = dict[str, np.ndarray]
-
-
-class EncodedExample(NamedTuple):
-  """Token ids of one example: the first `prompt_length` are the prompt's."""
-
-  ids: np.ndarray  # (n,) int32
-  prompt_length: int
-
-  def segment(self) -> Batch:
-    """What the model reads, what it predicts, and whether that counts."""
-    targets = np.arange(1, len(self.ids))
-    return {
-      'tokens': self.ids[:-1],
-      'targets': self.ids[1:],
-      'weights': (targets >= self.prompt_length).astype(np.float32),
-    }
 
 
 class EncodedSplit(NamedTuple):
@@ -145,7 +123,6 @@ def train_batches(
   process_count: int = 1,
   packing: bool = True,
   too_long: str = 'drop',
-  epochs: int | None = None,
 ) -> grain.IterDataset:
   """Batches to train on, without end and in an order set by the seed.
 
@@ -157,18 +134,17 @@ def train_batches(
       has process_count times as many.
     seed: seed of the order. Every epoch has its own order.
     process_index, process_count: which share of the examples to read.
-    packing: put several examples into a row, by first fit; False puts one
-      into each. With packing, a row may hold examples of two epochs.
+    packing: put several examples into a row, each where it fits best; False
+      puts one into each.
     too_long: 'drop', 'truncate' or 'error', see `encode_split`. The count is
       logged.
-    epochs: stop after that many; the last batch is filled up with empty rows.
-      None never stops.
 
   Returns:
     A dataset. Its iterator yields dicts of (batch_size, length) arrays:
     tokens, targets, positions and segment_ids int32, weights float32 (see the
     module); segment 0 is padding. `get_state()` of the iterator is a JSON-able
-    dict for `set_state()` of an iterator of an equal dataset.
+    dict (epoch, row, fingerprint) and `set_state()` goes on exactly from there,
+    with any batch_size; it refuses the state of another stream.
 
   Raises:
     ValueError: see `encode_split`.
@@ -183,13 +159,10 @@ def train_batches(
     process_count=process_count,
   )
   _log(task, 'train', encoded)
-  # grain shuffles epoch e by seed + e, so that neighbouring seeds would share
-  # orders: spread them over all 32 bits first.
-  spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
-  examples = grain.MapDataset.source(encoded.examples).shuffle(seed=spread)
-  return _batches(
-    examples.repeat(epochs), length, batch_size, packing, seed=spread
+  rows = PackedRows(
+    encoded.examples, length=length, packing=packing, seed=seed, epochs=None
   )
+  return _batched(rows, batch_size)
 
 
 def eval_batches(
@@ -211,57 +184,20 @@ def eval_batches(
     task, tokenizer, split, length=length, too_long=too_long
   )
   _log(task, split, encoded)
-  examples = grain.MapDataset.source(encoded.examples)
-  return _batches(examples, length, batch_size, packing, seed=None)
+  rows = PackedRows(
+    encoded.examples, length=length, packing=packing, seed=None, epochs=1
+  )
+  return _batched(rows, batch_size)
 
 
-def _batches(
-  examples: grain.MapDataset,
-  length: int,
-  batch_size: int,
-  packing: bool,
-  seed: int | None,
-) -> grain.IterDataset:
+def _batched(rows: PackedRows, batch_size: int) -> grain.IterDataset:
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size} must be at least 1')
-  segments = examples.map(EncodedExample.segment)
-  # No threads: the work left is copying, and the order needs none to be exact.
-  options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-  if packing:
-    rows = grain.experimental.FirstFitPackIterDataset(
-      segments.to_iter_dataset(options),
-      length_struct=dict.fromkeys(('tokens', 'targets', 'weights'), length),
-      num_packing_bins=_OPEN_ROWS,
-      shuffle_bins=seed is not None,
-      seed=seed or 0,
-    ).map(_packed_row)
-  else:
-    pad = functools.partial(_padded_row, length=length)
-    rows = segments.map(pad).to_iter_dataset(options)
   # A short last batch gets empty rows: zero weights, segment 0.
   fill = functools.partial(
     grain.experimental.batch_and_pad, batch_size=batch_size
   )
   return rows.batch(batch_size, batch_fn=fill)
-
-
-def _packed_row(row: Batch) -> Batch:
-  return {
-    'tokens': row['tokens'],
-    'targets': row['targets'],
-    'weights': row['weights'],
-    'positions': row['tokens_positions'].astype(np.int32),
-    'segment_ids': row['tokens_segment_ids'].astype(np.int32),
-  }
-
-
-def _padded_row(segment: Batch, length: int) -> Batch:
-  size = len(segment['tokens'])
-  row = segment | {
-    'positions': np.arange(size, dtype=np.int32),
-    'segment_ids': np.ones(size, np.int32),
-  }
-  return {name: np.pad(x, (0, length - size)) for name, x in row.items()}
 
 
 def _check(

@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lora_opt.data import packing
+
 LENGTHS = (256, 512, 1024, 2048)
 PROMPT_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 
@@ -90,7 +92,12 @@ def pack_choices(
     segment = _Segment(index, prompt, choices)
     buckets[_bucket(segment.size, lengths, task, split, index)].append(segment)
   for length, segments in buckets.items():
-    rows = _best_fit(segments, length)
+    sizes = [segment.size for segment in segments]
+    longest_first = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    rows = [
+      [segments[i] for i in row]
+      for row in packing.best_fit(sizes, longest_first, length)
+    ]
     for start in range(0, len(rows), batch_size):
       yield _choice_batch(rows[start : start + batch_size], batch_size, length)
 
@@ -165,23 +172,6 @@ class _Segment(NamedTuple):
       columns['branches'] += [number + 1] * size
       columns['choice'] += [number] * size
     return columns
-
-
-def _best_fit(
-  segments: Sequence[_Segment], length: int
-) -> list[list[_Segment]]:
-  """Rows of segments: longest first, each where it leaves least room."""
-  rows, free = [], []
-  for segment in sorted(segments, key=lambda s: -s.size):
-    fits = [row for row, room in enumerate(free) if room >= segment.size]
-    if not fits:
-      rows.append([])
-      free.append(length)
-      fits = [len(rows) - 1]
-    row = min(fits, key=free.__getitem__)
-    rows[row].append(segment)
-    free[row] -= segment.size
-  return rows
 
 
 def _choice_batch(

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lora_opt.data import batching, tasks
@@ -51,6 +51,16 @@ def texts(stream, toy):
       yield prompt, completion
 
 
+def by_epoch(stream):
+  """The batches of each epoch; batch_size must be 1."""
+  iterator = iter(stream)
+  for epoch in itertools.count():
+    batches = []
+    while iterator.get_state()['epoch'] == epoch:
+      batches.append(next(iterator))
+    yield batches
+
+
 def expected(task, toy):
   for example in task.examples('train'):
     prompt, completion = task.encode(example, toy)
@@ -66,49 +76,35 @@ def test_batches_have_the_promised_form(toy, packing):
     assert array.dtype == (np.float32 if name == 'weights' else np.int32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(
+  max_examples=25,
+  deadline=None,
+  # The tokenizer is not changed, so that examples may share it.
+  suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
   sizes=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1),
   length=st.integers(10, 40),
-  batch_size=st.integers(1, 4),
+  seed=st.integers(0, 9),
   packing=st.booleans(),
 )
 def test_every_completion_token_is_learned_once_an_epoch(
-  sizes, length, batch_size, packing
+  toy, sizes, length, seed, packing
 ):
-  toy = _toy()
   task = make_task([(0, 0), *sizes])
   stream = batches(
-    task,
-    toy,
-    length=length,
-    batch_size=batch_size,
-    packing=packing,
-    epochs=1,
+    task, toy, length=length, batch_size=1, packing=packing, seed=seed
   )
-  found = collections.Counter(texts(stream, toy))
   fitting = [
     pair for pair in expected(task, toy) if _size(pair, toy) <= length + 1
   ]
-  assert found == collections.Counter(fitting)
+  for _, epoch in zip(range(3), by_epoch(stream), strict=False):
+    found = collections.Counter(texts(epoch, toy))
+    assert found == collections.Counter(fitting)
 
 
 def _size(pair, toy):
   return sum(len(toy.encode(text)) for text in pair)
-
-
-def _toy():
-  """The tokenizer of conftest.py: hypothesis refuses fixtures of functions."""
-  return Toy
-
-
-Toy = None
-
-
-@pytest.fixture(autouse=True)
-def _keep_toy(toy):
-  global Toy
-  Toy = toy
 
 
 def test_no_target_crosses_a_boundary(toy):
@@ -156,14 +152,13 @@ def test_epochs_differ_and_the_seed_sets_the_order(toy):
 @pytest.mark.parametrize('count', [2, 3, 5])
 def test_processes_read_disjoint_shares_that_make_the_whole(toy, count):
   task = some_task()
-  shares = [
-    collections.Counter(
-      texts(
-        batches(task, toy, process_index=p, process_count=count, epochs=1), toy
-      )
+  shares = []
+  for process in range(count):
+    stream = batches(
+      task, toy, batch_size=1, process_index=process, process_count=count
     )
-    for p in range(count)
-  ]
+    share = texts(next(by_epoch(stream)), toy)
+    shares.append(collections.Counter(share))
   assert sum(shares, collections.Counter()) == collections.Counter(
     expected(task, toy)
   )
@@ -193,13 +188,45 @@ def test_a_restored_iterator_replays_the_same_batches(toy, packing, position):
         np.testing.assert_array_equal(again[name], batch[name])
 
 
+def test_the_batch_size_may_change_on_resumption(toy):
+  small, large = (
+    iter(batches(some_task(), toy, batch_size=size)) for size in (2, 4)
+  )
+  next(small)
+  large.set_state(small.get_state())
+  again = next(large)
+  rest = [next(small), next(small)]
+  for name in KEYS:
+    np.testing.assert_array_equal(
+      again[name], np.concatenate([batch[name] for batch in rest])
+    )
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'seed': 1},
+    {'length': 41},
+    {'packing': False},
+    {'process_index': 1, 'process_count': 2},
+    {'task': make_task([(1, 1)])},
+  ],
+)
+def test_the_state_of_another_stream_is_refused(toy, change):
+  state = iter(batches(some_task(), toy)).get_state()
+  other = batches(**{'task': some_task(), 'toy': toy} | change)
+  with pytest.raises(ValueError, match='another stream of training data'):
+    iter(other).set_state(state)
+
+
 def test_long_examples_are_dropped_and_counted(toy):
   task = make_task([(1, 1), (50, 1), (2, 2), (1, 60)])
   split = batching.encode_split(task, toy, 'train', length=20)
   assert (split.total, split.too_long, len(split.examples)) == (4, 2, 2)
   assert str(split) == '4 examples, 2 too long and dropped'
-  stream = batches(task, toy, length=20, epochs=1)
-  assert {prompt[0] for prompt, _ in texts(stream, toy)} == {'0', '2'}
+  stream = batches(task, toy, length=20, batch_size=1)
+  prompts = {prompt[0] for prompt, _ in texts(next(by_epoch(stream)), toy)}
+  assert prompts == {'0', '2'}
 
 
 def test_long_examples_can_be_truncated(toy):

@@ -179,12 +179,14 @@ def test_tfds_rows_are_plain(tfds_folder):
 
 
 def test_tfds_mistakes_are_named(tfds_folder, tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"no prepared .*'gluee'.*glue"):
-    len(sources.Tfds('gluee', 'train', tfds_folder))
+  with pytest.raises(
+    FileNotFoundError, match=r"no prepared .*'ai2_ark'.*ai2_arc"
+  ):
+    len(sources.Tfds('ai2_ark', 'train', tfds_folder))
   with pytest.raises(ValueError, match=r"split 'dev'.*train"):
     len(sources.Tfds('lora_opt_toy', 'dev', tfds_folder))
   with pytest.raises(FileNotFoundError, match='download_and_prepare'):
-    len(sources.Tfds('glue/sst2', 'train', str(tmp_path)))
+    len(sources.Tfds('ai2_arc/ARC-Easy', 'train', str(tmp_path)))
   with pytest.raises(ValueError, match=r"row 0, field 'question': not UTF-8"):
     sources.Tfds('lora_opt_toy', 'bad', tfds_folder)[0]
 
