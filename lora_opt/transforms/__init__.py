@@ -1,0 +1,47 @@
+"""Transformations over LoRA pairs, one algorithm a file."""
+
+from lora_opt.transforms._bases import (
+  InOrthonormalBasesState,
+  in_orthonormal_bases,
+)
+from lora_opt.transforms._lora_plus import scale_by_lora_plus
+from lora_opt.transforms._lora_rite import (
+  LimitRelativeStepState,
+  ScaleByProjectedMomentsState,
+  limit_relative_step,
+  limit_rms,
+  rebalance_norms,
+  scale_by_lora_rite,
+  scale_by_projected_moments,
+  skip_large_rms,
+)
+from lora_opt.transforms._nonfinite import SkipNonfiniteState, skip_nonfinite
+from lora_opt.transforms._pairing import OnLoraPairsState, on_lora_pairs
+from lora_opt.transforms._refactoring import (
+  PreconditionByRefactoringState,
+  RefactorByNormsState,
+  precondition_by_refactoring,
+  refactor_by_norms,
+)
+
+__all__ = [
+  'InOrthonormalBasesState',
+  'LimitRelativeStepState',
+  'OnLoraPairsState',
+  'PreconditionByRefactoringState',
+  'RefactorByNormsState',
+  'ScaleByProjectedMomentsState',
+  'SkipNonfiniteState',
+  'in_orthonormal_bases',
+  'limit_relative_step',
+  'limit_rms',
+  'on_lora_pairs',
+  'precondition_by_refactoring',
+  'rebalance_norms',
+  'refactor_by_norms',
+  'scale_by_lora_plus',
+  'scale_by_lora_rite',
+  'scale_by_projected_moments',
+  'skip_large_rms',
+  'skip_nonfinite',
+]

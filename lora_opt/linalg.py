@@ -1,0 +1,281 @@
+"""Small dense linear algebra for low-rank factors.
+
+A factor is (batch, dim, rank), tall and thin. Everything about it that an
+optimizer asks for is a function of r x r Gram matrices, so the long axis is
+contracted in one place, `gram`, and the rest is r x r.
+
+Rank deficiency, one policy: a direction counts only if it is large enough,
+relative to the largest one, to be told from rounding. Eigenvalues of a Gram
+or moment matrix at or below `cutoff(dtype)` times the largest are dead; a
+dead direction has inverse zero. `orthonormal_bases` resolves a factor itself
+beyond its Gram matrix and so may cut lower, at `RESOLUTION * cutoff`. An
+all-zero matrix has only dead directions. Nothing is ever compared with an
+absolute number, so the policy does not depend on units.
+
+On CPU with few cores several independent batched LAPACK calls in one jitted
+function can wait for each other for ever (jaxlib 0.10). Functions here take
+many matrices and make one call; `pack` is how they do it, and calls that
+follow each other must depend on each other's results.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Bases with a Gram matrix conditioned worse than this are computed twice:
+# one pass loses about eps / ILL_CONDITIONED of orthogonality.
+ILL_CONDITIONED = 1e-3
+RESOLUTION = 1 / 128
+
+
+def cutoff(dtype) -> float:
+  """Relative eigenvalue at or below which a direction is dead.
+
+  Eight units of rounding: 9.5e-7 in float32 and 1.8e-15 in float64, that is
+  a singular value 1e-3 and 4e-8 of the largest.
+
+  >>> print(f'{cutoff(jnp.float32):.2g}')
+  9.5e-07
+  """
+  return 8 * float(jnp.finfo(dtype).eps)
+
+
+def gram(x: Array, y: Array | None = None) -> Array:
+  """Inner products of columns, x^T y (y = x if absent).
+
+  Args:
+    x: (batch, dim, rank).
+    y: (batch, dim, rank'), or None.
+
+  Returns:
+    (batch, rank, rank').
+
+  >>> print(gram(jnp.ones((1, 3, 2))))
+  [[[3. 3.]
+    [3. 3.]]]
+  """
+  y = x if y is None else y
+  return jnp.einsum('bdr,bds->brs', x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def matmul(x: Array, y: Array) -> Array:
+  """Batched product at full precision, on every device.
+
+  Args:
+    x: (batch, m, k).
+    y: (batch, k, n).
+
+  Returns:
+    (batch, m, n).
+  """
+  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+class Packing(NamedTuple):
+  """How a list of batches of small matrices lies in one batch."""
+
+  counts: tuple[int, ...]  # matrices of each entry
+  ranks: tuple[int, ...]  # their size
+
+  @classmethod
+  def of(cls, matrices: Sequence[Array]) -> 'Packing':
+    """The packing of matrices (count, ..., rank)."""
+    return cls(
+      tuple(m.shape[0] for m in matrices), tuple(m.shape[-1] for m in matrices)
+    )
+
+  def pack(self, matrices: Sequence[Array]) -> Array:
+    """One batch (total, R, R), zero-padded to the largest rank R.
+
+    A spectral function of a padded matrix is the padded spectral function, so
+    `unpack` may simply cut.
+    """
+    size = max(self.ranks)
+    padded = [
+      jnp.pad(m, ((0, 0),) + ((0, size - m.shape[-1]),) * 2) for m in matrices
+    ]
+    return padded[0] if len(padded) == 1 else jnp.concatenate(padded)
+
+  def repeat(self, values: Sequence[float | int]) -> Array:
+    """One entry per matrix (total,) from one per list entry."""
+    return jnp.repeat(
+      jnp.asarray(values),
+      jnp.asarray(self.counts),
+      total_repeat_length=sum(self.counts),
+    )
+
+  def unpack(self, packed: Array) -> list[Array]:
+    """Inverse of `pack`; (total,) is split into vectors."""
+    out, start = [], 0
+    for count, rank in zip(self.counts, self.ranks, strict=True):
+      piece = packed[start : start + count]
+      out.append(piece if packed.ndim == 1 else piece[:, :rank, :rank])
+      start += count
+    return out
+
+
+def symmetrize(x: Array) -> Array:
+  """The symmetric part of (..., r, r)."""
+  return (x + x.mT) / 2
+
+
+def eigh(x: Array) -> tuple[Array, Array]:
+  """Eigenvalues, ascending (batch, r), and eigenvectors (batch, r, r)."""
+  return jnp.linalg.eigh(x, symmetrize_input=False)
+
+
+def from_eigen(vectors: Array, values: Array) -> Array:
+  """V diag(values) V^T, for (batch, r, r) and (batch, r)."""
+  return matmul(vectors * values[:, None, :], vectors.mT)
+
+
+def alive(values: Array) -> Array:
+  """Which ascending eigenvalues (batch, r) pass the cut-off."""
+  return values > cutoff(values.dtype) * jnp.maximum(values[:, -1:], 0)
+
+
+def spectral(x: Array, function: Callable[[Array], Array]) -> Array:
+  """A function of symmetric matrices; dead directions are mapped to zero.
+
+  Args:
+    x: (batch, r, r), symmetric, positive semi-definite up to rounding.
+    function: applied to the eigenvalues that are alive.
+
+  Returns:
+    (batch, r, r).
+
+  >>> x = jnp.diag(jnp.array([4.0, 0.0]))[None]
+  >>> print(spectral(x, jax.lax.rsqrt).round(3))
+  [[[0.5 0. ]
+    [0.  0. ]]]
+  """
+  values, vectors = eigh(x)
+  live = alive(values)
+  mapped = jnp.where(live, function(jnp.where(live, values, 1)), 0)
+  return from_eigen(vectors, mapped)
+
+
+def psd_inverse_sqrt(x: Array) -> Array:
+  """Inverse square root of (batch, r, r), zero on dead directions."""
+  return spectral(x, jax.lax.rsqrt)
+
+
+class Bases(NamedTuple):
+  """Orthonormal bases of factors, x = basis @ R."""
+
+  bases: list[Array]  # (batch, dim, rank): U
+  inverses: list[Array]  # (batch, rank, rank): R^-1, so that U = x R^-1
+  grams: list[Array]  # (batch, rank, rank): x^T x
+
+
+def orthonormal_bases(factors: Sequence[Array]) -> Bases:
+  """Orthonormal bases of the column spaces of many factors, in one batch.
+
+  The polar basis x (x^T x)^(-1/2), taken a second time where a Gram matrix is
+  ill-conditioned (condition of a factor above about 30): float32 then reaches
+  an orthogonality of 1e-6 up to a condition of 1e4. Beyond 1e4 (float64: 2e8)
+  a direction is dead, its basis vector is zero and U^T U is a projector.
+
+  Args:
+    factors: arrays (batch, dim, rank) of any shapes.
+
+  Returns:
+    `Bases`, lists in the order of `factors`.
+
+  >>> x = jnp.array([[[3.0], [4.0]]])
+  >>> print(orthonormal_bases([x]).bases[0].round(3))
+  [[[0.6]
+    [0.8]]]
+  """
+  grams = [gram(x) for x in factors]
+  packing = Packing.of(grams)
+  values, vectors = eigh(packing.pack(grams))
+  largest = jnp.maximum(values[:, -1:], 0)
+  nonzero = largest > 0
+  floored = jnp.maximum(values, cutoff(values.dtype) * largest)
+  scales = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, floored, 1)), 0)
+  first = from_eigen(vectors, scales)
+  bases = [
+    matmul(x, t) for x, t in zip(factors, packing.unpack(first), strict=True)
+  ]
+
+  # The smallest eigenvalue of the matrix itself, not of its padding.
+  smallest = packing.repeat([max(packing.ranks) - r for r in packing.ranks])
+  smallest = jnp.take_along_axis(values, smallest[:, None], axis=1)
+  ill = jnp.any(smallest < ILL_CONDITIONED * largest)
+
+  def again(first, bases):
+    values, vectors = eigh(packing.pack([gram(u) for u in bases]))
+    # Directions the first pass had to floor come out below one, in
+    # proportion: only here rounding and a small direction can be told apart.
+    live = values > RESOLUTION
+    scales = jnp.where(live, jax.lax.rsqrt(jnp.where(live, values, 1)), 0)
+    second = from_eigen(vectors, scales)
+    moved = zip(bases, packing.unpack(second), strict=True)
+    return matmul(first, second), [matmul(u, t) for u, t in moved]
+
+  inverses, bases = jax.lax.cond(ill, again, lambda *same: same, first, bases)
+  return Bases(bases, packing.unpack(inverses), grams)
+
+
+def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:
+  """S = x^-1 # y, the symmetric solution of S x S = y, and its inverse.
+
+  S = x^(-1/2) (x^(1/2) y x^(1/2))^(1/2) x^(-1/2). With x = A^T A and
+  y = B^T B the middle matrix holds the squared singular values of A B^T. A
+  direction dead there is given the largest of its values: a zero factor is
+  then free to grow there at full speed, and its partner, whose gradient
+  vanishes there, is not amplified. Where x itself is dead S continues with
+  the mean of its live part. If nothing is alive, S = I.
+
+  Args:
+    x: (batch, r, r), symmetric positive semi-definite.
+    y: the same.
+
+  Returns:
+    S and S^-1, each (batch, r, r) and positive definite.
+
+  >>> x, y = jnp.array([[[4.0]]]), jnp.array([[[9.0]]])
+  >>> s, s_inverse = geometric_mean_pair(x, y)
+  >>> print(f'{s.item():.3f} {s_inverse.item():.3f}')
+  1.500 0.667
+  """
+  values, vectors = eigh(x)
+  live = alive(values)
+  root = jnp.where(live, jnp.sqrt(jnp.where(live, values, 1)), 0)
+  inverse_root = jnp.where(live, 1 / jnp.where(live, root, 1), 0)
+  # From here in the eigenbasis of x: one product less, and dead directions
+  # of x are rows and columns of zeros.
+  turned = matmul(matmul(vectors.mT, y), vectors)
+  middle = symmetrize(root[:, :, None] * turned * root[:, None, :])
+  squares, directions = eigh(middle)
+  largest = jnp.sqrt(jnp.maximum(squares[:, -1:], 0))
+  product_live = alive(squares)
+  sigma = jnp.where(
+    product_live, jnp.sqrt(jnp.where(product_live, squares, 1)), largest
+  )
+  some = largest > 0
+  sigma = jnp.where(some, sigma, 1)
+
+  left = inverse_root[:, :, None] * directions
+  s = matmul(left * sigma[:, None, :], left.mT)
+  left = root[:, :, None] * directions
+  s_inverse = matmul(left / sigma[:, None, :], left.mT)
+
+  count = jnp.sum(live, axis=1, keepdims=True).astype(values.dtype)
+  mean = jnp.trace(s, axis1=1, axis2=2)[:, None] / jnp.maximum(count, 1)
+  mean = jnp.where(some, mean, 1)
+  eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+  dead = jnp.where(live, 0, 1).astype(values.dtype)
+  s = s + eye * (dead * mean)[:, None, :]
+  s_inverse = s_inverse + eye * (dead / mean)[:, None, :]
+
+  s, s_inverse = (
+    symmetrize(matmul(matmul(vectors, m), vectors.mT)) for m in (s, s_inverse)
+  )
+  some = some[:, :, None]
+  return jnp.where(some, s, eye), jnp.where(some, s_inverse, eye)

@@ -1,0 +1,374 @@
+"""Any parameter tree, seen as LoRA pairs.
+
+A *layout* says where a library keeps the two factors of a site: a regular
+expression on the leaf's path and the axes. `find_sites` turns a tree into a
+list of `Site`; `extract_pairs` and `restore_pairs` go to the one canonical
+form that every algorithm is written in, and back.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+PyTree = Any
+
+_log = logging.getLogger(__name__)
+
+
+class LoraPair(NamedTuple):
+  """Both factors of one low-rank update, delta_w = a @ b.mT."""
+
+  a: Array  # (batch, fan_in, rank): down factor, random at initialisation
+  b: Array  # (batch, fan_out, rank): up factor, zero at initialisation
+
+
+class PairMatrices(NamedTuple):
+  """Something small for each factor of a pair: r x r matrices, or numbers."""
+
+  a: Array  # (batch, rank, rank) or (batch,)
+  b: Array  # (batch, rank, rank) or (batch,)
+
+
+class LoraLayout(NamedTuple):
+  """Where a library keeps its pairs.
+
+  `a` is always the factor that starts random and `b` the one that starts at
+  zero, whatever the library calls them.
+  """
+
+  name: str
+  # Matched against the whole path, 'outer/inner/leaf'. Groups: `factor`, and
+  # `module` (with any further group), which both factors of a pair share.
+  pattern: str
+  a: str  # what `factor` reads for the random factor
+  b: str
+  a_rank: int  # the rank axis of the leaf
+  b_rank: int
+  # Axes of scanned layers or experts, in both leaves. None: every axis before
+  # the last two.
+  batch_axes: tuple[int, ...] | None = None
+
+
+class Site(NamedTuple):
+  """One pair found in a tree."""
+
+  name: str  # unique, contains 'lora', no '/'
+  layout: LoraLayout
+  a_path: str
+  b_path: str
+  a_shape: tuple[int, ...]
+  b_shape: tuple[int, ...]
+  batch_shape: tuple[int, ...]
+  fan_in: int
+  fan_out: int
+  rank: int
+
+  @property
+  def batch(self) -> int:
+    """Number of pairs of matrices."""
+    return math.prod(self.batch_shape)
+
+
+_LORA = r'(?:(?P<module>.*)/)?lora_(?P<factor>[ab])'
+_QWIX = r'(?P<module>.*)_lora_(?P<factor>[ab])'
+_PEFT = (
+  r'(?:(?P<module>.*)[./])?lora_(?P<factor>[AB])'
+  r'(?:[./](?!weight)(?P<adapter>[^./]+))?(?:[./]weight)?'
+)
+_PLAIN = r'(?:(?P<module>.*)/)?(?P<factor>[ab])'
+
+# This project's own models, flax.nnx.LoRA and LoRALinear: lora_a (in, rank),
+# lora_b (rank, out), scanned or vmapped layers in front.
+FLAX = LoraLayout('FLAX', _LORA, 'a', 'b', -1, -2)
+# qwix, tunix: kernel_lora_a (in..., rank), kernel_lora_b (rank, out...).
+QWIX = LoraLayout('QWIX', _QWIX, 'a', 'b', -1, 0, ())
+# The same under nn.scan with layers on axis 0: (L, in, rank), (L, rank, out).
+QWIX_SCANNED_0 = LoraLayout('QWIX_SCANNED_0', _QWIX, 'a', 'b', -1, 1, (0,))
+# ... and on axis 1, as in MaxText and T5X: (in, L, rank), (rank, L, out).
+QWIX_SCANNED_1 = LoraLayout('QWIX_SCANNED_1', _QWIX, 'a', 'b', -1, 0, (1,))
+# gemma.peft: lora/a (in..., rank), lora/b (rank, out...).
+GEMMA = LoraLayout(
+  'GEMMA', r'(?:(?P<module>.*)/)?lora/(?P<factor>[ab])', 'a', 'b', -1, 0, ()
+)
+# Hugging Face PEFT, nested or flat with dots: lora_A.weight (rank, in),
+# lora_B.weight (out, rank).
+PEFT = LoraLayout('PEFT', _PEFT, 'A', 'B', -2, -1)
+# PEFT's embeddings start with A at zero: lora_embedding_A (rank, vocabulary),
+# lora_embedding_B (dim, rank).
+PEFT_EMBEDDING = LoraLayout(
+  'PEFT_EMBEDDING', _PEFT.replace('lora_', 'lora_embedding_'), 'B', 'A', -1, -2
+)
+# {'a': (in, rank), 'b': (rank, out)}, batch axes in front.
+PLAIN = LoraLayout('PLAIN', _PLAIN, 'a', 'b', -1, -2)
+# {'a': (in, rank), 'b': (out, rank)}, batch axes in front.
+TALL = LoraLayout('TALL', _PLAIN, 'a', 'b', -1, -1)
+
+# The path decides first, so a tree of one library is never read as another's.
+# Layouts with one path (qwix scanned or not) are told apart by shapes, and if
+# that leaves two readings, it is an error that names them.
+AUTO = (
+  FLAX,
+  QWIX,
+  QWIX_SCANNED_0,
+  QWIX_SCANNED_1,
+  GEMMA,
+  PEFT,
+  PEFT_EMBEDDING,
+  PLAIN,
+  TALL,
+)
+# Names as short as 'a' and 'b' count only if no library's names are there.
+_LAST_RESORT = frozenset({_PLAIN})
+
+Layouts = LoraLayout | Sequence[LoraLayout]
+
+
+def leaf_paths(tree: PyTree) -> list[tuple[str, Any]]:
+  """Paths 'outer/inner/leaf' and leaves, without the '/value' of nnx.
+
+  nnx.Optimizer shows variables at init and bare arrays at update: the path
+  must be the same.
+
+  >>> leaf_paths({'q': {'lora_a': 1}})
+  [('q/lora_a', 1)]
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [(_path_name(path), leaf) for path, leaf in leaves]
+
+
+def _path_name(path) -> str:
+  name = jax.tree_util.keystr(path, simple=True, separator='/')
+  return name.removesuffix('/value').removesuffix('.value')
+
+
+def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
+  """Every LoRA pair of a tree.
+
+  Args:
+    tree: parameters, gradients or their shapes; other leaves are ignored.
+    layout: one layout, or several to choose from by path, then by shape.
+
+  Returns:
+    The sites, in the tree's order.
+
+  Raises:
+    ValueError: no pair, a factor without its partner, two leaves for one
+      factor, ranks or batch axes that differ, or more than one way to read a
+      pair; with path, shapes and what to do.
+
+  >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
+  >>> [site] = find_sites(tree)
+  >>> site.name, site.layout.name, site.fan_in, site.fan_out, site.rank
+  ('q.lora', 'FLAX', 8, 4, 2)
+  """
+  layouts = (layout,) if isinstance(layout, LoraLayout) else tuple(layout)
+  found = _match(leaf_paths(tree), layouts)
+  if not found:
+    paths = [path for path, _ in leaf_paths(tree)]
+    raise ValueError(
+      f'no LoRA pair found among {len(paths)} leaves '
+      f'({", ".join(paths[:4]) or "none"} ...) with layout '
+      f'{_names(layouts)}. Pass the LoRA parameters, or a LoraLayout whose '
+      'pattern matches their paths.'
+    )
+  sites = [_resolve(key, *entry) for key, entry in found.items()]
+  names = [site.name for site in sites]
+  if len(set(names)) != len(names):
+    twice = sorted({name for name in names if names.count(name) > 1})
+    raise ValueError(f'several LoRA pairs have the same name: {twice}.')
+  taken = sorted({site.layout.name for site in sites})
+  _log.info('%d LoRA sites, layout %s', len(sites), ', '.join(taken))
+  return sites
+
+
+def _names(layouts: Sequence[LoraLayout]) -> str:
+  return 'AUTO' if layouts == AUTO else '/'.join(x.name for x in layouts)
+
+
+def _match(leaves, layouts):
+  """{(module, ...): (candidate layouts, {factor: (path, shape)})}."""
+  by_pattern: dict[str, list[LoraLayout]] = {}
+  for layout in layouts:
+    by_pattern.setdefault(layout.pattern, []).append(layout)
+  found: dict[tuple, tuple] = {}
+  for pattern, candidates in by_pattern.items():
+    if pattern in _LAST_RESORT and found:
+      break
+    compiled = re.compile(pattern)
+    for path, leaf in leaves:
+      match = compiled.fullmatch(path)
+      if not match:
+        continue
+      groups = match.groupdict()
+      factor = groups.pop('factor')
+      key = (pattern, *(groups[name] or '' for name in sorted(groups)))
+      factors = found.setdefault(key, (candidates, {}))[1]
+      if factor in factors:
+        raise ValueError(
+          f'{path} and {factors[factor][0]} are both factor {factor!r} of one '
+          'LoRA pair. Give the layout a pattern that tells them apart.'
+        )
+      factors[factor] = (path, tuple(leaf.shape))
+  return found
+
+
+def _resolve(key, candidates, factors) -> Site:
+  """The one site that a pair of leaves can be."""
+  for layout in candidates:
+    for factor in (layout.a, layout.b):
+      if factor not in factors:
+        path, shape = next(iter(factors.values()))
+        raise ValueError(
+          f'{path} {shape} has no partner: factor {factor!r} of this LoRA '
+          'pair is missing. Give the optimizer both factors: a partition or a '
+          'mask must not part them.'
+        )
+  sites = [
+    site
+    for layout in candidates
+    if (site := _read(key, layout, factors)) is not None
+  ]
+  if len(sites) == 1:
+    return sites[0]
+  shapes = ' and '.join(f'{p} {s}' for p, s in factors.values())
+  if not sites:
+    raise ValueError(
+      f'{shapes} do not fit together as a LoRA pair of layout '
+      f'{_names(candidates)}: rank or batch axes differ. Check the shapes, or '
+      'pass the layout they were written in.'
+    )
+  raise ValueError(
+    f'{shapes} can be read as {_names([site.layout for site in sites])}. '
+    'Pass the one it is, for example '
+    f'layout=lora_opt.pairs.{sites[0].layout.name}.'
+  )
+
+
+def _read(key, layout: LoraLayout, factors) -> Site | None:
+  (a_path, a_shape), (b_path, b_shape) = factors[layout.a], factors[layout.b]
+  a_axes = _axes(layout.batch_axes, layout.a_rank, len(a_shape))
+  b_axes = _axes(layout.batch_axes, layout.b_rank, len(b_shape))
+  if a_axes is None or b_axes is None:
+    return None
+  a_batch, a_dims, a_rank = ([a_shape[i] for i in axes] for axes in a_axes)
+  b_batch, b_dims, b_rank = ([b_shape[i] for i in axes] for axes in b_axes)
+  if a_batch != b_batch or a_rank != b_rank:
+    return None
+  name = '.'.join(part.replace('/', '.') for part in key[1:][::-1] if part)
+  return Site(
+    name=f'{name}.lora' if name else 'lora',
+    layout=layout,
+    a_path=a_path,
+    b_path=b_path,
+    a_shape=a_shape,
+    b_shape=b_shape,
+    batch_shape=tuple(a_batch),
+    fan_in=math.prod(a_dims),
+    fan_out=math.prod(b_dims),
+    rank=a_rank[0],
+  )
+
+
+def _axes(batch_axes, rank_axis: int, ndim: int):
+  """(batch axes, other axes, [rank axis]), or None if they do not exist."""
+  batch = tuple(range(ndim - 2)) if batch_axes is None else batch_axes
+  rank = rank_axis % ndim if -ndim <= rank_axis < ndim else -1
+  rest = [i for i in range(ndim) if i not in batch and i != rank]
+  if rank < 0 or rank in batch or not rest or any(i >= ndim for i in batch):
+    return None
+  return list(batch), rest, [rank]
+
+
+def _to_canonical(leaf: Array, layout: LoraLayout, rank_axis: int) -> Array:
+  batch, rest, rank = _axes(layout.batch_axes, rank_axis, leaf.ndim)
+  moved = jnp.transpose(leaf, batch + rest + rank)
+  count = math.prod(leaf.shape[i] for i in batch)
+  return moved.reshape(count, -1, leaf.shape[rank[0]])
+
+
+def _from_canonical(
+  x: Array, layout: LoraLayout, rank_axis: int, shape: tuple[int, ...]
+) -> Array:
+  batch, rest, rank = _axes(layout.batch_axes, rank_axis, len(shape))
+  order = batch + rest + rank
+  x = x.reshape([shape[i] for i in order])
+  return jnp.transpose(x, [order.index(i) for i in range(len(shape))])
+
+
+def extract_pairs(tree: PyTree, sites: Sequence[Site]) -> dict[str, LoraPair]:
+  """Canonical pairs by site name; the dtype is kept.
+
+  >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
+  >>> pairs = extract_pairs(tree, find_sites(tree))
+  >>> pairs['q.lora'].a.shape, pairs['q.lora'].b.shape
+  ((1, 8, 2), (1, 4, 2))
+  """
+  leaves = dict(leaf_paths(tree))
+  return {
+    s.name: LoraPair(
+      _to_canonical(leaves[s.a_path], s.layout, s.layout.a_rank),
+      _to_canonical(leaves[s.b_path], s.layout, s.layout.b_rank),
+    )
+    for s in sites
+  }
+
+
+def restore_pairs(
+  pairs: Mapping[str, LoraPair],
+  sites: Sequence[Site],
+  tree: PyTree,
+  outside: Callable[[Any], Any] = lambda leaf: leaf,
+) -> PyTree:
+  """Inverse of `extract_pairs`: pairs as a tree like `tree`.
+
+  Args:
+    pairs: canonical pairs by site name.
+    sites: where they go.
+    tree: the tree that gives the structure.
+    outside: what stands in place of a leaf that is in no pair.
+
+  Returns:
+    A tree of the structure of `tree`, in the dtype of `pairs`.
+
+  >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
+  >>> sites = find_sites(tree)
+  >>> again = restore_pairs(extract_pairs(tree, sites), sites, tree)
+  >>> again['q']['lora_b'].shape
+  (2, 4)
+  """
+  leaves = {}
+  for s in sites:
+    a, b = pairs[s.name]
+    leaves[s.a_path] = _from_canonical(a, s.layout, s.layout.a_rank, s.a_shape)
+    leaves[s.b_path] = _from_canonical(b, s.layout, s.layout.b_rank, s.b_shape)
+
+  def pick(path, leaf):
+    name = _path_name(path)
+    return leaves[name] if name in leaves else outside(leaf)
+
+  return jax.tree_util.tree_map_with_path(pick, tree)
+
+
+def lora_labels(tree: PyTree, layout: Layouts = AUTO) -> PyTree:
+  """'lora' for leaves in a pair, 'other' for the rest: `optax.partition`.
+
+  Nothing is raised for a tree without leaves, so `optax.tree_map_params`,
+  which passes such a placeholder, works.
+
+  >>> lora_labels({'lora_a': jnp.zeros((4, 2)), 'lora_b': jnp.zeros((2, 4)),
+  ...              'w': jnp.zeros(3)})
+  {'lora_a': 'lora', 'lora_b': 'lora', 'w': 'other'}
+  """
+  if not jax.tree.leaves(tree):
+    return tree
+  sites = find_sites(tree, layout)
+  paths = {path for s in sites for path in (s.a_path, s.b_path)}
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: 'lora' if _path_name(path) in paths else 'other', tree
+  )

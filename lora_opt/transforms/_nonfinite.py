@@ -1,0 +1,62 @@
+"""A bad gradient changes nothing."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class SkipNonfiniteState(NamedTuple):
+  """State of `skip_nonfinite`."""
+
+  skipped: jax.Array  # () int32: steps skipped so far
+  inner_state: Any
+
+
+def skip_nonfinite(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """A step with NaN, inf or overflowing gradients does not happen.
+
+  If the squared norm of all gradients is not finite, every update is zero and
+  the state of `inner`, its step count and schedule included, stays as it is;
+  `skipped` counts one. Unlike `optax.apply_if_finite` it never gives in, and
+  a gradient whose square overflows counts as bad too: it would leave an
+  infinite second moment behind.
+
+  Args:
+    inner: what runs on finite gradients.
+
+  Returns:
+    A transformation.
+
+  >>> tx = skip_nonfinite(optax.adam(0.1))
+  >>> x = jnp.ones(2)
+  >>> update, state = tx.update(jnp.array([1.0, jnp.nan]), tx.init(x), x)
+  >>> print(update, state.skipped)
+  [0. 0.] 1
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    return SkipNonfiniteState(jnp.zeros((), jnp.int32), inner.init(params))
+
+  def update(updates, state, params=None, **extra_args):
+    def step(updates, inner_state):
+      return inner.update(updates, inner_state, params, **extra_args)
+
+    def skip(updates, inner_state):
+      return jax.tree.map(jnp.zeros_like, updates), inner_state
+
+    good = jnp.array(True)
+    for g in jax.tree.leaves(updates):
+      wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
+      good &= jnp.isfinite(jnp.sum(jnp.square(wide)))
+    new, inner_state = jax.lax.cond(
+      good, step, skip, updates, state.inner_state
+    )
+    skipped = state.skipped + jnp.where(good, 0, 1).astype(jnp.int32)
+    return new, SkipNonfiniteState(skipped, inner_state)
+
+  return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,237 @@
+"""An optax transformation over pairs becomes one over any LoRA tree."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lora_opt import pairs as pairs_lib
+from lora_opt.pairs import LoraPair, PairMatrices, Site
+
+PyTree = Any
+
+
+class OnLoraPairsState(NamedTuple):
+  """State of `on_lora_pairs`."""
+
+  # As the inner transformation made it, but at rest: factor-sized parts in
+  # trees of the parameters' structure, small ones in dicts by site name.
+  inner_state: Any
+
+
+class _Pairing:
+  """Sites of one tree, grouped; the way from the tree to groups and back.
+
+  A group is what one array operation handles: equal sites that are not
+  scanned are stacked, a scanned site is a stack already.
+  """
+
+  def __init__(self, tree: PyTree, layout, stack: bool):
+    self.tree = tree
+    self.sites = pairs_lib.find_sites(tree, layout)
+    dtypes = {path: leaf.dtype for path, leaf in pairs_lib.leaf_paths(tree)}
+    self.groups: dict[str, list[Site]] = {}
+    for s in self.sites:
+      key = s.name
+      if stack and s.batch == 1:
+        types = f'{dtypes[s.a_path]},{dtypes[s.b_path]}'
+        key = f'{s.fan_in}x{s.fan_out} rank {s.rank} {types}'
+      self.groups.setdefault(key, []).append(s)
+
+  def extract(self, tree: PyTree) -> dict[str, LoraPair]:
+    """Groups of canonical pairs, at least float32."""
+    pairs = pairs_lib.extract_pairs(tree, self.sites)
+    pairs = jax.tree.map(_at_least_float32, pairs)
+    return {
+      key: jax.tree.map(_concatenate, *(pairs[s.name] for s in sites))
+      for key, sites in self.groups.items()
+    }
+
+  def restore(self, groups: dict[str, Any], outside) -> PyTree:
+    """A tree like the parameters."""
+    pairs = {}
+    for key, sites in self.groups.items():
+      parts = zip(*(_split(x, sites) for x in groups[key]), strict=True)
+      for s, (a, b) in zip(sites, parts, strict=True):
+        pairs[s.name] = LoraPair(a, b)
+    return pairs_lib.restore_pairs(pairs, self.sites, self.tree, outside)
+
+  def matrices_to_rest(self, groups: dict[str, PairMatrices]):
+    """{site: (batch axes of the site..., rank, rank)}."""
+    out = {}
+    for key, sites in self.groups.items():
+      parts = zip(*(_split(x, sites) for x in groups[key]), strict=True)
+      for s, small in zip(sites, parts, strict=True):
+        out[s.name] = PairMatrices(
+          *(x.reshape(s.batch_shape + x.shape[1:]) for x in small)
+        )
+    return out
+
+  def matrices_from_rest(self, rest) -> dict[str, PairMatrices]:
+    def stack(sites, *small):
+      flat = [
+        x.reshape((s.batch, *x.shape[len(s.batch_shape) :]))
+        for s, x in zip(sites, small, strict=True)
+      ]
+      return _concatenate(*flat)
+
+    return {
+      key: jax.tree.map(
+        lambda *x, sites=sites: stack(sites, *x), *(rest[s.name] for s in sites)
+      )
+      for key, sites in self.groups.items()
+    }
+
+  def is_groups(self, x: Any) -> bool:
+    """Whether a part of an inner state has one entry per group."""
+    return isinstance(x, dict) and x.keys() == self.groups.keys()
+
+  def abstract(self) -> dict[str, LoraPair]:
+    return jax.eval_shape(self.extract, self.tree)
+
+
+def _at_least_float32(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _concatenate(*xs):
+  return xs[0] if len(xs) == 1 else jnp.concatenate(xs)
+
+
+def _split(x, sites: Sequence[Site]):
+  """The inverse of concatenating what belongs to these sites."""
+  out, start = [], 0
+  for s in sites:
+    out.append(x[start : start + s.batch])
+    start += s.batch
+  return out
+
+
+def _holds_pairs(groups: dict) -> bool:
+  return all(isinstance(x, LoraPair) for x in groups.values())
+
+
+def on_lora_pairs(
+  inner: optax.GradientTransformation,
+  layout: pairs_lib.Layouts = pairs_lib.AUTO,
+  *,
+  stack: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+  """Shows any parameter tree to `inner` as a dict of `LoraPair`.
+
+  `inner` is an ordinary optax transformation whose parameters and updates are
+  {name: LoraPair} with factors (batch, dim, rank), rank last, in float32 or
+  wider. Its updates come back in the structure, shapes and dtypes of the
+  gradients. Leaves outside any pair pass through unchanged (the recipes route
+  them elsewhere with `optax.partition`).
+
+  The state is stored in the shape that optax, orbax and sharding rules expect:
+  dicts of `LoraPair` as trees of the parameters' structure, dicts of
+  `PairMatrices` by site name, all else as it is.
+
+  Args:
+    inner: a transformation over pairs.
+    layout: where the pairs are; see `lora_opt.pairs`.
+    stack: stack equal sites into one array: compiles much faster for r x r
+      work, only copies for elementwise work.
+
+  Returns:
+    A transformation over the tree. `update` needs `params`.
+
+  Raises:
+    ValueError: at init and update, for a tree without proper pairs.
+
+  >>> double = optax.stateless(lambda g, _: jax.tree.map(lambda x: 2 * x, g))
+  >>> tree = {'lora_a': jnp.ones((4, 2)), 'lora_b': jnp.ones((2, 3))}
+  >>> tx = on_lora_pairs(double)
+  >>> updates, _ = tx.update(tree, tx.init(tree), tree)
+  >>> print(updates['lora_b'])
+  [[2. 2. 2.]
+   [2. 2. 2.]]
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    if not jax.tree.leaves(params):
+      return OnLoraPairsState(_placeholder_state(inner, params))
+    pairing = _Pairing(params, layout, stack)
+    return OnLoraPairsState(
+      _to_rest(pairing, inner.init(pairing.extract(params)))
+    )
+
+  def update(updates, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError(
+        'LoRA transformations need the parameters: call '
+        'tx.update(grads, state, params).'
+      )
+    pairing = _Pairing(params, layout, stack)
+    inner_state = _from_rest(pairing, inner, state.inner_state)
+    groups, inner_state = inner.update(
+      pairing.extract(updates),
+      inner_state,
+      pairing.extract(params),
+      **extra_args,
+    )
+    new = pairing.restore(groups, lambda _: optax.MaskedNode())
+    new = jax.tree.map(
+      lambda old, x: (
+        old if isinstance(x, optax.MaskedNode) else x.astype(old.dtype)
+      ),
+      updates,
+      new,
+    )
+    return new, OnLoraPairsState(_to_rest(pairing, inner_state))
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _to_rest(pairing: _Pairing, state):
+  def convert(x):
+    if not pairing.is_groups(x):
+      return x
+    if _holds_pairs(x):
+      return pairing.restore(x, lambda _: optax.MaskedNode())
+    return pairing.matrices_to_rest(x)
+
+  return jax.tree.map(convert, state, is_leaf=pairing.is_groups)
+
+
+def _from_rest(pairing: _Pairing, inner, state):
+  template = jax.eval_shape(inner.init, pairing.abstract())
+  parts, treedef = jax.tree.flatten(template, is_leaf=pairing.is_groups)
+
+  def convert(part, x):
+    if not pairing.is_groups(part):
+      return x
+    if _holds_pairs(part):
+      return pairing.extract(x)
+    return pairing.matrices_from_rest(x)
+
+  rest = treedef.flatten_up_to(state)
+  return treedef.unflatten(
+    [convert(part, x) for part, x in zip(parts, rest, strict=True)]
+  )
+
+
+def _placeholder_state(inner, placeholder):
+  """What `optax.tree_map_params` wants: the placeholder for each moment tree.
+
+  It calls init with an object without leaves and looks where it ends up.
+  """
+  dummy = {
+    'lora': LoraPair(*[jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)] * 2)
+  }
+  template = jax.eval_shape(inner.init, dummy)
+
+  def is_groups(x):
+    return isinstance(x, dict) and x.keys() == dummy.keys()
+
+  def convert(x):
+    if is_groups(x):
+      return placeholder if _holds_pairs(x) else jnp.zeros(())
+    return jnp.zeros(x.shape, x.dtype)
+
+  return jax.tree.map(convert, template, is_leaf=is_groups)
