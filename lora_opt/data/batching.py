@@ -55,6 +55,7 @@ def encode_split(
   too_long: str = 'drop',
   process_index: int = 0,
   process_count: int = 1,
+  indices: Sequence[int] | None = None,
 ) -> EncodedSplit:
   """Tokenises the examples of a split that this process reads.
 
@@ -70,6 +71,7 @@ def encode_split(
       leaves it out; 'truncate' cuts the start of the prompt off, and the end of
       a completion that alone is too long; 'error' refuses it.
     process_index, process_count: which share to take.
+    indices: which examples make up the split; None takes all.
 
   Returns:
     The share, and how many examples of it were too long.
@@ -80,10 +82,11 @@ def encode_split(
   """
   _check(length, too_long, process_index, process_count)
   examples = task.examples(split)
-  share = range(process_index, len(examples), process_count)
-  if not share:
+  chosen = range(len(examples)) if indices is None else indices
+  share = chosen[process_index::process_count]
+  if not len(share):
     raise ValueError(
-      f'task {task.name!r}: the {split} split has {len(examples)} examples, '
+      f'task {task.name!r}: the {split} split has {len(chosen)} examples, '
       f'too few for {process_count} processes'
     )
   kept, long = [], 0
@@ -174,14 +177,20 @@ def eval_batches(
   split: str = 'eval',
   packing: bool = True,
   too_long: str = 'drop',
+  indices: Sequence[int] | None = None,
 ) -> grain.IterDataset:
   """Batches for the completion loss: every example once, in order.
 
-  The last batch is filled up with empty rows. For the arguments and the
-  batches see `train_batches`.
+  The last batch is filled up with empty rows. `indices` says which examples,
+  None takes all; for the other arguments and the batches see `train_batches`.
   """
   encoded = encode_split(
-    task, tokenizer, split, length=length, too_long=too_long
+    task,
+    tokenizer,
+    split,
+    length=length,
+    too_long=too_long,
+    indices=indices,
   )
   _log(task, split, encoded)
   rows = PackedRows(
@@ -200,15 +209,20 @@ def _batched(rows: PackedRows, batch_size: int) -> grain.IterDataset:
   return rows.batch(batch_size, batch_fn=fill)
 
 
+def check_policy(too_long: str) -> None:
+  """Raises ValueError if `too_long` is no known policy."""
+  if too_long not in POLICIES:
+    raise ValueError(
+      f'too_long={too_long!r} must be one of {", ".join(POLICIES)}'
+    )
+
+
 def _check(
   length: int, too_long: str, process_index: int, process_count: int
 ) -> None:
   if length < 1:
     raise ValueError(f'length={length} must be at least 1')
-  if too_long not in POLICIES:
-    raise ValueError(
-      f'too_long={too_long!r} must be one of {", ".join(POLICIES)}'
-    )
+  check_policy(too_long)
   if not 0 <= process_index < process_count:
     raise ValueError(
       f'process_index={process_index} must be in 0 ... process_count - 1 = '

@@ -15,6 +15,7 @@ When they are not, because a token would reach across the boundary, both are
 tokenised apart: the prompt's ids are then those that generation starts from.
 """
 
+import functools
 from collections.abc import Sequence
 
 _MARK = 'lora-opt-completion-mark'
@@ -75,6 +76,7 @@ def encode_completions(
   return start + prompt_ids, encoded
 
 
+@functools.lru_cache(maxsize=4)  # asked for with every example
 def end_of_turn(tokenizer) -> str:
   """The text that ends an assistant's turn, read off the chat template."""
   turns = [

@@ -96,7 +96,7 @@ class JsonLines(_Rows):
   folder: str = ''
   limit: int | None = None
 
-  @property
+  @functools.cached_property
   def path(self) -> pathlib.Path:
     return pathlib.Path(self.folder).expanduser() / self.file
 

@@ -13,17 +13,8 @@ up any data set without code:
 'green'
 
 Three kinds: `MultipleChoice` and `Classification` are scored by likelihood,
-`Generation` by what the model writes. Fields that all three have:
-
-  name: what reports call the task.
-  train, eval: the two sources (lora_opt.data.sources, or any sequence of
-    dicts).
-  prompt: text with field names in braces.
-  chat: put the prompt as a user's turn of the model's chat template, and the
-    completion as the assistant's. False gives plain text: see
-    lora_opt.data.encoding for both forms and for the boundary.
-  system: text of the system turn. None leaves it to the template, '' is an
-    empty turn.
+`Generation` by what the model writes. What all have in common (the sources, the
+prompt, chat or plain, batches) is in lora_opt.data.task.Task.
 """
 
 import dataclasses
@@ -31,9 +22,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from lora_opt.data import encoding, sources
-from lora_opt.data.examples import Example, Examples, Record, Template
+from lora_opt.data.examples import Example, Record, Template
 from lora_opt.data.extraction import after_hashes, last_number
+from lora_opt.data.task import Task
 
 __all__ = [
   'Classification',
@@ -43,102 +34,6 @@ __all__ = [
   'after_hashes',
   'last_number',
 ]
-
-SPLITS = ('train', 'eval')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-  """What all tasks share; use one of its three kinds."""
-
-  kind: ClassVar[str]
-  name: str
-  train: Sequence[sources.Row]
-  eval: Sequence[sources.Row]
-  prompt: str
-  chat: bool = True
-  system: str | None = None
-
-  def __post_init__(self):
-    Template(self.prompt)
-
-  @property
-  def metric(self) -> str:
-    """The name of what `score` or the choices measure."""
-    return 'accuracy'
-
-  def source(self, split: str) -> Sequence[sources.Row]:
-    """The rows of split 'train' or 'eval'."""
-    if split not in SPLITS:
-      raise ValueError(
-        f'task {self.name!r} has no split {split!r}; it has train and eval'
-      )
-    return self.train if split == 'train' else self.eval
-
-  def examples(self, split: str) -> Examples:
-    """The examples of split 'train' or 'eval', by index.
-
-    Raises:
-      ValueError: no such split, or no row in it; asking for an example whose
-        row lacks a field or holds a wrong value.
-    """
-    return Examples(self.source(split), self.example, split)
-
-  def validate(self) -> None:
-    """Looks at every row of both splits, before any training.
-
-    Raises:
-      ValueError: the first row that cannot be used: its place, the field and
-        what was found; or training and evaluation generate the same rows.
-    """
-    for split in SPLITS:
-      for _ in self.examples(split):
-        pass
-    shared = getattr(self.train, 'shared_rows', lambda other: 0)(self.eval)
-    if shared:
-      raise ValueError(
-        f'task {self.name!r}: train {self.train!r} and eval {self.eval!r} '
-        f'generate {shared} rows from the same seeds (row i has seed + i). '
-        'Set the seeds further apart'
-      )
-
-  def example(self, record: Record) -> Example:
-    """Makes an example of one row."""
-    raise AssertionError('every kind of task makes its examples')
-
-  def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt and of the completion to be learned.
-
-    The completion ends with the end of turn (chat) or, for generation, with
-    the end-of-text token. The ids of a choice are those that
-    `encode_choices` gives for it: training raises what evaluation measures.
-    """
-    prompt_ids, (completion_ids,) = encoding.encode_completions(
-      tokenizer,
-      example.prompt,
-      [example.completion],
-      chat=self.chat,
-      system=self.system,
-      end=self.kind == 'generation',
-    )
-    return prompt_ids, completion_ids
-
-  def encode_choices(
-    self, example: Example, tokenizer
-  ) -> tuple[list[int], list[list[int]]]:
-    """Token ids of the prompt and of every choice."""
-    return encoding.encode_completions(
-      tokenizer,
-      example.prompt,
-      example.choices,
-      chat=self.chat,
-      system=self.system,
-      end=False,
-    )
-
-  def score(self, example: Example, prediction_text: str) -> float:
-    """1 if the text is the right completion, else 0."""
-    return float(prediction_text.strip() == example.completion.strip())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,8 +45,8 @@ class MultipleChoice(Task):
       list of choices and the index of the right one. In `prompt`, {question}
       stands for the first; all other fields go by their own name.
 
-  The default prompt is the usual one of zero-shot likelihood evaluation. See
-  the module for name, train, eval, chat and system.
+  The default prompt is the usual one of zero-shot likelihood evaluation. The
+  other fields are those of every Task.
   """
 
   kind: ClassVar[str] = 'choice'
@@ -187,7 +82,7 @@ class Classification(Task):
       (with two labels) False or True.
     label_names: the words for labels 0, 1, ...
 
-  See the module for name, train, eval, chat and system.
+  The other fields are those of every Task.
   """
 
   kind: ClassVar[str] = 'classification'
@@ -247,7 +142,7 @@ class Generation(Task):
       None takes the scorer of a procedural source, else compares with the
       reference answer, white space at both ends left out.
 
-  See the module for name, train, eval, chat and system.
+  The other fields are those of every Task.
   """
 
   kind: ClassVar[str] = 'generation'

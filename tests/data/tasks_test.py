@@ -228,9 +228,27 @@ def test_braces_in_a_template_are_doubled():
 def test_bad_settings_are_refused_at_once():
   with pytest.raises(ValueError, match=r"extract='\(' is no regular"):
     sums(extract='(')
+  with pytest.raises(ValueError, match="too_long='cut' must be one of"):
+    sums(too_long='cut')
   for names in ('bad', ('bad',), ('bad', 'bad')):
     with pytest.raises(ValueError, match='two or more different words'):
       reviews(label_names=names)
+
+
+def test_batches_follow_the_settings_of_the_task(toy):
+  task = sums(SUMS * 8, packing=False, too_long='error', chat=False)
+  train = next(iter(task.train_batches(toy, length=40, batch_size=2, seed=0)))
+  assert train['segment_ids'].max() == 1
+  loss = list(
+    task.eval_batches(toy, length=40, batch_size=2, indices=[3, 4, 5])
+  )
+  assert [b['segment_ids'][:, 0].tolist() for b in loss] == [[1, 1], [1, 0]]
+  with pytest.raises(ValueError, match='eval example 3 has'):
+    task.eval_batches(toy, length=4, batch_size=2, indices=[3])
+  (prompts,) = task.prompt_batches(toy, batch_size=3, indices=[1, 2])
+  assert prompts.example.tolist() == [1, 2, -1]
+  (choices,) = choice(chat=False).choice_batches(toy, batch_size=1)
+  assert choices.arrays['branches'].max() == 3
 
 
 def test_overlap_finds_eval_prompts_in_train():
