@@ -1,0 +1,60 @@
+"""Batched greedy decoding with a key-value cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def make_greedy_decoder(
+  model: Any,
+  max_new_tokens: int,
+  end_id: int,
+  out_sharding: jax.sharding.Sharding | None = None,
+) -> Callable[[Any, Any, jax.Array, jax.Array], jax.Array]:
+  """Builds a jitted greedy decoder; each new prompt shape compiles once.
+
+  Args:
+    model: has `start_cache(batch, length)` and `decode(base, lora, cache,
+      tokens, positions, valid) -> (logits of the last position, cache)`.
+    max_new_tokens: decoding stops after so many tokens, or as soon as every row
+      has produced `end_id`.
+    end_id: token that ends a completion.
+    out_sharding: where the result goes; None leaves it to the compiler.
+
+  Returns:
+    `decode(base, lora, tokens, valid) -> (batch, max_new_tokens)` int32 for
+    prompts (batch, length) padded on the left, where `valid` is False; rows are
+    filled with `end_id` behind their end.
+  """
+
+  def decode(base, lora, tokens, valid):
+    rows, length = tokens.shape
+    cache = model.start_cache(rows, length + max_new_tokens)
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    logits, cache = model.decode(base, lora, cache, tokens, positions, valid)
+    out = jnp.full((rows, max_new_tokens), end_id, jnp.int32)
+    token = jnp.argmax(logits, -1).astype(jnp.int32)
+    position = positions[:, -1:] + 1
+    running = jnp.ones((rows, 1), bool)
+
+    def unfinished(carry):
+      count, token, *_ = carry
+      return (count < max_new_tokens) & jnp.any(token != end_id)
+
+    def advance(carry):
+      count, token, position, cache, out = carry
+      out = out.at[:, count].set(token)
+      logits, cache = model.decode(
+        base, lora, cache, token[:, None], position, running
+      )
+      following = jnp.argmax(logits, -1).astype(jnp.int32)
+      # A row that has ended stays ended, whatever the model would say next.
+      following = jnp.where(token == end_id, end_id, following)
+      return count + 1, following, position + 1, cache, out
+
+    start = (jnp.zeros((), jnp.int32), token, position, cache, out)
+    return jax.lax.while_loop(unfinished, advance, start)[-1]
+
+  return jax.jit(decode, out_shardings=out_sharding)

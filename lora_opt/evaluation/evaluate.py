@@ -1,0 +1,223 @@
+"""Scores adapters on the evaluation split of a task."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from lora_opt.evaluation.decoding import make_greedy_decoder
+from lora_opt.training import sharding
+
+NORMALIZATIONS = ('sum', 'token', 'byte')
+
+
+class Evaluator:
+  """Loss and main metric of one model on one task, for any adapters.
+
+  Tasks with choices: the choice of greatest log-likelihood is the prediction;
+  all choices of a question share one pass over its prompt. Generation tasks:
+  cached greedy decoding, scored by the task. The loss is the mean negative
+  log-likelihood of a token of the right completion.
+  """
+
+  def __init__(
+    self,
+    model: Any,
+    task: Any,
+    mesh: Mesh,
+    *,
+    batch_size: int = 8,
+    max_new_tokens: int = 64,
+    length: int = 512,
+    normalize: str = 'sum',
+  ):
+    """Prepares the compiled functions; nothing runs yet.
+
+    Args:
+      model: a `lora_opt.models.CausalLM` or what offers the same.
+      task: a task of `lora_opt.data.tasks` or what offers the same.
+      mesh: from `lora_opt.training.sharding.data_mesh`.
+      batch_size: rows in a batch, rounded up to a multiple of the devices.
+      max_new_tokens: limit of a generated completion.
+      length: positions of a row in the loss of generation tasks.
+      normalize: what the log-likelihood of a choice is divided by: 'sum' (one),
+        'token' (its tokens) or 'byte' (its UTF-8 bytes).
+
+    Raises:
+      ValueError: `normalize` is none of these.
+    """
+    if normalize not in NORMALIZATIONS:
+      raise ValueError(
+        f'normalize={normalize!r}: must be one of {", ".join(NORMALIZATIONS)}'
+      )
+    self._model = model
+    self._task = task
+    self._mesh = mesh
+    self._batch_size = -(-batch_size // mesh.size) * mesh.size
+    self._length = length
+    self._normalize = normalize
+    # Every process sees all results: they are whole on every device.
+    self._losses = jax.jit(
+      model.token_losses, out_shardings=sharding.replicated(mesh)
+    )
+    self._decode = make_greedy_decoder(
+      model, max_new_tokens, model.tokenizer.eos_id, sharding.replicated(mesh)
+    )
+
+  def __call__(self, base: Any, lora: Any, step: int = 0) -> dict[str, Any]:
+    """Evaluates.
+
+    Args:
+      base: the frozen parameters.
+      lora: the adapters.
+      step: finished training steps, for the record.
+
+    Returns:
+      A JSON-able dict: step, task, metric, score (mean), interval (95 %,
+      bootstrap), loss, num_examples and predictions (a dict per example:
+      prompt, reference, prediction, score, and choices if there are any).
+    """
+    examples = self._task.examples('eval')
+    if self._task.kind == 'generation':
+      loss = self._completion_loss(base, lora)
+      predictions = self.generate(base, lora)
+    else:
+      loss, predictions = self._choose(base, lora, examples)
+    scores = [prediction['score'] for prediction in predictions]
+    return {
+      'step': int(step),
+      'task': self._task.name,
+      'metric': self._task.metric,
+      'score': float(np.mean(scores)),
+      'interval': bootstrap_interval(scores),
+      'loss': loss,
+      'num_examples': len(examples),
+      'predictions': predictions,
+    }
+
+  def generate(self, base: Any, lora: Any) -> list[dict[str, Any]]:
+    """Completes the prompt of every example of the evaluation split, greedily.
+
+    Returns:
+      For each example prompt, reference, prediction and score.
+    """
+    tokenizer = self._model.tokenizer
+    examples = self._task.examples('eval')
+    predictions: list[dict[str, Any]] = [{} for _ in examples]
+    batches = self._task.prompt_batches(tokenizer, batch_size=self._batch_size)
+    for batch in self._progress(batches):
+      prompt = sharding.put_global(
+        {'tokens': batch.tokens, 'valid': batch.valid}, self._mesh
+      )
+      completions = np.asarray(
+        self._decode(base, lora, prompt['tokens'], prompt['valid'])
+      )
+      for index, ids in zip(batch.example, completions, strict=True):
+        if index >= 0:
+          text = tokenizer.decode(until(ids, tokenizer.eos_id))
+          example = examples[int(index)]
+          predictions[index] = {
+            'prompt': example.prompt,
+            'reference': example.completion,
+            'prediction': text,
+            'score': float(self._task.score(example, text)),
+          }
+    return predictions
+
+  def _choose(self, base, lora, examples):
+    batches = self._task.choice_batches(
+      self._model.tokenizer, batch_size=self._batch_size
+    )
+    shape = (len(examples), max(len(e.choices) for e in examples))
+    likelihood, tokens = np.zeros(shape), np.zeros(shape)
+    for batch in self._progress(batches):
+      losses = np.asarray(
+        self._losses(base, lora, sharding.put_global(batch.arrays, self._mesh))
+      )
+      weights = batch.arrays['weights']
+      place = (batch.example, batch.choice)
+      np.add.at(likelihood, place, -losses.astype(np.float64) * weights)
+      np.add.at(tokens, place, weights)
+    predictions, right_loss, right_tokens = [], 0.0, 0.0
+    for i, example in enumerate(examples):
+      scores = [
+        likelihood[i, k] / self._divisor(choice, tokens[i, k])
+        for k, choice in enumerate(example.choices)
+      ]
+      best = int(np.argmax(scores))
+      right_loss -= likelihood[i, example.answer]
+      right_tokens += tokens[i, example.answer]
+      predictions.append(
+        {
+          'prompt': example.prompt,
+          'reference': example.choices[example.answer],
+          'prediction': example.choices[best],
+          'score': float(best == example.answer),
+          'choices': list(example.choices),
+          'log_likelihoods': [round(float(s), 5) for s in scores],
+        }
+      )
+    return float(right_loss / right_tokens), predictions
+
+  def _divisor(self, choice: str, tokens: float) -> float:
+    return {
+      'sum': 1.0,
+      'token': tokens,
+      'byte': len(choice.encode()),
+    }[self._normalize]
+
+  def _completion_loss(self, base, lora) -> float:
+    total, weight = 0.0, 0.0
+    batches = self._task.eval_batches(
+      self._model.tokenizer,
+      length=self._length,
+      batch_size=self._batch_size,
+    )
+    for batch in self._progress(batches):
+      losses = np.asarray(
+        self._losses(base, lora, sharding.put_global(batch, self._mesh))
+      )
+      total += float(np.sum(losses.astype(np.float64) * batch['weights']))
+      weight += float(np.sum(batch['weights']))
+    return total / weight
+
+  def _progress(self, batches: Iterable) -> Iterable:
+    return tqdm.tqdm(
+      list(batches),
+      desc=f'evaluating {self._task.name}',
+      leave=False,
+      # A log file gets a line now and then, a terminal a moving bar.
+      mininterval=0.1 if sys.stderr.isatty() else 30.0,
+    )
+
+
+def until(ids: Sequence[int], end_id: int) -> list[int]:
+  """The ids before the first `end_id`.
+
+  >>> until([5, 7, 2, 2], end_id=2)
+  [5, 7]
+  """
+  ids = [int(i) for i in ids]
+  return ids[: ids.index(end_id)] if end_id in ids else ids
+
+
+def bootstrap_interval(
+  scores: Sequence[float], resamples: int = 2000
+) -> tuple[float, float]:
+  """95 % interval of the mean, by resampling the examples (percentiles).
+
+  The draws are seeded: the same scores give the same interval.
+
+  >>> bootstrap_interval([1.0, 1.0, 1.0])
+  (1.0, 1.0)
+  """
+  values = np.asarray(scores)
+  draws = np.random.default_rng(0).integers(
+    len(values), size=(resamples, len(values))
+  )
+  low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+  return float(low), float(high)

@@ -1,0 +1,103 @@
+"""Run modes eval and infer: an exported adapter on the tasks of a file."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.training import run_directory, sharding
+from lora_opt.training.run_directory import RunRecord
+
+_SHOWN = 3
+
+
+def score(
+  model_dir: str | os.PathLike,
+  model: Any,
+  task: Any,
+  *,
+  evaluator: Callable[..., Evaluator] = Evaluator,
+  adapter: str | None = None,
+  record: RunRecord | None = None,
+) -> pathlib.Path:
+  """Scores an adapter on the evaluation split of a task.
+
+  Args:
+    model_dir: the run's folder; takes evaluation/<task>.json.
+    model: a `lora_opt.models.CausalLM` or what offers the same.
+    task: a task of `lora_opt.data.tasks` or what offers the same.
+    evaluator: makes the evaluation from (model, task, mesh).
+    adapter: folder of an exported adapter; None for the one in `model_dir`,
+      'none' for the model without an adapter.
+    record: unused; every run mode is given it.
+
+  Returns:
+    The file of the result, predictions included.
+
+  Raises:
+    FileNotFoundError: there is no adapter.
+    ValueError: the adapter does not fit the model.
+  """
+  del record
+  folder, lora, base, evaluate = _prepare(
+    model_dir, model, task, evaluator, adapter
+  )
+  result = evaluate(base, lora)
+  path = folder / 'evaluation' / f'{task.name}.json'
+  run_directory.write_json(path, result)
+  low, high = result['interval']
+  print(
+    f'{task.name}: {result["metric"]} {result["score"]:.4f} '
+    f'[{low:.4f}, {high:.4f}], loss {result["loss"]:.4f} on '
+    f'{result["num_examples"]} examples\n{path}'
+  )
+  return path
+
+
+def infer(
+  model_dir: str | os.PathLike,
+  model: Any,
+  task: Any,
+  *,
+  evaluator: Callable[..., Evaluator] = Evaluator,
+  adapter: str | None = None,
+  record: RunRecord | None = None,
+) -> pathlib.Path:
+  """Writes completions for the prompts of a task's evaluation split.
+
+  Args: as of `score`.
+
+  Returns:
+    MODEL_DIR/inference/<task>.jsonl: prompt, reference, prediction and score,
+    one example a line.
+
+  Raises: as `score`.
+  """
+  del record
+  folder, lora, base, evaluate = _prepare(
+    model_dir, model, task, evaluator, adapter
+  )
+  predictions = evaluate.generate(base, lora)
+  path = folder / 'inference' / f'{task.name}.jsonl'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(
+    ''.join(json.dumps(p, ensure_ascii=False) + '\n' for p in predictions)
+  )
+  for prediction in predictions[:_SHOWN]:
+    print(f'> {prediction["prompt"]}\n{prediction["prediction"]}\n')
+  print(f'{len(predictions)} completions: {path}')
+  return path
+
+
+def _prepare(model_dir, model, task, evaluator, adapter):
+  folder = pathlib.Path(model_dir)
+  task.validate()
+  if adapter == 'none':
+    lora = None
+  else:
+    lora = model.load_adapter(adapter or folder / 'adapter')
+  mesh = sharding.data_mesh()
+  base, lora = sharding.put_replicated((model.base, lora), mesh)
+  return folder, lora, base, evaluator(model, task, mesh)

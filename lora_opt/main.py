@@ -1,0 +1,119 @@
+"""Command line: fine-tune, evaluate or sample, as gin files say.
+
+    python -m lora_opt.main --run_mode=train \\
+      --gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine
+
+`--gin.NAME=VALUE` sets the macro NAME, `--gin.module.function.argument=VALUE`
+any argument of any function the files mention; both may be repeated, and win
+over the files.
+"""
+
+import logging as python_logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum(
+  'run_mode',
+  'train',
+  ['train', 'eval', 'infer'],
+  'train: fine-tune, evaluate before and after, export the adapter. '
+  'eval: score an adapter. infer: write completions for prompts.',
+)
+flags.DEFINE_multi_string(
+  'gin_file', [], 'A gin file; repeat it for more, later ones override.'
+)
+flags.DEFINE_multi_string(
+  'gin_bindings', [], "A binding, as in 'TRAIN_STEPS = 100'; repeatable."
+)
+flags.DEFINE_list(
+  'gin_search_paths', [], 'Further folders where gin files are looked up.'
+)
+flags.DEFINE_string(
+  'tfds_data_dir', None, 'Folder of prepared TensorFlow Datasets.'
+)
+flags.DEFINE_bool(
+  'dry_run', False, 'Check and print the configuration, then stop.'
+)
+flags.DEFINE_string(
+  'coordinator_address', None, 'host:port of process 0, for several processes.'
+)
+flags.DEFINE_integer('process_count', None, 'Number of processes.')
+flags.DEFINE_integer('process_index', None, 'Index of this process, from 0.')
+
+
+def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
+  """Turns `--gin.NAME=VALUE` into a `--gin_bindings` flag.
+
+  >>> rewrite_gin_flags(['main', '--gin.BATCH_SIZE=8', '--dry_run'])
+  ['main', '--gin_bindings=BATCH_SIZE=8', '--dry_run']
+  """
+  return [
+    argument.replace('--gin.', '--gin_bindings=', 1)
+    if argument.startswith('--gin.')
+    else argument
+    for argument in argv
+  ]
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'not a flag: {argv[1]}')
+  if not FLAGS.gin_file:
+    raise app.UsageError('give at least one --gin_file, such as '
+                         'configs/runs/quickstart.gin')  # fmt: skip
+  # Imported late, so that --help and a wrong flag answer at once.
+  import jax
+
+  from lora_opt import config
+  from lora_opt.evaluation import run as evaluation
+  from lora_opt.training import loop
+  from lora_opt.training.run_directory import RunRecord
+
+  logging.set_verbosity(logging.WARNING)
+  python_logging.getLogger('jax').setLevel(python_logging.WARNING)
+  if FLAGS.coordinator_address or FLAGS.process_count:
+    jax.distributed.initialize(
+      FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index
+    )
+  if FLAGS.tfds_data_dir:
+    os.environ['TFDS_DATA_DIR'] = FLAGS.tfds_data_dir
+
+  config.load(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  if FLAGS.dry_run:
+    print(config.text())
+    return
+  run = {
+    'train': loop.train,
+    'eval': evaluation.score,
+    'infer': evaluation.infer,
+  }[FLAGS.run_mode]
+  config.build(run)(
+    record=RunRecord(
+      command=shlex.join(['python', '-m', 'lora_opt.main', *sys.argv[1:]]),
+      settings=config.settings(),
+      config_text=config.text(),
+      operative_config_text=config.operative_text,
+    )
+  )
+
+
+def run() -> None:
+  """Entry point: a user's mistake ends in one clear message, no traceback."""
+  try:
+    app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
+  except (ValueError, OSError) as error:
+    if os.environ.get('LORA_OPT_TRACEBACK'):
+      raise
+    print(f'\nerror: {error}\n', file=sys.stderr)
+    print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,241 @@
+"""The straight line of a run: evaluate, train, evaluate, export, report."""
+
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.evaluation.report import format_table, write_report
+from lora_opt.training import run_directory, sharding
+from lora_opt.training.checkpointing import Checkpoints
+from lora_opt.training.metrics import MetricWriter, ProgressBar
+from lora_opt.training.run_directory import RunRecord
+from lora_opt.training.step import make_train_step
+from lora_opt.training.step_log import StepLog
+from lora_opt.training.stopping import StopOnSigterm
+from lora_opt.training.train_state import (
+  TrainState,
+  count_parameters,
+  create_train_state,
+)
+
+_VERSIONS = ('lora_opt', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+def train(
+  model_dir: str | os.PathLike,
+  model: Any,
+  task: Any,
+  optimizer: optax.GradientTransformation,
+  *,
+  train_steps: int,
+  batch_size: int = 8,
+  task_feature_lengths: Mapping[str, int] | None = None,
+  learning_rate: optax.ScalarOrSchedule | None = None,
+  clip_norm: float | None = None,
+  microbatches: int = 1,
+  loss_normalizing_factor: float | None = None,
+  seed: int = 0,
+  evaluator: Callable[..., Evaluator] = Evaluator,
+  eval_period: int | None = None,
+  checkpoint_period: int = 100,
+  keep_checkpoints: int = 2,
+  log_period: int = 1,
+  initial_adapter: str | None = None,
+  record: RunRecord | None = None,
+) -> pathlib.Path:
+  """Fine-tunes the adapters of a model on a task, and shows what it brought.
+
+  Started again with the same `model_dir` it goes on from the newest checkpoint
+  and ends with the adapter of an uninterrupted run, bit for bit.
+
+  Args:
+    model_dir: folder for checkpoints, metrics, evaluations, adapter, report.
+    model: a `lora_opt.models.CausalLM` or what offers the same.
+    task: a task of `lora_opt.data.tasks` or what offers the same.
+    optimizer: over the adapter parameters, learning rate included.
+    train_steps: optimizer steps of the whole run.
+    batch_size: rows of a batch, over all processes and microbatches.
+    task_feature_lengths: {'targets': tokens of a row}, default 256; short
+      examples share a row.
+    learning_rate: what `optimizer` uses, for the log only.
+    clip_norm: global norm the raw gradients are clipped to, None for no
+      clipping. LoRA-RITE clips by itself, in coordinates that do not depend on
+      the factorisation; this clip in front would break its invariance.
+    microbatches: parts a batch is computed in, to save memory.
+    loss_normalizing_factor: divisor of the summed loss; None: target tokens.
+    seed: of initialisation, data order and dropout.
+    evaluator: makes the evaluation from (model, task, mesh).
+    eval_period: steps between evaluations during training; None for none.
+    checkpoint_period: steps between checkpoints; there is one at the end too.
+    keep_checkpoints: how many of them to keep.
+    log_period: steps between two lines of metrics.
+    initial_adapter: folder of an exported adapter to start from.
+    record: command line and configuration, for the folder and the report.
+
+  Returns:
+    The folder of the exported adapter.
+
+  Raises:
+    OSError: `model_dir` cannot be written.
+    ValueError: bad data or settings, or `model_dir` holds another run.
+    TrainingDivergedError: loss or gradient stopped being finite.
+    SystemExit: after SIGTERM, once a checkpoint is saved.
+  """
+  record = record or RunRecord()
+  length = (task_feature_lengths or {'targets': 256})['targets']
+  started = time.monotonic()
+  folder = run_directory.claim(model_dir, record)
+  task.validate()
+  mesh = sharding.data_mesh(batch_size, microbatches)
+  if clip_norm is not None:
+    optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+
+  base = sharding.put_replicated(model.base, mesh)
+  lora = (
+    model.load_adapter(initial_adapter)
+    if initial_adapter
+    else model.init(jax.random.key(seed))
+  )
+  state = sharding.put_replicated(create_train_state(lora, optimizer), mesh)
+  batches = iter(
+    task.train_batches(
+      model.tokenizer,
+      length=length,
+      batch_size=batch_size // jax.process_count(),
+      seed=seed,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+  )
+  train_step = make_train_step(
+    model,
+    optimizer,
+    mesh,
+    seed=seed,
+    microbatches=microbatches,
+    loss_normalizing_factor=loss_normalizing_factor,
+  )
+  run_directory.write_model_info(
+    folder,
+    {'frozen base': base, 'adapters': state.lora, 'optimizer': state.opt_state},
+  )
+
+  evaluation = evaluator(model, task, mesh)
+  evaluate = functools.partial(_evaluate_once, folder, evaluation, base)
+  before = evaluate('before', state)
+  checkpoints = Checkpoints(folder, keep_checkpoints)
+  state = checkpoints.restore(state, batches)
+
+  with (
+    MetricWriter(folder) as writer,
+    ProgressBar(train_steps, int(state.step)) as progress,
+    StopOnSigterm() as stop,
+  ):
+    writer.rewind(int(state.step))
+    log = StepLog(
+      writer,
+      progress,
+      learning_rate,
+      tokens_per_batch=batch_size * length,
+      period=log_period,
+    )
+    for step in range(int(state.step) + 1, train_steps + 1):
+      batch = sharding.put_batch(next(batches), mesh)
+      state, metrics = train_step(state, base, batch)
+      log.push(step, metrics)
+      last = stop.requested or step == train_steps
+      if last or step % checkpoint_period == 0:
+        log.flush()  # before the save: a state that is not finite is not saved
+        checkpoints.save(state, batches)
+      if eval_period and step % eval_period == 0 and not last:
+        log.flush()
+        log.evaluation(step, evaluation(base, state.lora))
+      if stop.requested:
+        break
+  checkpoints.close()
+  if state.step < train_steps:
+    print(f'Stopped by SIGTERM after step {state.step}; run again to go on.')
+    sys.exit(StopOnSigterm.exit_status)
+
+  after = evaluate('after', state)
+  adapter = _export(model, state.lora, folder / 'adapter')
+  run_directory.write_json(
+    folder / 'run.json',
+    _facts(record, model, task, state, seconds=time.monotonic() - started)
+    | {'adapter': str(adapter)},
+  )
+  (folder / 'operative_config.gin').write_text(record.operative_config_text())
+  report = write_report(folder)
+  print(f'\n{format_table(before, after)}\n')
+  print(f'adapter: {adapter}\nreport:  {report}')
+  return adapter
+
+
+def _evaluate_once(
+  folder: pathlib.Path,
+  evaluation: Evaluator,
+  base: Any,
+  moment: str,
+  state: TrainState,
+) -> dict[str, Any]:
+  """The evaluation before or after training, read if it is already there."""
+  path = folder / 'evaluation' / f'{moment}.json'
+  if path.exists():
+    return json.loads(path.read_text())
+  result = evaluation(base, state.lora, int(state.step))
+  run_directory.write_json(path, result)
+  print(
+    f'{moment} training: {result["metric"]} {result["score"]:.3f}, '
+    f'loss {result["loss"]:.4f} on {result["num_examples"]} examples',
+    flush=True,
+  )
+  return result
+
+
+def _export(model: Any, lora: Any, folder: pathlib.Path) -> pathlib.Path:
+  """Exports beside, then moves: the folder is never half an adapter."""
+  part = folder.with_name(folder.name + '.part')
+  shutil.rmtree(part, ignore_errors=True)
+  model.export(part, lora)
+  shutil.rmtree(folder, ignore_errors=True)
+  part.rename(folder)
+  return folder
+
+
+def _facts(
+  record: RunRecord, model: Any, task: Any, state: TrainState, seconds: float
+) -> dict[str, Any]:
+  """What the report says of the run, JSON-able."""
+  device = jax.devices()[0]
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    'command': record.command,
+    'model': model.name,
+    'task': task.name,
+    'optimizer': record.settings.get('OPTIMIZER', ''),
+    'started': (now - datetime.timedelta(seconds=seconds)).isoformat(
+      timespec='seconds'
+    ),
+    'seconds': seconds,
+    'steps': int(state.step),
+    'devices': f'{jax.device_count()} x {device.device_kind}',
+    'versions': {name: importlib.metadata.version(name) for name in _VERSIONS},
+    'trainable_parameters': count_parameters(state.lora),
+    'frozen_parameters': count_parameters(model.base),
+    # The kernel counts in KiB on Linux, in bytes on macOS.
+    'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    * (1 if sys.platform == 'darwin' else 1024),
+  }

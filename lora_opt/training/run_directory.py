@@ -1,0 +1,134 @@
+"""MODEL_DIR: what identifies a run, and the files that document it."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+# Settings that may change between a run and its continuation: they move files
+# or decide how often something is shown, not what the run computes.
+_FREE = (
+  'CHECKPOINT_PERIOD',
+  'DATA_DIR',
+  'EVAL_PERIOD',
+  'KEEP_CHECKPOINTS',
+  'LOG_PERIOD',
+  'MODEL_DIR',
+)
+_SPACE_NEEDED = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+  """Where a run came from, for its folder and its report.
+
+  Attributes:
+    command: the command line that repeats the run.
+    settings: every configured value by name; two runs in one MODEL_DIR must
+      agree on them.
+    config_text: the configuration as given.
+    operative_config_text: returns the configuration really used so far.
+  """
+
+  command: str = ''
+  settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  config_text: str = ''
+  operative_config_text: Callable[[], str] = str
+
+
+def claim(model_dir: str | os.PathLike, record: RunRecord) -> pathlib.Path:
+  """Makes MODEL_DIR this run's own, or finds that it already is.
+
+  Args:
+    model_dir: created if it is missing.
+    record: its settings are compared with those of the run that is there.
+
+  Returns:
+    The folder.
+
+  Raises:
+    OSError: the folder cannot be written, or its disk is full.
+    ValueError: another run's checkpoints are there; says what differs.
+  """
+  folder = pathlib.Path(model_dir)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / '.writable'
+    probe.write_bytes(b'x')
+    probe.unlink()
+  except OSError as error:
+    raise OSError(
+      f'MODEL_DIR={folder} cannot be written: {error.strerror}; choose another '
+      'folder or mend its permissions'
+    ) from error
+  free = shutil.disk_usage(folder).free
+  if free < _SPACE_NEEDED:
+    raise OSError(
+      f'MODEL_DIR={folder}: only {free / 2**20:.0f} MiB are free on its disk, '
+      f'{_SPACE_NEEDED / 2**20:.0f} are needed; make room or choose another'
+    )
+  settings_file = folder / 'settings.json'
+  if settings_file.exists():
+    _check_same_run(folder, json.loads(settings_file.read_text()), record)
+  write_json(settings_file, dict(record.settings))
+  (folder / 'config.gin').write_text(record.config_text)
+  return folder
+
+
+def _check_same_run(
+  folder: pathlib.Path, there: Mapping[str, str], record: RunRecord
+) -> None:
+  different = [
+    f'  {name}: there {there.get(name, "unset")}, '
+    f'here {record.settings.get(name, "unset")}'
+    for name in sorted({*there, *record.settings})
+    if name.rpartition('.')[2].upper() not in _FREE
+    and there.get(name) != record.settings.get(name)
+  ]
+  if different and (folder / 'checkpoints').exists():
+    raise ValueError(
+      f'MODEL_DIR={folder} holds the checkpoints of another run:\n'
+      + '\n'.join(different)
+      + '\nChoose another MODEL_DIR, use the settings of the run that is '
+      'there, or delete the folder.'
+    )
+
+
+def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
+  """Writes model-info.txt: every array's name, shape, dtype and placement.
+
+  Args:
+    folder: MODEL_DIR.
+    trees: title -> pytree of arrays.
+  """
+  lines = []
+  for title, tree in trees.items():
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    total = sum(leaf.size for _, leaf in leaves)
+    lines.append(f'# {title}: {len(leaves)} arrays, {total:,} scalars')
+    for path, leaf in leaves:
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      spec = getattr(leaf.sharding, 'spec', leaf.sharding)
+      lines.append(f'{name}  {leaf.shape}  {leaf.dtype}  {spec}')
+    lines.append('')
+  (folder / 'model-info.txt').write_text('\n'.join(lines))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a file that is at every moment the old or the new one, never half.
+
+  >>> import tempfile
+  >>> folder = pathlib.Path(tempfile.mkdtemp())
+  >>> write_json(folder / 'a.json', {'x': 1})
+  >>> json.loads((folder / 'a.json').read_text())
+  {'x': 1}
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + '.part')
+  part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n')
+  part.replace(path)

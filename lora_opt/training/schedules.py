@@ -1,0 +1,48 @@
+"""Learning rate over the steps of a run."""
+
+import optax
+
+
+def warmup_cosine(
+  peak_learning_rate: float,
+  train_steps: int,
+  *,
+  warmup_fraction: float = 0.1,
+  end_fraction: float = 0.0,
+) -> optax.Schedule:
+  """Linear warm-up from 0, then half a cosine down.
+
+  Unlike a warm-up of a fixed number of steps it fits runs of any length.
+
+  Args:
+    peak_learning_rate: reached at the end of the warm-up.
+    train_steps: length of the run.
+    warmup_fraction: share of the run spent warming up, at least one step.
+    end_fraction: final learning rate, as a share of the peak.
+
+  Returns:
+    step -> learning rate.
+
+  Raises:
+    ValueError: `train_steps` is not positive, or a share is not in [0, 1).
+
+  >>> rate = warmup_cosine(1.0, 100)
+  >>> [round(float(rate(step)), 2) for step in (0, 5, 10, 55, 100)]
+  [0.0, 0.5, 1.0, 0.5, 0.0]
+  """
+  if train_steps < 1:
+    raise ValueError(f'train_steps={train_steps} must be at least 1')
+  for name, share in (
+    ('warmup_fraction', warmup_fraction),
+    ('end_fraction', end_fraction),
+  ):
+    if not 0 <= share < 1:
+      raise ValueError(f'{name}={share} must be in [0, 1)')
+  warmup = max(1, round(warmup_fraction * train_steps))
+  return optax.warmup_cosine_decay_schedule(
+    init_value=0.0,
+    peak_value=peak_learning_rate,
+    warmup_steps=warmup,
+    decay_steps=max(train_steps, warmup + 1),
+    end_value=end_fraction * peak_learning_rate,
+  )

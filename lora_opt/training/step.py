@@ -1,0 +1,96 @@
+"""The jitted training step: losses, gradients of the adapters, update."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lora_opt.training import sharding
+from lora_opt.training.train_state import TrainState
+
+Batch = Mapping[str, jax.Array]
+
+
+def make_train_step(
+  model: Any,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  seed: int = 0,
+  microbatches: int = 1,
+  loss_normalizing_factor: float | None = None,
+) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict]]:
+  """Compiles one optimizer step; the state it is given is donated.
+
+  Args:
+    model: has `token_losses(base, lora, batch, rng) -> (batch, length)`.
+    optimizer: over the adapter parameters only.
+    mesh: from `sharding.data_mesh`.
+    seed: of the dropout; step t uses `fold_in(key(seed), t)`, so that a resumed
+      run draws the same masks.
+    microbatches: the batch goes through the model in so many parts of equal
+      size; gradients and metrics are those of the whole batch.
+    loss_normalizing_factor: what the summed loss is divided by; None for the
+      number of target tokens in the batch.
+
+  Returns:
+    `step(state, base, batch) -> (state, metrics)`.
+  """
+
+  def summed_loss(lora, base, batch, rng):
+    losses = model.token_losses(base, lora, batch, rng)
+    return jnp.sum(losses * batch['weights'])
+
+  def step(state: TrainState, base: Any, batch: Batch):
+    target_tokens = jnp.sum(batch['weights'])
+    normalizer = loss_normalizing_factor or jnp.maximum(target_tokens, 1.0)
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def accumulate(total, part):
+      microbatch, index = part
+      value_and_grads = jax.value_and_grad(summed_loss)(
+        state.lora, base, microbatch, jax.random.fold_in(rng, index)
+      )
+      return jax.tree.map(jnp.add, total, value_and_grads), None
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.lora))
+    parts = (split_batch(batch, microbatches), jnp.arange(microbatches))
+    (loss, grads), _ = jax.lax.scan(accumulate, zero, parts)
+    grads = jax.tree.map(lambda g: (g / normalizer).astype(g.dtype), grads)
+
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.lora)
+    lora = optax.apply_updates(state.lora, updates)
+    metrics = {
+      'loss': loss / normalizer,
+      'grad_norm': optax.global_norm(grads),
+      'target_tokens': target_tokens,
+      'non_padding_fraction': jnp.mean(
+        (batch['segment_ids'] > 0).astype(jnp.float32)
+      ),
+    }
+    return TrainState(state.step + 1, lora, opt_state), metrics
+
+  whole = sharding.replicated(mesh)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=(whole, whole, sharding.split_rows(mesh)),
+    out_shardings=(whole, whole),
+  )
+
+
+def split_batch(batch: Batch, parts: int) -> Batch:
+  """(rows, ...) -> (parts, rows / parts, ...), each part spread over devices.
+
+  Part i takes the rows i, i + parts, ...: were it to take neighbouring rows,
+  it would sit on few devices only.
+  """
+  return jax.tree.map(
+    lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(
+      0, 1
+    ),
+    dict(batch),
+  )

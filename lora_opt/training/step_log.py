@@ -1,0 +1,107 @@
+"""Follows the steps of a run: numbers to files and screen, NaN to an error."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from lora_opt.training.metrics import MetricWriter, ProgressBar
+
+
+class TrainingDivergedError(ValueError):
+  """The loss or the gradient is no longer a finite number."""
+
+
+class StepLog:
+  """Reads the metrics of each step while the next one already runs.
+
+  Waiting for the numbers of the step just started would leave an accelerator
+  idle; the numbers of the one before are there, or nearly.
+  """
+
+  def __init__(
+    self,
+    writer: MetricWriter,
+    progress: ProgressBar,
+    learning_rate: optax.ScalarOrSchedule | None,
+    *,
+    tokens_per_batch: int,
+    period: int = 1,
+  ):
+    """Starts the clock.
+
+    Args:
+      writer: takes the scalars of every `period`-th step.
+      progress: is shown every step.
+      learning_rate: float or schedule, for the log only; None leaves it out.
+      tokens_per_batch: positions in a batch, padding included.
+      period: steps between two lines.
+    """
+    self._writer = writer
+    self._progress = progress
+    self._learning_rate = learning_rate
+    self._tokens_per_batch = tokens_per_batch
+    self._period = period
+    self._pending: tuple[int, Mapping[str, Any]] | None = None
+    self._first = True
+    self._last_time = time.monotonic()
+
+  def push(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Notes step `step` (from 1), just started, and logs the one before it.
+
+    Raises:
+      TrainingDivergedError: the step before gave a loss that is not finite.
+    """
+    self.flush()
+    self._pending = step, metrics
+
+  def flush(self) -> None:
+    """Logs the step that is still pending, waiting for its numbers.
+
+    Raises:
+      TrainingDivergedError: as in `push`.
+    """
+    if self._pending is None:
+      return
+    (step, metrics), self._pending = self._pending, None
+    scalars = {name: float(value) for name, value in metrics.items()}
+    now = time.monotonic()
+    seconds, self._last_time = now - self._last_time, now
+    for name in ('loss', 'grad_norm'):
+      if not math.isfinite(scalars[name]):
+        raise TrainingDivergedError(
+          f'{name} is {scalars[name]} at step {step}; training stopped and '
+          'nothing of that step was saved. A lower learning rate, a longer '
+          'warm-up or float32 is the usual remedy.'
+        )
+    rate = self._learning_rate
+    if rate is not None:
+      # The update of step t used the schedule at t - 1 finished steps.
+      scalars['learning_rate'] = float(
+        rate(step - 1) if callable(rate) else rate
+      )
+    if self._first:  # its time is that of the compiler
+      self._first = False
+      scalars['timing/first_step_seconds'] = seconds
+    else:
+      scalars |= {
+        'timing/steps_per_second': 1 / seconds,
+        'timing/tokens_per_second': self._tokens_per_batch / seconds,
+        'timing/target_tokens_per_second': scalars['target_tokens'] / seconds,
+      }
+    self._progress.update(step, scalars)
+    if step % self._period == 0:
+      self._writer.write(step, 'train', scalars)
+
+  def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
+    """Logs an evaluation, and keeps its time out of the next step's."""
+    self._writer.write(
+      step, 'eval', {'loss': result['loss'], result['metric']: result['score']}
+    )
+    self._progress.print(
+      f'step {step}: {result["metric"]} {result["score"]:.3f}, '
+      f'eval loss {result["loss"]:.4f}'
+    )
+    self._last_time = time.monotonic()

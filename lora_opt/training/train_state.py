@@ -1,0 +1,31 @@
+"""What one training run carries from step to step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+  """Everything a step changes; the frozen base is not part of it."""
+
+  step: jax.Array  # () int32, finished steps
+  lora: Any  # adapter parameters
+  opt_state: optax.OptState
+
+
+def create_train_state(
+  lora: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step, from freshly initialised adapters."""
+  return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora))
+
+
+def count_parameters(tree: Any) -> int:
+  """Number of scalars in all leaves.
+
+  >>> count_parameters({'a': jnp.zeros((2, 3)), 'b': jnp.zeros(4)})
+  10
+  """
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
