@@ -16,7 +16,7 @@ from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import REMAT_POLICIES, Decoder
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
-from lora_opt.models.pretrained.peft import export_adapter
+from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 
 Batch = Mapping[str, jax.Array]
 Tree = Any  # nested dict of arrays
@@ -160,6 +160,10 @@ class CausalLM:
   def export(self, folder: str | os.PathLike, lora: Tree) -> None:
     """Writes the adapter in PEFT's format; see `export_adapter`."""
     export_adapter(folder, lora, self)
+
+  def load_adapter(self, folder: str | os.PathLike) -> Tree:
+    """Reads an adapter in PEFT's format; see `import_adapter`."""
+    return import_adapter(folder, self)
 
   def _hidden(self, base, lora, batch, rng):
     mask = packed_mask(batch['segment_ids'], batch.get('branches'))

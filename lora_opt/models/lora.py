@@ -159,9 +159,11 @@ class Projection(nn.Module):
     return ((rows @ a) * lora.scale) @ b
 
   def _factor(self, name, init, shape, axes) -> jax.Array:
+    def rounded(key):
+      # Drawn in float32: not every initializer knows narrower types.
+      return init(key, shape, jnp.float32).astype(self.lora.dtype)
+
     def make():
-      key = self.make_rng('lora')
-      dtype = jnp.dtype(self.lora.dtype)
-      return nn.with_logical_partitioning(init, axes)(key, shape, dtype)
+      return nn.with_logical_partitioning(rounded, axes)(self.make_rng('lora'))
 
     return self.variable('lora', name, make).value.astype(self.dtype)

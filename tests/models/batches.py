@@ -1,7 +1,32 @@
 """Batches and adapters for the tests of models."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from lora_opt.models.pretrained.llama import NAMES
+
+
+@functools.cache
+def jitted(model, name):
+  """A compiled method of a model; every test shares the compilation."""
+  return jax.jit(getattr(model, name))
+
+
+def losses_of(model, batch, lora=None):
+  """Losses of a batch under the base model, or with an adapter."""
+  return np.asarray(jitted(model, 'token_losses')(model.base, lora, batch))
+
+
+def gradient_of(model, batch, lora):
+  """Gradient of the summed losses with respect to the adapter."""
+
+  def total(lora):
+    return model.token_losses(model.base, lora, batch).sum()
+
+  return jax.jit(jax.grad(total))(lora)
 
 
 def row_batch(*rows, length=None):
@@ -22,13 +47,36 @@ def row_batch(*rows, length=None):
   }
 
 
-def random_adapter(model, seed=0):
-  """An adapter whose lora_b is not zero."""
-  lora = model.init(jax.random.key(seed))
-  leaves, structure = jax.tree.flatten(lora)
-  keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-  noise = [
-    0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-    for key, leaf in zip(keys, leaves, strict=True)
+def random_adapter(model, seed=0, spread=0.1):
+  """An adapter with neither factor zero."""
+  random = np.random.default_rng(seed)
+
+  def noise(leaf):
+    return jnp.asarray(spread * random.standard_normal(leaf.shape), leaf.dtype)
+
+  return jax.tree.map(noise, jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def hugging_face_tensors(model):
+  """The base weights under the names and in the orientation of Llama."""
+  tensors = {}
+  for path, array in paths(model.base):
+    name, array = NAMES[path].hugging_face, np.asarray(array)
+    if '{}' not in name:
+      tensors[name] = array
+      continue
+    for layer, matrix in enumerate(array):
+      tensors[name.format(layer)] = np.ascontiguousarray(matrix.T)
+  return tensors
+
+
+def paths(tree):
+  """Pairs of path and leaf."""
+
+  def is_spec(x):
+    return isinstance(x, jax.sharding.PartitionSpec)
+
+  return [
+    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+    for path, leaf in jax.tree.flatten_with_path(tree, is_leaf=is_spec)[0]
   ]
-  return jax.tree.unflatten(structure, noise)

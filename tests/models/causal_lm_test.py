@@ -1,4 +1,4 @@
-"""The contract of CausalLM: packing, branches, padding, cache, adapters."""
+"""The contract of CausalLM: packing, branches, padding, cache, precision."""
 
 import dataclasses
 
@@ -7,64 +7,140 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.batches import random_adapter, row_batch
+from lora_opt.models.random_model import random_model
+from tests.models.batches import (
+  gradient_of,
+  jitted,
+  losses_of,
+  paths,
+  random_adapter,
+  row_batch,
+)
 
 FIRST, SECOND, THIRD = [5, 6, 7, 8, 9], [20, 21, 22], [30, 31, 32, 33]
 
 
-def losses(model, batch, lora=None):
-  """Losses of a batch of the base model, or with an adapter."""
-  return np.asarray(model.token_losses(model.base, lora, batch))
-
-
 def test_packed_segments_equal_separate_rows(tiny):
-  separate = losses(tiny, row_batch(FIRST, SECOND))
+  separate = losses_of(tiny, row_batch(FIRST, SECOND))
   packed = row_batch(FIRST + SECOND, length=10)
   packed['positions'][0, 5:8] = range(3)
   packed['segment_ids'][0, 5:8] = 2
   packed['targets'][0, 4] = 0
-  together = losses(tiny, packed)[0]
+  together = losses_of(tiny, packed)[0]
   np.testing.assert_allclose(together[:5], separate[0], rtol=1e-5)
   np.testing.assert_allclose(together[5:8], separate[1, :3], rtol=1e-5)
 
 
 def test_branches_equal_separate_rows(tiny):
-  separate = losses(tiny, row_batch(FIRST + SECOND, FIRST + THIRD))
+  separate = losses_of(tiny, row_batch(FIRST + SECOND, FIRST + THIRD))
   branched = row_batch(FIRST + SECOND + THIRD)
   branched['positions'][0, 8:] = range(5, 9)
   branched['branches'] = np.array([[0] * 5 + [1] * 3 + [2] * 4], np.int32)
   branched['targets'][0, 7] = 0
-  together = losses(tiny, branched)[0]
+  together = losses_of(tiny, branched)[0]
   np.testing.assert_allclose(together[:8], separate[0, :8], rtol=1e-5)
   np.testing.assert_allclose(together[8:], separate[1, 5:], rtol=1e-5)
 
 
 def test_padding_has_no_effect(tiny):
-  alone = losses(tiny, row_batch(FIRST))[0]
+  alone = losses_of(tiny, row_batch(FIRST))[0]
   padded = row_batch(FIRST, length=11)
   padded['tokens'][0, 5:] = 77
-  np.testing.assert_allclose(losses(tiny, padded)[0, :5], alone, rtol=1e-5)
-  assert np.isfinite(losses(tiny, padded)).all()
+  together = losses_of(tiny, padded)[0]
+  np.testing.assert_allclose(together[:5], alone, rtol=1e-5)
+  assert np.isfinite(together).all()
 
 
-@pytest.mark.parametrize('loss_rows', [1, 2, 5, 6, 64])
-def test_losses_and_their_gradient_are_those_of_full_logits(tiny, loss_rows):
-  model = dataclasses.replace(tiny, loss_rows=loss_rows)
+def test_cached_decoding_equals_the_full_forward_pass(tiny):
+  lora = random_adapter(tiny)
+  rows, prompts = [FIRST + SECOND, SECOND + THIRD + [40]], (5, 3)
+  full = np.asarray(jitted(tiny, 'logits')(tiny.base, lora, row_batch(*rows)))
+  decode = jitted(tiny, 'decode')
+  width, steps = max(prompts), 3
+
+  def feed(cache, columns):
+    # Row r holds its token t in column t + width - prompts[r].
+    t = columns[None, :] - (width - np.array(prompts))[:, None]
+    tokens = [
+      [row[i] if i >= 0 else 99 for i in index]
+      for row, index in zip(rows, t, strict=True)
+    ]
+    arguments = np.array(tokens, np.int32), np.maximum(t, 0), t >= 0
+    return decode(tiny.base, lora, cache, *map(jnp.asarray, arguments))
+
+  predicted, cache = feed(tiny.start_cache(2, width + steps), np.arange(width))
+  for step in range(steps + 1):
+    expected = [full[r, prompts[r] - 1 + step] for r in range(2)]
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
+    if step < steps:
+      predicted, cache = feed(cache, np.array([width + step]))
+  assert decode._cache_size() == 2  # the prefill and one kind of step
+
+
+@pytest.mark.parametrize(
+  'settings', [{'remat': 'full'}, {'remat': 'none'}, {'unroll': 2}]
+)
+def test_execution_settings_do_not_change_the_numbers(tiny, settings):
   batch, lora = row_batch(FIRST, SECOND), random_adapter(tiny)
-  weights = jnp.array([[1, 2, 3, 4, 0], [0.5, 1, 0, 0, 0]])
-
-  def chunked(lora):
-    return (model.token_losses(model.base, lora, batch) * weights).sum()
-
-  def full(lora):
-    logits = jax.nn.log_softmax(model.logits(model.base, lora, batch))
-    targets = batch['targets'][..., None]
-    picked = jnp.take_along_axis(logits, targets, axis=-1)
-    return -(picked[..., 0] * weights).sum()
-
-  actual, expected = (
-    jax.value_and_grad(chunked)(lora),
-    jax.value_and_grad(full)(lora),
-  )
+  expected = gradient_of(tiny, batch, lora)
+  actual = gradient_of(dataclasses.replace(tiny, **settings), batch, lora)
   for a, e in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
     np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_is_close_to_float32(tiny):
+  batch = row_batch(FIRST, SECOND)
+  half = dataclasses.replace(
+    tiny,
+    base=jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.base),
+    dtype='bfloat16',
+  )
+  lora = random_adapter(tiny)
+  # Two layers of activations rounded to 8 bits.
+  np.testing.assert_allclose(
+    losses_of(half, batch, lora), losses_of(tiny, batch, lora), atol=0.1
+  )
+  gradient = gradient_of(half, batch, lora)
+  assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {
+    np.dtype(np.float32)
+  }
+
+
+def test_compute_and_storage_types_are_apart():
+  batch = row_batch(FIRST)
+  model = random_model(dtype='float32', param_dtype='bfloat16')
+  assert jax.tree.leaves(model.base)[0].dtype == jnp.bfloat16
+  wide = dataclasses.replace(
+    model, base=jax.tree.map(lambda x: x.astype(jnp.float32), model.base)
+  )
+  np.testing.assert_array_equal(losses_of(model, batch), losses_of(wide, batch))
+
+
+def test_every_axis_has_a_logical_name(tiny):
+  adapter = tiny.init(jax.random.key(0))
+  for specs, arrays in zip(
+    tiny.logical_axes(), (tiny.base, adapter), strict=True
+  ):
+    for (path, spec), (_, array) in zip(
+      paths(specs), paths(arrays), strict=True
+    ):
+      assert len(spec) == array.ndim, path
+      assert None not in spec, path
+  base, lora = tiny.logical_axes()
+  down = lora['layers']['mlp']['down']
+  assert tuple(down['lora_a']) == ('layers', 'mlp', 'lora_rank')
+  assert tuple(down['lora_b']) == ('layers', 'lora_rank', 'embed')
+  assert tuple(base['head']) == ('vocab', 'embed')
+
+
+def test_base_is_an_argument_of_the_compiled_program(tiny):
+  batch = row_batch(FIRST)
+  louder = dataclasses.replace(
+    tiny, base=jax.tree.map(lambda x: x * 1.5, tiny.base)
+  )
+  program = jitted(tiny, 'token_losses')
+  expected = losses_of(louder, batch)
+  np.testing.assert_allclose(
+    program(louder.base, None, batch), expected, rtol=1e-5
+  )
+  assert abs(expected - losses_of(tiny, batch)).max() > 0.01

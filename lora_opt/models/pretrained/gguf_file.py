@@ -10,6 +10,17 @@ import numpy as np
 class _CheckedReader(gguf.GGUFReader):
   """Looks at the size of the file before it maps the tensors."""
 
+  @property
+  def data(self) -> np.ndarray:
+    """The bytes of the file."""
+    return self._data
+
+  @data.setter
+  def data(self, mapped: np.memmap):
+    # The vocabulary is read with a million slices, which are slow on a memmap
+    # and fast on a plain view of it.
+    self._data = np.asarray(mapped)
+
   def _build_tensors(self, start_offs, fields):
     actual = self.data.nbytes
     for field in fields:

@@ -1,0 +1,84 @@
+"""The chunked cross-entropy against the full logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
+
+
+@pytest.fixture(name='problem')
+def _problem():
+  keys = jax.random.split(jax.random.key(0), 4)
+  hidden = jax.random.normal(keys[0], (2, 5, 8))
+  head = jax.random.normal(keys[1], (30, 8))
+  targets = jax.random.randint(keys[2], (2, 5), 0, 30)
+  weights = jax.random.normal(keys[3], (2, 5))
+  return hidden, head, targets, weights
+
+
+def full_losses(hidden, head, targets):
+  logits = jax.nn.log_softmax(project_to_vocabulary(hidden, head))
+  return -jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+@pytest.mark.parametrize('chunk_rows', [1, 2, 4, 6, 100])
+def test_value_and_gradient_are_those_of_full_logits(problem, chunk_rows):
+  hidden, head, targets, weights = problem
+
+  def chunked(hidden):
+    losses = token_cross_entropy(hidden, head, targets, chunk_rows)
+    return (losses * weights).sum(), losses
+
+  def full(hidden):
+    losses = full_losses(hidden, head, targets)
+    return (losses * weights).sum(), losses
+
+  (_, losses), gradient = jax.value_and_grad(chunked, has_aux=True)(hidden)
+  (_, expected), wanted = jax.value_and_grad(full, has_aux=True)(hidden)
+  np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-5)
+  evaluated = token_cross_entropy(hidden, head, targets, chunk_rows)
+  np.testing.assert_array_equal(evaluated, losses)
+
+
+def test_no_gradient_for_the_frozen_head(problem):
+  hidden, head, targets, _ = problem
+  gradient = jax.grad(
+    lambda head: token_cross_entropy(hidden, head, targets, 4).sum()
+  )(head)
+  assert not gradient.any()
+
+
+def test_full_logits_never_exist(problem):
+  hidden, head, targets, _ = problem
+  program = jax.make_jaxpr(
+    jax.grad(lambda h: token_cross_entropy(h, head, targets, 2).sum())
+  )(hidden)
+  # Two rows at a time: no array as large as (batch * length, vocab).
+  sizes = [int(s) for s in _array_sizes(program.jaxpr)]
+  assert max(sizes) < targets.size * head.shape[0]
+
+
+def _array_sizes(jaxpr):
+  for equation in jaxpr.eqns:
+    for variable in equation.outvars:
+      yield np.prod(variable.aval.shape)
+    for inner in jaxprs_in_params(equation.params):
+      yield from _array_sizes(inner)
+
+
+def test_bfloat16_is_close(problem):
+  hidden, head, targets, _ = problem
+  half = [x.astype(jnp.bfloat16) for x in (hidden, head)]
+  losses = token_cross_entropy(*half, targets, 4)
+  assert losses.dtype == jnp.float32
+  expected = full_losses(hidden, head, targets)
+  # Logits of size 10 rounded to 8 bits.
+  np.testing.assert_allclose(losses, expected, atol=0.1)
+  gradient = jax.grad(
+    lambda h: token_cross_entropy(h, half[1], targets, 4).sum()
+  )(half[0])
+  assert gradient.dtype == jnp.bfloat16
