@@ -13,6 +13,9 @@ The boundary: prompt and completion are tokenised as one text. When the ids of
 the prompt alone are a prefix of the result, the rest are the completion's ids.
 When they are not, because a token would reach across the boundary, both are
 tokenised apart: the prompt's ids are then those that generation starts from.
+
+Special tokens that a row's own text spells out are taken for what they spell:
+clean data of unknown origin first.
 """
 
 import functools

@@ -42,14 +42,10 @@ def where(source: Sequence[Row], index: int, split: str = 'data') -> str:
 
 
 class _Rows(Sequence):
-  """A source whose rows are made once, at first use, and kept in memory."""
+  """A source whose rows are loaded once, at first use.
 
-  @property
-  def title(self) -> str:
-    raise AssertionError('every source has a title')
-
-  def _load(self) -> Sequence[Row]:
-    raise AssertionError('every source loads its rows')
+  A subclass has a `title`, a `limit` and a method `_load` that gives the rows.
+  """
 
   @functools.cached_property
   def _rows(self) -> Sequence[Row]:

@@ -8,6 +8,7 @@ import grain
 
 from lora_opt.data import batching, encoding, eval_batching, sources
 from lora_opt.data.examples import Example, Examples, Record, Template
+from lora_opt.data.overlap import overlap
 
 SPLITS = ('train', 'eval')
 
@@ -85,9 +86,13 @@ class Task:
         'Set the seeds further apart'
       )
 
+  def overlap(self) -> tuple[int, ...]:
+    """Evaluation examples that also stand in train: see data.overlap."""
+    return overlap(self)
+
   def example(self, record: Record) -> Example:
-    """Makes an example of one row."""
-    raise AssertionError('every kind of task makes its examples')
+    """Makes an example of one row: every kind of task has its own way."""
+    raise AssertionError(f'{type(self).__name__} must make examples')
 
   def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of the completion to be learned.

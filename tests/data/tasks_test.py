@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lora_opt.data import overlap, sources, tasks
+from lora_opt.data import sources, tasks
 
 QUESTIONS = [
   {'question': 'Sky?', 'choices': ['blue', 'red'], 'answer': 0},
@@ -254,5 +254,5 @@ def test_batches_follow_the_settings_of_the_task(toy):
 def test_overlap_finds_eval_prompts_in_train():
   train = [row(question='sky  ?'), row(question='Sea?')]
   eval = [row(question='Sun?'), row(question='Sky ?'), row(question='Sea?')]
-  assert overlap.overlap(choice(train, eval)) == (1, 2)
-  assert overlap.overlap(choice(train, eval[:1])) == ()
+  assert choice(train, eval).overlap() == (1, 2)
+  assert choice(train, eval[:1]).overlap() == ()
