@@ -7,8 +7,15 @@ import gin
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+def text(name):
+  return (ROOT / 'configs/tasks' / name).read_text()
+
+
 FILES = sorted(path.name for path in (ROOT / 'configs/tasks').glob('*.gin'))
-PROCEDURAL = {'chain_sum.gin', 'reasoning_gym.gin'}
+GENERIC = 'reasoning_gym.gin'
+PROCEDURAL = {name for name in FILES if 'reasoning_gym' in text(name)}
 ROW = {
   'question': 'Sky?',
   'choices': ['blue', 'red'],
@@ -45,10 +52,12 @@ def test_task_is_set_up_and_validates(
   stem = name.removesuffix('.gin')
   if name in PROCEDURAL:
     bindings = [
-      'PROCEDURAL = "chain_sum"',
       'train/sources.ReasoningGym.size = 5',
       'eval/sources.ReasoningGym.size = 5',
     ]
+    if name == GENERIC:
+      stem = 'leg_counting'
+      bindings.append(f'MIXTURE_OR_TASK_NAME = "{stem}"')
   else:
     answer = {'answer': '1 + 1\n#### 2'} if stem == 'gsm8k' else {}
     write(tmp_path / stem, ROW | answer)
@@ -57,24 +66,26 @@ def test_task_is_set_up_and_validates(
   task.validate()
   example = task.examples('eval')[0]
   assert all(task.encode(example, toy))
-  assert task.name == ('chain_sum' if name in PROCEDURAL else stem)
+  assert task.name == stem
   if example.choices:
     assert len(task.encode_choices(example, toy)[1]) == 2
   else:
     assert task.score(example, example.completion) == 1
 
 
-@pytest.mark.parametrize('name', [f for f in FILES if f != 'chain_sum.gin'])
+@pytest.mark.parametrize(
+  'name', [name for name in FILES if '%gin.REQUIRED' in text(name)]
+)
 def test_what_must_be_set_is_asked_for_by_name(clean_gin, monkeypatch, name):
   monkeypatch.chdir(ROOT)
-  required = 'PROCEDURAL' if name in PROCEDURAL else 'DATA_DIR'
+  required = 'MIXTURE_OR_TASK_NAME' if name == GENERIC else 'DATA_DIR'
   with pytest.raises(ValueError, match=required):
     build(name, [])
 
 
 @pytest.mark.parametrize('name', FILES)
 def test_the_file_is_short_and_says_what_to_override(name):
-  text = (ROOT / 'configs/tasks' / name).read_text()
-  assert text.startswith('# ')
-  assert '# Commonly overridden:' in text
-  assert len(text.splitlines()) <= 40
+  content = text(name)
+  assert content.startswith('# ')
+  assert '# Commonly overridden:' in content
+  assert len(content.splitlines()) <= 40
