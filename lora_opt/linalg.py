@@ -215,8 +215,15 @@ def orthonormal_bases(factors: Sequence[Array]) -> Bases:
     live = values > RESOLUTION
     scales = jnp.where(live, jax.lax.rsqrt(jnp.where(live, values, 1)), 0)
     second = from_eigen(vectors, scales)
+    # x is zero on `weak`, up to rounding. Orthogonality of the bases alone
+    # would let R^-1 mix it in, a thousand times magnified by the floor.
+    weak = matmul(first * jnp.sqrt(largest)[:, :, None], vectors)
+    weak = weak * jnp.where(live, 0, 1).astype(weak.dtype)[:, None, :]
+    weak = spectral(matmul(weak, weak.mT), jnp.ones_like)
+    inverse = matmul(first, second)
+    inverse = inverse - matmul(weak, inverse)
     moved = zip(bases, packing.unpack(second), strict=True)
-    return matmul(first, second), [matmul(u, t) for u, t in moved]
+    return inverse, [matmul(u, t) for u, t in moved]
 
   inverses, bases = jax.lax.cond(ill, again, lambda *same: same, first, bases)
   return Bases(bases, packing.unpack(inverses), grams)
@@ -269,7 +276,7 @@ def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:
   count = jnp.sum(live, axis=1, keepdims=True).astype(values.dtype)
   mean = jnp.trace(s, axis1=1, axis2=2)[:, None] / jnp.maximum(count, 1)
   mean = jnp.where(some, mean, 1)
-  eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+  eye = jnp.eye(x.shape[-1], dtype=x.dtype)[None]
   dead = jnp.where(live, 0, 1).astype(values.dtype)
   s = s + eye * (dead * mean)[:, None, :]
   s_inverse = s_inverse + eye * (dead / mean)[:, None, :]

@@ -56,7 +56,7 @@ def precondition_by_refactoring(
       packing.pack(grams[::2]), packing.pack(grams[1::2])
     )
     weight = _weight(state.count, warmup_steps, every, blend_steps, s.dtype)
-    eye = jnp.eye(s.shape[-1], dtype=s.dtype)
+    eye = jnp.eye(s.shape[-1], dtype=s.dtype)[None]
     for_a = packing.unpack(weight * s_inverse + (1 - weight) * eye)
     for_b = packing.unpack(weight * s + (1 - weight) * eye)
     factors = [x for pair in zip(for_a, for_b, strict=True) for x in pair]

@@ -1,0 +1,265 @@
+"""What every recipe must do, whatever its algorithm."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import lora_opt
+from tests.core import problems
+
+each_recipe = pytest.mark.parametrize('name', problems.RECIPES)
+
+
+def recipe(name, **options):
+  return problems.RECIPES[name](problems.RATES[name], **options)
+
+
+def types(tree):
+  return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+def assert_close(x, y, **tolerances):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **tolerances), x, y
+  )
+
+
+@each_recipe
+def test_learns_from_zero_b(name):
+  params = problems.mixed_tree()
+  loss = problems.loss_of(params)
+  params, state, first, last = problems.train(recipe(name), params, loss, 40)
+  assert last < 0.6 * first
+  assert problems.is_finite((params, state))
+
+
+@each_recipe
+def test_jit_is_eager(name):
+  params = {'head': problems.mixed_tree(zero_b=False)['head']}
+  tx = recipe(name)
+  one, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
+  two, _ = tx.update(params, tx.init(params), params)
+  assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+
+@each_recipe
+def test_compiles_once_with_stable_types(name):
+  params = problems.mixed_tree()
+  tx = recipe(name)
+  state = tx.init(params)
+  step = jax.jit(tx.update)
+  _, new = step(params, state, params)
+  for _ in range(2):
+    assert types(new) == types(state)
+    _, new = step(params, new, params)
+  assert step._cache_size() == 1
+  shapes = jax.eval_shape(tx.init, params)
+  assert jax.tree.structure(shapes) == jax.tree.structure(state)
+
+
+@each_recipe
+def test_bfloat16_in_and_out(name):
+  params = problems.mixed_tree(jnp.bfloat16)
+  loss = problems.loss_of(params)
+  tx = recipe(name)
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype('bfloat16')}
+  params, state, first, last = problems.train(tx, params, loss, 40)
+  assert last < 0.7 * first
+  assert problems.is_finite((params, state))
+
+
+@each_recipe
+@pytest.mark.parametrize('start', ['low rank gradient', 'deficient', 'padded'])
+def test_rank_deficiency_does_not_stop_training(name, start):
+  params = problems.mixed_tree(zero_b=start != 'deficient')
+  if start == 'deficient':  # both factors have rank one
+    params = jax.tree.map(lambda x: x, params)
+    for site in [*params['layers'].values(), params['head'], params['tail']]:
+      site['lora_a'] = jnp.broadcast_to(
+        site['lora_a'][..., :1], site['lora_a'].shape
+      )
+      site['lora_b'] = jnp.broadcast_to(
+        site['lora_b'][..., :1, :], site['lora_b'].shape
+      )
+  if start == 'padded':  # the last direction is not there at all
+    for site in [*params['layers'].values(), params['head'], params['tail']]:
+      site['lora_a'] = site['lora_a'].at[..., -1:].set(0)
+  loss = problems.loss_of(params, rank=1)
+  tx = recipe(name)
+  params, state, first, last = problems.train(tx, params, loss, 150)
+  assert problems.is_finite((params, state))
+  assert last < 0.05 * first
+  if start == 'padded':
+    assert not np.any(params['head']['lora_a'][..., -1:])
+    assert not np.any(params['head']['lora_b'][..., -1:, :])
+
+
+@each_recipe
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, 1e30])
+def test_bad_gradient_changes_nothing(name, bad):
+  params = problems.mixed_tree(zero_b=False)
+  tx = recipe(name)
+  update = jax.jit(tx.update)
+  _, before = update(params, tx.init(params), params)
+  gradients = jax.tree.map(lambda x: x, params)
+  gradients['head'] |= {'lora_a': params['head']['lora_a'].at[0, 0].set(bad)}
+  updates, after = update(gradients, before, params)
+  assert not any(np.any(x) for x in jax.tree.leaves(updates))
+  guard, guarded = (s.inner_states['lora'].inner_state for s in (before, after))
+  assert_close(guarded.inner_state, guard.inner_state, rtol=0)
+  assert int(guarded.skipped) == int(guard.skipped) + 1
+
+
+@each_recipe
+def test_leaves_outside_pairs_rest_or_go_to_other(name):
+  params = problems.mixed_tree()
+  params = {'head': params['head'], 'norm': jnp.ones(5)}
+  tx = recipe(name)
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  assert not np.any(updates['norm'])
+  tx = recipe(name, other=optax.sgd(0.5))
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  np.testing.assert_allclose(updates['norm'], -0.5)
+
+
+@each_recipe
+def test_stacked_is_looped(name):
+  """Scanned layers, equal sites and single ones give the same numbers."""
+  options = {'clip_norm': None} if name == 'lora_rite' else {}
+  tx = recipe(name, **options)
+  rng = np.random.default_rng(0)
+  a, b = (
+    jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(3, 9, 2), (3, 2, 7)]
+  )
+  scanned = {'x': {'lora_a': a, 'lora_b': b}}
+  listed = {f'x{i}': {'lora_a': a[i], 'lora_b': b[i]} for i in range(3)}
+
+  def direction(tree):
+    return jax.jit(tx.update)(tree, tx.init(tree), tree)[0]
+
+  one, many = direction(scanned), direction(listed)
+  for i in range(3):
+    alone = direction({'x': listed[f'x{i}']})['x']
+    for f in ('lora_a', 'lora_b'):
+      close = {'rtol': 2e-4, 'atol': 1e-5}
+      np.testing.assert_allclose(one['x'][f][i], alone[f], **close)
+      np.testing.assert_allclose(many[f'x{i}'][f], alone[f], **close)
+
+
+@each_recipe
+def test_state_has_the_shape_that_tools_expect(name):
+  params = problems.mixed_tree()
+  tx = recipe(name)
+  state = tx.init(params)
+  seen = []
+  mapped = optax.tree_map_params(
+    tx,
+    lambda x, p: seen.append(x.shape == p.shape) or x + 1,
+    state,
+    params,
+    transform_non_params=lambda x: x,
+  )
+  assert seen and all(seen)
+  assert jax.tree.structure(mapped) == jax.tree.structure(state)
+  paths = jax.tree_util.tree_flatten_with_path(state)[0]
+  for path, leaf in paths:
+    assert 'State' not in jax.tree_util.keystr(path)
+    if leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] in (2, 4):
+      assert '.lora' in jax.tree_util.keystr(path)
+
+
+@each_recipe
+@pytest.mark.parametrize(
+  'wrap',
+  {
+    'chain': lambda tx: optax.chain(optax.clip_by_global_norm(1.0), tx),
+    'multi_steps': lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
+    'apply_if_finite': lambda tx: optax.apply_if_finite(tx, 3),
+    'masked': lambda tx: optax.masked(
+      tx, lambda p: jax.tree.map(lambda _: True, p)
+    ),
+  }.items(),
+  ids=lambda item: item[0],
+)
+def test_wrappers(name, wrap):
+  label, wrapper = wrap
+  params = problems.mixed_tree()
+  loss = problems.loss_of(params)
+  _, state, first, last = problems.train(
+    wrapper(recipe(name)), params, loss, 40
+  )
+  assert last < 0.8 * first, label
+  assert problems.is_finite(state)
+
+
+@each_recipe
+def test_inject_hyperparams(name):
+  params = problems.mixed_tree()
+  loss = problems.loss_of(params)
+  factory = optax.inject_hyperparams(problems.RECIPES[name])
+  # Strict promotion is for our code; this wrapper mixes dtypes itself.
+  tx = factory(optax.constant_schedule(problems.RATES[name]), weight_decay=0.01)
+  _, state, first, last = problems.train(tx, params, loss, 40)
+  assert last < 0.7 * first
+  rate = state.hyperparams['learning_rate']
+  np.testing.assert_allclose(rate, problems.RATES[name], rtol=1e-6)
+
+
+@each_recipe
+def test_schedule_and_mu_dtype_and_mask(name):
+  params = problems.mixed_tree(zero_b=False)
+  tx = problems.RECIPES[name](
+    optax.linear_schedule(0.0, 1.0, 10),
+    weight_decay=0.1,
+    mu_dtype=jnp.bfloat16,
+    mask=lambda tree: jax.tree.map(lambda _: True, tree),
+  )
+  state = tx.init(params)
+  assert jnp.dtype('bfloat16') in {x.dtype for x in jax.tree.leaves(state)}
+  updates, new = jax.jit(tx.update)(params, state, params)
+  assert types(new) == types(state)
+  if name != 'reflora_s':  # which rescales the start
+    assert not any(np.any(np.abs(x) > 1e-7) for x in jax.tree.leaves(updates))
+
+
+@each_recipe
+def test_orbax_round_trip(name, tmp_path):
+  params = problems.mixed_tree()
+  loss = problems.loss_of(params)
+  tx = recipe(name)
+  params, state, _, _ = problems.train(tx, params, loss, 3)
+  with ocp.StandardCheckpointer() as saver:
+    saver.save(tmp_path / 'state', state)
+    saver.wait_until_finished()
+    abstract = jax.eval_shape(tx.init, params)
+    abstract = jax.tree.map(
+      lambda x, y: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=y.sharding),
+      abstract,
+      state,
+    )
+    again = saver.restore(tmp_path / 'state', abstract)
+  assert jax.tree.structure(again) == jax.tree.structure(state)
+  assert_close(again, state, rtol=0)
+
+
+@each_recipe
+def test_user_mistakes_are_named(name):
+  tx = recipe(name)
+  a = jnp.zeros((8, 2))
+  with pytest.raises(ValueError, match='no LoRA pair'):
+    tx.init({'w': a})
+  with pytest.raises(ValueError, match=r'q/lora_a \(8, 2\) has no partner'):
+    tx.init({'q': {'lora_a': a}})
+  with pytest.raises(ValueError, match=r'\(3, 4\) do not fit together'):
+    tx.init({'q': {'lora_a': a, 'lora_b': jnp.zeros((3, 4))}})
+
+
+def test_params_are_needed():
+  params = problems.mixed_tree()
+  tx = lora_opt.lora_rite(1e-3)
+  with pytest.raises(ValueError, match='need the parameters'):
+    tx.update(params, tx.init(params))

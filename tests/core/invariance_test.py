@@ -1,0 +1,92 @@
+"""Under which changes (A T, B T^-T) the path of delta_w stays the same."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import lora_opt
+from lora_opt import transforms
+from tests.core import problems
+from tests.core.methods_test import trajectory
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def group_element(kind, rank, rng):
+  """A random T of the group."""
+  orthogonal, _ = np.linalg.qr(rng.normal(size=(rank, rank)))
+  if kind == 'GL(r)':  # condition 100
+    other, _ = np.linalg.qr(rng.normal(size=(rank, rank)))
+    return (orthogonal * np.geomspace(0.1, 10, rank)) @ other
+  if kind == 'O(r)':
+    return orthogonal
+  if kind == 'signed permutations':
+    return np.eye(rank)[rng.permutation(rank)] * rng.choice([-1, 1], rank)
+  assert kind == 'scalars'
+  return 3.0 * np.eye(rank)
+
+
+def difference(tx, kind):
+  """Largest relative difference of delta_w over a few steps."""
+  rng = np.random.default_rng(0)
+  pairs = problems.random_pairs(1)
+  moved = []
+  for a, b in pairs:
+    t = group_element(kind, a.shape[1], rng)
+    moved.append((a @ t, b @ np.linalg.inv(t).T))
+  worst = 0.0
+  paths = trajectory(tx, pairs, 5), trajectory(tx, moved, 5)
+  for one, two in zip(*paths, strict=True):
+    for (a1, b1), (a2, b2) in zip(one, two, strict=True):
+      gap = np.linalg.norm(a1 @ b1.T - a2 @ b2.T)
+      worst = max(worst, gap / np.linalg.norm(a1 @ b1.T))
+  return worst
+
+
+def refactored_sgd():
+  return optax.chain(
+    transforms.on_lora_pairs(transforms.precondition_by_refactoring()),
+    optax.sgd(0.02),
+  )
+
+
+INVARIANT = [
+  ('GL(r)', lora_opt.lora_rite(0.05)),
+  ('GL(r)', lora_opt.lora_rite(0.05, weight_decay=0.1, escaped_mass=True)),
+  (
+    'GL(r)',
+    lora_opt.lora_rite(
+      0.05, rebalance=True, cap_rms=0.5, skip_rms=1.3, max_relative_step=0.02
+    ),
+  ),
+  ('GL(r)', refactored_sgd()),
+  ('O(r)', optax.sgd(0.02, momentum=0.9)),
+  ('signed permutations', lora_opt.adamw(0.02)),
+  ('signed permutations', lora_opt.lora_plus(0.02)),
+  ('signed permutations', lora_opt.reflora(0.02)),
+  ('scalars', lora_opt.reflora_s(0.02)),
+]
+NOT_INVARIANT = [
+  ('GL(r)', optax.sgd(0.02)),
+  ('O(r)', lora_opt.adamw(0.02)),
+  ('O(r)', lora_opt.lora_plus(0.02)),
+  ('O(r)', lora_opt.reflora(0.02)),
+  ('O(r)', lora_opt.reflora_s(0.02)),
+  ('scalars', lora_opt.adamw(0.02)),
+]
+
+
+@pytest.mark.parametrize(('kind', 'tx'), INVARIANT)
+def test_invariant(kind, tx):
+  # Condition 1e2 of T, squared by Gram matrices: 1e4 roundings of 1e-16.
+  assert difference(tx, kind) < 1e-9
+
+
+@pytest.mark.parametrize(('kind', 'tx'), NOT_INVARIANT)
+def test_not_invariant(kind, tx):
+  assert difference(tx, kind) > 1e-4
