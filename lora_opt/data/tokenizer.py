@@ -94,12 +94,15 @@ class Tokenizer:
         f'supported; supported is gpt2 with {", ".join(PRE_TOKENIZERS)}'
       )
     tokens, types = get('tokens'), get('token_type')
-    bpe = models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)},
-      merges=[tuple(merge.split(' ')) for merge in get('merges')],
-      # Llama 3 takes a word that is a token whole, whatever the merges say.
-      ignore_merges=split == 'llama-bpe',
-    )
+    try:
+      bpe = models.BPE(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=[tuple(merge.split(' ')) for merge in get('merges', [])],
+        # Llama 3 takes a word that is a token whole, whatever the merges say.
+        ignore_merges=split == 'llama-bpe',
+      )
+    except Exception as error:  # the Rust side raises plain Exception
+      raise ValueError(f'damaged GGUF tokenizer: {error}') from error
     core = _byte_level_core(bpe, PRE_TOKENIZERS[split])
     pairs = list(zip(tokens, types, strict=True))
     core.add_special_tokens([t for t, kind in pairs if kind == CONTROL])

@@ -20,13 +20,14 @@ def losses_of(model, batch, lora=None):
   return np.asarray(jitted(model, 'token_losses')(model.base, lora, batch))
 
 
-def gradient_of(model, batch, lora):
-  """Gradient of the summed losses with respect to the adapter."""
+@functools.cache
+def gradients(model):
+  """Compiled gradient of the summed losses: base, lora, batch -> for both."""
 
-  def total(lora):
-    return model.token_losses(model.base, lora, batch).sum()
+  def total(base, lora, batch):
+    return model.token_losses(base, lora, batch).sum()
 
-  return jax.jit(jax.grad(total))(lora)
+  return jax.jit(jax.grad(total, argnums=(0, 1)))
 
 
 def row_batch(*rows, length=None):

@@ -1,0 +1,185 @@
+"""Hugging Face folders: weights back exactly, clear errors."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.pretrained.huggingface import from_folder, read_config
+from lora_opt.models.random_model import random_model
+from tests.models.batches import paths
+from tests.models.pretrained.files import rewrite_header, write_folder
+
+
+@pytest.fixture(name='folder')
+def _folder(tmp_path, tiny):
+  write_folder(tmp_path, tiny)
+  return tmp_path
+
+
+def change_config(folder, **settings):
+  file = folder / 'config.json'
+  changed = json.loads(file.read_text()) | settings
+  changed = {key: value for key, value in changed.items() if value != 'absent'}
+  file.write_text(json.dumps(changed))
+
+
+def assert_same_weights(actual, expected):
+  for (path, ours), (_, theirs) in zip(
+    paths(actual), paths(expected), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs, err_msg=path)
+
+
+@pytest.mark.parametrize('shards', [1, 3])
+def test_round_trip(tmp_path, tiny, shards):
+  write_folder(tmp_path, tiny, shards)
+  model = from_folder(tmp_path)
+  assert model.config == tiny.config
+  assert model.name == str(tmp_path)
+  assert model.tokenizer.digest == tiny.tokenizer.digest
+  assert_same_weights(model.base, tiny.base)
+
+
+def test_tied_embeddings(tmp_path):
+  tied = random_model(num_layers=1)
+  write_folder(tmp_path, tied)
+  model = from_folder(tmp_path)
+  assert 'head' not in model.base
+  assert_same_weights(model.base, tied.base)
+
+
+def test_bfloat16_files(tmp_path, tiny):
+  write_folder(tmp_path, tiny, dtype=ml_dtypes.bfloat16)
+  model = from_folder(tmp_path, dtype='bfloat16')
+  ours, theirs = model.base['embedding'], tiny.base['embedding']
+  assert ours.dtype == ml_dtypes.bfloat16
+  np.testing.assert_array_equal(ours, np.asarray(theirs, ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize(
+  ('rope', 'expected'),
+  [
+    ({'rope_parameters': {'rope_type': 'default', 'rope_theta': 5.0}}, ()),
+    ({'rope_theta': 5.0, 'rope_scaling': None}, ()),
+    (
+      {'rope_theta': 5.0, 'rope_scaling': {'type': 'linear', 'factor': 2.0}},
+      (2.0,) * 4,
+    ),
+  ],
+)
+def test_rotary_settings(folder, rope, expected):
+  change_config(folder, **{'rope_theta': 'absent'} | rope)
+  config = read_config(folder / 'config.json')
+  assert config.rope_theta == 5.0
+  assert config.rope_divisors == expected
+
+
+def test_llama3_positions(folder):
+  scaling = {
+    'rope_type': 'llama3',
+    'factor': 8.0,
+    'low_freq_factor': 1.0,
+    'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 64,
+  }
+  change_config(folder, rope_scaling=scaling)
+  divisors = read_config(folder / 'config.json').rope_divisors
+  # Wavelengths 6.3, 63, 628 and 6283 against 64: kept, between, divided.
+  np.testing.assert_allclose(divisors[0], 1.0)
+  assert 1.0 < divisors[1] < 8.0
+  np.testing.assert_allclose(divisors[2:], 8.0)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'model_type': 'bert'}, "model_type 'bert' is not supported"),
+    ({'hidden_act': 'gelu'}, "hidden_act='gelu' is not supported"),
+    ({'attention_bias': True}, 'attention_bias=True is not supported'),
+    ({'sliding_window': 4096}, 'sliding_window=4096 is not supported'),
+    ({'rope_scaling': {'type': 'yarn'}}, "rope scaling 'yarn' is not"),
+    ({'hidden_size': 'absent'}, "config.json has no 'hidden_size'"),
+    ({'vocab_size': 100}, 'has 262 tokens, the embedding 100 rows'),
+    ({'num_hidden_layers': 3}, r'lacks tensor\(s\) model\.layers\.2.* and 4 m'),
+    ({'num_hidden_layers': 1}, r'has unknown tensor\(s\) model\.layers\.1'),
+    (
+      {'intermediate_size': 60},
+      r'down_proj\.weight has shape \(32, 64\), .* calls for \(32, 60\)',
+    ),
+  ],
+)
+def test_misfit_is_named(folder, settings, message):
+  change_config(folder, **settings)
+  with pytest.raises(ValueError, match=message):
+    from_folder(folder)
+
+
+def test_tokenizer_of_another_model(folder):
+  tokenizer = Tokenizer.byte_level()
+  tokenizer.core.add_special_tokens(['<extra>'])
+  tokenizer.core.save(str(folder / 'tokenizer.json'))
+  with pytest.raises(ValueError, match=r'tokenizer and model disagree.*263'):
+    from_folder(folder)
+
+
+@pytest.mark.parametrize(
+  'name', ['config.json', 'tokenizer.json', 'model.safetensors']
+)
+def test_missing_file(folder, name):
+  (folder / name).unlink()
+  with pytest.raises(FileNotFoundError, match=f'no {name} in'):
+    from_folder(folder)
+
+
+def test_missing_folder(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'no model folder at .*nowhere'):
+    from_folder(tmp_path / 'nowhere')
+
+
+def test_missing_shard(tmp_path, tiny):
+  write_folder(tmp_path, tiny, shards=2)
+  (tmp_path / 'model-00002-of-00002.safetensors').unlink()
+  with pytest.raises(FileNotFoundError, match='no model-00002-of-00002'):
+    from_folder(tmp_path)
+
+
+def test_cut_short(folder):
+  file = folder / 'model.safetensors'
+  whole = file.read_bytes()
+  file.write_bytes(whole[:-100])
+  message = f'cut short: {len(whole) - 100} bytes, tensor .* needs {len(whole)}'
+  with pytest.raises(ValueError, match=message):
+    from_folder(folder)
+
+
+@pytest.mark.parametrize('size', [0, 5, 8, 300])
+def test_cut_within_the_header(folder, size):
+  file = folder / 'model.safetensors'
+  file.write_bytes(file.read_bytes()[:size])
+  with pytest.raises(ValueError, match=rf'\({size} bytes\) is not a complete'):
+    from_folder(folder)
+
+
+@pytest.mark.parametrize(
+  ('entry', 'message'),
+  [
+    ({'dtype': 'I8'}, 'model.norm.weight is of type I8, supported are'),
+    ({'shape': [31]}, r'model.norm.weight of shape \(31,\) has 128 bytes'),
+  ],
+)
+def test_wrong_header(folder, entry, message):
+  rewrite_header(
+    folder / 'model.safetensors',
+    lambda header: header['model.norm.weight'].update(entry),
+  )
+  with pytest.raises(ValueError, match=message):
+    from_folder(folder)
+
+
+def test_broken_config(folder):
+  (folder / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match=r'config\.json is not JSON'):
+    from_folder(folder)
