@@ -111,7 +111,8 @@ TALL = LoraLayout('TALL', _PLAIN, 'a', 'b', -1, -1)
 
 # The path decides first, so a tree of one library is never read as another's.
 # Layouts with one path (qwix scanned or not) are told apart by shapes, and if
-# that leaves two readings, it is an error that names them.
+# that leaves two readings, it is an error that names them. (Only of QWIX and
+# QWIX_SCANNED_1 the second is taken: the first fits whenever it does.)
 AUTO = (
   FLAX,
   QWIX,
@@ -234,6 +235,11 @@ def _resolve(key, candidates, factors) -> Site:
     for layout in candidates
     if (site := _read(key, layout, factors)) is not None
   ]
+  taken = {site.layout.name for site in sites}
+  if taken == {'QWIX', 'QWIX_SCANNED_1'}:
+    # Every pair scanned on axis 1 also reads as an einsum pair; an einsum pair
+    # with equal axes there is a rare chance.
+    sites = sites[1:]
   if len(sites) == 1:
     return sites[0]
   shapes = ' and '.join(f'{p} {s}' for p, s in factors.values())

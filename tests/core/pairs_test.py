@@ -1,0 +1,174 @@
+"""Every library's way to store a pair, and what is refused."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lora_opt
+from lora_opt import pairs
+
+RNG = np.random.default_rng(0)
+A, B = RNG.normal(size=(6, 2)), RNG.normal(size=(5, 2))  # tall
+AS, BS = RNG.normal(size=(3, 6, 2)), RNG.normal(size=(3, 5, 2))
+
+
+def nest(path, leaf, tree):
+  *parents, last = path.split('/')
+  for name in parents:
+    tree = tree.setdefault(name, {})
+  tree[last] = jnp.asarray(leaf)
+
+
+def tree_of(**leaves):
+  tree = {}
+  for path, leaf in leaves.items():
+    nest(path, leaf, tree)
+  return tree
+
+
+# layout, {path: leaf}, expected canonical a and b
+CASES = [
+  ('FLAX', {'q/lora_a': A, 'q/lora_b': B.T}, A[None], B[None]),
+  ('FLAX', {'lora_a': A, 'lora_b': B.T}, A[None], B[None]),
+  ('FLAX', {'l/q/lora_a': AS, 'l/q/lora_b': BS.mT}, AS, BS),
+  ('QWIX', {'q/w_lora_a': A, 'q/w_lora_b': B.T}, A[None], B[None]),
+  (
+    'QWIX',  # einsum: (heads, dim, rank) and (rank, 5, 1)
+    {'w_lora_a': A.reshape(3, 2, 2), 'w_lora_b': B.T.reshape(2, 5, 1)},
+    A[None],
+    B[None],
+  ),
+  (
+    'QWIX_SCANNED_0',
+    {'d/kernel_lora_a': AS, 'd/kernel_lora_b': BS.mT},
+    AS,
+    BS,
+  ),
+  (
+    'QWIX_SCANNED_1',
+    {
+      'd/kernel_lora_a': AS.transpose(1, 0, 2),
+      'd/kernel_lora_b': BS.transpose(2, 0, 1),
+    },
+    AS,
+    BS,
+  ),
+  ('GEMMA', {'q/lora/a': A, 'q/lora/b': B.T}, A[None], B[None]),
+  (
+    'PEFT',
+    {'m.q.lora_A.weight': A.T, 'm.q.lora_B.weight': B},
+    A[None],
+    B[None],
+  ),
+  (
+    'PEFT',
+    {'q/lora_A/default/weight': A.T, 'q/lora_B/default/weight': B},
+    A[None],
+    B[None],
+  ),
+  (
+    'PEFT_EMBEDDING',  # here A starts at zero: it is our b
+    {'e.lora_embedding_A': B.T, 'e.lora_embedding_B': A},
+    A[None],
+    B[None],
+  ),
+  ('PLAIN', {'x/a': A, 'x/b': B.T}, A[None], B[None]),
+  ('TALL', {'x/a': A, 'x/b': B}, A[None], B[None]),
+]
+
+
+@pytest.mark.parametrize('auto', [True, False])
+@pytest.mark.parametrize(('name', 'leaves', 'a', 'b'), CASES)
+def test_layouts(name, leaves, a, b, auto, caplog):
+  tree = tree_of(**leaves)
+  layout = pairs.AUTO if auto else getattr(pairs, name)
+  with caplog.at_level(logging.INFO, 'lora_opt.pairs'):
+    [site] = sites = pairs.find_sites(tree, layout)
+  assert site.layout.name == name
+  assert name in caplog.text  # it says which it took
+  assert 'lora' in site.name and '/' not in site.name
+  [pair] = pairs.extract_pairs(tree, sites).values()
+  np.testing.assert_allclose(pair.a, a, rtol=1e-6)
+  np.testing.assert_allclose(pair.b, b, rtol=1e-6)
+  again = pairs.restore_pairs({site.name: pair}, sites, tree)
+  jax.tree.map(np.testing.assert_array_equal, again, tree)
+
+
+def test_our_own_tree_is_certain_when_every_size_is_equal():
+  tree = tree_of(
+    **{
+      'q/lora_a': RNG.normal(size=(2, 2, 2)),
+      'q/lora_b': RNG.normal(size=(2, 2, 2)),
+    }
+  )
+  [site] = pairs.find_sites(tree)
+  assert site.layout is pairs.FLAX and site.batch_shape == (2,)
+  [pair] = pairs.extract_pairs(tree, [site]).values()
+  np.testing.assert_array_equal(pair.b, tree['q']['lora_b'].mT)
+
+
+def test_nnx_lora_and_its_optimizer():
+  model = nnx.LoRA(6, 2, 5, rngs=nnx.Rngs(0))
+  state = nnx.state(model, nnx.LoRAParam)
+  [site] = pairs.find_sites(state)
+  assert site.layout is pairs.FLAX and site.fan_out == 5
+  tx = nnx.Optimizer(model, lora_opt.lora_rite(0.1), wrt=nnx.LoRAParam)
+  x = jnp.ones((3, 6))
+
+  def loss(model):
+    return jnp.mean(jnp.square(model(x) - 1))
+
+  @nnx.jit
+  def step(model, tx):
+    gradients = nnx.grad(loss, argnums=nnx.DiffState(0, nnx.LoRAParam))(model)
+    tx.update(model, gradients)
+
+  first = loss(model)
+  for _ in range(10):
+    step(model, tx)
+  assert loss(model) < first / 2
+
+
+def test_a_or_b_elsewhere_is_not_a_pair():
+  tree = tree_of(**{'q/lora_a': A, 'q/lora_b': B.T, 'norm/b': A})
+  [site] = pairs.find_sites(tree)
+  assert site.name == 'q.lora'
+
+
+@pytest.mark.parametrize(
+  ('leaves', 'message'),
+  [
+    ({'w': A}, r'no LoRA pair found among 1 leaves \(w'),
+    ({'q/lora_b': B.T}, r"q/lora_b \(2, 5\) has no partner: factor 'a'"),
+    ({'q/lora_a': A, 'q/lora_b': A}, r'\(6, 2\) and .* do not fit together'),
+    ({'q/lora_a': AS, 'q/lora_b': BS.mT[:2]}, r'rank or batch axes differ'),
+    ({'x/a': np.ones((4, 2)), 'x/b': np.ones((2, 2))}, 'read as PLAIN/TALL'),
+    (
+      {'w_lora_a': np.ones((3, 4, 3)), 'w_lora_b': np.ones((3, 3, 5))},
+      'layout=lora_opt.pairs.QWIX',
+    ),
+  ],
+)
+def test_refused_with_path_shapes_and_fix(leaves, message):
+  with pytest.raises(ValueError, match=message):
+    pairs.find_sites(tree_of(**leaves))
+
+
+def test_two_leaves_for_one_factor():
+  tree = {'q': {'lora_a': A, 'lora_b': B.T}}
+  twice = pairs.FLAX._replace(
+    pattern=r'(?P<module>.*?)\d?/lora_(?P<factor>[ab])'
+  )
+  with pytest.raises(ValueError, match='are both factor'):
+    pairs.find_sites({'q1': tree['q'], 'q2': tree['q']}, twice)
+
+
+def test_labels():
+  tree = {'q': {'lora_a': A, 'lora_b': B.T}, 'w': A}
+  labels = pairs.lora_labels(tree)
+  assert labels == {'q': {'lora_a': 'lora', 'lora_b': 'lora'}, 'w': 'other'}
+  assert pairs.lora_labels({}) == {}
