@@ -15,7 +15,7 @@ import tokenizers
 from jinja2 import sandbox
 from tokenizers import decoders, models, pre_tokenizers
 
-from lora_opt.models.pretrained.gguf_file import field, open_gguf
+from lora_opt.data.gguf_file import field, open_gguf
 
 LLAMA3_SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"

@@ -32,6 +32,7 @@ class Evaluator:
     *,
     batch_size: int = 8,
     max_new_tokens: int = 64,
+    loss_batch_size: int = 4,
     length: int = 512,
     normalize: str = 'sum',
   ):
@@ -41,9 +42,12 @@ class Evaluator:
       model: a `lora_opt.models.CausalLM` or what offers the same.
       task: a task of `lora_opt.data.tasks` or what offers the same.
       mesh: from `lora_opt.training.sharding.data_mesh`.
-      batch_size: rows in a batch, rounded up to a multiple of the devices.
+      batch_size: questions or prompts in a batch, rounded up to a multiple of
+        the devices.
       max_new_tokens: limit of a generated completion.
-      length: positions of a row in the loss of generation tasks.
+      loss_batch_size: packed rows in a batch for the loss of generation tasks,
+        rounded up likewise.
+      length: positions of such a row.
       normalize: what the log-likelihood of a choice is divided by: 'sum' (one),
         'token' (its tokens) or 'byte' (its UTF-8 bytes).
 
@@ -58,6 +62,7 @@ class Evaluator:
     self._task = task
     self._mesh = mesh
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
+    self._loss_batch_size = -(-loss_batch_size // mesh.size) * mesh.size
     self._length = length
     self._normalize = normalize
     # Every process sees all results: they are whole on every device.
@@ -175,7 +180,7 @@ class Evaluator:
     batches = self._task.eval_batches(
       self._model.tokenizer,
       length=self._length,
-      batch_size=self._batch_size,
+      batch_size=self._loss_batch_size,
     )
     for batch in self._progress(batches):
       losses = np.asarray(
@@ -186,12 +191,11 @@ class Evaluator:
     return total / weight
 
   def _progress(self, batches: Iterable) -> Iterable:
+    # A terminal sees a moving bar; a log file a line now and then, if it takes
+    # long at all.
+    seldom = {} if sys.stderr.isatty() else {'delay': 30, 'mininterval': 30}
     return tqdm.tqdm(
-      list(batches),
-      desc=f'evaluating {self._task.name}',
-      leave=False,
-      # A log file gets a line now and then, a terminal a moving bar.
-      mininterval=0.1 if sys.stderr.isatty() else 30.0,
+      list(batches), desc=f'evaluating {self._task.name}', leave=False, **seldom
     )
 
 

@@ -73,7 +73,9 @@ class CausalLM:
 
   def init(self, rng: jax.Array) -> Tree:
     """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
-    return jax.jit(self._init)(rng)
+    if self.lora_config is None:
+      return {}
+    return _init_collection(self._decoder(True), 'lora', rng)
 
   def logical_axes(self) -> tuple[Tree, Tree]:
     """Names the axes of every array, for sharding rules.
@@ -176,11 +178,6 @@ class CausalLM:
     )
     return hidden, head
 
-  def _init(self, rng):
-    if self.lora_config is None:
-      return {}
-    return _init_variables(self._decoder(True), {'lora': rng})['lora']
-
   def _decoder(self, adapted: bool) -> Decoder:
     return Decoder(
       self.config,
@@ -217,8 +214,7 @@ def check_settings(
 def init_base(config: DecoderConfig, rng: jax.Array, dtype: str) -> Tree:
   """Random base weights, as for training from scratch."""
   decoder = Decoder(config, param_dtype=jnp.dtype(dtype))
-  init = functools.partial(_init_variables, decoder)
-  return jax.jit(init)({'params': rng})['params']
+  return _init_collection(decoder, 'params', rng)
 
 
 def abstract_base(config: DecoderConfig) -> Tree:
@@ -228,21 +224,21 @@ def abstract_base(config: DecoderConfig) -> Tree:
 
 def abstract_variables(decoder: Decoder) -> Tree:
   """Shapes of all variables of a decoder, boxed with their logical axes."""
-  key = jax.random.key(0)
-  rngs = {'params': key, 'lora': key}
-  return jax.eval_shape(functools.partial(_boxed_variables, decoder), rngs)
+  return jax.eval_shape(lambda: _boxed_variables(decoder, {}))
 
 
-def _init_variables(decoder: Decoder, rngs: Mapping[str, jax.Array]) -> Tree:
-  # The initializers of a collection that is not returned are never executed,
-  # but they ask for a key.
-  spare = {'params': jax.random.key(0), 'lora': jax.random.key(0)}
-  return nn.unbox(_boxed_variables(decoder, spare | dict(rngs)))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_collection(decoder: Decoder, collection: str, rng: jax.Array) -> Tree:
+  variables = _boxed_variables(decoder, {collection: rng})
+  return nn.unbox(variables[collection])
 
 
 def _boxed_variables(decoder: Decoder, rngs: Mapping[str, jax.Array]) -> Tree:
+  # The initializers of a collection that is not returned never run in the
+  # compiled program, but they ask for a key.
+  spare = {'params': jax.random.key(0), 'lora': jax.random.key(0)}
   one = jnp.zeros((1, 1), jnp.int32)
-  return decoder.init(rngs, one, one, jnp.ones((1, 1, 1), bool))
+  return decoder.init(spare | dict(rngs), one, one, jnp.ones((1, 1, 1), bool))
 
 
 def _variables(base: Tree, lora: Tree | None) -> Tree:

@@ -99,6 +99,10 @@ def train(
   started = time.monotonic()
   folder = run_directory.claim(model_dir, record)
   task.validate()
+  if overlap := task.overlap():
+    print(
+      f'{len(overlap)} evaluation questions also stand in the training data'
+    )
   mesh = sharding.data_mesh(batch_size, microbatches)
   if clip_norm is not None:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)

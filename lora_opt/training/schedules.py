@@ -10,7 +10,7 @@ def warmup_cosine(
   warmup_fraction: float = 0.1,
   end_fraction: float = 0.0,
 ) -> optax.Schedule:
-  """Linear warm-up from 0, then half a cosine down.
+  """Linear warm-up, then half a cosine down.
 
   Unlike a warm-up of a fixed number of steps it fits runs of any length.
 
@@ -28,7 +28,7 @@ def warmup_cosine(
 
   >>> rate = warmup_cosine(1.0, 100)
   >>> [round(float(rate(step)), 2) for step in (0, 5, 10, 55, 100)]
-  [0.0, 0.5, 1.0, 0.5, 0.0]
+  [0.09, 0.55, 1.0, 0.5, 0.0]
   """
   if train_steps < 1:
     raise ValueError(f'train_steps={train_steps} must be at least 1')
@@ -40,7 +40,8 @@ def warmup_cosine(
       raise ValueError(f'{name}={share} must be in [0, 1)')
   warmup = max(1, round(warmup_fraction * train_steps))
   return optax.warmup_cosine_decay_schedule(
-    init_value=0.0,
+    # Not 0: the first step should not be idle.
+    init_value=peak_learning_rate / (warmup + 1),
     peak_value=peak_learning_rate,
     warmup_steps=warmup,
     decay_steps=max(train_steps, warmup + 1),

@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 from gguf import quants
 
+from lora_opt.data.gguf_file import field, open_gguf
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.causal_lm import CausalLM, check_settings
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig
-from lora_opt.models.pretrained.gguf_file import field, open_gguf
 from lora_opt.models.pretrained.llama import assemble
 
 ROPE_DIVISORS = 'rope_freqs.weight'
