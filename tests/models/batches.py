@@ -22,12 +22,22 @@ def losses_of(model, batch, lora=None):
 
 @functools.cache
 def gradients(model):
-  """Compiled gradient of the summed losses: base, lora, batch -> for both."""
+  """Compiled function from base, adapter and batch to losses and gradients.
+
+  It returns the losses, and the gradients of their sum with respect to base
+  and adapter.
+  """
 
   def total(base, lora, batch):
-    return model.token_losses(base, lora, batch).sum()
+    losses = model.token_losses(base, lora, batch)
+    return losses.sum(), losses
 
-  return jax.jit(jax.grad(total, argnums=(0, 1)))
+  def run(base, lora, batch):
+    both = jax.grad(total, argnums=(0, 1), has_aux=True)
+    (base_gradient, lora_gradient), losses = both(base, lora, batch)
+    return losses, base_gradient, lora_gradient
+
+  return jax.jit(run)
 
 
 def row_batch(*rows, length=None):

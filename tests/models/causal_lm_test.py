@@ -83,38 +83,40 @@ def test_cached_decoding_equals_the_full_forward_pass(tiny):
 def test_execution_settings_do_not_change_the_numbers(tiny, settings):
   batch, lora = row_batch(FIRST, SECOND), random_adapter(tiny)
   changed = dataclasses.replace(tiny, **settings)
-  _, expected = gradients(tiny)(tiny.base, lora, batch)
-  _, actual = gradients(changed)(tiny.base, lora, batch)
+  expected = gradients(tiny)(tiny.base, lora, batch)
+  actual = gradients(changed)(tiny.base, lora, batch)
   for a, e in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
     np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_is_close_to_float32(tiny):
-  batch = row_batch(FIRST, SECOND)
+  batch, lora = row_batch(FIRST, SECOND), random_adapter(tiny)
   half = dataclasses.replace(
     tiny,
     base=jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.base),
     dtype='bfloat16',
   )
-  lora = random_adapter(tiny)
+  losses, _, gradient = gradients(half)(half.base, lora, batch)
   # Two layers of activations rounded to 8 bits.
+  np.testing.assert_allclose(losses, losses_of(tiny, batch, lora), atol=0.1)
+  assert losses.dtype == np.float32
+  assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {losses.dtype}
+
+
+def test_compute_and_storage_types_are_apart(tiny):
+  batch = row_batch(FIRST, SECOND)
+  narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny.base)
+  rounded = jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
+  program = jitted(tiny, 'token_losses')
   np.testing.assert_allclose(
-    losses_of(half, batch, lora), losses_of(tiny, batch, lora), atol=0.1
+    program(narrow, None, batch), program(rounded, None, batch), rtol=1e-5
   )
-  _, gradient = gradients(half)(half.base, lora, batch)
-  assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {
-    np.dtype(np.float32)
-  }
 
 
-def test_compute_and_storage_types_are_apart():
-  batch = row_batch(FIRST)
-  model = random_model(dtype='float32', param_dtype='bfloat16')
-  assert jax.tree.leaves(model.base)[0].dtype == jnp.bfloat16
-  wide = dataclasses.replace(
-    model, base=jax.tree.map(lambda x: x.astype(jnp.float32), model.base)
-  )
-  np.testing.assert_array_equal(losses_of(model, batch), losses_of(wide, batch))
+def test_weights_are_stored_in_the_type_asked_for():
+  model = random_model(dtype='float32', param_dtype='bfloat16', num_layers=1)
+  stored = {leaf.dtype for leaf in jax.tree.leaves(model.base)}
+  assert stored == {np.dtype(jnp.bfloat16)}
 
 
 def test_every_axis_has_a_logical_name(tiny):
