@@ -129,7 +129,9 @@ class Attention(nn.Module):
       k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
       v = put(cache.values, v.astype(cache.values.dtype), slot, axis=1)
       cache = LayerCache(k, v)
-    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    # It accumulates bfloat16 in float32 by implicit promotion.
+    with jax.numpy_dtype_promotion('standard'):
+      out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     out = checkpoint_name(out.reshape(*x.shape[:2], -1), 'attended')
     o = Projection(
       c.embed_dim,

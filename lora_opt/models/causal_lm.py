@@ -14,7 +14,7 @@ from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.attention import LayerCache, packed_mask
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import REMAT_POLICIES, Decoder
-from lora_opt.models.lora import LoraConfig
+from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 
@@ -69,7 +69,9 @@ class CausalLM:
   loss_rows: int = 256
 
   def __post_init__(self):
-    check_settings(self.config, self.tokenizer, self.lora_config, self.remat)
+    check_settings(
+      self.config, self.tokenizer, self.lora_config, self.remat, self.dtype
+    )
 
   def init(self, rng: jax.Array) -> Tree:
     """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
@@ -194,8 +196,11 @@ def check_settings(
   tokenizer: Tokenizer,
   lora: LoraConfig | None,
   remat: str,
+  *dtypes: str,
 ) -> None:
   """Raises ValueError if the parts of a model do not fit together."""
+  for dtype in dtypes:
+    check_dtype(dtype)
   padding = config.vocab_size - tokenizer.vocab_size
   if not 0 <= padding <= MAX_VOCAB_PADDING:
     raise ValueError(

@@ -21,6 +21,15 @@ uniform_fan_in: Initializer = jax.nn.initializers.variance_scaling(
 )
 
 
+DTYPES = ('float32', 'bfloat16')
+
+
+def check_dtype(dtype: str) -> None:
+  """Raises ValueError unless weights may have this type."""
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype={dtype!r} must be one of {", ".join(DTYPES)}')
+
+
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
   """Where adapters sit and how they start: delta_w = scale * lora_a @ lora_b.
@@ -56,6 +65,7 @@ class LoraConfig:
   dtype: str = 'float32'
 
   def __post_init__(self):
+    check_dtype(self.dtype)
     if self.rank < 1:
       raise ValueError(f'LoRA rank={self.rank} must be at least 1')
     if not 0 <= self.dropout < 1:

@@ -50,6 +50,7 @@ def random_model(
     'mlp_dim': 64,
   }
   config = DecoderConfig(**(sizes | config))
-  check_settings(config, tokenizer, lora, remat)
-  base = init_base(config, jax.random.key(seed), param_dtype or dtype)
+  stored = param_dtype or dtype
+  check_settings(config, tokenizer, lora, remat, dtype, stored)
+  base = init_base(config, jax.random.key(seed), stored)
   return CausalLM('random', config, tokenizer, base, lora, dtype, remat, unroll)

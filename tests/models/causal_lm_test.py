@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lora_opt.models.lora import LoraConfig
 from lora_opt.models.random_model import random_model
 from tests.models.batches import (
   gradients,
@@ -75,6 +76,21 @@ def test_cached_decoding_equals_the_full_forward_pass(tiny):
     if step < steps:
       predicted, cache = feed(cache, np.array([width + step]))
   assert decode._cache_size() == 2  # the prefill and one kind of step
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_no_type_or_rank_is_promoted_silently(tiny, dtype):
+  config = LoraConfig(rank=4, dropout=0.1, dtype=dtype)
+  model = dataclasses.replace(tiny, dtype=dtype, lora_config=config)
+  with (
+    jax.numpy_dtype_promotion('strict'),
+    jax.numpy_rank_promotion('raise'),
+  ):
+    lora = jax.eval_shape(model.init, jax.random.key(0))
+    losses, *_ = jax.eval_shape(
+      gradients(model), model.base, lora, row_batch(FIRST)
+    )
+  assert losses.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

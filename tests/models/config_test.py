@@ -14,6 +14,8 @@ from lora_opt.models.random_model import random_model
     ({'rope_divisors': (1.0,)}, 'rope_divisors has 1 entries.* = 4 or none'),
     ({'vocab_size': 100}, 'the tokenizer has 262 tokens, the embedding 100'),
     ({'vocab_size': 5000}, 'the tokenizer has 262 tokens, the embedding 5000'),
+    ({'dtype': 'float31'}, "dtype='float31' must be one of float32, bf"),
+    ({'param_dtype': 'int8'}, "dtype='int8' must be one of float32, bf"),
     ({'remat': 'some'}, "remat='some' must be one of none, projections, full"),
   ],
 )

@@ -148,6 +148,7 @@ def test_dropout_only_with_a_key(tiny):
   [
     ({'rank': 0}, 'rank=0 must be at least 1'),
     ({'dropout': 1.0}, r'dropout=1.0 must be in \[0, 1\)'),
+    ({'dtype': 'half'}, "dtype='half' must be one of float32, bfloat16"),
     ({'target': '('}, r"target='\(' is not a regular expression"),
   ],
 )

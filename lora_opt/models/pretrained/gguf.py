@@ -50,7 +50,8 @@ def from_gguf(
   tensors = {tensor.name: tensor for tensor in reader.tensors}
   config = _config(path, reader, tensors)
   tokenizer = Tokenizer.from_gguf(reader)
-  check_settings(config, tokenizer, lora, remat)
+  stored = param_dtype or dtype
+  check_settings(config, tokenizer, lora, remat, dtype, stored)
 
   def read(tensor_name: str) -> np.ndarray:
     tensor = tensors[tensor_name]
@@ -67,8 +68,7 @@ def from_gguf(
     for key, tensor in tensors.items()
     if key != ROPE_DIVISORS
   }
-  dtypes = param_dtype or dtype
-  base = assemble(str(path), config, dtypes, 'gguf', shapes, read)
+  base = assemble(str(path), config, stored, 'gguf', shapes, read)
   return CausalLM(
     name or str(path), config, tokenizer, base, lora, dtype, remat, unroll
   )

@@ -66,7 +66,8 @@ def from_folder(
     raise FileNotFoundError(f'no model folder at {folder}')
   config = read_config(folder / 'config.json')
   tokenizer = Tokenizer.from_folder(folder)
-  check_settings(config, tokenizer, lora, remat)
+  stored = param_dtype or dtype
+  check_settings(config, tokenizer, lora, remat, dtype, stored)
   tensors = {}
   for file in _weight_files(folder):
     tensors |= open_safetensors(file)
@@ -78,9 +79,8 @@ def from_folder(
     if not key.endswith('rotary_emb.inv_freq')  # old files; follows from config
   }
   shapes = {key: tensor.shape for key, tensor in tensors.items()}
-  dtypes = param_dtype or dtype
   base = assemble(
-    str(folder), config, dtypes, 'hugging_face', shapes, tensors.__getitem__
+    str(folder), config, stored, 'hugging_face', shapes, tensors.__getitem__
   )
   return CausalLM(
     name or str(folder), config, tokenizer, base, lora, dtype, remat, unroll
