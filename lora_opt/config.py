@@ -11,7 +11,7 @@ import difflib
 import pathlib
 import re
 import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -35,6 +35,7 @@ _GIN_ERRORS = (
   AttributeError,
   ImportError,
   NameError,
+  OSError,
   RuntimeError,
   SyntaxError,
   TypeError,
@@ -59,8 +60,8 @@ def load(
   Args:
     files: gin files, later ones override earlier ones; relative names are
       looked up in the working directory, `search_paths` and the project's root.
-    bindings: `NAME = VALUE` strings; a macro's value that is no gin value is
-      taken as a string, so that `MODEL_DIR=runs/a` needs no quotes.
+    bindings: `NAME = VALUE` strings; a value that gin could not read is taken
+      as a string, so that `MODEL_DIR=runs/a` needs no quotes.
     search_paths: further folders for `files` and for their includes.
 
   Raises:
@@ -73,35 +74,42 @@ def load(
   try:
     for file in files:
       gin.parse_config_file(file)
-    _check_macro_names(bindings)
-    gin.parse_config([_PREAMBLE, *(_quoted(binding) for binding in bindings)])
+    known = set(re.findall(r'\b[A-Z][A-Z0-9_]*\b', gin.config_str()))
+    for binding in bindings:
+      if known:
+        _check_macro_name(binding, known)
+      _bind(binding)
     _check_required()
     gin.finalize()
   except ConfigError:
     raise
-  except OSError as error:
-    raise ConfigError(str(error).strip()) from error
   except _GIN_ERRORS as error:
     raise ConfigError(str(error).strip()) from error
 
 
-def _check_macro_names(bindings: Sequence[str]) -> None:
+def _bind(binding: str) -> None:
+  try:
+    gin.parse_config([_PREAMBLE, _quoted(binding)])
+  except _GIN_ERRORS as error:
+    # Without gin's own place in a text that the user never saw.
+    reason = re.sub(r'\n  In bindings string.*', '', str(error), flags=re.S)
+    raise ConfigError(f'--gin.{binding}: {reason.strip()}') from error
+
+
+def _check_macro_name(binding: str, known: Collection[str]) -> None:
   """Refuses `--gin.TRIAN_STEPS=5`, which gin takes for a new macro."""
-  known = set(re.findall(r'\b[A-Z][A-Z0-9_]*\b', gin.config_str()))
-  for binding in bindings:
-    match = re.match(r'\s*([A-Z][A-Z0-9_]*)\s*=', binding)
-    if known and match and match[1] not in known:
-      near = difflib.get_close_matches(match[1], known, n=1)
-      hint = f' Did you mean {near[0]}?' if near else ''
-      raise ConfigError(
-        f'no gin file sets or uses the macro {match[1]} of --gin.{binding}.'
-        f'{hint}'
-      )
+  match = re.match(r'\s*([A-Z][A-Z0-9_]*)\s*=', binding)
+  if match and match[1] not in known:
+    near = difflib.get_close_matches(match[1], known, n=1)
+    hint = f' Did you mean {near[0]}?' if near else ''
+    raise ConfigError(
+      f'--gin.{binding}: no gin file sets or uses the macro {match[1]}.{hint}'
+    )
 
 
 def _quoted(binding: str) -> str:
-  """Quotes the value of a macro where it can only be meant as a string."""
-  match = re.fullmatch(r'\s*([A-Z][A-Z0-9_]*)\s*=\s*(.*?)\s*', binding, re.S)
+  """Quotes a value that can only be meant as a string."""
+  match = re.fullmatch(r'\s*([\w./]+)\s*=\s*(.*?)\s*', binding, re.S)
   if not match:
     return binding
   name, value = match.groups()

@@ -10,6 +10,7 @@ over the files.
 
 import logging as python_logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -63,10 +64,12 @@ def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
-    raise app.UsageError(f'not a flag: {argv[1]}')
+    raise ValueError(f'not a flag: {argv[1]}; see --helpshort')
   if not FLAGS.gin_file:
-    raise app.UsageError('give at least one --gin_file, such as '
-                         'configs/runs/quickstart.gin')  # fmt: skip
+    raise ValueError(
+      'give at least one --gin_file, such as configs/runs/quickstart.gin; see '
+      '--helpshort'
+    )
   # Imported late, so that --help and a wrong flag answer at once.
   import jax
 
@@ -110,7 +113,9 @@ def run() -> None:
   except (ValueError, OSError) as error:
     if os.environ.get('LORA_OPT_TRACEBACK'):
       raise
-    print(f'\nerror: {error}\n', file=sys.stderr)
+    # Without the lines in which gin names the functions it was calling.
+    message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
+    print(f'\nerror: {message}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
     sys.exit(1)
 

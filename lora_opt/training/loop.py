@@ -1,5 +1,6 @@
 """The straight line of a run: evaluate, train, evaluate, export, report."""
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -10,11 +11,13 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.report import format_table, write_report
@@ -31,6 +34,8 @@ from lora_opt.training.train_state import (
   create_train_state,
 )
 
+_BEFORE = 'evaluation/before.json'
+_AFTER = 'evaluation/after.json'
 _VERSIONS = ('lora_opt', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
@@ -98,15 +103,11 @@ def train(
   length = (task_feature_lengths or {'targets': 256})['targets']
   started = time.monotonic()
   folder = run_directory.claim(model_dir, record)
-  task.validate()
-  if overlap := task.overlap():
-    print(
-      f'{len(overlap)} evaluation questions also stand in the training data'
-    )
   mesh = sharding.data_mesh(batch_size, microbatches)
+  _check_task(task)
+
   if clip_norm is not None:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-
   base = sharding.put_replicated(model.base, mesh)
   lora = (
     model.load_adapter(initial_adapter)
@@ -132,54 +133,48 @@ def train(
     microbatches=microbatches,
     loss_normalizing_factor=loss_normalizing_factor,
   )
+  evaluate = evaluator(model, task, mesh)
   run_directory.write_model_info(
     folder,
     {'frozen base': base, 'adapters': state.lora, 'optimizer': state.opt_state},
   )
 
-  evaluation = evaluator(model, task, mesh)
-  evaluate = functools.partial(_evaluate_once, folder, evaluation, base)
-  before = evaluate('before', state)
-  checkpoints = Checkpoints(folder, keep_checkpoints)
-  state = checkpoints.restore(state, batches)
-
+  before = _evaluate_once(folder / _BEFORE, evaluate, base, state)
   with (
+    contextlib.closing(Checkpoints(folder, keep_checkpoints)) as checkpoints,
     MetricWriter(folder) as writer,
-    ProgressBar(train_steps, int(state.step)) as progress,
-    StopOnSigterm() as stop,
   ):
+    state = checkpoints.restore(state, batches)
     writer.rewind(int(state.step))
-    log = StepLog(
-      writer,
-      progress,
-      learning_rate,
-      tokens_per_batch=batch_size * length,
-      period=log_period,
-    )
-    for step in range(int(state.step) + 1, train_steps + 1):
-      batch = sharding.put_batch(next(batches), mesh)
-      state, metrics = train_step(state, base, batch)
-      log.push(step, metrics)
-      last = stop.requested or step == train_steps
-      if last or step % checkpoint_period == 0:
-        log.flush()  # before the save: a state that is not finite is not saved
-        checkpoints.save(state, batches)
-      if eval_period and step % eval_period == 0 and not last:
-        log.flush()
-        log.evaluation(step, evaluation(base, state.lora))
-      if stop.requested:
-        break
-  checkpoints.close()
+    with ProgressBar(train_steps, int(state.step)) as progress:
+      log = StepLog(
+        writer,
+        progress,
+        learning_rate,
+        tokens_per_batch=batch_size * length,
+        period=log_period,
+      )
+      state = _run_steps(
+        lambda state, batch: train_step(state, base, batch),
+        state,
+        batches,
+        mesh,
+        log=log,
+        checkpoints=checkpoints,
+        train_steps=train_steps,
+        checkpoint_period=checkpoint_period,
+        evaluate=functools.partial(evaluate, base),
+        eval_period=eval_period,
+      )
   if state.step < train_steps:
     print(f'Stopped by SIGTERM after step {state.step}; run again to go on.')
     sys.exit(StopOnSigterm.exit_status)
+  after = _evaluate_once(folder / _AFTER, evaluate, base, state)
 
-  after = evaluate('after', state)
   adapter = _export(model, state.lora, folder / 'adapter')
+  facts = _facts(record, model, task, state, time.monotonic() - started)
   run_directory.write_json(
-    folder / 'run.json',
-    _facts(record, model, task, state, seconds=time.monotonic() - started)
-    | {'adapter': str(adapter)},
+    folder / 'run.json', facts | {'adapter': str(adapter)}
   )
   (folder / 'operative_config.gin').write_text(record.operative_config_text())
   report = write_report(folder)
@@ -188,21 +183,56 @@ def train(
   return adapter
 
 
-def _evaluate_once(
-  folder: pathlib.Path,
-  evaluation: Evaluator,
-  base: Any,
-  moment: str,
+def _check_task(task: Any) -> None:
+  task.validate()
+  if overlap := task.overlap():
+    print(
+      f'{len(overlap)} evaluation questions also stand in the training data'
+    )
+
+
+def _run_steps(
+  train_step: Callable[..., tuple[TrainState, dict]],
   state: TrainState,
+  batches: Iterator[Mapping[str, np.ndarray]],
+  mesh: Mesh,
+  *,
+  log: StepLog,
+  checkpoints: Checkpoints,
+  train_steps: int,
+  checkpoint_period: int,
+  evaluate: Callable[..., dict[str, Any]],
+  eval_period: int | None,
+) -> TrainState:
+  """The steps from `state` on, up to `train_steps` or to a SIGTERM."""
+  with StopOnSigterm() as stop:
+    for step in range(int(state.step) + 1, train_steps + 1):
+      batch = sharding.put_batch(next(batches), mesh)
+      state, metrics = train_step(state, batch)
+      log.push(step, metrics)
+      stopping = stop.requested
+      last = stopping or step == train_steps
+      if last or step % checkpoint_period == 0:
+        log.flush()  # before the save: a state that is not finite is not saved
+        checkpoints.save(state, batches)
+      if eval_period and step % eval_period == 0 and not last:
+        log.flush()
+        log.evaluation(step, evaluate(state.lora, step))
+      if stopping:
+        break
+  return state
+
+
+def _evaluate_once(
+  path: pathlib.Path, evaluate: Evaluator, base: Any, state: TrainState
 ) -> dict[str, Any]:
   """The evaluation before or after training, read if it is already there."""
-  path = folder / 'evaluation' / f'{moment}.json'
   if path.exists():
     return json.loads(path.read_text())
-  result = evaluation(base, state.lora, int(state.step))
+  result = evaluate(base, state.lora, int(state.step))
   run_directory.write_json(path, result)
   print(
-    f'{moment} training: {result["metric"]} {result["score"]:.3f}, '
+    f'{path.stem} training: {result["metric"]} {result["score"]:.3f}, '
     f'loss {result["loss"]:.4f} on {result["num_examples"]} examples',
     flush=True,
   )

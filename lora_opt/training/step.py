@@ -65,7 +65,7 @@ def make_train_step(
     lora = optax.apply_updates(state.lora, updates)
     metrics = {
       'loss': loss / normalizer,
-      'grad_norm': optax.global_norm(grads),
+      'grad_norm': optax.tree.norm(grads),
       'target_tokens': target_tokens,
       'non_padding_fraction': jnp.mean(
         (batch['segment_ids'] > 0).astype(jnp.float32)

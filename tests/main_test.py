@@ -1,0 +1,49 @@
+"""The command line as a user meets it, in processes of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+QUICKSTART = '--gin_file=configs/runs/quickstart.gin'
+
+
+def run(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'lora_opt.main', *flags],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def test_dry_run_prints_the_configuration():
+  done = run(QUICKSTART, '--dry_run', '--gin.TRAIN_STEPS=7')
+  assert done.returncode == 0, done.stderr
+  assert 'TRAIN_STEPS = 7' in done.stdout
+  assert 'OPTIMIZER = @lora_opt.lora_rite()' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('flags', 'expected'),
+  [
+    ((QUICKSTART, '--gin.TRIAN_STEPS=3'), 'Did you mean TRAIN_STEPS?'),
+    (
+      ('--gin_file=configs/runs/finetune.gin',),
+      'required and not set: MODEL, MODEL_DIR, OPTIMIZER',
+    ),
+    ((), '--gin_file'),
+  ],
+)
+def test_a_mistake_is_one_message_and_no_traceback(flags, expected):
+  done = run(*flags)
+  assert done.returncode == 1
+  assert expected in done.stderr + done.stdout
+  assert 'Traceback' not in done.stderr
+  assert len(done.stderr.splitlines()) < 25
+
+
+def test_help_names_the_flags():
+  done = run('--helpshort')
+  for flag in ('--run_mode', '--gin_file', '--[no]dry_run', '--process_count'):
+    assert flag in done.stdout

@@ -1,0 +1,67 @@
+"""MODEL_DIR belongs to one run."""
+
+import json
+
+import pytest
+
+from lora_opt.training import run_directory
+from lora_opt.training.run_directory import RunRecord, claim
+
+
+def record(**settings):
+  return RunRecord(settings=settings, config_text='A = 1\n')
+
+
+def with_checkpoints(folder, **settings):
+  claim(folder, record(**settings))
+  (folder / 'checkpoints').mkdir()
+  return folder
+
+
+def test_the_first_claim_writes_config_and_settings(tmp_path):
+  folder = claim(tmp_path / 'a/b', record(SEED='0'))
+  assert (folder / 'config.gin').read_text() == 'A = 1\n'
+  assert json.loads((folder / 'settings.json').read_text()) == {'SEED': '0'}
+
+
+def test_the_same_run_may_go_on(tmp_path):
+  with_checkpoints(tmp_path, SEED='0')
+  claim(tmp_path, record(SEED='0'))
+
+
+@pytest.mark.parametrize(
+  'name', ['EVAL_PERIOD', 'loop.train.checkpoint_period', 'MODEL_DIR']
+)
+def test_what_does_not_change_the_result_may_change(tmp_path, name):
+  with_checkpoints(tmp_path, **{name: '1'})
+  claim(tmp_path, record(**{name: '2'}))
+
+
+def test_another_run_is_refused_and_the_difference_named(tmp_path):
+  with_checkpoints(tmp_path, SEED='0', LORA_RANK='8')
+  with pytest.raises(ValueError, match='holds the checkpoints') as caught:
+    claim(tmp_path, record(SEED='0', LORA_RANK='16', EXTRA='1'))
+  message = str(caught.value)
+  assert 'LORA_RANK: there 8, here 16' in message
+  assert 'EXTRA: there unset, here 1' in message
+  assert 'SEED' not in message
+  kept = json.loads((tmp_path / 'settings.json').read_text())
+  assert kept['LORA_RANK'] == '8'
+
+
+def test_a_folder_without_checkpoints_may_be_reused(tmp_path):
+  claim(tmp_path, record(SEED='0'))
+  claim(tmp_path, record(SEED='1'))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(OSError, match='MODEL_DIR=.*file/run cannot be written'):
+    claim(tmp_path / 'file' / 'run', record())
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+  usage = run_directory.shutil.disk_usage(tmp_path)._replace(free=2**20)
+  monkeypatch.setattr(run_directory.shutil, 'disk_usage', lambda _: usage)
+  with pytest.raises(OSError, match='only 1 MiB are free'):
+    claim(tmp_path, record())

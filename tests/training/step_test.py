@@ -1,0 +1,92 @@
+"""The training step: its gradient, its parts, its devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lora_opt.training import sharding
+from lora_opt.training.step import make_train_step, split_batch
+from lora_opt.training.train_state import create_train_state
+
+
+@pytest.fixture(scope='module')
+def batch(task, model):
+  batches = task.train_batches(model.tokenizer, length=64, batch_size=4, seed=0)
+  return next(iter(batches))
+
+
+def run(model, batch, optimizer=None, **settings):
+  mesh = sharding.data_mesh(4)
+  optimizer = optimizer or optax.sgd(1.0)
+  step = make_train_step(model, optimizer, mesh, **settings)
+  lora = jax.tree.map(
+    # Away from B = 0, where the gradient of A vanishes.
+    lambda x: x + 0.01, model.init(jax.random.key(1))
+  )  # fmt: skip
+  state = sharding.put_replicated(create_train_state(lora, optimizer), mesh)
+  start = jax.tree.map(np.asarray, state.lora)
+  after, metrics = step(state, model.base, sharding.put_batch(batch, mesh))
+  return start, after, {k: float(v) for k, v in metrics.items()}
+
+
+def test_sgd_step_is_the_gradient_of_the_mean_loss_of_the_targets(model, batch):
+  start, after, metrics = run(model, batch, seed=3)
+  rng = jax.random.fold_in(
+    jax.random.fold_in(jax.random.key(3), jnp.int32(0)), 0
+  )
+
+  def loss(lora):
+    losses = model.token_losses(model.base, lora, batch, rng)
+    return (losses * batch['weights']).sum() / batch['weights'].sum()
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(start)
+  assert metrics['loss'] == pytest.approx(float(value), rel=1e-5)
+  assert metrics['target_tokens'] == batch['weights'].sum()
+  assert int(after.step) == 1
+  for new, old, grad in zip(
+    *map(jax.tree.leaves, (after.lora, start, grads)), strict=True
+  ):
+    # Two float32 programs of the same sums, in other orders.
+    np.testing.assert_allclose(new, old - grad, rtol=0, atol=2e-6)
+
+
+def test_microbatches_do_not_change_the_step(model, batch):
+  still = model_without_dropout(model)
+  _, whole, metrics = run(still, batch)
+  _, parts, part_metrics = run(still, batch, microbatches=4)
+  assert part_metrics['loss'] == pytest.approx(metrics['loss'], rel=1e-5)
+  for a, b in zip(*map(jax.tree.leaves, (whole, parts)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+
+
+def model_without_dropout(model):
+  import dataclasses
+
+  lora = dataclasses.replace(model.lora_config, dropout=0.0)
+  return dataclasses.replace(model, lora_config=lora)
+
+
+def test_loss_normalizing_factor_divides_the_sum(model, batch):
+  _, _, mean = run(model, batch)
+  _, _, fixed = run(model, batch, loss_normalizing_factor=10.0)
+  expected = mean['loss'] * mean['target_tokens'] / 10
+  assert fixed['loss'] == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropout_differs_by_seed_only(model, batch):
+  losses = [run(model, batch, seed=seed)[2]['loss'] for seed in (1, 1, 2)]
+  assert losses[0] == losses[1] != losses[2]
+
+
+def test_split_batch_keeps_every_row_once():
+  rows = np.arange(12).reshape(6, 2)
+  parts = split_batch({'x': jnp.asarray(rows)}, 3)['x']
+  assert parts.shape == (3, 2, 2)
+  assert sorted(np.asarray(parts).reshape(6, 2).tolist()) == rows.tolist()
+
+
+def test_batch_that_does_not_divide_is_refused():
+  with pytest.raises(ValueError, match='batch_size=3 .* microbatches=2'):
+    sharding.data_mesh(3, microbatches=2)
