@@ -26,9 +26,10 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Bases with a Gram matrix conditioned worse than this are computed twice:
-# one pass loses about eps / ILL_CONDITIONED of orthogonality.
-ILL_CONDITIONED = 1e-3
+# The mean condition of a Gram matrix above which its Cholesky factor, which
+# loses eps times the condition of orthogonality, is not trusted.
+ILL_CONDITIONED = 32.0
+# What the second pass of `orthonormal_bases` still sees, relative to `cutoff`.
 RESOLUTION = 1 / 128
 
 
@@ -175,10 +176,13 @@ class Bases(NamedTuple):
 def orthonormal_bases(factors: Sequence[Array]) -> Bases:
   """Orthonormal bases of the column spaces of many factors, in one batch.
 
-  The polar basis x (x^T x)^(-1/2), taken a second time where a Gram matrix is
-  ill-conditioned (condition of a factor above about 30): float32 then reaches
-  an orthogonality of 1e-6 up to a condition of 1e4. Beyond 1e4 (float64: 2e8)
-  a direction is dead, its basis vector is zero and U^T U is a projector.
+  R is the Cholesky factor of the Gram matrix if all of them are well
+  conditioned (condition of a factor to about 30). Otherwise the polar basis
+  x (x^T x)^(-1/2) is formed with its small eigenvalues floored, and a second
+  time from its own Gram matrix, which resolves what the first cannot. U^T U
+  then differs from I by eps times the condition. Beyond a condition of 1e4
+  (float64: 2e8) a direction is dead: its part of the basis and of R^-1 is
+  zero, and U^T U is a projector.
 
   Args:
     factors: arrays (batch, dim, rank) of any shapes.
@@ -193,40 +197,64 @@ def orthonormal_bases(factors: Sequence[Array]) -> Bases:
   """
   grams = [gram(x) for x in factors]
   packing = Packing.of(grams)
-  values, vectors = eigh(packing.pack(grams))
+  packed = packing.pack(grams)
+  fast, good = _cholesky_inverses(packing, packed)
+  inverses = jax.lax.cond(
+    good,
+    lambda fast, *_: fast,
+    lambda _, packed, factors: _resolved_inverses(packing, packed, factors),
+    fast,
+    packed,
+    list(factors),
+  )
+  inverses = packing.unpack(inverses)
+  bases = [matmul(x, t) for x, t in zip(factors, inverses, strict=True)]
+  return Bases(bases, inverses, grams)
+
+
+def _cholesky_inverses(packing: Packing, grams: Array) -> tuple[Array, Array]:
+  """R^-1 with R^T R = gram, and whether all of them can be trusted."""
+  size = grams.shape[-1]
+  padding = jnp.arange(size)[None] >= packing.repeat(packing.ranks)[:, None]
+  eye = jnp.eye(size, dtype=grams.dtype)[None]
+  # Scale-free, and one on the padding, where there is nothing to invert.
+  trace = jnp.trace(grams, axis1=1, axis2=2)
+  unit = jax.lax.rsqrt(trace)[:, None, None]
+  regular = jnp.where(padding[:, None, :], eye, grams * unit * unit)
+  lower = jax.lax.linalg.cholesky(regular, symmetrize_input=False)
+  inverse = jax.lax.linalg.triangular_solve(
+    lower, jnp.broadcast_to(eye, lower.shape), left_side=True, lower=True
+  ).mT
+  # tr C tr C^-1 lies between the condition of C and rank^2 times it; NaN, as
+  # from a singular matrix, is no success.
+  ranks = packing.repeat(packing.ranks).astype(grams.dtype)
+  spread = jnp.sum(jnp.square(inverse), axis=(1, 2)) - (size - ranks)
+  good = jnp.all(spread <= ILL_CONDITIONED * jnp.square(ranks))
+  return inverse * unit, good
+
+
+def _resolved_inverses(packing: Packing, grams: Array, factors) -> Array:
+  """R^-1 by the polar form in two passes; zero on dead directions."""
+  values, vectors = eigh(grams)
   largest = jnp.maximum(values[:, -1:], 0)
   nonzero = largest > 0
   floored = jnp.maximum(values, cutoff(values.dtype) * largest)
   scales = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, floored, 1)), 0)
   first = from_eigen(vectors, scales)
-  bases = [
-    matmul(x, t) for x, t in zip(factors, packing.unpack(first), strict=True)
-  ]
-
-  # The smallest eigenvalue of the matrix itself, not of its padding.
-  smallest = packing.repeat([max(packing.ranks) - r for r in packing.ranks])
-  smallest = jnp.take_along_axis(values, smallest[:, None], axis=1)
-  ill = jnp.any(smallest < ILL_CONDITIONED * largest)
-
-  def again(first, bases):
-    values, vectors = eigh(packing.pack([gram(u) for u in bases]))
-    # Directions the first pass had to floor come out below one, in
-    # proportion: only here rounding and a small direction can be told apart.
-    live = values > RESOLUTION
-    scales = jnp.where(live, jax.lax.rsqrt(jnp.where(live, values, 1)), 0)
-    second = from_eigen(vectors, scales)
-    # x is zero on `weak`, up to rounding. Orthogonality of the bases alone
-    # would let R^-1 mix it in, a thousand times magnified by the floor.
-    weak = matmul(first * jnp.sqrt(largest)[:, :, None], vectors)
-    weak = weak * jnp.where(live, 0, 1).astype(weak.dtype)[:, None, :]
-    weak = spectral(matmul(weak, weak.mT), jnp.ones_like)
-    inverse = matmul(first, second)
-    inverse = inverse - matmul(weak, inverse)
-    moved = zip(bases, packing.unpack(second), strict=True)
-    return inverse, [matmul(u, t) for u, t in moved]
-
-  inverses, bases = jax.lax.cond(ill, again, lambda *same: same, first, bases)
-  return Bases(bases, packing.unpack(inverses), grams)
+  bases = zip(factors, packing.unpack(first), strict=True)
+  again = packing.pack([gram(matmul(x, t)) for x, t in bases])
+  # Directions the first pass had to floor come out below one, in proportion:
+  # only here rounding and a small direction can be told apart.
+  values, vectors = eigh(again)
+  live = values > RESOLUTION
+  scales = jnp.where(live, jax.lax.rsqrt(jnp.where(live, values, 1)), 0)
+  inverse = matmul(first, from_eigen(vectors, scales))
+  # The factor is zero on `weak`, up to rounding. Orthogonality of the bases
+  # alone would let R^-1 mix it in, a thousand times magnified by the floor.
+  weak = matmul(first * jnp.sqrt(largest)[:, :, None], vectors)
+  weak = weak * jnp.where(live, 0, 1).astype(weak.dtype)[:, None, :]
+  weak = spectral(matmul(weak, weak.mT), jnp.ones_like)
+  return inverse - matmul(weak, inverse)
 
 
 def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:

@@ -152,7 +152,7 @@ def lora_rite(
   if rebalance:
     stages.append(
       transforms.on_lora_pairs(
-        transforms.rebalance_norms(), layout, stack=False
+        transforms.rebalance_norms(), layout, elementwise=True
       )
     )
   return _recipe(*stages, layout=layout, other=other)
@@ -291,7 +291,7 @@ def reflora_s(
     inner, warmup_steps=warmup_steps, every=every
   )
   return _recipe(
-    transforms.on_lora_pairs(refactored, layout, stack=False),
+    transforms.on_lora_pairs(refactored, layout, elementwise=True),
     layout=layout,
     other=other,
   )
@@ -353,7 +353,7 @@ def lora_plus(
   return _recipe(
     optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
     optax.add_decayed_weights(weight_decay, mask),
-    transforms.on_lora_pairs(ratio, layout, stack=False),
+    transforms.on_lora_pairs(ratio, layout, elementwise=True),
     optax.scale_by_learning_rate(learning_rate),
     layout=layout,
     other=other,

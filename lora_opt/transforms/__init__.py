@@ -6,14 +6,11 @@ from lora_opt.transforms._bases import (
 )
 from lora_opt.transforms._lora_plus import scale_by_lora_plus
 from lora_opt.transforms._lora_rite import (
-  LimitRelativeStepState,
   ScaleByProjectedMomentsState,
-  limit_relative_step,
   limit_rms,
   rebalance_norms,
   scale_by_lora_rite,
   scale_by_projected_moments,
-  skip_large_rms,
 )
 from lora_opt.transforms._nonfinite import SkipNonfiniteState, skip_nonfinite
 from lora_opt.transforms._pairing import OnLoraPairsState, on_lora_pairs
@@ -26,14 +23,12 @@ from lora_opt.transforms._refactoring import (
 
 __all__ = [
   'InOrthonormalBasesState',
-  'LimitRelativeStepState',
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
   'RefactorByNormsState',
   'ScaleByProjectedMomentsState',
   'SkipNonfiniteState',
   'in_orthonormal_bases',
-  'limit_relative_step',
   'limit_rms',
   'on_lora_pairs',
   'precondition_by_refactoring',
@@ -42,6 +37,5 @@ __all__ = [
   'scale_by_lora_plus',
   'scale_by_lora_rite',
   'scale_by_projected_moments',
-  'skip_large_rms',
   'skip_nonfinite',
 ]

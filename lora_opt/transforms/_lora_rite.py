@@ -1,6 +1,5 @@
 """LoRA-RITE: an adaptive step that no refactoring of A B^T can change."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +8,7 @@ import optax
 
 from lora_opt import linalg
 from lora_opt.pairs import PairMatrices
-from lora_opt.transforms._bases import in_orthonormal_bases
-
-ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
+from lora_opt.transforms._bases import ScalarOrSchedule, in_orthonormal_bases
 
 
 class ScaleByProjectedMomentsState(NamedTuple):
@@ -28,6 +25,8 @@ def scale_by_projected_moments(
   b2: float = 0.999,
   eps: float = 1e-6,
   *,
+  clip_norm: float | None = None,
+  skip_rms: float | None = None,
   escaped_mass: bool = False,
   mean_square: bool = True,
   mu_dtype: Any = None,
@@ -46,12 +45,17 @@ def scale_by_projected_moments(
   a step of low rank. d = min(max_i [lambda_i(V) - lambda_i(P V P^T)]_+,
   [tr V - tr P V P^T]_+) is what the change of basis lost of V.
 
-  A gradient whose square overflows counts as zero for that factor.
+  All that is asked of g, its size included, is asked of g^T g: clipping and
+  skipping cost no pass over g. A gradient whose square overflows counts as
+  zero for that factor.
 
   Args:
     b1: decay of M.
     b2: decay of V.
     eps: added to the square root.
+    clip_norm: largest global norm of g over all pairs; None: any.
+    skip_rms: a factor whose g has a larger root mean square takes it as zero;
+      None: never.
     escaped_mass: whether to add rho; the paper always does, the authors' code
       by default does not. (The paper does not multiply it by b2'.)
     mean_square: divide by the dimension m as the authors' code does; False is
@@ -90,10 +94,11 @@ def scale_by_projected_moments(
 
     # One batch of r x r matrices from here, for every factor of every pair.
     squares = packing.pack([linalg.gram(g) for g in gradients])
-    usable = jnp.isfinite(jnp.trace(squares, axis1=1, axis2=2))
-    squares = jnp.where(usable[:, None, None], squares, 0)
+    dims = packing.repeat([g.shape[1] for g in gradients]).astype(dtype)
+    ranks = packing.repeat(packing.ranks).astype(dtype)
+    keep = _kept_part(squares, dims * ranks, clip_norm, skip_rms)
+    squares = jnp.where(keep > 0, squares * jnp.square(keep), 0)
     if mean_square:
-      dims = packing.repeat([g.shape[1] for g in gradients]).astype(dtype)
       squares = squares / dims[:, None, None]
     change = packing.pack(changes)
     old = packing.pack(jax.tree.leaves(state.nu))
@@ -110,10 +115,9 @@ def scale_by_projected_moments(
       values, vectors = linalg.eigh(v)
     live = linalg.alive(values)
     scale = 1 / (jnp.sqrt(jnp.where(live, values, 1)) + eps)
-    root = linalg.from_eigen(vectors, jnp.where(live, scale, 0))
+    root = keep * linalg.from_eigen(vectors, jnp.where(live, scale, 0))
 
-    def step(g, m, change, root, usable):
-      g = jnp.where(usable[:, None, None], g, 0)
+    def step(g, m, change, root):
       m = linalg.matmul(m.astype(g.dtype), decay1 * change.mT)
       return m + linalg.matmul(g, (1 - decay1) * root)
 
@@ -124,7 +128,6 @@ def scale_by_projected_moments(
         jax.tree.leaves(state.mu),
         changes,
         packing.unpack(root),
-        packing.unpack(usable),
         strict=True,
       )
     ]
@@ -137,6 +140,19 @@ def scale_by_projected_moments(
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _kept_part(squares, sizes, clip_norm, skip_rms):
+  """The factor (total, 1, 1) that each gradient is multiplied by."""
+  sums = jnp.trace(squares, axis1=1, axis2=2)
+  keep = jnp.isfinite(sums)
+  if skip_rms is not None:
+    keep &= ~(jnp.sqrt(sums / sizes) > skip_rms)
+  keep = jnp.where(keep, 1, 0).astype(sums.dtype)
+  if clip_norm is not None:
+    norm = jnp.sqrt(jnp.sum(jnp.where(keep > 0, sums, 0)))
+    keep = keep * jnp.where(norm > clip_norm, clip_norm / norm, 1)
+  return keep[:, None, None]
 
 
 def _corrected_decay(decay, count, dtype):
@@ -155,28 +171,6 @@ def _eigh_and_loss(v, old, carried):
   total = jnp.sum(before - after, axis=1)
   lost = jnp.maximum(jnp.minimum(largest, total), 0)
   return values, jnp.split(vectors, 3)[0], lost
-
-
-def skip_large_rms(limit: float) -> optax.GradientTransformation:
-  """Replaces a factor's gradient by zero if its root mean square is above.
-
-  Args:
-    limit: the largest root mean square that passes.
-
-  Returns:
-    A transformation over pairs.
-  """
-
-  def update(updates, params):
-    del params
-
-    def each(g):
-      rms = jnp.sqrt(jnp.mean(jnp.square(g), axis=(1, 2), keepdims=True))
-      return jnp.where(rms > limit, 0, g)
-
-    return jax.tree.map(each, updates)
-
-  return optax.stateless(update)
 
 
 def limit_rms(limit: float) -> optax.GradientTransformation:
@@ -201,59 +195,6 @@ def limit_rms(limit: float) -> optax.GradientTransformation:
   return optax.stateless(update)
 
 
-class LimitRelativeStepState(NamedTuple):
-  """State of `limit_relative_step`."""
-
-  count: jax.Array  # () int32: steps taken, for the schedule
-
-
-def limit_relative_step(
-  limit: float, learning_rate: ScalarOrSchedule
-) -> optax.GradientTransformationExtraArgs:
-  """Keeps the down factor from leaping while delta_w is still small.
-
-  From B = 0 the first steps of B are of the size of the learning rate, and
-  those of A, divided by B, are of the size of A itself, whatever the learning
-  rate: its initialisation is thrown away. Here the step of A is scaled down
-  to |lr M_A| <= limit |A B^T|: measured on delta_w, so it is invariant, and
-  soon without effect. B is never held back.
-
-  Args:
-    limit: the largest part of delta_w that a step of A may change.
-    learning_rate: the one that will be applied later in the chain; it is used
-      for the comparison, not applied.
-
-  Returns:
-    A transformation over pairs, inside `in_orthonormal_bases`.
-  """
-
-  def init(params):
-    del params
-    return LimitRelativeStepState(jnp.zeros((), jnp.int32))
-
-  def update(updates, state, params=None, *, delta_w_norm, **extra_args):
-    del params, extra_args
-    rate = (
-      learning_rate(state.count) if callable(learning_rate) else learning_rate
-    )
-
-    def each(pair, norm):
-      step = rate * jnp.sqrt(jnp.sum(jnp.square(pair.a), axis=(1, 2)))
-      step = step.astype(norm.dtype)
-      allowed = limit * norm
-      scale = jnp.where(
-        step > allowed, allowed / jnp.where(step > 0, step, 1), 1
-      )
-      return pair._replace(a=pair.a * scale[:, None, None])
-
-    limited = {
-      name: each(pair, delta_w_norm[name]) for name, pair in updates.items()
-    }
-    return limited, LimitRelativeStepState(optax.safe_increment(state.count))
-
-  return optax.GradientTransformationExtraArgs(init, update)
-
-
 def scale_by_lora_rite(
   b1: float = 0.9,
   b2: float = 0.999,
@@ -271,8 +212,8 @@ def scale_by_lora_rite(
 ) -> optax.GradientTransformationExtraArgs:
   """The LoRA-RITE direction, over pairs.
 
-  `in_orthonormal_bases` around: skip, clip by global norm,
-  `scale_by_projected_moments`, cap, limit. See `lora_opt.lora_rite`.
+  `in_orthonormal_bases` around `scale_by_projected_moments`; see
+  `lora_opt.lora_rite`.
 
   Args:
     b1: decay of the momentum.
@@ -285,36 +226,32 @@ def scale_by_lora_rite(
     cap_rms: largest root mean square of a factor's M; None: any.
     escaped_mass: see `scale_by_projected_moments`.
     mean_square: see `scale_by_projected_moments`.
-    lora_scale: s of W + s A B^T; steps are divided by it, so that a learning
-      rate keeps its meaning for every alpha and rank.
-    max_relative_step: see `limit_relative_step`; None: no limit.
+    lora_scale: see `in_orthonormal_bases`.
+    max_relative_step: see `in_orthonormal_bases`.
     learning_rate: only for `max_relative_step`.
     mu_dtype: dtype of the momentum.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
   """
-  stages = []
-  if skip_rms is not None:
-    stages.append(skip_large_rms(skip_rms))
-  if clip_norm is not None:
-    stages.append(optax.clip_by_global_norm(clip_norm))
-  stages.append(
-    scale_by_projected_moments(
-      b1,
-      b2,
-      eps,
-      escaped_mass=escaped_mass,
-      mean_square=mean_square,
-      mu_dtype=mu_dtype,
-    )
+  moments = scale_by_projected_moments(
+    b1,
+    b2,
+    eps,
+    clip_norm=clip_norm,
+    skip_rms=skip_rms,
+    escaped_mass=escaped_mass,
+    mean_square=mean_square,
+    mu_dtype=mu_dtype,
   )
   if cap_rms is not None:
-    stages.append(limit_rms(cap_rms))
-  stages.append(optax.scale(1 / lora_scale))
-  if max_relative_step is not None:
-    stages.append(limit_relative_step(max_relative_step, learning_rate))
-  return in_orthonormal_bases(optax.chain(*stages))
+    moments = optax.chain(moments, limit_rms(cap_rms))
+  return in_orthonormal_bases(
+    moments,
+    lora_scale=lora_scale,
+    max_relative_step=max_relative_step,
+    learning_rate=learning_rate,
+  )
 
 
 def rebalance_norms() -> optax.GradientTransformationExtraArgs:

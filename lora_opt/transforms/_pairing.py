@@ -28,21 +28,22 @@ class _Pairing:
   scanned are stacked, a scanned site is a stack already.
   """
 
-  def __init__(self, tree: PyTree, layout, stack: bool):
+  def __init__(self, tree: PyTree, layout, elementwise: bool):
     self.tree = tree
+    self.rank_last = not elementwise
     self.sites = pairs_lib.find_sites(tree, layout)
     dtypes = {path: leaf.dtype for path, leaf in pairs_lib.leaf_paths(tree)}
     self.groups: dict[str, list[Site]] = {}
     for s in self.sites:
       key = s.name
-      if stack and s.batch == 1:
+      if not elementwise and s.batch == 1:
         types = f'{dtypes[s.a_path]},{dtypes[s.b_path]}'
         key = f'{s.fan_in}x{s.fan_out} rank {s.rank} {types}'
       self.groups.setdefault(key, []).append(s)
 
   def extract(self, tree: PyTree) -> dict[str, LoraPair]:
     """Groups of canonical pairs, at least float32."""
-    pairs = pairs_lib.extract_pairs(tree, self.sites)
+    pairs = pairs_lib.extract_pairs(tree, self.sites, rank_last=self.rank_last)
     pairs = jax.tree.map(_at_least_float32, pairs)
     return {
       key: jax.tree.map(_concatenate, *(pairs[s.name] for s in sites))
@@ -56,7 +57,9 @@ class _Pairing:
       parts = zip(*(_split(x, sites) for x in groups[key]), strict=True)
       for s, (a, b) in zip(sites, parts, strict=True):
         pairs[s.name] = LoraPair(a, b)
-    return pairs_lib.restore_pairs(pairs, self.sites, self.tree, outside)
+    return pairs_lib.restore_pairs(
+      pairs, self.sites, self.tree, outside, rank_last=self.rank_last
+    )
 
   def matrices_to_rest(self, groups: dict[str, PairMatrices]):
     """{site: (batch axes of the site..., rank, rank)}."""
@@ -117,7 +120,7 @@ def on_lora_pairs(
   inner: optax.GradientTransformation,
   layout: pairs_lib.Layouts = pairs_lib.AUTO,
   *,
-  stack: bool = True,
+  elementwise: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Shows any parameter tree to `inner` as a dict of `LoraPair`.
 
@@ -134,8 +137,9 @@ def on_lora_pairs(
   Args:
     inner: a transformation over pairs.
     layout: where the pairs are; see `lora_opt.pairs`.
-    stack: stack equal sites into one array: compiles much faster for r x r
-      work, only copies for elementwise work.
+    elementwise: `inner` works by elements and norms of whole factors. Then
+      nothing is stacked (which compiles much faster for r x r work, but
+      copies), and the rank axis stays where the leaf has it.
 
   Returns:
     A transformation over the tree. `update` needs `params`.
@@ -156,7 +160,7 @@ def on_lora_pairs(
   def init(params):
     if not jax.tree.leaves(params):
       return OnLoraPairsState(_placeholder_state(inner, params))
-    pairing = _Pairing(params, layout, stack)
+    pairing = _Pairing(params, layout, elementwise)
     return OnLoraPairsState(
       _to_rest(pairing, inner.init(pairing.extract(params)))
     )
@@ -167,7 +171,7 @@ def on_lora_pairs(
         'LoRA transformations need the parameters: call '
         'tx.update(grads, state, params).'
       )
-    pairing = _Pairing(params, layout, stack)
+    pairing = _Pairing(params, layout, elementwise)
     inner_state = _from_rest(pairing, inner, state.inner_state)
     groups, inner_state = inner.update(
       pairing.extract(updates),

@@ -10,6 +10,9 @@ from lora_opt import linalg
 from tests import reference
 from tests.core import problems
 
+# Once compiled for each list of shapes.
+orthonormal_bases = jax.jit(linalg.orthonormal_bases)
+
 pytestmark = pytest.mark.usefixtures('strict')
 
 
@@ -21,17 +24,17 @@ def conditioned(condition, shape=(200, 8), seed=0):
   return (u * np.geomspace(1, 1 / condition, shape[1])) @ v
 
 
-# Orthogonality: eps times the condition of what the second pass still sees,
-# at most (condition / 1e3)^2, times a few for the sums.
+# Orthogonality: a few eps times the squared condition on the fast path, times
+# the condition on the slow one (from about 30).
 @pytest.mark.parametrize(
   ('condition', 'tolerance'),
-  [(1.0, 2e-6), (10.0, 5e-5), (30.0, 2e-4), (1e3, 5e-6), (5e3, 1e-5)],
+  [(1.0, 2e-6), (10.0, 5e-5), (30.0, 2e-4), (1e3, 2.5e-4), (5e3, 1.2e-3)],
 )
 @pytest.mark.parametrize('scale', [1e-6, 1.0, 1e6])
 def test_bases_in_float32(condition, tolerance, scale):
   x = jnp.asarray(conditioned(condition) * scale, jnp.float32)[None]
   other = jnp.ones((2, 5, 1))  # of another shape and rank, in the same batch
-  bases, inverses, grams = linalg.orthonormal_bases([x, other])
+  bases, inverses, grams = orthonormal_bases([x, other])
   u, t = bases[0][0], inverses[0][0]
   np.testing.assert_allclose(u.T @ u, np.eye(8), atol=tolerance)
   np.testing.assert_allclose(x[0] @ t, u, atol=max(tolerance, 1e-4))
@@ -44,7 +47,7 @@ def test_dead_directions_have_no_basis():
   x[:, 5] = x[:, 0]
   x[:, 6] = 0
   x = jnp.asarray(x, jnp.float32)[None]
-  [u], [t], _ = linalg.orthonormal_bases([x])
+  [u], [t], _ = orthonormal_bases([x])
   projector = np.asarray(u[0].T @ u[0])
   np.testing.assert_allclose(projector @ projector, projector, atol=1e-5)
   np.testing.assert_allclose(np.trace(projector), 6, atol=1e-4)
@@ -53,7 +56,7 @@ def test_dead_directions_have_no_basis():
   null[[0, 5], 0] = 1, -1
   null[6, 1] = 1
   np.testing.assert_allclose(null.T @ np.asarray(t[0]), 0, atol=1e-4)
-  [u], [t], _ = linalg.orthonormal_bases([0 * x])
+  [u], [t], _ = orthonormal_bases([0 * x])
   assert not np.any(u) and not np.any(t)
 
 

@@ -1,5 +1,7 @@
 """Small LoRA problems that several tests share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,43 +61,56 @@ def mixed_tree(dtype=jnp.float32, seed=0, zero_b=True):
   }
 
 
-def loss_of(tree, seed=1, rank=None):
-  """Distance of every a @ b to a random matrix, of low rank if asked for."""
+def targets_of(tree, seed=1, rank=None):
+  """A random target for every a @ b, of low rank if asked for."""
   rng = np.random.default_rng(seed)
-  sites = lora_opt.pairs.find_sites(tree)
   targets = {}
-  for s in sites:
-    shape = s.batch, s.fan_in, s.fan_out
-    target = rng.normal(size=shape)
+  for s in lora_opt.pairs.find_sites(tree):
+    target = rng.normal(size=(s.batch, s.fan_in, s.fan_out))
     if rank:
       left = rng.normal(size=(s.batch, s.fan_in, rank))
       target = left @ rng.normal(size=(s.batch, rank, s.fan_out))
     targets[s.name] = jnp.asarray(target, jnp.float32)
-
-  def loss(tree):
-    pairs = lora_opt.pairs.extract_pairs(tree, sites)
-    total = jnp.zeros((), jnp.float32)
-    for name, (a, b) in pairs.items():
-      delta = jnp.matmul(a, b.mT).astype(jnp.float32)
-      total += jnp.mean(jnp.square(delta - targets[name]))
-    return total
-
-  return loss
+  return targets
 
 
-def train(tx, params, loss, steps):
-  """(params, state, first loss, last loss)."""
+def loss_fn(tree, targets):
+  """Mean squared distance of every a @ b to its target."""
+  sites = lora_opt.pairs.find_sites(tree)
+  total = jnp.zeros((), jnp.float32)
+  for name, (a, b) in lora_opt.pairs.extract_pairs(tree, sites).items():
+    delta = jnp.matmul(a, b.mT).astype(jnp.float32)
+    total += jnp.mean(jnp.square(delta - targets[name]))
+  return total
 
-  def step(params, state):
-    gradients = jax.grad(loss)(params)
-    updates, state = tx.update(gradients, state, params)
+
+class Trainer:
+  """A compiled training step, to be used again: compiling is what costs."""
+
+  def __init__(self, tx):
+    self.tx = tx
+    self.init = jax.jit(tx.init)
+    self.update = jax.jit(tx.update)
+    self._step = jax.jit(self._one)
+
+  def _one(self, params, state, targets):
+    gradients = jax.grad(loss_fn)(params, targets)
+    updates, state = self.tx.update(gradients, state, params)
     return optax.apply_updates(params, updates), state
 
-  step = jax.jit(step)
-  state, first = jax.jit(tx.init)(params), float(loss(params))
-  for _ in range(steps):
-    params, state = step(params, state)
-  return params, state, first, float(loss(params))
+  def train(self, params, steps, rank=None):
+    """(params, state, first loss, last loss)."""
+    targets = targets_of(params, rank=rank)
+    state, first = self.init(params), float(loss_fn(params, targets))
+    for _ in range(steps):
+      params, state = self._step(params, state, targets)
+    return params, state, first, float(loss_fn(params, targets))
+
+
+@functools.cache
+def trainer(name) -> Trainer:
+  """The trainer of a recipe with its defaults."""
+  return Trainer(RECIPES[name](RATES[name]))
 
 
 def is_finite(tree):

@@ -28,12 +28,12 @@ from tests.core import problems
 # rank padded: the slow path of the bases, with all its calls, at every step
 params = problems.mixed_tree()
 params['head']['lora_a'] = params['head']['lora_a'].at[..., -1:].set(0)
-loss = problems.loss_of(params, rank=2)
 options = dict(adamw={{}}, lora_plus={{}}, reflora={{}}, reflora_s={{}},
                lora_rite=dict(escaped_mass=True, cap_rms=1.0, rebalance=True))
 for name, recipe in problems.RECIPES.items():
   tx = recipe(problems.RATES[name], **options[name])
-  _, state, first, last = problems.train(tx, params, loss, {STEPS})
+  trainer = problems.Trainer(tx)
+  _, state, first, last = trainer.train(params, {STEPS}, rank=2)
   assert problems.is_finite(state) and last < first, name
   print(name, first, last, flush=True)
 """
