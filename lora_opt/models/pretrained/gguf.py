@@ -55,7 +55,13 @@ def from_gguf(
 
   def read(tensor_name: str) -> np.ndarray:
     tensor = tensors[tensor_name]
-    weight = quants.dequantize(tensor.data, tensor.tensor_type)
+    try:
+      weight = quants.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+      raise ValueError(
+        f'{path}: tensor {tensor_name} is of type {tensor.tensor_type.name}, '
+        'which the package gguf cannot dequantize'
+      ) from error
     if tensor_name.endswith('attn_q.weight'):
       return _unpermute(weight, config.num_heads)
     if tensor_name.endswith('attn_k.weight'):

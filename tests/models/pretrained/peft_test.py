@@ -178,6 +178,17 @@ def test_missing_file_is_named(tmp_path, tiny, name):
     import_adapter(tmp_path, tiny)
 
 
+def test_damaged_files_are_named(tmp_path, tiny):
+  tiny.export(tmp_path, tiny.init(jax.random.key(0)))
+  file = tmp_path / WEIGHTS
+  file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(ValueError, match=r'adapter_model.* is cut short'):
+    import_adapter(tmp_path, tiny)
+  (tmp_path / CONFIG).write_text('{')
+  with pytest.raises(ValueError, match=r'adapter_config\.json is not JSON'):
+    import_adapter(tmp_path, tiny)
+
+
 def test_model_without_adapter(tmp_path, tiny):
   model = dataclasses.replace(tiny, lora_config=None)
   with pytest.raises(ValueError, match='model random has no adapter'):
