@@ -17,7 +17,8 @@ def rows(count, start=0):
 
 @pytest.fixture(scope='session')
 def model():
-  return random_model(LoraConfig(rank=2, dropout=0.1), num_layers=1)
+  lora = LoraConfig(rank=2, dropout=0.1)
+  return random_model(lora, num_layers=1, remat='none')
 
 
 @pytest.fixture(scope='session')

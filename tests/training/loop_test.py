@@ -1,0 +1,151 @@
+"""A whole run in one process: what it leaves, and how it ends."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from safetensors.numpy import load_file
+
+import lora_opt
+from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.evaluation.history import read_metrics
+from lora_opt.training.loop import train
+from lora_opt.training.run_directory import RunRecord
+from lora_opt.training.step_log import TrainingDivergedError
+
+STEPS = 12
+RECORD = RunRecord(
+  command='python -m lora_opt.main --x',
+  settings={'OPTIMIZER': '@lora_opt.adamw()'},
+  config_text='A = 1\n',
+  operative_config_text=lambda: 'A = 1  # used\n',
+)
+
+
+def run(folder, model, task, optimizer=None, steps=STEPS, **settings):
+  return train(
+    folder,
+    model,
+    task,
+    optimizer or lora_opt.adamw(1e-2),
+    train_steps=steps,
+    task_feature_lengths={'targets': 64},
+    batch_size=4,
+    evaluator=functools.partial(Evaluator, max_new_tokens=8),
+    **({'learning_rate': 1e-2, 'record': RECORD} | settings),
+  )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, model, task):
+  folder = tmp_path_factory.mktemp('run')
+  run(folder, model, task, checkpoint_period=5, eval_period=6, clip_norm=1.0)
+  return folder
+
+
+def test_the_loss_falls_and_every_step_is_logged(folder):
+  rows = [row for row in read_metrics(folder) if row['split'] == 'train']
+  assert [row['step'] for row in rows] == list(range(1, STEPS + 1))
+  losses = [row['loss'] for row in rows]
+  assert np.mean(losses[-3:]) < np.mean(losses[:3])
+  for row in rows[1:]:
+    assert row['timing/tokens_per_second'] > 0
+    assert row['learning_rate'] == 1e-2
+    assert 0.5 < row['non_padding_fraction'] <= 1
+
+
+def test_it_is_evaluated_before_during_and_after(folder):
+  before, after = (
+    json.loads((folder / f'evaluation/{moment}.json').read_text())
+    for moment in ('before', 'after')
+  )
+  assert (before['step'], after['step']) == (0, STEPS)
+  assert after['loss'] < before['loss']
+  assert len(after['predictions']) == after['num_examples'] == 6
+  during = [row for row in read_metrics(folder) if row['split'] == 'eval']
+  assert [row['step'] for row in during] == [6]
+
+
+def test_checkpoints_hold_no_frozen_weight(folder):
+  steps = sorted(path.name for path in (folder / 'checkpoints').iterdir())
+  assert steps == ['step_10', 'step_12']
+  metadata = (folder / 'checkpoints/step_12/state/_METADATA').read_text()
+  saved = [
+    tuple(part['key'] for part in leaf['key_metadata'])
+    for leaf in json.loads(metadata)['tree_metadata'].values()
+  ]
+  assert {path[0] for path in saved} == {'step', 'lora', 'opt_state'}
+  # Everything large is a factor: step counters apart, nothing else is there.
+  arrays = {path[-1] for path in saved if 'layers' in path}
+  assert arrays == {'lora_a', 'lora_b'}
+  names = (folder / 'model-info.txt').read_text()
+  assert '# frozen base' in names and '# optimizer' in names
+
+
+def test_the_adapter_and_the_report_are_there(folder):
+  tensors = load_file(folder / 'adapter/adapter_model.safetensors')
+  assert len(tensors) == 14  # two factors of seven projections of one layer
+  assert any(np.abs(t).max() > 0 for n, t in tensors.items() if 'lora_B' in n)
+  report = (folder / 'report.html').read_text()
+  assert 'python -m lora_opt.main --x' in report and 'A = 1  # used' in report
+  facts = json.loads((folder / 'run.json').read_text())
+  assert facts['steps'] == STEPS and facts['optimizer'] == '@lora_opt.adamw()'
+
+
+def test_run_again_it_ends_at_once_with_the_same_adapter(folder, model, task):
+  name = 'adapter/adapter_model.safetensors'
+  before = (folder / name).read_bytes()
+  run(folder, model, task, checkpoint_period=5, clip_norm=1.0)
+  assert (folder / name).read_bytes() == before
+  assert len(read_metrics(folder)) == STEPS + 1
+
+
+def test_another_run_in_the_same_folder_is_refused(folder, model, task):
+  other = dataclasses.replace(RECORD, settings={'OPTIMIZER': '@lora_opt.x()'})
+  with pytest.raises(ValueError, match=r'OPTIMIZER: there @lora_opt.adamw\(\)'):
+    run(folder, model, task, record=other)
+
+
+def test_an_adapter_can_be_the_start_of_the_next_run(
+  tmp_path, folder, model, task
+):
+  run(tmp_path, model, task, steps=1, initial_adapter=str(folder / 'adapter'))
+  before = json.loads((tmp_path / 'evaluation/before.json').read_text())
+  after = json.loads((folder / 'evaluation/after.json').read_text())
+  assert before['loss'] == pytest.approx(after['loss'], rel=1e-6)
+
+
+def test_choices_are_scored_by_likelihood(tmp_path, model, choice_task):
+  run(tmp_path, model, choice_task, steps=2)
+  after = json.loads((tmp_path / 'evaluation/after.json').read_text())
+  assert after['metric'] == 'accuracy'
+  for prediction in after['predictions']:
+    best = int(np.argmax(prediction['log_likelihoods']))
+    assert prediction['prediction'] == prediction['choices'][best]
+
+
+def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
+  tmp_path, model, task
+):
+  def update(grads, state, params=None):
+    # The sixth update makes the next loss NaN.
+    bad = jax.numpy.where(state >= 5, jax.numpy.nan, 0.0)
+    return jax.tree.map(lambda g: -1e-3 * g + bad, grads), state + 1
+
+  poison = optax.GradientTransformation(lambda p: jax.numpy.zeros(()), update)
+  with pytest.raises(TrainingDivergedError, match='at step 7'):
+    run(tmp_path, model, task, poison, checkpoint_period=5)
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['step_5']
+
+
+def test_an_unusable_row_ends_the_run_before_anything_is_trained(
+  tmp_path, model, task
+):
+  broken = dataclasses.replace(task, eval=[{'question': 'x'}])
+  with pytest.raises(ValueError, match="'answer'"):
+    run(tmp_path, model, broken)
+  assert not (tmp_path / 'metrics.jsonl').exists()
