@@ -100,14 +100,17 @@ class CausalLM:
       base: Frozen weights.
       lora: Adapter, or None for the base model.
       batch: (batch, length) arrays tokens, targets, positions, segment_ids
-        and optionally branches.
+        and optionally branches and weights.
       rng: Key of the adapter's dropout; None for no dropout.
 
     Returns:
-      (batch, length) float32, in nats.
+      (batch, length) float32, in nats; 0 where the weight is 0, since nothing
+      is computed there.
     """
     hidden, head = self._hidden(jax.lax.stop_gradient(base), lora, batch, rng)
-    return token_cross_entropy(hidden, head, batch['targets'], self.loss_rows)
+    targets = batch['targets']
+    needed = batch.get('weights', jnp.ones(targets.shape, jnp.float32)) != 0
+    return token_cross_entropy(hidden, head, targets, needed, self.loss_rows)
 
   def logits(self, base: Tree, lora: Tree | None, batch: Batch) -> jax.Array:
     """All logits, (batch, length, vocab) float32: for tests and inspection."""

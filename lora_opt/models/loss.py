@@ -23,11 +23,15 @@ def project_to_vocabulary(hidden: jax.Array, head: jax.Array) -> jax.Array:
   return logits.reshape(*hidden.shape[:-1], head.shape[0])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def token_cross_entropy(
-  hidden: jax.Array, head: jax.Array, targets: jax.Array, chunk_rows: int
+  hidden: jax.Array,
+  head: jax.Array,
+  targets: jax.Array,
+  needed: jax.Array,
+  chunk_rows: int,
 ) -> jax.Array:
-  """-log softmax(hidden @ head.T)[target] at each position.
+  """-log softmax(hidden @ head.T)[target] at each position that is needed.
 
   The logits of at most about `chunk_rows` positions exist at a time. The loss
   of a position depends on its own hidden state alone, so its gradient is
@@ -39,18 +43,19 @@ def token_cross_entropy(
     hidden: (batch, length, embed).
     head: (vocab, embed). Frozen: its gradient is defined as zero.
     targets: (batch, length) int32.
+    needed: (batch, length) bool; the loss is 0 where it is False.
     chunk_rows: Positions whose logits are held together; at least one time
       step of the whole batch is.
 
   Returns:
     (batch, length) float32.
   """
-  return _over_chunks(_chunk_losses, hidden, head, targets, chunk_rows)
+  return _over_chunks(_chunk_losses, hidden, head, targets, needed, chunk_rows)
 
 
-def _forward(hidden, head, targets, chunk_rows):
+def _forward(hidden, head, targets, needed, chunk_rows):
   losses, unit_gradient = _over_chunks(
-    _chunk_losses_and_gradient, hidden, head, targets, chunk_rows
+    _chunk_losses_and_gradient, hidden, head, targets, needed, chunk_rows
   )
   return losses, unit_gradient
 
@@ -58,44 +63,63 @@ def _forward(hidden, head, targets, chunk_rows):
 def _backward(chunk_rows, unit_gradient, cotangent):
   del chunk_rows
   gradient = cotangent[..., None] * unit_gradient.astype(jnp.float32)
-  return gradient.astype(unit_gradient.dtype), None, None
+  return gradient.astype(unit_gradient.dtype), None, None, None
 
 
 token_cross_entropy.defvjp(_forward, _backward)
 
 
-def _over_chunks(function, hidden, head, targets, chunk_rows):
+def _over_chunks(function, hidden, head, targets, needed, chunk_rows):
   # Chunks are slices of time, so a sharded batch axis stays where it is.
   batch, length = targets.shape
   steps = max(1, min(length, chunk_rows // batch))
   chunks = -(-length // steps)
+  order = jnp.argsort(~needed, axis=1)  # needed positions first
+  back = jnp.argsort(order, axis=1)
 
   def split(x):
+    x = _take_times(x, order)
     padding = [(0, 0), (0, chunks * steps - length)] + [(0, 0)] * (x.ndim - 2)
     x = jnp.pad(x, padding).reshape(batch, chunks, steps, *x.shape[2:])
     return x.swapaxes(0, 1).reshape(chunks, batch * steps, *x.shape[3:])
 
   def join(x):
     x = x.reshape(chunks, batch, steps, *x.shape[2:]).swapaxes(0, 1)
-    return x.reshape(batch, chunks * steps, *x.shape[3:])[:, :length]
+    x = x.reshape(batch, chunks * steps, *x.shape[3:])[:, :length]
+    return _take_times(x, back)
 
   def one(chunk):
-    return function(chunk[0], head, chunk[1])
+    hidden, targets, needed = chunk
+    skipped = jax.eval_shape(function, hidden, head, targets, needed)
+    return jax.lax.cond(
+      jnp.any(needed),
+      lambda: function(hidden, head, targets, needed),
+      lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), skipped),
+    )
 
-  return jax.tree.map(join, jax.lax.map(one, (split(hidden), split(targets))))
+  parts = (split(hidden), split(targets), split(needed))
+  return jax.tree.map(join, jax.lax.map(one, parts))
 
 
-def _chunk_losses(hidden, head, targets):
+def _take_times(x, times):
+  """x (batch, length, ...) in another order of its second axis."""
+  index = times.reshape(*times.shape, *[1] * (x.ndim - 2))
+  return jnp.take_along_axis(x, index, axis=1)
+
+
+def _chunk_losses(hidden, head, targets, needed):
   logits = project_to_vocabulary(hidden, head)
   target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-  return jax.nn.logsumexp(logits, axis=1) - target
+  return jnp.where(needed, jax.nn.logsumexp(logits, axis=1) - target, 0)
 
 
-def _chunk_losses_and_gradient(hidden, head, targets):
+def _chunk_losses_and_gradient(hidden, head, targets, needed):
   logits = project_to_vocabulary(hidden, head)
   target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
   normalizer = jax.nn.logsumexp(logits, axis=1)
   softmax = jnp.exp(logits - normalizer[:, None]).astype(head.dtype)
   gradient = jnp.dot(softmax, head, preferred_element_type=jnp.float32)
   gradient -= head[targets].astype(jnp.float32)
-  return normalizer - target, gradient.astype(hidden.dtype)
+  gradient = jnp.where(needed[:, None], gradient, 0)
+  losses = jnp.where(needed, normalizer - target, 0)
+  return losses, gradient.astype(hidden.dtype)

@@ -168,7 +168,7 @@ def train(
       )
   if state.step < train_steps:
     print(f'Stopped by SIGTERM after step {state.step}; run again to go on.')
-    sys.exit(StopOnSigterm.exit_status)
+    sys.exit(0)
   after = _evaluate_once(folder / _AFTER, evaluate, base, state)
 
   adapter = _export(model, state.lora, folder / 'adapter')

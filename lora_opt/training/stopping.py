@@ -15,8 +15,6 @@ class StopOnSigterm:
   True
   """
 
-  exit_status = 128 + signal.SIGTERM
-
   def __init__(self):
     self.requested = False
 

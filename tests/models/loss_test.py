@@ -19,35 +19,42 @@ def _problem():
   return hidden, head, targets, weights
 
 
+ALL = jnp.ones((2, 5), bool)
+SOME = jnp.array([[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]], bool)
+
+
 def full_losses(hidden, head, targets):
   logits = jax.nn.log_softmax(project_to_vocabulary(hidden, head))
   return -jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 
+@pytest.mark.parametrize('needed', [ALL, SOME], ids=['all', 'some'])
 @pytest.mark.parametrize('chunk_rows', [1, 2, 4, 6, 100])
-def test_value_and_gradient_are_those_of_full_logits(problem, chunk_rows):
+def test_value_and_gradient_are_those_of_full_logits(
+  problem, chunk_rows, needed
+):
   hidden, head, targets, weights = problem
 
   def chunked(hidden):
-    losses = token_cross_entropy(hidden, head, targets, chunk_rows)
+    losses = token_cross_entropy(hidden, head, targets, needed, chunk_rows)
     return (losses * weights).sum(), losses
 
   def full(hidden):
-    losses = full_losses(hidden, head, targets)
+    losses = jnp.where(needed, full_losses(hidden, head, targets), 0)
     return (losses * weights).sum(), losses
 
   (_, losses), gradient = jax.value_and_grad(chunked, has_aux=True)(hidden)
   (_, expected), wanted = jax.value_and_grad(full, has_aux=True)(hidden)
   np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-5)
-  evaluated = token_cross_entropy(hidden, head, targets, chunk_rows)
+  evaluated = token_cross_entropy(hidden, head, targets, needed, chunk_rows)
   np.testing.assert_array_equal(evaluated, losses)
 
 
 def test_no_gradient_for_the_frozen_head(problem):
   hidden, head, targets, _ = problem
   gradient = jax.grad(
-    lambda head: token_cross_entropy(hidden, head, targets, 4).sum()
+    lambda head: token_cross_entropy(hidden, head, targets, ALL, 4).sum()
   )(head)
   assert not gradient.any()
 
@@ -55,7 +62,7 @@ def test_no_gradient_for_the_frozen_head(problem):
 def test_full_logits_never_exist(problem):
   hidden, head, targets, _ = problem
   program = jax.make_jaxpr(
-    jax.grad(lambda h: token_cross_entropy(h, head, targets, 2).sum())
+    jax.grad(lambda h: token_cross_entropy(h, head, targets, ALL, 2).sum())
   )(hidden)
   # Two rows at a time: no array as large as (batch * length, vocab).
   sizes = [int(s) for s in _array_sizes(program.jaxpr)]
@@ -73,12 +80,12 @@ def _array_sizes(jaxpr):
 def test_bfloat16_is_close(problem):
   hidden, head, targets, _ = problem
   half = [x.astype(jnp.bfloat16) for x in (hidden, head)]
-  losses = token_cross_entropy(*half, targets, 4)
+  losses = token_cross_entropy(*half, targets, ALL, 4)
   assert losses.dtype == jnp.float32
   expected = full_losses(hidden, head, targets)
   # Logits of size 10 rounded to 8 bits.
   np.testing.assert_allclose(losses, expected, atol=0.1)
   gradient = jax.grad(
-    lambda h: token_cross_entropy(h, half[1], targets, 4).sum()
+    lambda h: token_cross_entropy(h, half[1], targets, ALL, 4).sum()
   )(half[0])
   assert gradient.dtype == jnp.bfloat16
