@@ -5,10 +5,17 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def no_rank_promotion():
-  """No implicit broadcasting of ranks."""
-  with jax.numpy_rank_promotion('raise'):
-    yield
+def core_settings():
+  """No implicit broadcasting of ranks; compile fast, since steps are few.
+
+  (Full optimisation runs in two_threads_test and in the training tests.)
+  """
+  jax.config.update('jax_disable_most_optimizations', True)
+  try:
+    with jax.numpy_rank_promotion('raise'):
+      yield
+  finally:
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture

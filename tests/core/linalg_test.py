@@ -49,7 +49,8 @@ def test_dead_directions_have_no_basis():
   x = jnp.asarray(x, jnp.float32)[None]
   [u], [t], _ = orthonormal_bases([x])
   projector = np.asarray(u[0].T @ u[0])
-  np.testing.assert_allclose(projector @ projector, projector, atol=1e-5)
+  # eps over the floor of the first pass, 1e-3.
+  np.testing.assert_allclose(projector @ projector, projector, atol=1e-4)
   np.testing.assert_allclose(np.trace(projector), 6, atol=1e-4)
   # R^-1 is the pseudo-inverse of R: nothing of the dead directions in it.
   null = np.zeros((8, 2))
