@@ -43,7 +43,10 @@ _GIN_ERRORS = (
   tokenize.TokenError,
 )
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+# `configs/...` is found from any working directory.
+gin.add_config_file_search_path(
+  str(pathlib.Path(__file__).parents[1].resolve())
+)
 
 
 class ConfigError(ValueError):
@@ -69,7 +72,7 @@ def load(
       required macro is unset; the message names it.
   """
   gin.clear_config()
-  for path in (*search_paths, str(_ROOT)):
+  for path in search_paths:
     gin.add_config_file_search_path(path)
   try:
     for file in files:

@@ -78,7 +78,6 @@ def main(argv: Sequence[str]) -> None:
   from lora_opt.training import loop
   from lora_opt.training.run_directory import RunRecord
 
-  logging.set_verbosity(logging.WARNING)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
   if FLAGS.coordinator_address or FLAGS.process_count:
     jax.distributed.initialize(
@@ -87,7 +86,10 @@ def main(argv: Sequence[str]) -> None:
   if FLAGS.tfds_data_dir:
     os.environ['TFDS_DATA_DIR'] = FLAGS.tfds_data_dir
 
+  # gin logs every folder it did not find a file in; its error says it all.
+  logging.set_verbosity(logging.FATAL)
   config.load(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  logging.set_verbosity(logging.WARNING)
   if FLAGS.dry_run:
     print(config.text())
     return

@@ -35,7 +35,7 @@ def alone(model, loss, prompt, completion):
     'targets': np.pad(ids[1:], padding)[None],
     'positions': np.pad(np.arange(size, dtype=np.int32), padding)[None],
     'segment_ids': np.pad(np.ones(size, np.int32), padding)[None],
-    'weights': np.zeros((1, 64), np.float32),
+    'weights': np.ones((1, 64), np.float32),
   }
   return float(np.sum(loss(batch)[0, len(prompt) - 1 : size]))
 
