@@ -173,6 +173,7 @@ class Bases(NamedTuple):
   grams: list[Array]  # (batch, rank, rank): x^T x
 
 
+@jax.jit  # or its branch would be compiled anew at every call outside of jit
 def orthonormal_bases(factors: Sequence[Array]) -> Bases:
   """Orthonormal bases of the column spaces of many factors, in one batch.
 

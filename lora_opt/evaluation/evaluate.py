@@ -98,7 +98,7 @@ class Evaluator:
       'task': self._task.name,
       'metric': self._task.metric,
       'score': float(np.mean(scores)),
-      'interval': bootstrap_interval(scores),
+      'interval': list(bootstrap_interval(scores)),
       'loss': loss,
       'num_examples': len(examples),
       'predictions': predictions,

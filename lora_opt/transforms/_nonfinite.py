@@ -43,20 +43,23 @@ def skip_nonfinite(
     return SkipNonfiniteState(jnp.zeros((), jnp.int32), inner.init(params))
 
   def update(updates, state, params=None, **extra_args):
-    def step(updates, inner_state):
-      return inner.update(updates, inner_state, params, **extra_args)
-
-    def skip(updates, inner_state):
-      return jax.tree.map(jnp.zeros_like, updates), inner_state
-
     good = jnp.array(True)
     for g in jax.tree.leaves(updates):
       wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
       good &= jnp.isfinite(jnp.sum(jnp.square(wide)))
-    new, inner_state = jax.lax.cond(
-      good, step, skip, updates, state.inner_state
+
+    # Selecting, and not branching: outside of jit a branch would be compiled
+    # anew at every step, and inside it keeps XLA from updating in place.
+    def select(new, old):
+      return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
+
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    new, inner_state = inner.update(
+      select(updates, zeros), state.inner_state, params, **extra_args
     )
     skipped = state.skipped + jnp.where(good, 0, 1).astype(jnp.int32)
-    return new, SkipNonfiniteState(skipped, inner_state)
+    return select(new, zeros), SkipNonfiniteState(
+      skipped, select(inner_state, state.inner_state)
+    )
 
   return optax.GradientTransformationExtraArgs(init, update)
