@@ -112,11 +112,19 @@ def run() -> None:
   """Entry point: a user's mistake ends in one clear message, no traceback."""
   try:
     app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
-  except (ValueError, OSError) as error:
-    if os.environ.get('LORA_OPT_TRACEBACK'):
+  except Exception as error:
+    full = 'No space left on device' in str(error)
+    if os.environ.get('LORA_OPT_TRACEBACK') or not (
+      full or isinstance(error, ValueError | OSError)
+    ):
       raise
     # Without the lines in which gin names the functions it was calling.
     message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
+    if full:
+      message += (
+        '\nThe checkpoints that are there are whole: make room on the disk of '
+        'MODEL_DIR and run the same command again.'
+      )
     print(f'\nerror: {message}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
     sys.exit(1)
