@@ -9,6 +9,8 @@ import pytest
 from lora_opt.data import tasks
 from lora_opt.models.random_model import random_model
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 ROWS = [
   {
     'question': 'Q' * n,

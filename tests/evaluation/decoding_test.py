@@ -2,10 +2,13 @@
 
 import jax
 import numpy as np
+import pytest
 
 from lora_opt.data.eval_batching import pad_prompts
 from lora_opt.data.tasks import Generation
 from lora_opt.evaluation.decoding import make_greedy_decoder
+
+pytestmark = pytest.mark.usefixtures('fast_compile')
 
 NEW = 6
 

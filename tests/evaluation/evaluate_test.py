@@ -10,6 +10,8 @@ from lora_opt.data.tasks import Generation, MultipleChoice
 from lora_opt.evaluation import run
 from lora_opt.evaluation.evaluate import Evaluator, bootstrap_interval
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 CHOICES = MultipleChoice(
   name='choices',
   train=[{'question': 'q', 'choices': ['a', 'b'], 'answer': 0}],

@@ -6,9 +6,12 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from lora_opt.models.attention import packed_mask, rotary_angles, rotate
+
+pytestmark = pytest.mark.usefixtures('fast_compile')
 
 
 @hypothesis.settings(max_examples=20, deadline=None)

@@ -18,6 +18,8 @@ from tests.models.batches import (
   row_batch,
 )
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 FIRST, SECOND, THIRD = [5, 6, 7, 8, 9], [20, 21, 22], [30, 31, 32, 33]
 
 

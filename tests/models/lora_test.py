@@ -18,6 +18,8 @@ from tests.models.batches import (
   row_batch,
 )
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 BATCH = row_batch([5, 6, 7, 8, 9], [20, 21, 22])
 
 

@@ -17,6 +17,8 @@ from lora_opt.training.loop import train
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step_log import TrainingDivergedError
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 STEPS = 12
 RECORD = RunRecord(
   command='python -m lora_opt.main --x',

@@ -10,6 +10,8 @@ from lora_opt.training import sharding
 from lora_opt.training.step import make_train_step, split_batch
 from lora_opt.training.train_state import create_train_state
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 
 @pytest.fixture(scope='module')
 def batch(task, model):
