@@ -90,9 +90,10 @@ def _check_same_run(
     if name.rpartition('.')[2].upper() not in _FREE
     and there.get(name) != record.settings.get(name)
   ]
-  if different and (folder / 'checkpoints').exists():
+  results = ('checkpoints', 'evaluation/before.json')
+  if different and any((folder / name).exists() for name in results):
     raise ValueError(
-      f'MODEL_DIR={folder} holds the checkpoints of another run:\n'
+      f'MODEL_DIR={folder} holds another run:\n'
       + '\n'.join(different)
       + '\nChoose another MODEL_DIR, use the settings of the run that is '
       'there, or delete the folder.'

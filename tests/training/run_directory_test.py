@@ -39,7 +39,7 @@ def test_what_does_not_change_the_result_may_change(tmp_path, name):
 
 def test_another_run_is_refused_and_the_difference_named(tmp_path):
   with_checkpoints(tmp_path, SEED='0', LORA_RANK='8')
-  with pytest.raises(ValueError, match='holds the checkpoints') as caught:
+  with pytest.raises(ValueError, match='holds another run') as caught:
     claim(tmp_path, record(SEED='0', LORA_RANK='16', EXTRA='1'))
   message = str(caught.value)
   assert 'LORA_RANK: there 8, here 16' in message
@@ -49,9 +49,16 @@ def test_another_run_is_refused_and_the_difference_named(tmp_path):
   assert kept['LORA_RANK'] == '8'
 
 
-def test_a_folder_without_checkpoints_may_be_reused(tmp_path):
+def test_a_folder_without_results_may_be_reused(tmp_path):
   claim(tmp_path, record(SEED='0'))
   claim(tmp_path, record(SEED='1'))
+
+
+def test_an_evaluation_alone_is_a_result_too(tmp_path):
+  claim(tmp_path, record(SEED='0'))
+  run_directory.write_json(tmp_path / 'evaluation/before.json', {})
+  with pytest.raises(ValueError, match='SEED: there 0, here 1'):
+    claim(tmp_path, record(SEED='1'))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -1,0 +1,1 @@
+"""Weights, tokenizers and adapters from files that others wrote."""
