@@ -1,5 +1,6 @@
 """Transformations over LoRA pairs, one algorithm a file."""
 
+from lora_opt.transforms._adam import ScaleByAdamState, scale_by_adam
 from lora_opt.transforms._bases import (
   InOrthonormalBasesState,
   in_orthonormal_bases,
@@ -26,6 +27,7 @@ __all__ = [
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
   'RefactorByNormsState',
+  'ScaleByAdamState',
   'ScaleByProjectedMomentsState',
   'SkipNonfiniteState',
   'in_orthonormal_bases',
@@ -34,6 +36,7 @@ __all__ = [
   'precondition_by_refactoring',
   'rebalance_norms',
   'refactor_by_norms',
+  'scale_by_adam',
   'scale_by_lora_plus',
   'scale_by_lora_rite',
   'scale_by_projected_moments',

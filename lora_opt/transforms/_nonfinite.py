@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_opt.transforms._adam import ScaleByAdamState
+
+# States that the extra argument `finite` keeps still already.
+SELF_KEEPING = (ScaleByAdamState,)
+
 
 class SkipNonfiniteState(NamedTuple):
   """State of `skip_nonfinite`."""
@@ -24,6 +29,10 @@ def skip_nonfinite(
   `skipped` counts one. Unlike `optax.apply_if_finite` it never gives in, and
   a gradient whose square overflows counts as bad too: it would leave an
   infinite second moment behind.
+
+  `inner` receives the verdict as an extra argument, `finite`, a boolean
+  scalar. What keeps its own state still by it, as `scale_by_adam`, says so
+  with a state type in `SELF_KEEPING`, and is spared the selection.
 
   Args:
     inner: what runs on finite gradients.
@@ -51,11 +60,19 @@ def skip_nonfinite(
     # Selecting, and not branching: outside of jit a branch would be compiled
     # anew at every step, and inside it keeps XLA from updating in place.
     def select(new, old):
-      return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
+      def pick(x, y):
+        return x if isinstance(x, SELF_KEEPING) else jnp.where(good, x, y)
+
+      return jax.tree.map(
+        pick, new, old, is_leaf=lambda x: isinstance(x, SELF_KEEPING)
+      )
 
     zeros = jax.tree.map(jnp.zeros_like, updates)
     new, inner_state = inner.update(
-      select(updates, zeros), state.inner_state, params, **extra_args
+      select(updates, zeros),
+      state.inner_state,
+      params,
+      **{**extra_args, 'finite': good},
     )
     skipped = state.skipped + jnp.where(good, 0, 1).astype(jnp.int32)
     return select(new, zeros), SkipNonfiniteState(

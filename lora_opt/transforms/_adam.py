@@ -1,0 +1,77 @@
+"""Adam's direction, in float32, that can sit out a step in place."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class ScaleByAdamState(optax.ScaleByAdamState):
+  """State of `scale_by_adam`: count, and mu and nu in float32 or wider."""
+
+  __slots__ = ()
+
+
+def scale_by_adam(
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  *,
+  mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+  """`optax.scale_by_adam`, for every float dtype and inside `skip_nonfinite`.
+
+  Two things are added. Moments are float32 or wider whatever the gradients
+  are: in float16 the square of 1e-4, and eps, are zero. And an extra argument
+  `finite`, as `skip_nonfinite` passes it: where it is False the gradients
+  count as zero and both decays as one, so the moments stay what they are by
+  arithmetic. Choosing afterwards between old and new moments would keep both
+  in memory, which doubles the time of the step on CPU.
+
+  Args:
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the square root of the second moment.
+    mu_dtype: dtype of the first moment; default float32 or wider.
+
+  Returns:
+    A transformation. Updates have the dtype of the gradients.
+
+  >>> tx = scale_by_adam()
+  >>> x = jnp.ones(1, jnp.float16)
+  >>> update, state = tx.update(1e-4 * x, tx.init(x))
+  >>> print(update, state.nu.dtype)
+  [1.] float32
+  """
+
+  def init(params):
+    def zeros(dtype):
+      return jax.tree.map(
+        lambda x: jnp.zeros_like(x, dtype or _wide(x.dtype)), params
+      )
+
+    return ScaleByAdamState(
+      jnp.zeros((), jnp.int32), zeros(mu_dtype), zeros(None)
+    )
+
+  def update(updates, state, params=None, *, finite=None, **extra_args):
+    del params, extra_args
+    wide = jax.tree.map(lambda g: g.astype(_wide(g.dtype)), updates)
+    decay1, decay2 = b1, b2
+    if finite is not None:
+      wide = jax.tree.map(lambda g: jnp.where(finite, g, 0), wide)
+      decay1, decay2 = jnp.where(finite, b1, 1.0), jnp.where(finite, b2, 1.0)
+    adam = optax.scale_by_adam(decay1, decay2, eps, mu_dtype=mu_dtype)
+    wide, new = adam.update(wide, state)
+    count = new.count
+    if finite is not None:
+      count = jnp.where(finite, count, state.count)
+    updates = jax.tree.map(lambda u, g: u.astype(g.dtype), wide, updates)
+    return updates, ScaleByAdamState(count, new.mu, new.nu)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _wide(dtype):
+  return jnp.promote_types(dtype, jnp.float32)
