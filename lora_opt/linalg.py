@@ -199,11 +199,11 @@ def orthonormal_bases(factors: Sequence[Array]) -> Bases:
   grams = [gram(x) for x in factors]
   packing = Packing.of(grams)
   packed = packing.pack(grams)
-  fast, good = _cholesky_inverses(packing, packed)
+  fast, good = cholesky_inverses(packing, packed)
   inverses = jax.lax.cond(
     good,
     lambda fast, *_: fast,
-    lambda _, packed, factors: _resolved_inverses(packing, packed, factors),
+    lambda _, packed, factors: resolved_inverses(packing, packed, factors),
     fast,
     packed,
     list(factors),
@@ -213,7 +213,7 @@ def orthonormal_bases(factors: Sequence[Array]) -> Bases:
   return Bases(bases, inverses, grams)
 
 
-def _cholesky_inverses(packing: Packing, grams: Array) -> tuple[Array, Array]:
+def cholesky_inverses(packing: Packing, grams: Array) -> tuple[Array, Array]:
   """R^-1 with R^T R = gram, and whether all of them can be trusted."""
   size = grams.shape[-1]
   padding = jnp.arange(size)[None] >= packing.repeat(packing.ranks)[:, None]
@@ -234,7 +234,7 @@ def _cholesky_inverses(packing: Packing, grams: Array) -> tuple[Array, Array]:
   return inverse * unit, good
 
 
-def _resolved_inverses(packing: Packing, grams: Array, factors) -> Array:
+def resolved_inverses(packing: Packing, grams: Array, factors) -> Array:
   """R^-1 by the polar form in two passes; zero on dead directions."""
   values, vectors = eigh(grams)
   largest = jnp.maximum(values[:, -1:], 0)

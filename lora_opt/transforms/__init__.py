@@ -7,11 +7,11 @@ from lora_opt.transforms._bases import (
 )
 from lora_opt.transforms._lora_plus import scale_by_lora_plus
 from lora_opt.transforms._lora_rite import (
-  ScaleByProjectedMomentsState,
-  limit_rms,
+  ScaleByLoraRiteState,
+  StepByLoraRiteState,
   rebalance_norms,
   scale_by_lora_rite,
-  scale_by_projected_moments,
+  step_by_lora_rite,
 )
 from lora_opt.transforms._nonfinite import SkipNonfiniteState, skip_nonfinite
 from lora_opt.transforms._pairing import OnLoraPairsState, on_lora_pairs
@@ -28,10 +28,10 @@ __all__ = [
   'PreconditionByRefactoringState',
   'RefactorByNormsState',
   'ScaleByAdamState',
-  'ScaleByProjectedMomentsState',
+  'ScaleByLoraRiteState',
   'SkipNonfiniteState',
+  'StepByLoraRiteState',
   'in_orthonormal_bases',
-  'limit_rms',
   'on_lora_pairs',
   'precondition_by_refactoring',
   'rebalance_norms',
@@ -39,6 +39,6 @@ __all__ = [
   'scale_by_adam',
   'scale_by_lora_plus',
   'scale_by_lora_rite',
-  'scale_by_projected_moments',
   'skip_nonfinite',
+  'step_by_lora_rite',
 ]

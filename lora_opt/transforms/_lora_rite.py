@@ -1,5 +1,6 @@
 """LoRA-RITE: an adaptive step that no refactoring of A B^T can change."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,192 +8,260 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt import linalg
-from lora_opt.pairs import PairMatrices
-from lora_opt.transforms._bases import ScalarOrSchedule, in_orthonormal_bases
+from lora_opt.pairs import LoraPair, PairMatrices
+from lora_opt.transforms._moments import MomentSettings, update_moments
+
+ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
 
 
-class ScaleByProjectedMomentsState(NamedTuple):
-  """State of `scale_by_projected_moments`."""
+class ScaleByLoraRiteState(NamedTuple):
+  """State of `scale_by_lora_rite`."""
 
   count: jax.Array  # () int32: steps taken
-  mu: Any  # tree of LoraPair: M, momentum in the current basis
+  mu: Any  # tree of LoraPair: M R^-T, the momentum as a step of the factors
+  previous: Any  # tree of LoraPair: the factors at the last step
+  inverses: Any  # {name: PairMatrices (batch, rank, rank)}: their R^-1
   nu: Any  # {name: PairMatrices (batch, rank, rank)}: V
   escaped: Any  # {name: PairMatrices (batch,)}: rho
+  norms: Any  # {name: PairMatrices (batch,)}: |M| is no larger
 
 
-def scale_by_projected_moments(
-  b1: float = 0.9,
-  b2: float = 0.999,
-  eps: float = 1e-6,
-  *,
-  clip_norm: float | None = None,
-  skip_rms: float | None = None,
-  escaped_mass: bool = False,
-  mean_square: bool = True,
-  mu_dtype: Any = None,
-) -> optax.GradientTransformationExtraArgs:
-  """Adam's two moments as matrices, carried from basis to basis.
+class StepByLoraRiteState(NamedTuple):
+  """State of `step_by_lora_rite`: half of Adam's."""
 
-  With g the unmagnified gradient (m, r), P the basis change, and decays with
-  bias correction, b' = b (1 - b^(t-1)) / (1 - b^t):
+  count: jax.Array  # () int32: steps taken
+  mu: Any  # tree of LoraPair: M R^-T, the momentum as a step of the factors
+  # The factors at the last step are kept * factors + moved * mu.
+  kept: Any  # {name: PairMatrices (batch,)}
+  moved: Any  # {name: PairMatrices (batch,)}
+  inverses: Any  # {name: PairMatrices (batch, rank, rank)}: their R^-1
+  nu: Any  # {name: PairMatrices (batch, rank, rank)}: V
+  escaped: Any  # {name: PairMatrices (batch,)}: rho
+  norms: Any  # {name: PairMatrices (batch,)}: |M| is no larger
 
-    V   <- b2' P V P^T + (1 - b2') g^T g / m
-    rho <- b2' (rho + d)
-    M   <- b1' M P^T + (1 - b1') g (V + rho I)^(-1/2)
 
-  and M is the step. The inverse root is 1 / (sqrt(lambda + rho) + eps), and
-  zero on dead directions (`linalg.cutoff`), so a gradient of low rank gives
-  a step of low rank. d = min(max_i [lambda_i(V) - lambda_i(P V P^T)]_+,
-  [tr V - tr P V P^T]_+) is what the change of basis lost of V.
+class _Settings(NamedTuple):
+  """All that both forms share."""
 
-  All that is asked of g, its size included, is asked of g^T g: clipping and
-  skipping cost no pass over g. A gradient whose square overflows counts as
-  zero for that factor.
+  moments: MomentSettings
+  cap_rms: float | None
+  lora_scale: float
+  max_relative_step: float | None
+  learning_rate: ScalarOrSchedule
+  mu_dtype: Any
 
-  Args:
-    b1: decay of M.
-    b2: decay of V.
-    eps: added to the square root.
-    clip_norm: largest global norm of g over all pairs; None: any.
-    skip_rms: a factor whose g has a larger root mean square takes it as zero;
-      None: never.
-    escaped_mass: whether to add rho; the paper always does, the authors' code
-      by default does not. (The paper does not multiply it by b2'.)
-    mean_square: divide by the dimension m as the authors' code does; False is
-      the paper's formula, whose learning rate is sqrt(m) times larger.
-    mu_dtype: dtype of M; default that of the pairs.
+  def rate(self, count):
+    lr = self.learning_rate
+    return lr(count) if callable(lr) else lr
 
-  Returns:
-    A transformation over pairs, inside `in_orthonormal_bases`.
-  """
 
-  def init(params):
-    def each(make):
-      return {
-        name: PairMatrices(*(make(x) for x in pair))
-        for name, pair in params.items()
-      }
+class _Lists(NamedTuple):
+  """Every factor of every pair in a list: A of each pair, then B of each."""
 
-    return ScaleByProjectedMomentsState(
-      count=jnp.zeros((), jnp.int32),
-      mu=jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
-      nu=each(
-        lambda x: jnp.zeros((x.shape[0], x.shape[2], x.shape[2]), x.dtype)
-      ),
-      escaped=each(lambda x: jnp.zeros((x.shape[0],), x.dtype)),
-    )
+  names: tuple[str, ...]
+  packing: linalg.Packing
 
-  def update(updates, state, params=None, *, basis_change, **extra_args):
-    del params, extra_args
-    count = optax.safe_increment(state.count)
-    gradients, treedef = jax.tree.flatten(updates)
-    changes = jax.tree.leaves(basis_change)
-    packing = linalg.Packing.of(changes)
-    dtype = jnp.result_type(*gradients)
-    decay1 = _corrected_decay(b1, count, dtype)
-    decay2 = _corrected_decay(b2, count, dtype)
-
-    # One batch of r x r matrices from here, for every factor of every pair.
-    squares = packing.pack([linalg.gram(g) for g in gradients])
-    dims = packing.repeat([g.shape[1] for g in gradients]).astype(dtype)
-    ranks = packing.repeat(packing.ranks).astype(dtype)
-    keep = _kept_part(squares, dims * ranks, clip_norm, skip_rms)
-    squares = jnp.where(keep > 0, squares * jnp.square(keep), 0)
-    if mean_square:
-      squares = squares / dims[:, None, None]
-    change = packing.pack(changes)
-    old = packing.pack(jax.tree.leaves(state.nu))
-    carried = linalg.symmetrize(
-      linalg.matmul(linalg.matmul(change, old), change.mT)
-    )
-    v = linalg.symmetrize(decay2 * carried + (1 - decay2) * squares)
-    escaped = jnp.concatenate(jax.tree.leaves(state.escaped))
-    if escaped_mass:
-      values, vectors, lost = _eigh_and_loss(v, old, carried)
-      escaped = decay2 * (escaped + lost)
-      values = values + escaped[:, None]
-    else:
-      values, vectors = linalg.eigh(v)
-    live = linalg.alive(values)
-    scale = 1 / (jnp.sqrt(jnp.where(live, values, 1)) + eps)
-    root = keep * linalg.from_eigen(vectors, jnp.where(live, scale, 0))
-
-    def step(g, m, change, root):
-      m = linalg.matmul(m.astype(g.dtype), decay1 * change.mT)
-      return m + linalg.matmul(g, (1 - decay1) * root)
-
-    steps = [
-      step(*each)
-      for each in zip(
-        gradients,
-        jax.tree.leaves(state.mu),
-        changes,
-        packing.unpack(root),
-        strict=True,
-      )
+  @classmethod
+  def of(cls, pairs):
+    factors = [
+      x for field in (0, 1) for x in (p[field] for p in pairs.values())
     ]
-    matrices = jax.tree.structure(state.nu)
-    return treedef.unflatten(steps), ScaleByProjectedMomentsState(
-      count=count,
-      mu=treedef.unflatten([m.astype(mu_dtype or m.dtype) for m in steps]),
-      nu=matrices.unflatten(packing.unpack(v)),
-      escaped=matrices.unflatten(packing.unpack(escaped)),
+    return cls(
+      tuple(pairs),
+      linalg.Packing(
+        tuple(x.shape[0] for x in factors), tuple(x.shape[2] for x in factors)
+      ),
     )
 
-  return optax.GradientTransformationExtraArgs(init, update)
+  def flatten(self, pairs):
+    return [pairs[name][field] for field in (0, 1) for name in self.names]
+
+  def factors(self, xs) -> dict[str, LoraPair]:
+    half = len(self.names)
+    return {
+      name: LoraPair(xs[i], xs[half + i]) for i, name in enumerate(self.names)
+    }
+
+  def pack(self, small) -> jax.Array:
+    xs = self.flatten(small)
+    return jnp.concatenate(xs) if xs[0].ndim == 1 else self.packing.pack(xs)
+
+  def unpack(self, packed) -> dict[str, PairMatrices]:
+    xs, half = self.packing.unpack(packed), len(self.names)
+    return {
+      name: PairMatrices(xs[i], xs[half + i])
+      for i, name in enumerate(self.names)
+    }
+
+  def swap(self, packed) -> jax.Array:
+    """What belongs to B where that of A was, and the reverse."""
+    half = packed.shape[0] // 2
+    return jnp.concatenate([packed[half:], packed[:half]])
 
 
-def _kept_part(squares, sizes, clip_norm, skip_rms):
-  """The factor (total, 1, 1) that each gradient is multiplied by."""
-  sums = jnp.trace(squares, axis1=1, axis2=2)
-  keep = jnp.isfinite(sums)
-  if skip_rms is not None:
-    keep &= ~(jnp.sqrt(sums / sizes) > skip_rms)
-  keep = jnp.where(keep, 1, 0).astype(sums.dtype)
-  if clip_norm is not None:
-    norm = jnp.sqrt(jnp.sum(jnp.where(keep > 0, sums, 0)))
-    keep = keep * jnp.where(norm > clip_norm, clip_norm / norm, 1)
-  return keep[:, None, None]
+class _Advance(NamedTuple):
+  """One step: the new momentum, and what it is to be multiplied by."""
+
+  mu: list[jax.Array]
+  scale: jax.Array  # (total,)
+  small: dict[str, Any]  # the r x r part of the state
 
 
-def _corrected_decay(decay, count, dtype):
-  """b (1 - b^(t-1)) / (1 - b^t), accurate where b^t is close to one."""
-  decay = jnp.asarray(decay, dtype)
-  count = count.astype(dtype)
-  log = jnp.log(jnp.maximum(decay, jnp.finfo(dtype).tiny))
-  return decay * jnp.expm1((count - 1) * log) / jnp.expm1(count * log)
+def _init_small(params):
+  def each(make):
+    return {name: PairMatrices(*map(make, p)) for name, p in params.items()}
+
+  def matrices(x):
+    return jnp.zeros((x.shape[0], x.shape[2], x.shape[2]), x.dtype)
+
+  def numbers(x):
+    return jnp.zeros((x.shape[0],), x.dtype)
+
+  return {
+    'inverses': each(matrices),
+    'nu': each(matrices),
+    'escaped': each(numbers),
+    'norms': each(numbers),
+  }
 
 
-def _eigh_and_loss(v, old, carried):
-  """Eigenpairs of v, and what `carried` lost of `old`: one LAPACK call."""
-  values, vectors = linalg.eigh(jnp.concatenate([v, old, carried]))
-  values, before, after = jnp.split(values, 3)
-  largest = jnp.max(before - after, axis=1)
-  total = jnp.sum(before - after, axis=1)
-  lost = jnp.maximum(jnp.minimum(largest, total), 0)
-  return values, jnp.split(vectors, 3)[0], lost
+def _advance(settings, lists, gradients, factors, state, old_grams, old):
+  """M and V of the next step, by Gram matrices.
 
+  With C = R^T R the Gram matrix of the other factor, the unmagnified gradient
+  g = G R^-1 and the bases U = F R^-1 are never formed:
 
-def limit_rms(limit: float) -> optax.GradientTransformation:
-  """Scales a factor's update down to a root mean square of `limit`.
+    g^T g = R^-T (G^T G) R^-1,     U_old^T U = R_old^-T (F_old^T F) R^-1,
+    M R^-T = (M_old R_old^-T) (F_old^T U) R^-T + G R^-1 V^(-1/2) R^-T.
 
   Args:
-    limit: the largest root mean square.
+    settings: `_Settings`.
+    lists: `_Lists` of the pairs.
+    gradients: list of (batch, dim, rank).
+    factors: the same.
+    state: of either form.
+    old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
+    old: F_old of each factor; used only where Gram matrices are too coarse.
 
   Returns:
-    A transformation over pairs.
+    `_Advance`.
   """
+  packing, matmul = lists.packing, linalg.matmul
+  squares = packing.pack([linalg.gram(g) for g in gradients])
+  inverse, cross, squares, grams = _bases(
+    lists, gradients, factors, squares, old_grams, old
+  )
+  # The bases that matter to a factor are those of its partner.
+  inverse, cross = lists.swap(inverse), lists.swap(cross)
+  dims = packing.repeat([g.shape[1] for g in gradients])
+  ranks = packing.repeat(packing.ranks)
+  count = optax.safe_increment(state.count)
+  moments = update_moments(
+    settings.moments,
+    squares,
+    matmul(cross.mT, lists.swap(lists.pack(state.inverses))),
+    lists.pack(state.nu),
+    lists.pack(state.escaped),
+    count,
+    dims,
+    ranks,
+  )
+  decay = moments.decay
+  carry = decay * cross  # M from old coordinates of the partner to the new
+  take = (1 - decay) * matmul(inverse, moments.root)
+  mu = [
+    matmul(m.astype(g.dtype), x) + matmul(g, y)
+    for m, g, x, y in zip(
+      lists.flatten(state.mu),
+      gradients,
+      packing.unpack(matmul(carry, inverse.mT)),
+      packing.unpack(matmul(take, inverse.mT)),
+      strict=True,
+    )
+  ]
+  taken = jnp.sum(
+    matmul(moments.root, moments.squares) * moments.root, axis=(1, 2)
+  )
+  norms = decay * lists.pack(state.norms) + (1 - decay) * jnp.sqrt(
+    jnp.maximum(taken, 0)
+  )
 
-  def update(updates, params):
-    del params
+  def exact_norms():
+    """|M| from Gram matrices of what it is made of."""
+    m = [x.astype(g.dtype) for x, g in zip(mu, gradients, strict=True)]
+    own = packing.pack([linalg.gram(x) for x in m])
+    return jnp.sqrt(
+      jnp.maximum(jnp.sum(own * lists.swap(grams), axis=(1, 2)), 0)
+    )
 
-    def each(u):
-      rms = jnp.sqrt(jnp.mean(jnp.square(u), axis=(1, 2), keepdims=True))
-      return u / jnp.maximum(1, rms / limit)
+  allowed = _allowed(settings, state, grams, dims * ranks, lists)
+  scale = jnp.full_like(norms, 1 / settings.lora_scale)
+  if allowed is not None:
+    norms = jax.lax.cond(jnp.any(norms > allowed), exact_norms, lambda: norms)
+    too_long = norms > allowed
+    scale *= jnp.where(too_long, allowed / jnp.where(too_long, norms, 1), 1)
+  small = {
+    'count': count,
+    'inverses': lists.unpack(lists.swap(inverse)),
+    'nu': lists.unpack(moments.nu),
+    'escaped': lists.unpack(moments.escaped),
+    'norms': lists.unpack(norms),
+  }
+  return _Advance(mu, scale, small)
 
-    return jax.tree.map(each, updates)
 
-  return optax.stateless(update)
+def _bases(lists, gradients, factors, squares, old_grams, old):
+  """R^-1, F_old^T U and g^T g, packed, and the Gram matrices of the factors.
+
+  From Gram matrices where every factor is well conditioned; otherwise from
+  bases and unmagnified gradients, formed as arrays, since a Gram matrix has
+  the square of the condition.
+  """
+  packing, matmul = lists.packing, linalg.matmul
+  grams = packing.pack([linalg.gram(x) for x in factors])
+  inverse, good = linalg.cholesky_inverses(packing, grams)
+
+  def coarse():
+    partner = lists.swap(inverse)
+    return (
+      inverse,
+      matmul(old_grams(grams), inverse),
+      matmul(matmul(partner.mT, squares), partner),
+    )
+
+  def fine():
+    resolved = linalg.resolved_inverses(packing, grams, factors)
+    each = packing.unpack(resolved)
+    bases = [matmul(x, t) for x, t in zip(factors, each, strict=True)]
+    partner = packing.unpack(lists.swap(resolved))
+    unmagnified = [
+      matmul(g, t) for g, t in zip(gradients, partner, strict=True)
+    ]
+    return (
+      resolved,
+      packing.pack(
+        [linalg.gram(x, u) for x, u in zip(old(), bases, strict=True)]
+      ),
+      packing.pack([linalg.gram(g) for g in unmagnified]),
+    )
+
+  return *jax.lax.cond(good, coarse, fine), grams
+
+
+def _allowed(settings, state, grams, sizes, lists):
+  """The largest |M| (total,), or None."""
+  allowed = None
+  if settings.cap_rms is not None:
+    allowed = settings.cap_rms * jnp.sqrt(sizes.astype(grams.dtype))
+  if settings.max_relative_step is not None:
+    product = jnp.sum(grams * lists.swap(grams).mT, axis=(1, 2))
+    rate = settings.rate(state.count) / settings.lora_scale
+    limit = settings.max_relative_step * jnp.sqrt(jnp.maximum(product, 0))
+    limit = (limit / rate).astype(grams.dtype)
+    half = limit.shape[0] // 2
+    limit = jnp.where(jnp.arange(2 * half) < half, limit, jnp.inf)
+    allowed = limit if allowed is None else jnp.minimum(allowed, limit)
+  return allowed
 
 
 def scale_by_lora_rite(
@@ -210,10 +279,12 @@ def scale_by_lora_rite(
   learning_rate: ScalarOrSchedule = 1.0,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The LoRA-RITE direction, over pairs.
+  """The LoRA-RITE direction, over pairs: `lora_opt.lora_rite` has the maths.
 
-  `in_orthonormal_bases` around `scale_by_projected_moments`; see
-  `lora_opt.lora_rite`.
+  The factors of the last step are kept, so whatever else in a chain may move
+  the parameters in between. Everything is asked of Gram matrices; clipping
+  and skipping cost no pass over a gradient. One whose square overflows counts
+  as zero for that factor.
 
   Args:
     b1: decay of the momentum.
@@ -224,34 +295,170 @@ def scale_by_lora_rite(
     skip_rms: a factor's unmagnified gradient with a larger root mean square
       is taken as zero; None: never. (The authors' default is 1.)
     cap_rms: largest root mean square of a factor's M; None: any.
-    escaped_mass: see `scale_by_projected_moments`.
-    mean_square: see `scale_by_projected_moments`.
-    lora_scale: see `in_orthonormal_bases`.
-    max_relative_step: see `in_orthonormal_bases`.
-    learning_rate: only for `max_relative_step`.
+    escaped_mass: whether to add rho <- b2' (rho + d) to V, with
+      d = min(max_i [lambda_i(V) - lambda_i(P V P^T)]_+, [tr V - tr P V P^T]_+)
+      what the change of basis lost of V. The paper always does (and does not
+      multiply by b2'), the authors' code by default does not.
+    mean_square: divide g^T g by the dimension m as the authors' code does;
+      False is the paper's formula, whose learning rate is sqrt(m) times
+      larger.
+    lora_scale: s of W + s A B^T; steps are divided by it, so that a learning
+      rate keeps its meaning for every alpha and rank.
+    max_relative_step: a step of A is scaled down to |lr M_A| <= this part of
+      |A B^T|, as measured on delta_w; None: any.
+    learning_rate: the one applied later in the chain; used only for
+      `max_relative_step`, not applied.
     mu_dtype: dtype of the momentum.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
+
+  References:
+    Yen et al., LoRA Done RITE, arXiv 2410.20625.
   """
-  moments = scale_by_projected_moments(
-    b1,
-    b2,
-    eps,
-    clip_norm=clip_norm,
-    skip_rms=skip_rms,
-    escaped_mass=escaped_mass,
-    mean_square=mean_square,
-    mu_dtype=mu_dtype,
+  settings = _Settings(
+    MomentSettings(b1, b2, eps, clip_norm, skip_rms, escaped_mass, mean_square),
+    cap_rms,
+    lora_scale,
+    max_relative_step,
+    learning_rate,
+    mu_dtype,
   )
-  if cap_rms is not None:
-    moments = optax.chain(moments, limit_rms(cap_rms))
-  return in_orthonormal_bases(
-    moments,
-    lora_scale=lora_scale,
-    max_relative_step=max_relative_step,
-    learning_rate=learning_rate,
+
+  def init(params):
+    return ScaleByLoraRiteState(
+      count=jnp.zeros((), jnp.int32),
+      mu=jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
+      previous=jax.tree.map(jnp.zeros_like, params),
+      **_init_small(params),
+    )
+
+  def update(updates, state, params=None, **extra_args):
+    del extra_args
+    lists = _Lists.of(params)
+    factors, old = lists.flatten(params), lists.flatten(state.previous)
+
+    def old_grams(grams):
+      del grams
+      return lists.packing.pack(
+        [linalg.gram(x, y) for x, y in zip(old, factors, strict=True)]
+      )
+
+    gradients = lists.flatten(updates)
+    step = _advance(
+      settings, lists, gradients, factors, state, old_grams, lambda: old
+    )
+    scales = lists.packing.unpack(step.scale)
+    steps = [m * c[:, None, None] for m, c in zip(step.mu, scales, strict=True)]
+    return lists.factors(steps), ScaleByLoraRiteState(
+      mu=lists.factors([m.astype(mu_dtype or m.dtype) for m in step.mu]),
+      previous=params,
+      **step.small,
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def step_by_lora_rite(
+  learning_rate: ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-6,
+  *,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = 1.0,
+  skip_rms: float | None = None,
+  cap_rms: float | None = None,
+  escaped_mass: bool = False,
+  mean_square: bool = True,
+  lora_scale: float = 1.0,
+  max_relative_step: float | None = None,
+  mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+  """`scale_by_lora_rite`, decay and learning rate in one, with half the state.
+
+  The factors of the last step are not kept but found from the momentum, since
+  nothing else moves them. So this must be the whole optimizer: a chain or a
+  wrapper that changes its updates, or moves the parameters otherwise
+  (averaging, look-ahead, schedule-free), makes the transport wrong.
+
+  Args:
+    learning_rate: a float or a schedule.
+    b1: as in `scale_by_lora_rite`, as all that is not listed.
+    b2: the same.
+    eps: the same.
+    weight_decay: decoupled, times the learning rate.
+    clip_norm: the same.
+    skip_rms: the same.
+    cap_rms: the same.
+    escaped_mass: the same.
+    mean_square: the same.
+    lora_scale: the same.
+    max_relative_step: the same.
+    mu_dtype: the same.
+
+  Returns:
+    A transformation over pairs, for `on_lora_pairs`; its updates are final.
+  """
+  settings = _Settings(
+    MomentSettings(b1, b2, eps, clip_norm, skip_rms, escaped_mass, mean_square),
+    cap_rms,
+    lora_scale,
+    max_relative_step,
+    learning_rate,
+    mu_dtype,
   )
+
+  def init(params):
+    numbers = _init_small(params)['norms']
+    return StepByLoraRiteState(
+      count=jnp.zeros((), jnp.int32),
+      mu=jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
+      kept=jax.tree.map(jnp.ones_like, numbers),
+      moved=jax.tree.map(jnp.zeros_like, numbers),
+      **_init_small(params),
+    )
+
+  def update(updates, state, params=None, **extra_args):
+    del extra_args
+    lists = _Lists.of(params)
+    factors, mu = lists.flatten(params), lists.flatten(state.mu)
+    mu = [m.astype(x.dtype) for m, x in zip(mu, factors, strict=True)]
+    kept, moved = lists.pack(state.kept), lists.pack(state.moved)
+
+    def old_grams(grams):
+      cross = lists.packing.pack(
+        [linalg.gram(m, x) for m, x in zip(mu, factors, strict=True)]
+      )
+      return kept[:, None, None] * grams + moved[:, None, None] * cross
+
+    def old():
+      parts = (factors, mu, *map(lists.packing.unpack, (kept, moved)))
+      return [
+        x * k[:, None, None] + m * d[:, None, None]
+        for x, m, k, d in zip(*parts, strict=True)
+      ]
+
+    step = _advance(
+      settings, lists, lists.flatten(updates), factors, state, old_grams, old
+    )
+    rate = settings.rate(state.count)
+    scale = (step.scale * rate).astype(step.scale.dtype)
+    decay = jnp.asarray(rate * weight_decay, scale.dtype)
+    steps = [
+      -c[:, None, None] * m - decay * x
+      for m, c, x in zip(
+        step.mu, lists.packing.unpack(scale), factors, strict=True
+      )
+    ]
+    return lists.factors(steps), StepByLoraRiteState(
+      mu=lists.factors([m.astype(mu_dtype or m.dtype) for m in step.mu]),
+      kept=lists.unpack(jnp.full_like(scale, 1 / (1 - decay))),
+      moved=lists.unpack(scale / (1 - decay)),
+      **step.small,
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def rebalance_norms() -> optax.GradientTransformationExtraArgs:

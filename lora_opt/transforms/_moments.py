@@ -1,0 +1,116 @@
+"""Adam's second moment as a matrix: the r x r part of LoRA-RITE.
+
+Everything here is one batch of r x r matrices, (total, r, r), with one entry
+for each factor of each pair.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lora_opt import linalg
+
+
+class MomentSettings(NamedTuple):
+  """Of LoRA-RITE's moments; see `lora_opt.lora_rite`."""
+
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-6
+  clip_norm: float | None = None
+  skip_rms: float | None = None
+  escaped_mass: bool = False
+  mean_square: bool = True
+
+
+class Moments(NamedTuple):
+  """What the moments of one step come to."""
+
+  nu: jax.Array  # (total, r, r): V
+  escaped: jax.Array  # (total,): rho
+  root: jax.Array  # (total, r, r): (V + rho I)^(-1/2), times what is kept of g
+  squares: jax.Array  # (total, r, r): g^T g as it came
+  decay: jax.Array  # (): b1'
+
+
+def update_moments(
+  settings: MomentSettings,
+  squares: jax.Array,
+  change: jax.Array,
+  nu: jax.Array,
+  escaped: jax.Array,
+  count: jax.Array,
+  dims: jax.Array,
+  ranks: jax.Array,
+) -> Moments:
+  """V <- b2' P V P^T + (1 - b2') g^T g / m, and its inverse root.
+
+  Args:
+    settings: of the moments.
+    squares: (total, r, r), g^T g of the unmagnified gradients.
+    change: (total, r, r), P, from the old basis to the new.
+    nu: (total, r, r), V.
+    escaped: (total,), rho.
+    count: (), steps taken, this one included.
+    dims: (total,), m of each g.
+    ranks: (total,), true ranks, without padding.
+
+  Returns:
+    `Moments`.
+  """
+  dtype = squares.dtype
+  dims, ranks = dims.astype(dtype), ranks.astype(dtype)
+  decay1 = corrected_decay(settings.b1, count, dtype)
+  decay2 = corrected_decay(settings.b2, count, dtype)
+  keep = _kept_part(settings, squares, dims * ranks)
+  # Not by multiplication alone: what is not kept may be NaN.
+  kept = jnp.where(keep > 0, squares * jnp.square(keep), 0)
+  if settings.mean_square:
+    kept = kept / dims[:, None, None]
+  carried = linalg.symmetrize(
+    linalg.matmul(linalg.matmul(change, nu), change.mT)
+  )
+  v = linalg.symmetrize(decay2 * carried + (1 - decay2) * kept)
+  if settings.escaped_mass:
+    values, vectors, lost = _eigh_and_loss(v, nu, carried)
+    escaped = decay2 * (escaped + lost)
+    values = values + escaped[:, None]
+  else:
+    values, vectors = linalg.eigh(v)
+  live = linalg.alive(values)
+  scale = 1 / (jnp.sqrt(jnp.where(live, values, 1)) + settings.eps)
+  root = keep * linalg.from_eigen(vectors, jnp.where(live, scale, 0))
+  return Moments(v, escaped, root, squares, decay1)
+
+
+def _kept_part(settings, squares, sizes):
+  """The factor (total, 1, 1) that each gradient is multiplied by."""
+  sums = jnp.trace(squares, axis1=1, axis2=2)
+  keep = jnp.isfinite(sums)
+  if settings.skip_rms is not None:
+    keep &= ~(jnp.sqrt(sums / sizes) > settings.skip_rms)
+  keep = jnp.where(keep, 1, 0).astype(sums.dtype)
+  limit = settings.clip_norm
+  if limit is not None:
+    norm = jnp.sqrt(jnp.sum(jnp.where(keep > 0, sums, 0)))
+    keep = keep * jnp.where(norm > limit, limit / norm, 1)
+  return keep[:, None, None]
+
+
+def corrected_decay(decay, count, dtype):
+  """b (1 - b^(t-1)) / (1 - b^t), accurate where b^t is close to one."""
+  decay = jnp.asarray(decay, dtype)
+  count = count.astype(dtype)
+  log = jnp.log(jnp.maximum(decay, jnp.finfo(dtype).tiny))
+  return decay * jnp.expm1((count - 1) * log) / jnp.expm1(count * log)
+
+
+def _eigh_and_loss(v, old, carried):
+  """Eigenpairs of v, and what `carried` lost of `old`: one LAPACK call."""
+  values, vectors = linalg.eigh(jnp.concatenate([v, old, carried]))
+  values, before, after = jnp.split(values, 3)
+  largest = jnp.max(before - after, axis=1)
+  total = jnp.sum(before - after, axis=1)
+  lost = jnp.maximum(jnp.minimum(largest, total), 0)
+  return values, jnp.split(vectors, 3)[0], lost
