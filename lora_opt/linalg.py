@@ -45,12 +45,13 @@ def cutoff(dtype) -> float:
   return 8 * float(jnp.finfo(dtype).eps)
 
 
-def gram(x: Array, y: Array | None = None) -> Array:
+def gram(x: Array, y: Array | None = None, *, wide: bool = False) -> Array:
   """Inner products of columns, x^T y (y = x if absent).
 
   Args:
     x: (batch, dim, rank).
     y: (batch, dim, rank'), or None.
+    wide: factors are given transposed, (batch, rank, dim).
 
   Returns:
     (batch, rank, rank').
@@ -60,20 +61,23 @@ def gram(x: Array, y: Array | None = None) -> Array:
     [3. 3.]]]
   """
   y = x if y is None else y
-  return jnp.einsum('bdr,bds->brs', x, y, precision=jax.lax.Precision.HIGHEST)
+  indices = 'brd,bsd->brs' if wide else 'bdr,bds->brs'
+  return jnp.einsum(indices, x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def matmul(x: Array, y: Array) -> Array:
+def matmul(x: Array, y: Array, *, wide: bool = False) -> Array:
   """Batched product at full precision, on every device.
 
   Args:
     x: (batch, m, k).
     y: (batch, k, n).
+    wide: x is given transposed, (batch, k, m), and so is the result.
 
   Returns:
-    (batch, m, n).
+    (batch, m, n), or (batch, n, m) if wide.
   """
-  return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+  indices = 'bkm,bkn->bnm' if wide else 'bmk,bkn->bmn'
+  return jnp.einsum(indices, x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 class Packing(NamedTuple):

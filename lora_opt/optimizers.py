@@ -145,7 +145,7 @@ def lora_rite(
     mu_dtype=mu_dtype,
   )
   stages = [
-    transforms.on_lora_pairs(direction, layout),
+    transforms.on_lora_pairs(direction, layout, native=True),
     optax.add_decayed_weights(weight_decay, mask),
     optax.scale_by_learning_rate(learning_rate),
   ]

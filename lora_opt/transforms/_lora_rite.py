@@ -60,18 +60,43 @@ class _Lists(NamedTuple):
 
   names: tuple[str, ...]
   packing: linalg.Packing
+  dims: tuple[int, ...]
+  wide: tuple[bool, ...]  # which are (batch, rank, dim), as their leaves
 
   @classmethod
-  def of(cls, pairs):
-    factors = [
-      x for field in (0, 1) for x in (p[field] for p in pairs.values())
+  def of(cls, pairs, transposed):
+    factors = [pairs[name][field] for field in (0, 1) for name in pairs]
+    wide = [False] * len(factors)
+    if transposed is not None:
+      wide = [transposed[name][field] for field in (0, 1) for name in pairs]
+    shapes = [
+      (batch, n, m) if w else (batch, m, n)
+      for (batch, m, n), w in zip((x.shape for x in factors), wide, strict=True)
     ]
-    return cls(
-      tuple(pairs),
-      linalg.Packing(
-        tuple(x.shape[0] for x in factors), tuple(x.shape[2] for x in factors)
-      ),
+    counts, dims, ranks = zip(*shapes, strict=True)
+    return cls(tuple(pairs), linalg.Packing(counts, ranks), dims, tuple(wide))
+
+  def grams(self, xs, ys=None) -> jax.Array:
+    """x^T y of each factor-sized array, packed."""
+    ys = xs if ys is None else ys
+    return self.packing.pack(
+      [
+        linalg.gram(x, y, wide=w)
+        for x, y, w in zip(xs, ys, self.wide, strict=True)
+      ]
     )
+
+  def products(self, xs, packed) -> list[jax.Array]:
+    """Each factor-sized array times its r x r matrix."""
+    return [
+      linalg.matmul(x, t, wide=w)
+      for x, t, w in zip(
+        xs, self.packing.unpack(packed), self.wide, strict=True
+      )
+    ]
+
+  def tall(self, xs) -> list[jax.Array]:
+    return [x.mT if w else x for x, w in zip(xs, self.wide, strict=True)]
 
   def flatten(self, pairs):
     return [pairs[name][field] for field in (0, 1) for name in self.names]
@@ -125,7 +150,9 @@ def _init_small(params):
   }
 
 
-def _advance(settings, lists, gradients, factors, state, old_grams, old):
+def _advance(
+  settings, lists, gradients, factors, state, old_grams, old, finite
+):
   """M and V of the next step, by Gram matrices.
 
   With C = R^T R the Gram matrix of the other factor, the unmagnified gradient
@@ -137,23 +164,25 @@ def _advance(settings, lists, gradients, factors, state, old_grams, old):
   Args:
     settings: `_Settings`.
     lists: `_Lists` of the pairs.
-    gradients: list of (batch, dim, rank).
+    gradients: list of (batch, dim, rank), or wide as `lists` says.
     factors: the same.
     state: of either form.
     old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
     old: F_old of each factor; used only where Gram matrices are too coarse.
+    finite: (), whether the gradients are; None: they are. If not, momentum
+      and r x r state stay as they were.
 
   Returns:
     `_Advance`.
   """
   packing, matmul = lists.packing, linalg.matmul
-  squares = packing.pack([linalg.gram(g) for g in gradients])
+  squares = lists.grams(gradients)
   inverse, cross, squares, grams = _bases(
     lists, gradients, factors, squares, old_grams, old
   )
   # The bases that matter to a factor are those of its partner.
   inverse, cross = lists.swap(inverse), lists.swap(cross)
-  dims = packing.repeat([g.shape[1] for g in gradients])
+  dims = packing.repeat(lists.dims)
   ranks = packing.repeat(packing.ranks)
   count = optax.safe_increment(state.count)
   moments = update_moments(
@@ -169,13 +198,16 @@ def _advance(settings, lists, gradients, factors, state, old_grams, old):
   decay = moments.decay
   carry = decay * cross  # M from old coordinates of the partner to the new
   take = (1 - decay) * matmul(inverse, moments.root)
+  old_mu = [
+    m.astype(g.dtype)
+    for m, g in zip(lists.flatten(state.mu), gradients, strict=True)
+  ]
   mu = [
-    matmul(m.astype(g.dtype), x) + matmul(g, y)
-    for m, g, x, y in zip(
-      lists.flatten(state.mu),
-      gradients,
-      packing.unpack(matmul(carry, inverse.mT)),
-      packing.unpack(matmul(take, inverse.mT)),
+    _kept_unless(finite, carried + taken, m)
+    for carried, taken, m in zip(
+      lists.products(old_mu, matmul(carry, inverse.mT)),
+      lists.products(gradients, matmul(take, inverse.mT)),
+      old_mu,
       strict=True,
     )
   ]
@@ -188,11 +220,9 @@ def _advance(settings, lists, gradients, factors, state, old_grams, old):
 
   def exact_norms():
     """|M| from Gram matrices of what it is made of."""
-    m = [x.astype(g.dtype) for x, g in zip(mu, gradients, strict=True)]
-    own = packing.pack([linalg.gram(x) for x in m])
-    return jnp.sqrt(
-      jnp.maximum(jnp.sum(own * lists.swap(grams), axis=(1, 2)), 0)
-    )
+    own = lists.grams(mu)
+    squared = jnp.sum(own * lists.swap(grams), axis=(1, 2))
+    return jnp.sqrt(jnp.maximum(squared, 0))
 
   allowed = _allowed(settings, state, grams, dims * ranks, lists)
   scale = jnp.full_like(norms, 1 / settings.lora_scale)
@@ -207,7 +237,15 @@ def _advance(settings, lists, gradients, factors, state, old_grams, old):
     'escaped': lists.unpack(moments.escaped),
     'norms': lists.unpack(norms),
   }
+  small = _kept_unless(finite, small, {k: getattr(state, k) for k in small})
   return _Advance(mu, scale, small)
+
+
+def _kept_unless(finite, new, old):
+  """The old state where the gradients were not finite."""
+  if finite is None:
+    return new
+  return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
 
 
 def _bases(lists, gradients, factors, squares, old_grams, old):
@@ -218,7 +256,7 @@ def _bases(lists, gradients, factors, squares, old_grams, old):
   the square of the condition.
   """
   packing, matmul = lists.packing, linalg.matmul
-  grams = packing.pack([linalg.gram(x) for x in factors])
+  grams = lists.grams(factors)
   inverse, good = linalg.cholesky_inverses(packing, grams)
 
   def coarse():
@@ -230,20 +268,10 @@ def _bases(lists, gradients, factors, squares, old_grams, old):
     )
 
   def fine():
-    resolved = linalg.resolved_inverses(packing, grams, factors)
-    each = packing.unpack(resolved)
-    bases = [matmul(x, t) for x, t in zip(factors, each, strict=True)]
-    partner = packing.unpack(lists.swap(resolved))
-    unmagnified = [
-      matmul(g, t) for g, t in zip(gradients, partner, strict=True)
-    ]
-    return (
-      resolved,
-      packing.pack(
-        [linalg.gram(x, u) for x, u in zip(old(), bases, strict=True)]
-      ),
-      packing.pack([linalg.gram(g) for g in unmagnified]),
-    )
+    resolved = linalg.resolved_inverses(packing, grams, lists.tall(factors))
+    bases = lists.products(factors, resolved)
+    unmagnified = lists.products(gradients, lists.swap(resolved))
+    return resolved, lists.grams(old(), bases), lists.grams(unmagnified)
 
   return *jax.lax.cond(good, coarse, fine), grams
 
@@ -333,26 +361,39 @@ def scale_by_lora_rite(
       **_init_small(params),
     )
 
-  def update(updates, state, params=None, **extra_args):
+  def update(
+    updates,
+    state,
+    params=None,
+    *,
+    finite=None,
+    transposed=None,
+    **extra_args,
+  ):
     del extra_args
-    lists = _Lists.of(params)
+    lists = _Lists.of(params, transposed)
     factors, old = lists.flatten(params), lists.flatten(state.previous)
 
     def old_grams(grams):
       del grams
-      return lists.packing.pack(
-        [linalg.gram(x, y) for x, y in zip(old, factors, strict=True)]
-      )
+      return lists.grams(old, factors)
 
     gradients = lists.flatten(updates)
     step = _advance(
-      settings, lists, gradients, factors, state, old_grams, lambda: old
+      settings,
+      lists,
+      gradients,
+      factors,
+      state,
+      old_grams,
+      lambda: old,
+      finite,
     )
     scales = lists.packing.unpack(step.scale)
     steps = [m * c[:, None, None] for m, c in zip(step.mu, scales, strict=True)]
     return lists.factors(steps), ScaleByLoraRiteState(
       mu=lists.factors([m.astype(mu_dtype or m.dtype) for m in step.mu]),
-      previous=params,
+      previous=_kept_unless(finite, params, state.previous),
       **step.small,
     )
 
@@ -419,20 +460,26 @@ def step_by_lora_rite(
       **_init_small(params),
     )
 
-  def update(updates, state, params=None, **extra_args):
+  def update(
+    updates,
+    state,
+    params=None,
+    *,
+    finite=None,
+    transposed=None,
+    **extra_args,
+  ):
     del extra_args
-    lists = _Lists.of(params)
+    lists = _Lists.of(params, transposed)
     factors, mu = lists.flatten(params), lists.flatten(state.mu)
     mu = [m.astype(x.dtype) for m, x in zip(mu, factors, strict=True)]
     kept, moved = lists.pack(state.kept), lists.pack(state.moved)
 
     def old_grams(grams):
-      cross = lists.packing.pack(
-        [linalg.gram(m, x) for m, x in zip(mu, factors, strict=True)]
-      )
+      cross = lists.grams(mu, factors)
       return kept[:, None, None] * grams + moved[:, None, None] * cross
 
-    def old():
+    def old_factors():
       parts = (factors, mu, *map(lists.packing.unpack, (kept, moved)))
       return [
         x * k[:, None, None] + m * d[:, None, None]
@@ -440,7 +487,14 @@ def step_by_lora_rite(
       ]
 
     step = _advance(
-      settings, lists, lists.flatten(updates), factors, state, old_grams, old
+      settings,
+      lists,
+      lists.flatten(updates),
+      factors,
+      state,
+      old_grams,
+      old_factors,
+      finite,
     )
     rate = settings.rate(state.count)
     scale = (step.scale * rate).astype(step.scale.dtype)
@@ -451,10 +505,14 @@ def step_by_lora_rite(
         step.mu, lists.packing.unpack(scale), factors, strict=True
       )
     ]
+    new = {
+      'kept': lists.unpack(jnp.full_like(scale, 1 / (1 - decay))),
+      'moved': lists.unpack(scale / (1 - decay)),
+    }
+    old = {name: getattr(state, name) for name in new}
     return lists.factors(steps), StepByLoraRiteState(
       mu=lists.factors([m.astype(mu_dtype or m.dtype) for m in step.mu]),
-      kept=lists.unpack(jnp.full_like(scale, 1 / (1 - decay))),
-      moved=lists.unpack(scale / (1 - decay)),
+      **_kept_unless(finite, new, old),
       **step.small,
     )
 

@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt.transforms._adam import ScaleByAdamState
+from lora_opt.transforms._lora_rite import (
+  ScaleByLoraRiteState,
+  StepByLoraRiteState,
+)
 
 # States that the extra argument `finite` keeps still already.
-SELF_KEEPING = (ScaleByAdamState,)
+SELF_KEEPING = (ScaleByAdamState, ScaleByLoraRiteState, StepByLoraRiteState)
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -34,8 +38,11 @@ def skip_nonfinite(
   scalar. What keeps its own state still by it, as `scale_by_adam`, says so
   with a state type in `SELF_KEEPING`, and is spared the selection.
 
+  The bad gradients themselves reach `inner` as they are: zeroing them first
+  would cost a copy of every good one. What comes of them is thrown away.
+
   Args:
-    inner: what runs on finite gradients.
+    inner: the transformation to protect.
 
   Returns:
     A transformation.
@@ -67,15 +74,15 @@ def skip_nonfinite(
         pick, new, old, is_leaf=lambda x: isinstance(x, SELF_KEEPING)
       )
 
-    zeros = jax.tree.map(jnp.zeros_like, updates)
     new, inner_state = inner.update(
-      select(updates, zeros),
+      updates,
       state.inner_state,
       params,
       **{**extra_args, 'finite': good},
     )
     skipped = state.skipped + jnp.where(good, 0, 1).astype(jnp.int32)
-    return select(new, zeros), SkipNonfiniteState(
+    rest = jax.tree.map(jnp.zeros_like, new)
+    return select(new, rest), SkipNonfiniteState(
       skipped, select(inner_state, state.inner_state)
     )
 

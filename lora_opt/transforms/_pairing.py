@@ -28,9 +28,11 @@ class _Pairing:
   scanned are stacked, a scanned site is a stack already.
   """
 
-  def __init__(self, tree: PyTree, layout, elementwise: bool):
+  def __init__(
+    self, tree: PyTree, layout, elementwise: bool, native: bool = False
+  ):
     self.tree = tree
-    self.rank_last = not elementwise
+    self.rank_last = not (elementwise or native)
     self.sites = pairs_lib.find_sites(tree, layout)
     dtypes = {path: leaf.dtype for path, leaf in pairs_lib.leaf_paths(tree)}
     self.groups: dict[str, list[Site]] = {}
@@ -38,7 +40,8 @@ class _Pairing:
       key = s.name
       if not elementwise and s.batch == 1:
         types = f'{dtypes[s.a_path]},{dtypes[s.b_path]}'
-        key = f'{s.fan_in}x{s.fan_out} rank {s.rank} {types}'
+        axes = f'{s.layout.a_rank},{s.layout.b_rank}'
+        key = f'{s.fan_in}x{s.fan_out} rank {s.rank} {types} {axes}'
       self.groups.setdefault(key, []).append(s)
 
   def extract(self, tree: PyTree) -> dict[str, LoraPair]:
@@ -87,6 +90,19 @@ class _Pairing:
       for key, sites in self.groups.items()
     }
 
+  def transposed(self) -> dict[str, PairMatrices]:
+    """{group: which factors have the rank axis in front in their leaf}."""
+    out = {}
+    for key, (site, *_) in self.groups.items():
+      axes = (
+        (site.layout.a_rank, site.a_shape),
+        (site.layout.b_rank, site.b_shape),
+      )
+      out[key] = PairMatrices(
+        *(rank_axis % len(shape) != len(shape) - 1 for rank_axis, shape in axes)
+      )
+    return out
+
   def is_groups(self, x: Any) -> bool:
     """Whether a part of an inner state has one entry per group."""
     return isinstance(x, dict) and x.keys() == self.groups.keys()
@@ -121,6 +137,7 @@ def on_lora_pairs(
   layout: pairs_lib.Layouts = pairs_lib.AUTO,
   *,
   elementwise: bool = False,
+  native: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Shows any parameter tree to `inner` as a dict of `LoraPair`.
 
@@ -140,6 +157,9 @@ def on_lora_pairs(
     elementwise: `inner` works by elements and norms of whole factors. Then
       nothing is stacked (which compiles much faster for r x r work, but
       copies), and the rank axis stays where the leaf has it.
+    native: `inner.update` sees the rank axis where the leaf has it, and is
+      told by the extra argument `transposed`, {name: PairMatrices} of
+      booleans, which factors are (batch, rank, dim). It spares transpositions.
 
   Returns:
     A transformation over the tree. `update` needs `params`.
@@ -171,8 +191,10 @@ def on_lora_pairs(
         'LoRA transformations need the parameters: call '
         'tx.update(grads, state, params).'
       )
-    pairing = _Pairing(params, layout, elementwise)
+    pairing = _Pairing(params, layout, elementwise, native)
     inner_state = _from_rest(pairing, inner, state.inner_state)
+    if native:
+      extra_args = {**extra_args, 'transposed': pairing.transposed()}
     groups, inner_state = inner.update(
       pairing.extract(updates),
       inner_state,
