@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt import linalg
-from lora_opt.pairs import LoraPair, PairMatrices
+from lora_opt.pairs import PairMatrices
+from lora_opt.transforms._factors import (
+  Factors,
+  largest_steps,
+  through_bases,
+)
 from lora_opt.transforms._moments import MomentSettings, update_moments
 
 ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
@@ -46,6 +51,7 @@ class _Settings(NamedTuple):
   moments: MomentSettings
   cap_rms: float | None
   lora_scale: float
+  width_scaling: bool
   max_relative_step: float | None
   learning_rate: ScalarOrSchedule
   mu_dtype: Any
@@ -53,75 +59,6 @@ class _Settings(NamedTuple):
   def rate(self, count):
     lr = self.learning_rate
     return lr(count) if callable(lr) else lr
-
-
-class _Lists(NamedTuple):
-  """Every factor of every pair in a list: A of each pair, then B of each."""
-
-  names: tuple[str, ...]
-  packing: linalg.Packing
-  dims: tuple[int, ...]
-  wide: tuple[bool, ...]  # which are (batch, rank, dim), as their leaves
-
-  @classmethod
-  def of(cls, pairs, transposed):
-    factors = [pairs[name][field] for field in (0, 1) for name in pairs]
-    wide = [False] * len(factors)
-    if transposed is not None:
-      wide = [transposed[name][field] for field in (0, 1) for name in pairs]
-    shapes = [
-      (batch, n, m) if w else (batch, m, n)
-      for (batch, m, n), w in zip((x.shape for x in factors), wide, strict=True)
-    ]
-    counts, dims, ranks = zip(*shapes, strict=True)
-    return cls(tuple(pairs), linalg.Packing(counts, ranks), dims, tuple(wide))
-
-  def grams(self, xs, ys=None) -> jax.Array:
-    """x^T y of each factor-sized array, packed."""
-    ys = xs if ys is None else ys
-    return self.packing.pack(
-      [
-        linalg.gram(x, y, wide=w)
-        for x, y, w in zip(xs, ys, self.wide, strict=True)
-      ]
-    )
-
-  def products(self, xs, packed) -> list[jax.Array]:
-    """Each factor-sized array times its r x r matrix."""
-    return [
-      linalg.matmul(x, t, wide=w)
-      for x, t, w in zip(
-        xs, self.packing.unpack(packed), self.wide, strict=True
-      )
-    ]
-
-  def tall(self, xs) -> list[jax.Array]:
-    return [x.mT if w else x for x, w in zip(xs, self.wide, strict=True)]
-
-  def flatten(self, pairs):
-    return [pairs[name][field] for field in (0, 1) for name in self.names]
-
-  def factors(self, xs) -> dict[str, LoraPair]:
-    half = len(self.names)
-    return {
-      name: LoraPair(xs[i], xs[half + i]) for i, name in enumerate(self.names)
-    }
-
-  def pack(self, small) -> jax.Array:
-    xs = self.flatten(small)
-    return jnp.concatenate(xs) if xs[0].ndim == 1 else self.packing.pack(xs)
-
-  def unpack(self, packed) -> dict[str, PairMatrices]:
-    xs, half = self.packing.unpack(packed), len(self.names)
-    return {
-      name: PairMatrices(xs[i], xs[half + i])
-      for i, name in enumerate(self.names)
-    }
-
-  def swap(self, packed) -> jax.Array:
-    """What belongs to B where that of A was, and the reverse."""
-    half = packed.shape[0] // 2
-    return jnp.concatenate([packed[half:], packed[:half]])
 
 
 class _Advance(NamedTuple):
@@ -151,7 +88,7 @@ def _init_small(params):
 
 
 def _advance(
-  settings, lists, gradients, factors, state, old_grams, old, finite
+  settings, factors, gradients, values, state, old_grams, old, finite
 ):
   """M and V of the next step, by Gram matrices.
 
@@ -163,9 +100,9 @@ def _advance(
 
   Args:
     settings: `_Settings`.
-    lists: `_Lists` of the pairs.
-    gradients: list of (batch, dim, rank), or wide as `lists` says.
-    factors: the same.
+    factors: the order of all that follows.
+    gradients: list of (batch, dim, rank), or wide as `factors` says.
+    values: F, the same.
     state: of either form.
     old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
     old: F_old of each factor; used only where Gram matrices are too coarse.
@@ -175,38 +112,33 @@ def _advance(
   Returns:
     `_Advance`.
   """
-  packing, matmul = lists.packing, linalg.matmul
-  squares = lists.grams(gradients)
-  inverse, cross, squares, grams = _bases(
-    lists, gradients, factors, squares, old_grams, old
-  )
+  matmul = linalg.matmul
+  bases = through_bases(factors, values, gradients, old_grams, old)
   # The bases that matter to a factor are those of its partner.
-  inverse, cross = lists.swap(inverse), lists.swap(cross)
-  dims = packing.repeat(lists.dims)
-  ranks = packing.repeat(packing.ranks)
+  inverse, cross = factors.swap(bases.inverses), factors.swap(bases.cross)
   count = optax.safe_increment(state.count)
   moments = update_moments(
     settings.moments,
-    squares,
-    matmul(cross.mT, lists.swap(lists.pack(state.inverses))),
-    lists.pack(state.nu),
-    lists.pack(state.escaped),
+    bases.squares,
+    matmul(cross.mT, factors.swap(factors.pack(state.inverses))),
+    factors.pack(state.nu),
+    factors.pack(state.escaped),
     count,
-    dims,
-    ranks,
+    factors.repeat_dims(),
+    factors.repeat_ranks(),
   )
   decay = moments.decay
   carry = decay * cross  # M from old coordinates of the partner to the new
   take = (1 - decay) * matmul(inverse, moments.root)
   old_mu = [
     m.astype(g.dtype)
-    for m, g in zip(lists.flatten(state.mu), gradients, strict=True)
+    for m, g in zip(factors.flatten(state.mu), gradients, strict=True)
   ]
   mu = [
     _kept_unless(finite, carried + taken, m)
     for carried, taken, m in zip(
-      lists.products(old_mu, matmul(carry, inverse.mT)),
-      lists.products(gradients, matmul(take, inverse.mT)),
+      factors.products(old_mu, matmul(carry, inverse.mT)),
+      factors.products(gradients, matmul(take, inverse.mT)),
       old_mu,
       strict=True,
     )
@@ -214,28 +146,28 @@ def _advance(
   taken = jnp.sum(
     matmul(moments.root, moments.squares) * moments.root, axis=(1, 2)
   )
-  norms = decay * lists.pack(state.norms) + (1 - decay) * jnp.sqrt(
+  norms = decay * factors.pack(state.norms) + (1 - decay) * jnp.sqrt(
     jnp.maximum(taken, 0)
   )
 
   def exact_norms():
     """|M| from Gram matrices of what it is made of."""
-    own = lists.grams(mu)
-    squared = jnp.sum(own * lists.swap(grams), axis=(1, 2))
+    own = factors.grams(mu)
+    squared = jnp.sum(own * factors.swap(bases.grams), axis=(1, 2))
     return jnp.sqrt(jnp.maximum(squared, 0))
 
-  allowed = _allowed(settings, state, grams, dims * ranks, lists)
-  scale = jnp.full_like(norms, 1 / settings.lora_scale)
+  scale = _sizes_of_steps(settings, factors, norms.dtype)
+  allowed = _allowed(settings, factors, bases.grams, scale, state.count)
   if allowed is not None:
     norms = jax.lax.cond(jnp.any(norms > allowed), exact_norms, lambda: norms)
     too_long = norms > allowed
     scale *= jnp.where(too_long, allowed / jnp.where(too_long, norms, 1), 1)
   small = {
     'count': count,
-    'inverses': lists.unpack(lists.swap(inverse)),
-    'nu': lists.unpack(moments.nu),
-    'escaped': lists.unpack(moments.escaped),
-    'norms': lists.unpack(norms),
+    'inverses': factors.unpack(factors.swap(inverse)),
+    'nu': factors.unpack(moments.nu),
+    'escaped': factors.unpack(moments.escaped),
+    'norms': factors.unpack(norms),
   }
   small = _kept_unless(finite, small, {k: getattr(state, k) for k in small})
   return _Advance(mu, scale, small)
@@ -248,46 +180,27 @@ def _kept_unless(finite, new, old):
   return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
 
 
-def _bases(lists, gradients, factors, squares, old_grams, old):
-  """R^-1, F_old^T U and g^T g, packed, and the Gram matrices of the factors.
-
-  From Gram matrices where every factor is well conditioned; otherwise from
-  bases and unmagnified gradients, formed as arrays, since a Gram matrix has
-  the square of the condition.
-  """
-  packing, matmul = lists.packing, linalg.matmul
-  grams = lists.grams(factors)
-  inverse, good = linalg.cholesky_inverses(packing, grams)
-
-  def coarse():
-    partner = lists.swap(inverse)
-    return (
-      inverse,
-      matmul(old_grams(grams), inverse),
-      matmul(matmul(partner.mT, squares), partner),
-    )
-
-  def fine():
-    resolved = linalg.resolved_inverses(packing, grams, lists.tall(factors))
-    bases = lists.products(factors, resolved)
-    unmagnified = lists.products(gradients, lists.swap(resolved))
-    return resolved, lists.grams(old(), bases), lists.grams(unmagnified)
-
-  return *jax.lax.cond(good, coarse, fine), grams
+def _sizes_of_steps(settings, factors, dtype):
+  """What M is multiplied by, before the learning rate (total,)."""
+  scale = jnp.full(sum(factors.packing.counts), 1 / settings.lora_scale, dtype)
+  if settings.width_scaling:
+    own = factors.repeat_dims().astype(dtype)
+    fan_in, fan_out = factors.halves(own)
+    target = jnp.tile(jnp.sqrt(fan_out / fan_in), 2)
+    norm = jnp.sqrt(own) if settings.moments.mean_square else 1
+    scale = scale * target / norm
+  return scale
 
 
-def _allowed(settings, state, grams, sizes, lists):
+def _allowed(settings, factors, grams, scale, count):
   """The largest |M| (total,), or None."""
   allowed = None
   if settings.cap_rms is not None:
+    sizes = factors.repeat_dims() * factors.repeat_ranks()
     allowed = settings.cap_rms * jnp.sqrt(sizes.astype(grams.dtype))
   if settings.max_relative_step is not None:
-    product = jnp.sum(grams * lists.swap(grams).mT, axis=(1, 2))
-    rate = settings.rate(state.count) / settings.lora_scale
-    limit = settings.max_relative_step * jnp.sqrt(jnp.maximum(product, 0))
-    limit = (limit / rate).astype(grams.dtype)
-    half = limit.shape[0] // 2
-    limit = jnp.where(jnp.arange(2 * half) < half, limit, jnp.inf)
+    rate = jnp.asarray(settings.rate(count), scale.dtype) * scale
+    limit = largest_steps(factors, grams, settings.max_relative_step, rate)
     allowed = limit if allowed is None else jnp.minimum(allowed, limit)
   return allowed
 
@@ -303,6 +216,7 @@ def scale_by_lora_rite(
   escaped_mass: bool = False,
   mean_square: bool = True,
   lora_scale: float = 1.0,
+  width_scaling: bool = False,
   max_relative_step: float | None = None,
   learning_rate: ScalarOrSchedule = 1.0,
   mu_dtype: Any = None,
@@ -332,6 +246,10 @@ def scale_by_lora_rite(
       larger.
     lora_scale: s of W + s A B^T; steps are divided by it, so that a learning
       rate keeps its meaning for every alpha and rank.
+    width_scaling: steps are multiplied by sqrt(fan_out / fan_in), and divided
+      by sqrt(m) with `mean_square`: then the singular values of a step of
+      delta_w are of the size of lr sqrt(fan_out / fan_in) for every width,
+      which keeps its effect on the features the same.
     max_relative_step: a step of A is scaled down to |lr M_A| <= this part of
       |A B^T|, as measured on delta_w; None: any.
     learning_rate: the one applied later in the chain; used only for
@@ -348,6 +266,7 @@ def scale_by_lora_rite(
     MomentSettings(b1, b2, eps, clip_norm, skip_rms, escaped_mass, mean_square),
     cap_rms,
     lora_scale,
+    width_scaling,
     max_relative_step,
     learning_rate,
     mu_dtype,
@@ -371,28 +290,27 @@ def scale_by_lora_rite(
     **extra_args,
   ):
     del extra_args
-    lists = _Lists.of(params, transposed)
-    factors, old = lists.flatten(params), lists.flatten(state.previous)
+    factors = Factors.of(params, transposed)
+    values, old = factors.flatten(params), factors.flatten(state.previous)
 
     def old_grams(grams):
       del grams
-      return lists.grams(old, factors)
+      return factors.grams(old, values)
 
-    gradients = lists.flatten(updates)
+    gradients = factors.flatten(updates)
     step = _advance(
       settings,
-      lists,
-      gradients,
       factors,
+      gradients,
+      values,
       state,
       old_grams,
       lambda: old,
       finite,
     )
-    scales = lists.packing.unpack(step.scale)
-    steps = [m * c[:, None, None] for m, c in zip(step.mu, scales, strict=True)]
-    return lists.factors(steps), ScaleByLoraRiteState(
-      mu=lists.factors([m.astype(mu_dtype or m.dtype) for m in step.mu]),
+    steps = factors.scaled(step.mu, step.scale)
+    return factors.pairs(steps), ScaleByLoraRiteState(
+      mu=factors.pairs([m.astype(mu_dtype or m.dtype) for m in step.mu]),
       previous=_kept_unless(finite, params, state.previous),
       **step.small,
     )
@@ -413,6 +331,7 @@ def step_by_lora_rite(
   escaped_mass: bool = False,
   mean_square: bool = True,
   lora_scale: float = 1.0,
+  width_scaling: bool = False,
   max_relative_step: float | None = None,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -435,6 +354,7 @@ def step_by_lora_rite(
     escaped_mass: the same.
     mean_square: the same.
     lora_scale: the same.
+    width_scaling: the same.
     max_relative_step: the same.
     mu_dtype: the same.
 
@@ -445,6 +365,7 @@ def step_by_lora_rite(
     MomentSettings(b1, b2, eps, clip_norm, skip_rms, escaped_mass, mean_square),
     cap_rms,
     lora_scale,
+    width_scaling,
     max_relative_step,
     learning_rate,
     mu_dtype,
@@ -470,27 +391,24 @@ def step_by_lora_rite(
     **extra_args,
   ):
     del extra_args
-    lists = _Lists.of(params, transposed)
-    factors, mu = lists.flatten(params), lists.flatten(state.mu)
-    mu = [m.astype(x.dtype) for m, x in zip(mu, factors, strict=True)]
-    kept, moved = lists.pack(state.kept), lists.pack(state.moved)
+    factors = Factors.of(params, transposed)
+    values, mu = factors.flatten(params), factors.flatten(state.mu)
+    mu = [m.astype(x.dtype) for m, x in zip(mu, values, strict=True)]
+    kept, moved = factors.pack(state.kept), factors.pack(state.moved)
 
     def old_grams(grams):
-      cross = lists.grams(mu, factors)
+      cross = factors.grams(mu, values)
       return kept[:, None, None] * grams + moved[:, None, None] * cross
 
     def old_factors():
-      parts = (factors, mu, *map(lists.packing.unpack, (kept, moved)))
-      return [
-        x * k[:, None, None] + m * d[:, None, None]
-        for x, m, k, d in zip(*parts, strict=True)
-      ]
+      parts = factors.scaled(values, kept), factors.scaled(mu, moved)
+      return [x + y for x, y in zip(*parts, strict=True)]
 
     step = _advance(
       settings,
-      lists,
-      lists.flatten(updates),
       factors,
+      factors.flatten(updates),
+      values,
       state,
       old_grams,
       old_factors,
@@ -500,18 +418,16 @@ def step_by_lora_rite(
     scale = (step.scale * rate).astype(step.scale.dtype)
     decay = jnp.asarray(rate * weight_decay, scale.dtype)
     steps = [
-      -c[:, None, None] * m - decay * x
-      for m, c, x in zip(
-        step.mu, lists.packing.unpack(scale), factors, strict=True
-      )
+      -m - decay * x
+      for m, x in zip(factors.scaled(step.mu, scale), values, strict=True)
     ]
     new = {
-      'kept': lists.unpack(jnp.full_like(scale, 1 / (1 - decay))),
-      'moved': lists.unpack(scale / (1 - decay)),
+      'kept': factors.unpack(jnp.full_like(scale, 1 / (1 - decay))),
+      'moved': factors.unpack(scale / (1 - decay)),
     }
     old = {name: getattr(state, name) for name in new}
-    return lists.factors(steps), StepByLoraRiteState(
-      mu=lists.factors([m.astype(mu_dtype or m.dtype) for m in step.mu]),
+    return factors.pairs(steps), StepByLoraRiteState(
+      mu=factors.pairs([m.astype(mu_dtype or m.dtype) for m in step.mu]),
       **_kept_unless(finite, new, old),
       **step.small,
     )
