@@ -5,7 +5,23 @@ subpackages `models`, `data`, `training` and `evaluation`.
 """
 
 from lora_opt import linalg, pairs, transforms
-from lora_opt.optimizers import adamw, lora_plus, lora_rite, reflora, reflora_s
+from lora_opt.optimizers import (
+  adamw,
+  altlora,
+  balanced,
+  lamb,
+  lora_fa,
+  lora_muon,
+  lora_plus,
+  lora_pro,
+  lora_rite,
+  muon,
+  reflora,
+  reflora_s,
+  scaled_adamw,
+  scaled_gd,
+  shampoo,
+)
 from lora_opt.pairs import AUTO, LoraLayout, LoraPair
 from lora_opt.transforms import on_lora_pairs
 
@@ -16,12 +32,22 @@ __all__ = [
   'LoraLayout',
   'LoraPair',
   'adamw',
+  'altlora',
+  'balanced',
+  'lamb',
   'linalg',
+  'lora_fa',
+  'lora_muon',
   'lora_plus',
+  'lora_pro',
   'lora_rite',
+  'muon',
   'on_lora_pairs',
   'pairs',
   'reflora',
   'reflora_s',
+  'scaled_adamw',
+  'scaled_gd',
+  'shampoo',
   'transforms',
 ]

@@ -262,6 +262,22 @@ def resolved_inverses(packing: Packing, grams: Array, factors) -> Array:
   return inverse - matmul(weak, inverse)
 
 
+def complement(projector: Array) -> Array:
+  """I - P for a projector P that is known up to rounding, (batch, r, r)."""
+  eye = jnp.eye(projector.shape[-1], dtype=projector.dtype)[None]
+  values, vectors = eigh(eye - symmetrize(projector))
+  return from_eigen(vectors, jnp.where(values > 0.5, 1, 0).astype(values.dtype))
+
+
+def solve_positive(x: Array, y: Array) -> Array:
+  """x^-1 y for positive definite x, each (batch, r, r)."""
+  lower = jax.lax.linalg.cholesky(x, symmetrize_input=False)
+  half = jax.lax.linalg.triangular_solve(lower, y, left_side=True, lower=True)
+  return jax.lax.linalg.triangular_solve(
+    lower, half, left_side=True, lower=True, transpose_a=True
+  )
+
+
 def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:
   """S = x^-1 # y, the symmetric solution of S x S = y, and its inverse.
 
@@ -319,3 +335,55 @@ def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:
   )
   some = some[:, :, None]
   return jnp.where(some, s, eye), jnp.where(some, s_inverse, eye)
+
+
+def balancing_change(x: Array, y: Array) -> tuple[Array, Array]:
+  """Symmetric P and P^-1 with P x P = P^-1 y P^-1, that is P^2 = x^-1 # y.
+
+  With x = A^T A and y = B^T B this makes (A P, B P^-1) balanced. Eigenvalues
+  of x and of y below the square root of `cutoff`, relative to the largest,
+  are raised to it: so much of their product can be resolved. So P depends
+  continuously on both factors, and a change that is carried out at every
+  step comes to rest. (`geometric_mean_pair` calls such directions dead and
+  gives them the largest value, which is right for a preconditioner.) P = I
+  if x or y is zero.
+
+  Args:
+    x: (batch, r, r), symmetric positive semi-definite.
+    y: the same.
+
+  Returns:
+    P and P^-1, each (batch, r, r) and positive definite.
+
+  >>> x, y = jnp.array([[[16.0]]]), jnp.array([[[1.0]]])
+  >>> p, p_inverse = balancing_change(x, y)
+  >>> print(f'{p.item():.3f} {p_inverse.item():.3f}')
+  0.500 2.000
+  """
+  values, vectors = eigh(jnp.concatenate([x, y]))
+  largest = jnp.maximum(values[:, -1:], 0)
+  some = jnp.all((largest > 0).reshape(2, -1, 1), axis=0)
+  values = jnp.maximum(values, cutoff(x.dtype) ** 0.5 * largest)
+  (values, other), (vectors, turned) = (
+    jnp.split(m, 2) for m in (values, vectors)
+  )
+  y = from_eigen(turned, other)
+  root = jnp.sqrt(jnp.where(some, values, 1))
+  turned = matmul(matmul(vectors.mT, y), vectors)
+  middle = symmetrize(root[:, :, None] * turned * root[:, None, :])
+  squares, directions = eigh(middle)
+  # Positive but for rounding, which the largest eigenvalue measures.
+  squares = jnp.maximum(squares, cutoff(x.dtype) * squares[:, -1:])
+  sigma = jnp.sqrt(jnp.where(some, squares, 1))
+  left = directions / root[:, :, None]
+  s = matmul(left * sigma[:, None, :], left.mT)
+  values, turned = eigh(symmetrize(s))
+  eps = float(jnp.finfo(x.dtype).eps)
+  values = jnp.maximum(values, eps * values[:, -1:])
+  values = jnp.sqrt(jnp.where(some, values, 1))
+  vectors = matmul(vectors, turned)
+  eye = jnp.eye(x.shape[-1], dtype=x.dtype)[None]
+  return tuple(
+    jnp.where(some[:, :, None], from_eigen(vectors, v), eye)
+    for v in (values, 1 / values)
+  )

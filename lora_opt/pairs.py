@@ -398,3 +398,19 @@ def lora_labels(tree: PyTree, layout: Layouts = AUTO) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, _: 'lora' if _path_name(path) in paths else 'other', tree
   )
+
+
+def factor_labels(tree: PyTree, layout: Layouts = AUTO) -> PyTree:
+  """'a' for down factors, 'b' for up factors, 'other': `optax.partition`.
+
+  >>> factor_labels({'lora_a': jnp.zeros((4, 2)), 'lora_b': jnp.zeros((2, 4)),
+  ...                'w': jnp.zeros(3)})
+  {'lora_a': 'a', 'lora_b': 'b', 'w': 'other'}
+  """
+  if not jax.tree.leaves(tree):
+    return tree
+  sites = find_sites(tree, layout)
+  labels = {s.a_path: 'a' for s in sites} | {s.b_path: 'b' for s in sites}
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: labels.get(_path_name(path), 'other'), tree
+  )

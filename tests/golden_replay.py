@@ -189,9 +189,15 @@ def replay(path: pathlib.Path) -> float:
   for t in range(meta['steps']):
     params, state = step(params, state, [arrays[f'N_{k}'][t] for k in pairs])
     for k in pairs:
+      # RefLoRA-S rescales before a step, the authors' code after it: between
+      # steps A is matched up to a number, and B up to its inverse.
+      ours = {f: np.asarray(params[f'p{k}.lora_{f}.weight']) for f in 'AB'}
+      if meta['hyperparameters'].get('use_scalar', False):
+        norm = np.linalg.norm(arrays[f'A_{k}'][t]) / np.linalg.norm(ours['A'])
+        ours = {'A': ours['A'] * norm, 'B': ours['B'] / norm}
       for f in 'AB':
         recorded = arrays[f'{f}_{k}'][t]
-        error = np.linalg.norm(params[f'p{k}.lora_{f}.weight'] - recorded)
+        error = np.linalg.norm(ours[f] - recorded)
         # max() would let a NaN pass.
         relative = error / (np.linalg.norm(recorded) or 1.0)
         worst = relative if not relative <= worst else worst

@@ -1,11 +1,19 @@
 """Transformations over LoRA pairs, one algorithm a file."""
 
 from lora_opt.transforms._adam import ScaleByAdamState, scale_by_adam
-from lora_opt.transforms._bases import (
-  InOrthonormalBasesState,
-  in_orthonormal_bases,
+from lora_opt.transforms._altlora import ScaleByAltLoraState, scale_by_altlora
+from lora_opt.transforms._balance import (
+  RefactorState,
+  refactor_by_balance,
+  refactor_by_norms,
+)
+from lora_opt.transforms._grams import precondition_by_grams
+from lora_opt.transforms._lora_muon import (
+  ScaleByLoraMuonState,
+  scale_by_lora_muon,
 )
 from lora_opt.transforms._lora_plus import scale_by_lora_plus
+from lora_opt.transforms._lora_pro import precondition_by_full_gradient
 from lora_opt.transforms._lora_rite import (
   ScaleByLoraRiteState,
   StepByLoraRiteState,
@@ -15,30 +23,45 @@ from lora_opt.transforms._lora_rite import (
 )
 from lora_opt.transforms._nonfinite import SkipNonfiniteState, skip_nonfinite
 from lora_opt.transforms._pairing import OnLoraPairsState, on_lora_pairs
+from lora_opt.transforms._per_matrix import (
+  scale_by_muon_per_matrix,
+  scale_by_trust_ratio_per_matrix,
+)
 from lora_opt.transforms._refactoring import (
   PreconditionByRefactoringState,
-  RefactorByNormsState,
   precondition_by_refactoring,
-  refactor_by_norms,
+)
+from lora_opt.transforms._shampoo import (
+  ScaleByOneSidedShampooState,
+  scale_by_one_sided_shampoo,
 )
 
 __all__ = [
-  'InOrthonormalBasesState',
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
-  'RefactorByNormsState',
+  'RefactorState',
   'ScaleByAdamState',
+  'ScaleByAltLoraState',
+  'ScaleByLoraMuonState',
   'ScaleByLoraRiteState',
+  'ScaleByOneSidedShampooState',
   'SkipNonfiniteState',
   'StepByLoraRiteState',
-  'in_orthonormal_bases',
   'on_lora_pairs',
+  'precondition_by_full_gradient',
+  'precondition_by_grams',
   'precondition_by_refactoring',
   'rebalance_norms',
+  'refactor_by_balance',
   'refactor_by_norms',
   'scale_by_adam',
+  'scale_by_altlora',
+  'scale_by_lora_muon',
   'scale_by_lora_plus',
   'scale_by_lora_rite',
+  'scale_by_muon_per_matrix',
+  'scale_by_one_sided_shampoo',
+  'scale_by_trust_ratio_per_matrix',
   'skip_nonfinite',
   'step_by_lora_rite',
 ]

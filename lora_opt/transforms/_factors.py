@@ -1,7 +1,7 @@
 """All factors of all pairs as lists, and the r x r algebra they share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,7 @@ class Bases(NamedTuple):
   inverses: jax.Array  # R^-1 of each factor
   squares: jax.Array  # g^T g, g = G R^-1 with R of the partner
   grams: jax.Array  # F^T F
+  resting: jax.Array  # the projector on dead directions of each factor
   cross: jax.Array | None  # F_old^T U, if F_old was given
 
 
@@ -153,7 +154,8 @@ def through_bases(
     cross = None
     if old_grams is not None:
       cross = matmul(old_grams(grams), inverse)
-    return inverse, matmul(matmul(partner.mT, squares), partner), cross
+    unmagnified = matmul(matmul(partner.mT, squares), partner)
+    return inverse, unmagnified, jnp.zeros_like(grams), cross
 
   def fine():
     resolved = linalg.resolved_inverses(packing, grams, factors.tall(values))
@@ -161,31 +163,53 @@ def through_bases(
     cross = None
     if old is not None:
       cross = factors.grams(old(), factors.products(values, resolved))
-    return resolved, factors.grams(unmagnified), cross
+    live = matmul(grams, matmul(resolved, resolved.mT))
+    return resolved, factors.grams(unmagnified), linalg.complement(live), cross
 
-  inverse, squares, cross = jax.lax.cond(good, coarse, fine)
-  return Bases(inverse, squares, grams, cross)
+  inverse, squares, resting, cross = jax.lax.cond(good, coarse, fine)
+  return Bases(inverse, squares, grams, resting, cross)
 
 
-def largest_steps(
-  factors: Factors, grams: jax.Array, max_relative_step: float, rate: Any
+def hold_weak_directions(
+  factors: Factors, bases: Bases, sizes: jax.Array
 ) -> jax.Array:
-  """The largest |M_A| with |rate M_A U_B^T| <= limit |A B^T|; inf for B.
+  """W (total, r, r), by which a step M of A is damped where A B^T is weak.
 
-  At B = 0 only B moves in the first step. Then B is of the size of the
-  learning rate and the step of A, divided by it, would be of the size of A
-  itself, whatever the learning rate.
+  M_A moves A by M_A R_B^-T, and A's coefficients in its own basis by
+  M_A K^-1, with K = R_B R_A^T, whose singular values are those of A B^T. So a
+  step changes A the more, relatively, the weaker A B^T is in a direction:
+  without bound from B = 0, where the second-order term of A B^T takes over.
+  With H = K K^T
+
+    W = H (H + size^2 I)^-1,      size: a singular value of A B^T,
+
+  holds A back in directions weaker than `size`, and no relative step is
+  larger than |M| / (2 size). It depends on A B^T only and so keeps the
+  invariance. B is never held back. Neither is A where A itself is zero: there
+  it is B that cannot move.
 
   Args:
     factors: the order.
-    grams: F^T F, packed.
-    max_relative_step: the limit.
-    rate: what M will be multiplied by.
+    bases: of all factors.
+    sizes: (total,), the size for each factor; used for A.
 
   Returns:
-    (total,).
+    The identity for every B.
   """
-  product = jnp.sum(grams * factors.swap(grams).mT, axis=(1, 2))
-  limit = max_relative_step * jnp.sqrt(jnp.maximum(product, 0))
-  a, b = factors.halves((limit / rate).astype(grams.dtype))
-  return jnp.concatenate([a, jnp.full_like(b, jnp.inf)])
+  matmul = linalg.matmul
+  # H = R_B (A^T A) R_B^T. R_B = R_B^-T (B^T B).
+  of_a, of_b = factors.halves(bases.grams)
+  resting_a, _ = factors.halves(bases.resting)
+  _, inverse_b = factors.halves(bases.inverses)
+  r_b = matmul(inverse_b.mT, of_b)
+  strength = jnp.trace(of_a, axis1=1, axis2=2)[:, None, None]
+  h = matmul(matmul(r_b, of_a + strength * resting_a), r_b.mT)
+  h = linalg.symmetrize(h)
+  eye = jnp.eye(h.shape[-1], dtype=h.dtype)[None]
+  size, _ = factors.halves(sizes)
+  square = jnp.square(size)[:, None, None]
+  # At B = 0, and at a learning rate of zero, nothing is to be resolved.
+  floor = jnp.finfo(h.dtype).eps * jnp.trace(h, axis1=1, axis2=2)
+  floor = jnp.maximum(floor[:, None, None], jnp.finfo(h.dtype).tiny)
+  solved = linalg.solve_positive(h + jnp.maximum(square, floor) * eye, h)
+  return jnp.concatenate([solved.mT, jnp.broadcast_to(eye, h.shape)])

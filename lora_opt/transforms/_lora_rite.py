@@ -11,7 +11,7 @@ from lora_opt import linalg
 from lora_opt.pairs import PairMatrices
 from lora_opt.transforms._factors import (
   Factors,
-  largest_steps,
+  hold_weak_directions,
   through_bases,
 )
 from lora_opt.transforms._moments import MomentSettings, update_moments
@@ -28,7 +28,6 @@ class ScaleByLoraRiteState(NamedTuple):
   inverses: Any  # {name: PairMatrices (batch, rank, rank)}: their R^-1
   nu: Any  # {name: PairMatrices (batch, rank, rank)}: V
   escaped: Any  # {name: PairMatrices (batch,)}: rho
-  norms: Any  # {name: PairMatrices (batch,)}: |M| is no larger
 
 
 class StepByLoraRiteState(NamedTuple):
@@ -36,13 +35,12 @@ class StepByLoraRiteState(NamedTuple):
 
   count: jax.Array  # () int32: steps taken
   mu: Any  # tree of LoraPair: M R^-T, the momentum as a step of the factors
-  # The factors at the last step are kept * factors + moved * mu.
+  # The factors at the last step are kept * factors + mu @ moved.
   kept: Any  # {name: PairMatrices (batch,)}
-  moved: Any  # {name: PairMatrices (batch,)}
+  moved: Any  # {name: PairMatrices (batch, rank, rank)}
   inverses: Any  # {name: PairMatrices (batch, rank, rank)}: their R^-1
   nu: Any  # {name: PairMatrices (batch, rank, rank)}: V
   escaped: Any  # {name: PairMatrices (batch,)}: rho
-  norms: Any  # {name: PairMatrices (batch,)}: |M| is no larger
 
 
 class _Settings(NamedTuple):
@@ -66,7 +64,17 @@ class _Advance(NamedTuple):
 
   mu: list[jax.Array]
   scale: jax.Array  # (total,)
+  turns: jax.Array | None  # (total, r, r), the identity for every B
   small: dict[str, Any]  # the r x r part of the state
+
+  def steps(self, factors: Factors) -> list[jax.Array]:
+    """Of each factor, before the learning rate."""
+    if self.turns is None:
+      return factors.scaled(self.mu, self.scale)
+    half = len(self.mu) // 2
+    turned = factors.products(self.mu, self.turns * self.scale[:, None, None])
+    # What stands for B there is never computed.
+    return turned[:half] + factors.scaled(self.mu, self.scale)[half:]
 
 
 def _init_small(params):
@@ -83,7 +91,6 @@ def _init_small(params):
     'inverses': each(matrices),
     'nu': each(matrices),
     'escaped': each(numbers),
-    'norms': each(numbers),
   }
 
 
@@ -143,34 +150,18 @@ def _advance(
       strict=True,
     )
   ]
-  taken = jnp.sum(
-    matmul(moments.root, moments.squares) * moments.root, axis=(1, 2)
-  )
-  norms = decay * factors.pack(state.norms) + (1 - decay) * jnp.sqrt(
-    jnp.maximum(taken, 0)
-  )
-
-  def exact_norms():
-    """|M| from Gram matrices of what it is made of."""
-    own = factors.grams(mu)
-    squared = jnp.sum(own * factors.swap(bases.grams), axis=(1, 2))
-    return jnp.sqrt(jnp.maximum(squared, 0))
-
-  scale = _sizes_of_steps(settings, factors, norms.dtype)
-  allowed = _allowed(settings, factors, bases.grams, scale, state.count)
-  if allowed is not None:
-    norms = jax.lax.cond(jnp.any(norms > allowed), exact_norms, lambda: norms)
-    too_long = norms > allowed
-    scale *= jnp.where(too_long, allowed / jnp.where(too_long, norms, 1), 1)
+  scale = _sizes_of_steps(settings, factors, bases.grams.dtype)
+  turns = _turns(settings, factors, bases, scale, state.count)
+  if settings.cap_rms is not None:
+    scale = scale * _cap(settings.cap_rms, factors, mu, bases.grams)
   small = {
     'count': count,
     'inverses': factors.unpack(factors.swap(inverse)),
     'nu': factors.unpack(moments.nu),
     'escaped': factors.unpack(moments.escaped),
-    'norms': factors.unpack(norms),
   }
   small = _kept_unless(finite, small, {k: getattr(state, k) for k in small})
-  return _Advance(mu, scale, small)
+  return _Advance(mu, scale, turns, small)
 
 
 def _kept_unless(finite, new, old):
@@ -192,17 +183,30 @@ def _sizes_of_steps(settings, factors, dtype):
   return scale
 
 
-def _allowed(settings, factors, grams, scale, count):
-  """The largest |M| (total,), or None."""
-  allowed = None
-  if settings.cap_rms is not None:
-    sizes = factors.repeat_dims() * factors.repeat_ranks()
-    allowed = settings.cap_rms * jnp.sqrt(sizes.astype(grams.dtype))
-  if settings.max_relative_step is not None:
-    rate = jnp.asarray(settings.rate(count), scale.dtype) * scale
-    limit = largest_steps(factors, grams, settings.max_relative_step, rate)
-    allowed = limit if allowed is None else jnp.minimum(allowed, limit)
-  return allowed
+def _turns(settings, factors, bases, scale, count):
+  """R^T W R^-T: the damping of `hold_weak_directions` for mu = M R^-T."""
+  if settings.max_relative_step is None:
+    return None
+  sizes = jnp.asarray(settings.rate(count), scale.dtype) * scale
+  if settings.moments.mean_square:
+    # Singular values of M are about sqrt(m), or else about one.
+    sizes = sizes * jnp.sqrt(factors.repeat_dims().astype(scale.dtype))
+  held = hold_weak_directions(
+    factors, bases, sizes / (2 * settings.max_relative_step)
+  )
+  inverse, grams = factors.swap(bases.inverses), factors.swap(bases.grams)
+  matmul = linalg.matmul
+  return matmul(matmul(matmul(grams, inverse), held), inverse.mT)
+
+
+def _cap(cap_rms, factors, mu, grams):
+  """What brings the root mean square of each M down to `cap_rms`."""
+  squared = jnp.sum(factors.grams(mu) * factors.swap(grams), axis=(1, 2))
+  norms = jnp.sqrt(jnp.maximum(squared, 0))
+  sizes = factors.repeat_dims() * factors.repeat_ranks()
+  allowed = cap_rms * jnp.sqrt(sizes.astype(norms.dtype))
+  too_long = norms > allowed
+  return jnp.where(too_long, allowed / jnp.where(too_long, norms, 1), 1)
 
 
 def scale_by_lora_rite(
@@ -250,8 +254,9 @@ def scale_by_lora_rite(
       by sqrt(m) with `mean_square`: then the singular values of a step of
       delta_w are of the size of lr sqrt(fan_out / fan_in) for every width,
       which keeps its effect on the features the same.
-    max_relative_step: a step of A is scaled down to |lr M_A| <= this part of
-      |A B^T|, as measured on delta_w; None: any.
+    max_relative_step: a step of A is damped in the directions of A B^T that
+      are so weak that it would change A there by more than this part; None:
+      any. See `hold_weak_directions`.
     learning_rate: the one applied later in the chain; used only for
       `max_relative_step`, not applied.
     mu_dtype: dtype of the momentum.
@@ -308,8 +313,7 @@ def scale_by_lora_rite(
       lambda: old,
       finite,
     )
-    steps = factors.scaled(step.mu, step.scale)
-    return factors.pairs(steps), ScaleByLoraRiteState(
+    return factors.pairs(step.steps(factors)), ScaleByLoraRiteState(
       mu=factors.pairs([m.astype(mu_dtype or m.dtype) for m in step.mu]),
       previous=_kept_unless(finite, params, state.previous),
       **step.small,
@@ -372,13 +376,13 @@ def step_by_lora_rite(
   )
 
   def init(params):
-    numbers = _init_small(params)['norms']
+    small = _init_small(params)
     return StepByLoraRiteState(
       count=jnp.zeros((), jnp.int32),
       mu=jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
-      kept=jax.tree.map(jnp.ones_like, numbers),
-      moved=jax.tree.map(jnp.zeros_like, numbers),
-      **_init_small(params),
+      kept=jax.tree.map(jnp.ones_like, small['escaped']),
+      moved=jax.tree.map(jnp.zeros_like, small['nu']),
+      **small,
     )
 
   def update(
@@ -398,10 +402,10 @@ def step_by_lora_rite(
 
     def old_grams(grams):
       cross = factors.grams(mu, values)
-      return kept[:, None, None] * grams + moved[:, None, None] * cross
+      return kept[:, None, None] * grams + linalg.matmul(moved.mT, cross)
 
     def old_factors():
-      parts = factors.scaled(values, kept), factors.scaled(mu, moved)
+      parts = factors.scaled(values, kept), factors.products(mu, moved)
       return [x + y for x, y in zip(*parts, strict=True)]
 
     step = _advance(
@@ -414,16 +418,19 @@ def step_by_lora_rite(
       old_factors,
       finite,
     )
-    rate = settings.rate(state.count)
-    scale = (step.scale * rate).astype(step.scale.dtype)
-    decay = jnp.asarray(rate * weight_decay, scale.dtype)
+    rate = jnp.asarray(settings.rate(state.count), step.scale.dtype)
+    decay = rate * weight_decay
     steps = [
-      -m - decay * x
-      for m, x in zip(factors.scaled(step.mu, scale), values, strict=True)
+      -rate * m - decay * x
+      for m, x in zip(step.steps(factors), values, strict=True)
     ]
+    turns = step.turns
+    if turns is None:
+      turns = jnp.eye(moved.shape[-1], dtype=moved.dtype)[None]
+    undo = 1 / (1 - decay)
     new = {
-      'kept': factors.unpack(jnp.full_like(scale, 1 / (1 - decay))),
-      'moved': factors.unpack(scale / (1 - decay)),
+      'kept': factors.unpack(jnp.full_like(kept, undo)),
+      'moved': factors.unpack(undo * rate * step.scale[:, None, None] * turns),
     }
     old = {name: getattr(state, name) for name in new}
     return factors.pairs(steps), StepByLoraRiteState(

@@ -21,7 +21,7 @@ class OnLoraPairsState(NamedTuple):
   inner_state: Any
 
 
-class _Pairing:
+class Pairing:
   """Sites of one tree, grouped; the way from the tree to groups and back.
 
   A group is what one array operation handles: equal sites that are not
@@ -53,15 +53,18 @@ class _Pairing:
       for key, sites in self.groups.items()
     }
 
-  def restore(self, groups: dict[str, Any], outside) -> PyTree:
-    """A tree like the parameters."""
+  def restore(
+    self, groups: dict[str, Any], outside, like: PyTree = None
+  ) -> PyTree:
+    """A tree like the parameters, or `like` another with the same pairs."""
+    like = self.tree if like is None else like
     pairs = {}
     for key, sites in self.groups.items():
       parts = zip(*(_split(x, sites) for x in groups[key]), strict=True)
       for s, (a, b) in zip(sites, parts, strict=True):
         pairs[s.name] = LoraPair(a, b)
     return pairs_lib.restore_pairs(
-      pairs, self.sites, self.tree, outside, rank_last=self.rank_last
+      pairs, self.sites, like, outside, rank_last=self.rank_last
     )
 
   def matrices_to_rest(self, groups: dict[str, PairMatrices]):
@@ -180,7 +183,7 @@ def on_lora_pairs(
   def init(params):
     if not jax.tree.leaves(params):
       return OnLoraPairsState(_placeholder_state(inner, params))
-    pairing = _Pairing(params, layout, elementwise)
+    pairing = Pairing(params, layout, elementwise)
     return OnLoraPairsState(
       _to_rest(pairing, inner.init(pairing.extract(params)))
     )
@@ -191,7 +194,7 @@ def on_lora_pairs(
         'LoRA transformations need the parameters: call '
         'tx.update(grads, state, params).'
       )
-    pairing = _Pairing(params, layout, elementwise, native)
+    pairing = Pairing(params, layout, elementwise, native)
     inner_state = _from_rest(pairing, inner, state.inner_state)
     if native:
       extra_args = {**extra_args, 'transposed': pairing.transposed()}
@@ -214,7 +217,7 @@ def on_lora_pairs(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _to_rest(pairing: _Pairing, state):
+def _to_rest(pairing: Pairing, state):
   def convert(x):
     if not pairing.is_groups(x):
       return x
@@ -225,7 +228,7 @@ def _to_rest(pairing: _Pairing, state):
   return jax.tree.map(convert, state, is_leaf=pairing.is_groups)
 
 
-def _from_rest(pairing: _Pairing, inner, state):
+def _from_rest(pairing: Pairing, inner, state):
   template = jax.eval_shape(inner.init, pairing.abstract())
   parts, treedef = jax.tree.flatten(template, is_leaf=pairing.is_groups)
 

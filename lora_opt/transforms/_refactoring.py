@@ -1,13 +1,13 @@
 """RefLoRA: gradients as the best factorisation of A B^T would see them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lora_opt import linalg
-from lora_opt.pairs import LoraPair
+from lora_opt.transforms._factors import Factors
 
 
 class PreconditionByRefactoringState(NamedTuple):
@@ -18,7 +18,7 @@ class PreconditionByRefactoringState(NamedTuple):
 
 def precondition_by_refactoring(
   *, warmup_steps: int = 0, every: int = 1, blend_steps: int = 0
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """G_A S^-1 and G_B S, with S = (A^T A)^-1 # (B^T B).
 
   # is the matrix geometric mean. With P P^T = S the pair (A P, B P^-T) is
@@ -46,28 +46,22 @@ def precondition_by_refactoring(
     del params
     return PreconditionByRefactoringState(jnp.zeros((), jnp.int32))
 
-  def update(updates, state, params=None):
-    grams, treedef = jax.tree.flatten(
-      {name: LoraPair(*map(linalg.gram, p)) for name, p in params.items()}
-    )
-    # Leaves come A, B, A, B: both halves of the batch in site order.
-    packing = linalg.Packing.of(grams[::2])
-    s, s_inverse = linalg.geometric_mean_pair(
-      packing.pack(grams[::2]), packing.pack(grams[1::2])
-    )
+  def update(updates, state, params=None, *, transposed=None, **extra_args):
+    del extra_args
+    factors = Factors.of(params, transposed)
+    grams = factors.grams(factors.flatten(params))
+    s, s_inverse = linalg.geometric_mean_pair(*factors.halves(grams))
     weight = _weight(state.count, warmup_steps, every, blend_steps, s.dtype)
     eye = jnp.eye(s.shape[-1], dtype=s.dtype)[None]
-    for_a = packing.unpack(weight * s_inverse + (1 - weight) * eye)
-    for_b = packing.unpack(weight * s + (1 - weight) * eye)
-    factors = [x for pair in zip(for_a, for_b, strict=True) for x in pair]
-    new = jax.tree.map(linalg.matmul, updates, treedef.unflatten(factors))
+    change = weight * jnp.concatenate([s_inverse, s]) + (1 - weight) * eye
+    new = factors.pairs(factors.products(factors.flatten(updates), change))
     count = optax.safe_increment(state.count)
     return new, PreconditionByRefactoringState(count)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_due(count, warmup_steps, every):
+def is_due(count, warmup_steps, every):
   since = count - warmup_steps
   return (since >= 0) & (since % every == 0)
 
@@ -77,105 +71,4 @@ def _weight(count, warmup_steps, every, blend_steps, dtype):
   since = (count - warmup_steps + 1).astype(dtype)
   steps = jnp.maximum(blend_steps, 1).astype(dtype)
   blend = jnp.clip(since / steps, 0, 1)
-  return jnp.where(_is_due(count, warmup_steps, every), blend, 0)
-
-
-class RefactorByNormsState(NamedTuple):
-  """State of `refactor_by_norms`."""
-
-  count: jax.Array  # () int32: steps taken
-  inner_state: Any  # with Adam moments in the current scaling
-
-
-def refactor_by_norms(
-  inner: optax.GradientTransformation,
-  *,
-  warmup_steps: int = 0,
-  every: int = 1,
-) -> optax.GradientTransformationExtraArgs:
-  """After a step of `inner`, gives both factors the same norm, moments too.
-
-  With s = |B| / |A| the pair becomes (A sqrt(s), B / sqrt(s)): the same
-  delta_w. What an Adam (or a momentum) in `inner` knows of gradients is
-  rescaled with them: mu_A / sqrt(s) and nu_A / s, and the inverse for B. The
-  start is rescaled before the first step. Where a factor is zero there is no
-  s, and the pair is left alone.
-
-  Args:
-    inner: a complete optimizer over pairs, learning rate included.
-    warmup_steps: no rescaling before so many steps.
-    every: steps from one rescaling to the next.
-
-  Returns:
-    A transformation over pairs, for `on_lora_pairs`.
-
-  References:
-    Zhang et al., RefLoRA-S, arXiv 2505.18877.
-  """
-  inner = optax.with_extra_args_support(inner)
-
-  def init(params):
-    return RefactorByNormsState(jnp.zeros((), jnp.int32), inner.init(params))
-
-  def update(updates, state, params=None, **extra_args):
-    count = optax.safe_increment(state.count)
-    # The gradient of the rescaled start follows from that of the given one.
-    first = _is_due(state.count, warmup_steps, every) & (state.count == 0)
-    roots = _roots(params, first)
-    factors = _rescale(params, roots, 1)
-    steps, inner_state = inner.update(
-      _rescale(updates, roots, -1), state.inner_state, factors, **extra_args
-    )
-    factors = jax.tree.map(jnp.add, factors, steps)
-    roots = _roots(factors, _is_due(count, warmup_steps, every))
-    factors = _rescale(factors, roots, 1)
-    return (
-      jax.tree.map(jnp.subtract, factors, params),
-      RefactorByNormsState(count, _transport(inner_state, roots)),
-    )
-
-  return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _roots(params, due):
-  """{name: sqrt(s) (batch, 1, 1)}, one where nothing is to be done."""
-
-  def each(pair):
-    a, b = (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) for x in pair)
-    usable = due & (a > 0) & (b > 0)
-    ratio = jnp.where(usable, b, 1) / jnp.where(usable, a, 1)
-    return jnp.sqrt(ratio)
-
-  return {name: each(pair) for name, pair in params.items()}
-
-
-def _rescale(pairs, roots, power: int):
-  """A times sqrt(s)^power, B times its inverse, in their own dtype."""
-
-  def each(x, factor):
-    return (x.astype(factor.dtype) * factor).astype(x.dtype)
-
-  return {
-    name: LoraPair(
-      each(pair.a, roots[name] ** power), each(pair.b, roots[name] ** -power)
-    )
-    for name, pair in pairs.items()
-  }
-
-
-def _transport(state, roots):
-  """Rescales every Adam moment and momentum found in an optimizer state."""
-
-  def is_moments(x):
-    return isinstance(x, optax.ScaleByAdamState | optax.TraceState)
-
-  def each(x):
-    if isinstance(x, optax.ScaleByAdamState):
-      return x._replace(
-        mu=_rescale(x.mu, roots, -1), nu=_rescale(x.nu, roots, -2)
-      )
-    if isinstance(x, optax.TraceState):
-      return x._replace(trace=_rescale(x.trace, roots, -1))
-    return x
-
-  return jax.tree.map(each, state, is_leaf=is_moments)
+  return jnp.where(is_due(count, warmup_steps, every), blend, 0)

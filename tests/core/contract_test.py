@@ -34,8 +34,9 @@ def sites_of(params):
 @each_recipe
 def test_learns_from_zero_b(name):
   params = problems.mixed_tree()
+  floor = problems.reachable(name, params)
   params, state, first, last = problems.trainer(name).train(params, 40)
-  assert last < 0.6 * first
+  assert last - floor < 0.6 * (first - floor)
   assert problems.is_finite((params, state))
 
 
@@ -66,8 +67,9 @@ def test_compiles_once_with_stable_types(name):
 def test_bfloat16_in_and_out(name):
   params = problems.mixed_tree(jnp.bfloat16)
   trainer = problems.trainer(name)
+  floor = problems.reachable(name, params)
   out, state, first, last = trainer.train(params, 40)
-  assert last < 0.7 * first
+  assert last - floor < 0.7 * (first - floor)
   assert problems.is_finite((out, state))
   updates, _ = jax.eval_shape(trainer.tx.update, params, state, params)
   assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype('bfloat16')}
@@ -84,9 +86,10 @@ def test_rank_deficiency_does_not_stop_training(name, start):
     if start == 'padded':  # the last direction is not there at all
       site['lora_a'] = site['lora_a'].at[..., -1:].set(0)
   trainer = problems.trainer(name)
+  floor = problems.reachable(name, params, rank=1)
   params, state, first, last = trainer.train(params, 150, rank=1)
   assert problems.is_finite((params, state))
-  assert last < 0.05 * first
+  assert last - floor < 0.05 * (first - floor)
   if start == 'padded':
     for site in sites_of(params):
       assert not np.any(site['lora_a'][..., -1:])
@@ -125,7 +128,7 @@ def test_leaves_outside_pairs_rest_or_go_to_other(name):
 @each_recipe
 def test_stacked_is_looped(name):
   """Scanned layers, equal sites and single ones give the same numbers."""
-  options = {'clip_norm': None} if name == 'lora_rite' else {}
+  options = {'clip_norm': None} if 'lora_rite' in name else {}
   tx = recipe(name, **options)
   rng = np.random.default_rng(0)
   a, b = (
@@ -152,14 +155,26 @@ def test_state_has_the_shape_that_tools_expect(name):
   tx = recipe(name)
   state = tx.init(params)
   seen = []
+
+  def is_masked(x):
+    return isinstance(x, optax.MaskedNode)
+
+  def add_one(x, p):
+    if is_masked(x):
+      return x
+    seen.append(x.shape == p.shape)
+    return x + 1
+
   mapped = optax.tree_map_params(
     tx,
-    lambda x, p: seen.append(x.shape == p.shape) or x + 1,
+    add_one,
     state,
     params,
     transform_non_params=lambda x: x,
+    is_leaf=is_masked,
   )
-  assert seen and all(seen)
+  assert seen or name in problems.WITHOUT_STATE
+  assert all(seen)
   assert jax.tree.structure(mapped) == jax.tree.structure(state)
   paths = jax.tree_util.tree_flatten_with_path(state)[0]
   for path, leaf in paths:
@@ -180,8 +195,9 @@ def test_inside_and_around_optax(name):
   tx = optax.masked(tx, lambda tree: jax.tree.map(lambda _: True, tree))
   tx = optax.MultiSteps(optax.apply_if_finite(tx, 3), 2)
   trainer = problems.Trainer(tx.gradient_transformation())
+  floor = problems.reachable(name, params)
   _, state, first, last = trainer.train(params, 60)
-  assert last < 0.8 * first
+  assert last - floor < 0.8 * (first - floor)
   assert problems.is_finite(state)
   rate = optax.tree_utils.tree_get(state, 'hyperparams')['learning_rate']
   np.testing.assert_allclose(rate, 2 * problems.RATES[name], rtol=1e-6)
@@ -190,18 +206,28 @@ def test_inside_and_around_optax(name):
 @each_recipe
 def test_schedule_and_mu_dtype_and_mask(name):
   params = {'head': problems.mixed_tree(zero_b=False)['head']}
-  tx = problems.RECIPES[name](
-    optax.linear_schedule(0.0, 1.0, 10),
-    weight_decay=0.1,
-    mu_dtype=jnp.bfloat16,
-    mask=lambda tree: jax.tree.map(lambda _: True, tree),
-  )
+  options = {
+    'weight_decay': 0.1,
+    'mu_dtype': jnp.bfloat16,
+    'mask': lambda tree: jax.tree.map(lambda _: True, tree),
+  }
+  if name == 'lora_rite low memory':  # which refuses masks
+    del options['mask']
+  tx = problems.RECIPES[name](optax.linear_schedule(0.0, 1.0, 10), **options)
   state = tx.init(params)
-  assert jnp.dtype('bfloat16') in {x.dtype for x in jax.tree.leaves(state)}
+  if name not in problems.WITHOUT_STATE:
+    assert jnp.dtype('bfloat16') in {x.dtype for x in jax.tree.leaves(state)}
   updates, new = jax.jit(tx.update)(params, state, params)
   assert types(new) == types(state)
-  if name != 'reflora_s':  # which rescales the start
-    assert not any(np.any(np.abs(x) > 1e-7) for x in jax.tree.leaves(updates))
+  # At a learning rate of zero a pair may be refactored, and no more.
+  moved = optax.apply_updates(params, updates)['head']
+  params = params['head']
+  assert_close(
+    moved['lora_a'] @ moved['lora_b'],
+    params['lora_a'] @ params['lora_b'],
+    rtol=1e-5,
+    atol=1e-6,
+  )
 
 
 @each_recipe

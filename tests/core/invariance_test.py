@@ -65,10 +65,21 @@ INVARIANT = [
     ),
   ),
   ('GL(r)', refactored_sgd()),
+  ('GL(r)', lora_opt.lora_rite(0.05, low_memory=True, weight_decay=0.1)),
+  ('GL(r)', lora_opt.lora_rite(0.05, width_scaling=True, lora_scale=2.0)),
+  ('GL(r)', lora_opt.lora_muon(0.1, weight_decay=0.1)),
+  ('GL(r)', lora_opt.scaled_gd(0.3, reg=0.0)),
+  ('GL(r)', lora_opt.scaled_gd(0.3, 0.9, reg=0.0)),
+  ('GL(r)', lora_opt.altlora(0.3, weight_decay=0.1)),
+  ('GL(r)', lora_opt.balanced(optax.sgd(0.02))),
   ('O(r)', optax.sgd(0.02, momentum=0.9)),
+  ('O(r)', lora_opt.shampoo(0.02)),
+  ('O(r)', lora_opt.scaled_gd(0.02, reg=1e-2)),
   ('signed permutations', lora_opt.adamw(0.02)),
   ('signed permutations', lora_opt.lora_plus(0.02)),
   ('signed permutations', lora_opt.reflora(0.02)),
+  ('signed permutations', lora_opt.lora_pro(0.02)),
+  ('signed permutations', lora_opt.reflora(0.02, refactoring='real')),
   ('scalars', lora_opt.reflora_s(0.02)),
 ]
 NOT_INVARIANT = [
@@ -78,6 +89,12 @@ NOT_INVARIANT = [
   ('O(r)', lora_opt.reflora(0.02)),
   ('O(r)', lora_opt.reflora_s(0.02)),
   ('scalars', lora_opt.adamw(0.02)),
+  ('GL(r)', lora_opt.scaled_gd(0.02, reg=1e-2)),
+  ('GL(r)', lora_opt.shampoo(0.02)),
+  ('GL(r)', lora_opt.lora_pro(0.02)),
+  ('GL(r)', lora_opt.muon(0.02)),
+  ('O(r)', lora_opt.scaled_adamw(0.02)),
+  ('O(r)', lora_opt.lora_fa(0.02)),
 ]
 
 

@@ -9,12 +9,68 @@ import optax
 
 import lora_opt
 
+
+def balanced_adamw(
+  learning_rate, *, weight_decay=0.0, mask=None, mu_dtype=None, other=None
+):
+  inner = lora_opt.adamw(
+    learning_rate, weight_decay=weight_decay, mask=mask, mu_dtype=mu_dtype
+  )
+  return lora_opt.balanced(inner, other=other)
+
+
+# One entry a recipe, and the variants that are other algorithms.
 RECIPES = {
   name: getattr(lora_opt, name)
-  for name in ('adamw', 'lora_plus', 'reflora', 'reflora_s', 'lora_rite')
+  for name in (
+    'adamw',
+    'altlora',
+    'lamb',
+    'lora_fa',
+    'lora_muon',
+    'lora_plus',
+    'lora_pro',
+    'lora_rite',
+    'muon',
+    'reflora',
+    'reflora_s',
+    'scaled_adamw',
+    'scaled_gd',
+    'shampoo',
+  )
+} | {
+  'lora_rite low memory': functools.partial(
+    lora_opt.lora_rite, low_memory=True
+  ),
+  'reflora real': functools.partial(lora_opt.reflora, refactoring='real'),
+  'balanced': balanced_adamw,
 }
 # Learning rates at which the problems below are learnt in a few dozen steps.
-RATES = dict.fromkeys(RECIPES, 0.03) | {'lora_rite': 0.05}
+RATES = dict.fromkeys(RECIPES, 0.03) | {
+  'altlora': 40.0,
+  'lamb': 0.1,
+  'lora_muon': 0.15,
+  'lora_pro': 0.1,
+  'lora_rite': 0.05,
+  'lora_rite low memory': 0.05,
+  'muon': 0.3,
+  'scaled_gd': 20.0,
+}
+
+
+WITHOUT_STATE = ('scaled_gd',)
+
+
+def reachable(name, params, rank=None) -> float:
+  """The least loss a recipe can reach: LoRA-FA trains B alone."""
+  if name != 'lora_fa':
+    return 0.0
+  targets, loss = targets_of(params, rank=rank), 0.0
+  sites = lora_opt.pairs.find_sites(params)
+  for site, (a, _) in lora_opt.pairs.extract_pairs(params, sites).items():
+    a, target = np.asarray(a, np.float64), np.asarray(targets[site], np.float64)
+    loss += np.mean(np.square(target - a @ (np.linalg.pinv(a) @ target)))
+  return loss
 
 
 def random_pairs(seed, shapes=((16, 24, 4), (10, 6, 3)), std=0.3):

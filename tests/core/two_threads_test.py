@@ -28,10 +28,10 @@ from tests.core import problems
 # rank padded: the slow path of the bases, with all its calls, at every step
 params = problems.mixed_tree()
 params['head']['lora_a'] = params['head']['lora_a'].at[..., -1:].set(0)
-options = dict(adamw={{}}, lora_plus={{}}, reflora={{}}, reflora_s={{}},
-               lora_rite=dict(escaped_mass=True, cap_rms=1.0, rebalance=True))
+options = dict(
+  lora_rite=dict(escaped_mass=True, cap_rms=1.0, rebalance=True))
 for name, recipe in problems.RECIPES.items():
-  tx = recipe(problems.RATES[name], **options[name])
+  tx = recipe(problems.RATES[name], **options.get(name, {{}}))
   trainer = problems.Trainer(tx)
   _, state, first, last = trainer.train(params, {STEPS}, rank=2)
   assert problems.is_finite(state) and last < first, name

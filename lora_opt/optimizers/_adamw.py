@@ -1,0 +1,60 @@
+"""AdamW."""
+
+from typing import Any
+
+import optax
+
+from lora_opt import pairs, transforms
+from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+
+
+def adamw(
+  learning_rate: ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  *,
+  weight_decay: float = 0.0,
+  mask: Mask = None,
+  mu_dtype: Any = None,
+  layout: pairs.Layouts = pairs.AUTO,
+  other: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """AdamW on LoRA leaves: the baseline, with the safety of the others.
+
+  Args:
+    learning_rate: a float or a schedule.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the square root of the second moment.
+    weight_decay: decoupled, times the learning rate.
+    mask: which leaves decay; default all.
+    mu_dtype: dtype of the first moment.
+    layout: where the pairs are, `lora_opt.pairs`.
+    other: transformation for leaves outside pairs; default: they rest.
+
+  Returns:
+    An optax transformation.
+
+  Raises:
+    ValueError: at init, when no proper pairs are found.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2)),
+  ...           'w': jnp.ones((4, 2))}
+  >>> tx = adamw(1e-3)
+  >>> updates, _ = tx.update(params, tx.init(params), params)
+  >>> print(updates['w'][0], updates['lora_a'][0].round(4))
+  [0. 0.] [-0.001]
+
+  References:
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization,
+    arXiv 1711.05101.
+  """
+  return recipe(
+    transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.scale_by_learning_rate(learning_rate),
+    layout=layout,
+    other=other,
+  )

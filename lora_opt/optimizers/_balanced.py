@@ -1,0 +1,58 @@
+"""Rebalancing around any optimizer."""
+
+import optax
+
+from lora_opt import pairs, transforms
+from lora_opt.optimizers._recipe import recipe
+
+
+def balanced(
+  inner: optax.GradientTransformation,
+  *,
+  warmup_steps: int = 0,
+  every: int = 1,
+  layout: pairs.Layouts = pairs.AUTO,
+  other: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """Any optimizer, on factors kept balanced: A^T A = B^T B.
+
+  Before a step of `inner` the pair becomes (A P, B P^-T), the same A B^T, and
+  the gradients and moments of Adam and momentum found in the state of `inner`
+  move along; `transforms.refactor_by_balance` has the formulas.
+
+  Args:
+    inner: a complete optimizer, learning rate included; it sees LoRA leaves
+      alone.
+    warmup_steps: nothing is done before so many steps.
+    every: steps from one balancing to the next.
+    layout: where the pairs are, `lora_opt.pairs`.
+    other: transformation for leaves outside pairs; default: they rest.
+
+  Returns:
+    An optax transformation; `update` needs `params`.
+
+  Raises:
+    ValueError: at init, when no proper pairs are found.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.ones((1, 1))}}
+  >>> tx = balanced(optax.sgd(0.0))
+  >>> updates, _ = tx.update(params, tx.init(params), params)
+  >>> params = optax.apply_updates(params, updates)
+  >>> print(params['q']['lora_b'].round(3), params['q']['lora_a'][0].round(3))
+  [[1.414]] [0.707]
+
+  Notes:
+    Moments are recognised in `optax.ScaleByAdamState` and `optax.TraceState`;
+    the rest of an inner state stays as it is.
+
+  References:
+    BaLoRA, arXiv 2605.31484.
+  """
+  return recipe(
+    transforms.refactor_by_balance(
+      inner, layout, warmup_steps=warmup_steps, every=every
+    ),
+    layout=layout,
+    other=other,
+  )

@@ -1,0 +1,79 @@
+"""LoRA-FA."""
+
+from typing import Any
+
+import optax
+
+from lora_opt import pairs, transforms
+from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+
+
+def lora_fa(
+  learning_rate: ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  *,
+  lora_scale: float = 1.0,
+  weight_decay: float = 0.0,
+  mask: Mask = None,
+  mu_dtype: Any = None,
+  layout: pairs.Layouts = pairs.AUTO,
+  other: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """LoRA-FA: A is frozen, B moves towards the projected full gradient.
+
+  AdamW receives G_B (A^T A)^-1 / s^2: the matrix D for which s A D^T is
+  closest to the full gradient. A gets zero updates, and no state.
+
+  Args:
+    learning_rate: a float or a schedule.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the square root of the second moment.
+    lora_scale: s of W + s A B^T.
+    weight_decay: decoupled, times the learning rate.
+    mask: which leaves decay; default all.
+    mu_dtype: dtype of the first moment.
+    layout: where the pairs are, `lora_opt.pairs`.
+    other: transformation for leaves outside pairs; default: they rest.
+
+  Returns:
+    An optax transformation; `update` needs `params`.
+
+  Raises:
+    ValueError: at init, when no proper pairs are found.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
+  >>> gradients = {'lora_a': jnp.zeros((4, 1)), 'lora_b': jnp.ones((1, 2))}
+  >>> tx = lora_fa(1e-3)
+  >>> updates, _ = tx.update(gradients, tx.init(params), params)
+  >>> print(updates['lora_b'].round(4))
+  [[-0.001 -0.001]]
+
+  Notes:
+    State: that of Adam for B alone.
+
+  References:
+    Zhang et al., LoRA-FA: Memory-efficient Low-rank Adaptation for Large
+    Language Models Fine-tuning, arXiv 2308.03303.
+  """
+  adam = optax.chain(
+    transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+  return recipe(
+    transforms.on_lora_pairs(
+      transforms.precondition_by_grams(0.0, lora_scale=lora_scale, factor='b'),
+      layout,
+      native=True,
+    ),
+    optax.partition(
+      {'a': optax.set_to_zero(), 'b': adam},
+      lambda tree: pairs.factor_labels(tree, layout),
+    ),
+    layout=layout,
+    other=other,
+  )

@@ -1,0 +1,157 @@
+"""LoRA-RITE."""
+
+from typing import Any
+
+import optax
+
+from lora_opt import pairs, transforms
+from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+
+
+def lora_rite(
+  learning_rate: ScalarOrSchedule,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-6,
+  *,
+  weight_decay: float = 0.0,
+  mask: Mask = None,
+  clip_norm: float | None = 1.0,
+  skip_rms: float | None = None,
+  cap_rms: float | None = None,
+  escaped_mass: bool = False,
+  rebalance: bool = False,
+  max_relative_step: float | None = 0.1,
+  mean_square: bool = True,
+  lora_scale: float = 1.0,
+  width_scaling: bool = False,
+  low_memory: bool = False,
+  mu_dtype: Any = None,
+  layout: pairs.Layouts = pairs.AUTO,
+  other: optax.GradientTransformation | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  """LoRA-RITE: matrix-adaptive steps, invariant to the factorisation.
+
+  With A = U_A R_A, B = U_B R_B (orthonormal U) and g = G_A R_B^-1 the
+  unmagnified gradient of A (m, r),
+
+    V <- b2' P V P^T + (1 - b2') g^T g / m,       P = U_B^T U_B,old
+    M <- b1' M P^T + (1 - b1') g V^(-1/2)
+    A <- A - learning_rate * (M R_B^-T + weight_decay * A)
+
+  and the same for B with the roles exchanged, from the same gradients. The
+  trajectory of A B^T is the same for (A T, B T^-T), for every invertible T.
+  Good learning rates are 20 to 100 times those of Adam.
+
+  Rank deficiency (B = 0, gradients of low rank, zero-padded ranks): dead
+  directions rest, with the one relative cut-off of `lora_opt.linalg`, so
+  nothing turns into NaN and nothing is amplified from rounding.
+
+  Weak directions: A's step is divided by B. At B = 0 only B moves in the
+  first step; then B is of the size of the learning rate and the step of A,
+  divided by it, of the size of A itself, whatever the learning rate. The same
+  happens later in each direction in which A B^T is weak, and the term of
+  second order of A B^T can then grow without bound. `max_relative_step` holds
+  A back in such directions, until B has grown there: its step is multiplied
+  by W = H (H + size^2 I)^-1, H with the squared singular values of A B^T and
+  size = learning_rate sqrt(m) / (2 max_relative_step). This depends on A B^T
+  alone, so the invariance stays. B is free.
+
+  Args:
+    learning_rate: a float or a schedule.
+    b1: decay of the momentum M.
+    b2: decay of the second moment V.
+    eps: added to the square root of V's eigenvalues.
+    weight_decay: decoupled, times the learning rate.
+    mask: which leaves decay; default all.
+    clip_norm: clip the global norm, over all pairs, of the unmagnified
+      gradients; None for none. Clipping the raw gradients in front of this
+      optimizer would break the invariance.
+    skip_rms: a factor whose unmagnified gradient has a larger root mean
+      square takes it as zero. The authors' code uses 1; default None, since
+      a large loss scale then stops training silently.
+    cap_rms: largest root mean square of a factor's M; None for any.
+    escaped_mass: add what V loses when the basis turns (always in the paper,
+      off by default in the authors' code).
+    rebalance: give both factors the same norm after each step. It keeps
+      A B^T, and so the trajectory.
+    max_relative_step: see above; None is the paper's rule.
+    mean_square: V averages over m, as in the authors' code; False sums, as in
+      the paper, and the learning rate is then sqrt(m) times larger.
+    lora_scale: s = alpha / rank of W + s A B^T. Steps are divided by it, so
+      that a learning rate transfers over alpha and rank; 1 is the paper.
+    width_scaling: multiply steps by sqrt(fan_out / fan_in) and divide them by
+      sqrt(m), so that a learning rate transfers over width: the singular
+      values of a step of A B^T are then of the size of the learning rate
+      times sqrt(fan_out / fan_in), as in the maximal update parametrisation.
+    low_memory: keep no copy of the last step's factors, which makes the state
+      half of Adam's; they are found from the momentum. Only for a trainer
+      that applies the updates as they are: nothing may scale, average or
+      delay them, or move the factors otherwise.
+    mu_dtype: dtype of the momentum; default float32 or wider.
+    layout: where the pairs are, `lora_opt.pairs`.
+    other: transformation for leaves outside pairs; default: they rest.
+
+  Returns:
+    An optax transformation; `update` needs `params`.
+
+  Raises:
+    ValueError: at init, when no proper pairs are found; for `low_memory` with
+      `mask` or `rebalance`, which move the factors otherwise.
+
+  >>> import jax.numpy as jnp
+  >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}}
+  >>> tx = lora_rite(1e-3)
+  >>> updates, state = tx.update(params, tx.init(params), params)
+  >>> optax.apply_updates(params, updates)['q']['lora_a'].shape
+  (4, 1)
+
+  Notes:
+    State: two factor-sized arrays per factor, as for Adam (`low_memory`: one),
+    and two r x r matrices per factor. float32 bases are good to a condition
+    of 1e4; a weaker direction of a factor counts as dead.
+
+  References:
+    Yen et al., LoRA Done RITE: Robust Invariant Transformation Equilibration
+    for LoRA Optimization, arXiv 2410.20625.
+  """
+  options = {
+    'clip_norm': clip_norm,
+    'skip_rms': skip_rms,
+    'cap_rms': cap_rms,
+    'escaped_mass': escaped_mass,
+    'mean_square': mean_square,
+    'lora_scale': lora_scale,
+    'width_scaling': width_scaling,
+    'max_relative_step': max_relative_step,
+    'mu_dtype': mu_dtype,
+  }
+  if low_memory:
+    if mask is not None or rebalance:
+      raise ValueError(
+        'lora_rite: low_memory finds the last factors from its own step; '
+        'mask and rebalance change them otherwise. Drop one of them.'
+      )
+    step = transforms.step_by_lora_rite(
+      learning_rate, b1, b2, eps, weight_decay=weight_decay, **options
+    )
+    return recipe(
+      transforms.on_lora_pairs(step, layout, native=True),
+      layout=layout,
+      other=other,
+    )
+  direction = transforms.scale_by_lora_rite(
+    b1, b2, eps, learning_rate=learning_rate, **options
+  )
+  stages = [
+    transforms.on_lora_pairs(direction, layout, native=True),
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.scale_by_learning_rate(learning_rate),
+  ]
+  if rebalance:
+    stages.append(
+      transforms.on_lora_pairs(
+        transforms.rebalance_norms(), layout, elementwise=True
+      )
+    )
+  return recipe(*stages, layout=layout, other=other)

@@ -1,0 +1,223 @@
+"""A refactoring that is carried out: factors, gradients and moments move."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lora_opt import linalg
+from lora_opt import pairs as pairs_lib
+from lora_opt.pairs import LoraPair
+from lora_opt.transforms._factors import Factors
+from lora_opt.transforms._pairing import Pairing
+from lora_opt.transforms._refactoring import is_due
+
+
+class RefactorState(NamedTuple):
+  """State of `refactor_by_norms` and `refactor_by_balance`."""
+
+  count: jax.Array  # () int32: steps taken
+  inner_state: Any  # with moments in the factorisation of the last step
+
+
+class _Change(NamedTuple):
+  """What (A, B) -> (A P, B P^-T) does, each a function of pairs."""
+
+  factors: Callable[[Any], Any]
+  gradients: Callable[[Any], Any]
+  squares: Callable[[Any], Any]  # for elementwise squares of gradients
+
+
+def refactor_by_norms(
+  inner: optax.GradientTransformation,
+  layout: pairs_lib.Layouts = pairs_lib.AUTO,
+  *,
+  warmup_steps: int = 0,
+  every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+  """Before a step of `inner`, gives both factors the same norm, moments too.
+
+  With s = |B| / |A| the pair becomes (A sqrt(s), B / sqrt(s)): the same
+  delta_w. What an Adam (or a momentum) in `inner` knows of gradients is
+  rescaled with them: mu_A / sqrt(s) and nu_A / s, and the inverse for B.
+  Where a factor is zero there is no s, and the pair is left alone.
+
+  The papers' code does this after the step; before the next one is the same
+  path of delta_w, and a whole pass over factors and moments less. Only norms
+  are needed beforehand; the rescaling melts into the step of `inner`.
+
+  Args:
+    inner: a complete optimizer over the tree, learning rate included.
+    layout: where the pairs are, `lora_opt.pairs`.
+    warmup_steps: no rescaling before so many steps.
+    every: steps from one rescaling to the next.
+
+  Returns:
+    A transformation over the tree. `update` needs `params`.
+
+  Raises:
+    ValueError: for a tree without proper pairs.
+
+  References:
+    Zhang et al., RefLoRA-S, arXiv 2505.18877.
+  """
+
+  def change_of(pairing, params, due):
+    del pairing
+    roots = {name: _root_of_norms(pair, due) for name, pair in params.items()}
+
+    def times(power):
+      def each(pairs):
+        return {
+          name: LoraPair(
+            pair.a * roots[name] ** power, pair.b * roots[name] ** -power
+          )
+          for name, pair in pairs.items()
+        }
+
+      return each
+
+    return _Change(times(1), times(-1), times(-2))
+
+  return _refactored(
+    inner, layout, change_of, warmup_steps, every, elementwise=True
+  )
+
+
+def refactor_by_balance(
+  inner: optax.GradientTransformation,
+  layout: pairs_lib.Layouts = pairs_lib.AUTO,
+  *,
+  warmup_steps: int = 0,
+  every: int = 1,
+) -> optax.GradientTransformationExtraArgs:
+  """Before a step of `inner`, makes A^T A = B^T B, and moves moments along.
+
+  With S = (A^T A)^-1 # (B^T B), the geometric mean, and P = S^(1/2) the pair
+  becomes (A P, B P^-T): balanced, and the same delta_w. Of all balancing
+  changes this one turns the columns least. Gradients and momenta become
+  G_A P^-T and G_B P. Second moments of Adam belong to elements, not to a
+  matrix; they go over as those of independent elements would, by the squares
+  of the elements of P^-T and P.
+
+  Weak directions are balanced as far as `linalg.balancing_change` resolves
+  them; a pair with a factor of zero stays as it is.
+
+  Args:
+    inner: a complete optimizer over the tree, learning rate included.
+    layout: where the pairs are, `lora_opt.pairs`.
+    warmup_steps: nothing is done before so many steps.
+    every: steps from one balancing to the next.
+
+  Returns:
+    A transformation over the tree. `update` needs `params`.
+
+  Raises:
+    ValueError: for a tree without proper pairs.
+
+  References:
+    Zhang et al., RefLoRA, arXiv 2505.18877. BaLoRA, arXiv 2605.31484.
+  """
+
+  def change_of(pairing, params, due):
+    factors = Factors.of(params, pairing.transposed())
+    grams = factors.grams(factors.flatten(params))
+    p, p_inverse = linalg.balancing_change(*factors.halves(grams))
+    forth, back = (
+      jnp.where(due, x, jnp.eye(x.shape[-1], dtype=x.dtype)[None])
+      for x in (
+        jnp.concatenate([p, p_inverse]),
+        jnp.concatenate([p_inverse, p]),
+      )
+    )
+
+    def times(matrices):
+      def each(pairs):
+        return factors.pairs(factors.products(factors.flatten(pairs), matrices))
+
+      return each
+
+    return _Change(times(forth), times(back), times(jnp.square(back)))
+
+  return _refactored(inner, layout, change_of, warmup_steps, every, native=True)
+
+
+def _root_of_norms(pair, due):
+  """sqrt(|B| / |A|) (batch, 1, 1); one where nothing is to be done."""
+  a, b = (
+    jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)) for x in pair
+  )
+  usable = due & (a > 0) & (b > 0)
+  return jnp.sqrt(jnp.where(usable, b, 1) / jnp.where(usable, a, 1))
+
+
+def _refactored(
+  inner, layout, change_of, warmup_steps, every, **pairing_options
+):
+  """Refactors, then steps."""
+  inner = optax.with_extra_args_support(inner)
+
+  def init(params):
+    return RefactorState(jnp.zeros((), jnp.int32), inner.init(params))
+
+  def update(updates, state, params=None, *, finite=None, **extra_args):
+    if params is None:
+      raise ValueError(
+        'LoRA transformations need the parameters: call '
+        'tx.update(grads, state, params).'
+      )
+    pairing = Pairing(
+      params,
+      layout,
+      pairing_options.get('elementwise', False),
+      pairing_options.get('native', False),
+    )
+    due = is_due(state.count, warmup_steps, every)
+    if finite is not None:
+      # The step will not happen; moments must then stay with the factors.
+      due &= finite
+      extra_args['finite'] = finite
+    change = change_of(pairing, pairing.extract(params), due)
+
+    def moved(tree, how):
+      new = pairing.restore(how(pairing.extract(tree)), lambda x: x, tree)
+      return jax.tree.map(lambda x, y: x.astype(y.dtype), new, tree)
+
+    refactored = moved(params, change.factors)
+    steps, inner_state = inner.update(
+      moved(updates, change.gradients),
+      _transport(state.inner_state, change, moved),
+      refactored,
+      **extra_args,
+    )
+    updates = jax.tree.map(
+      lambda step, new, old: step + (new - old).astype(step.dtype),
+      steps,
+      refactored,
+      params,
+    )
+    return updates, RefactorState(
+      optax.safe_increment(state.count), inner_state
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _transport(state, change, moved):
+  """Every Adam moment and momentum of an optimizer state, refactored."""
+
+  def is_moments(x):
+    return isinstance(x, optax.ScaleByAdamState | optax.TraceState)
+
+  def each(x):
+    if isinstance(x, optax.ScaleByAdamState):
+      return x._replace(
+        mu=moved(x.mu, change.gradients), nu=moved(x.nu, change.squares)
+      )
+    if isinstance(x, optax.TraceState):
+      return x._replace(trace=moved(x.trace, change.gradients))
+    return x
+
+  return jax.tree.map(each, state, is_leaf=is_moments)

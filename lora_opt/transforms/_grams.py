@@ -1,0 +1,72 @@
+"""Riemannian preconditioning: gradients over the partner's Gram matrix."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lora_opt import linalg
+from lora_opt.transforms._factors import Factors
+
+
+def regular_inverse(x: jax.Array, reg: float) -> jax.Array:
+  """(x + reg I)^-1 for (batch, r, r); reg = 0: zero on dead directions."""
+  values, vectors = linalg.eigh(x)
+  live = linalg.alive(values) | (jnp.asarray(reg) > 0)
+  shifted = jnp.maximum(values, 0) + jnp.asarray(reg, values.dtype)
+  inverse = jnp.where(live, 1 / jnp.where(live, shifted, 1), 0)
+  return linalg.from_eigen(vectors, inverse)
+
+
+def precondition_by_grams(
+  reg: float = 1e-2,
+  *,
+  lora_scale: float = 1.0,
+  factor: Literal['both', 'b'] = 'both',
+) -> optax.GradientTransformationExtraArgs:
+  """G_A (B^T B + reg I)^-1 and G_B (A^T A + reg I)^-1, divided by s^2.
+
+  With reg = 0 a gradient step moves A B^T by the projection of the full
+  gradient, whatever the factorisation; directions in which the partner is
+  zero, up to the cut-off of `lora_opt.linalg`, then rest.
+
+  Args:
+    reg: added to the Gram matrices.
+    lora_scale: s of W + s A B^T.
+    factor: 'b' leaves the gradients of A as they are.
+
+  Returns:
+    A transformation over pairs, for `on_lora_pairs`.
+
+  References:
+    Zhang and Pilanci, Riemannian Preconditioned LoRA for Fine-Tuning
+    Foundation Models, arXiv 2402.02347.
+  """
+
+  def update(updates, params, *, transposed=None, **extra_args):
+    del extra_args
+    factors = Factors.of(params, transposed)
+    grams = factors.grams(factors.flatten(params))
+    inverses = regular_inverse(factors.swap(grams), reg) / lora_scale**2
+    gradients = factors.flatten(updates)
+    new = factors.products(gradients, inverses)
+    if factor == 'b':
+      half = len(new) // 2
+      new = gradients[:half] + new[half:]
+    return factors.pairs(new)
+
+  return stateless(update)
+
+
+def stateless(update) -> optax.GradientTransformationExtraArgs:
+  """A transformation without state that takes extra arguments."""
+
+  def init(params):
+    del params
+    return optax.EmptyState()
+
+  def with_state(updates, state, params=None, **extra_args):
+    return update(updates, params, **extra_args), state
+
+  return optax.GradientTransformationExtraArgs(init, with_state)
