@@ -138,9 +138,10 @@ def from_eigen(vectors: Array, values: Array) -> Array:
   return matmul(vectors * values[:, None, :], vectors.mT)
 
 
-def alive(values: Array) -> Array:
-  """Which ascending eigenvalues (batch, r) pass the cut-off."""
-  return values > cutoff(values.dtype) * jnp.maximum(values[:, -1:], 0)
+def alive(values: Array, rtol: float = 0.0) -> Array:
+  """Which ascending eigenvalues (batch, r) pass the cut-off, and `rtol`."""
+  relative = jnp.maximum(jnp.asarray(rtol, values.dtype), cutoff(values.dtype))
+  return values > relative * jnp.maximum(values[:, -1:], 0)
 
 
 def spectral(x: Array, function: Callable[[Array], Array]) -> Array:

@@ -87,10 +87,11 @@ def _lora_rite(hyperparameters: dict) -> optax.GradientTransformation:
     skip_rms=_positive(take.take('update_skipping', 1.0)),
     cap_rms=_positive(take.take('update_capping', 0.0)),
     weight_decay=take.take('weight_decay', 0.0),
-    escaped_mass=bool(take.take('apply_escape', False)),
+    escaped_mass='eigenvalues' if take.take('apply_escape', False) else None,
     rebalance=bool(take.take('balance_param', False)),
     # Ours limits the first steps of A from B = 0; theirs leaps.
     max_relative_step=None,
+    rtol=0.0,
     layout=lora_opt.pairs.PEFT,
   )
   take.done()

@@ -1,6 +1,6 @@
 """LoRA-RITE."""
 
-from typing import Any
+from typing import Any, Literal
 
 import optax
 
@@ -19,7 +19,8 @@ def lora_rite(
   clip_norm: float | None = 1.0,
   skip_rms: float | None = None,
   cap_rms: float | None = None,
-  escaped_mass: bool = False,
+  escaped_mass: Literal['trace', 'eigenvalues'] | None = 'trace',
+  rtol: float = 1e-3,
   rebalance: bool = False,
   max_relative_step: float | None = 0.1,
   mean_square: bool = True,
@@ -44,8 +45,8 @@ def lora_rite(
   Good learning rates are 20 to 100 times those of Adam.
 
   Rank deficiency (B = 0, gradients of low rank, zero-padded ranks): dead
-  directions rest, with the one relative cut-off of `lora_opt.linalg`, so
-  nothing turns into NaN and nothing is amplified from rounding.
+  directions rest, by the relative cut-offs of `lora_opt.linalg` and `rtol`,
+  so nothing turns into NaN and nothing is amplified from rounding.
 
   Weak directions: A's step is divided by B. At B = 0 only B moves in the
   first step; then B is of the size of the learning rate and the step of A,
@@ -71,8 +72,13 @@ def lora_rite(
       square takes it as zero. The authors' code uses 1; default None, since
       a large loss scale then stops training silently.
     cap_rms: largest root mean square of a factor's M; None for any.
-    escaped_mass: add what V loses when the basis turns (always in the paper,
-      off by default in the authors' code).
+    escaped_mass: add what V loses when the basis turns, so that V never
+      shrinks by turning: 'eigenvalues', the paper's rule, 'trace', an upper
+      bound of it without eigenvalues, or None, the default of the authors'
+      code. Without it training on a target of low rank diverges after it has
+      converged.
+    rtol: a direction in which the root of V is smaller than this part of its
+      largest takes no step; 0: down to the cut-off of `lora_opt.linalg`.
     rebalance: give both factors the same norm after each step. It keeps
       A B^T, and so the trajectory.
     max_relative_step: see above; None is the paper's rule.
@@ -120,6 +126,7 @@ def lora_rite(
     'skip_rms': skip_rms,
     'cap_rms': cap_rms,
     'escaped_mass': escaped_mass,
+    'rtol': rtol,
     'mean_square': mean_square,
     'lora_scale': lora_scale,
     'width_scaling': width_scaling,

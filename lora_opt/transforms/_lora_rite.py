@@ -1,7 +1,7 @@
 """LoRA-RITE: an adaptive step that no refactoring of A B^T can change."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -217,7 +217,8 @@ def scale_by_lora_rite(
   clip_norm: float | None = 1.0,
   skip_rms: float | None = None,
   cap_rms: float | None = None,
-  escaped_mass: bool = False,
+  escaped_mass: Literal['trace', 'eigenvalues'] | None = 'trace',
+  rtol: float = 1e-3,
   mean_square: bool = True,
   lora_scale: float = 1.0,
   width_scaling: bool = False,
@@ -241,10 +242,15 @@ def scale_by_lora_rite(
     skip_rms: a factor's unmagnified gradient with a larger root mean square
       is taken as zero; None: never. (The authors' default is 1.)
     cap_rms: largest root mean square of a factor's M; None: any.
-    escaped_mass: whether to add rho <- b2' (rho + d) to V, with
-      d = min(max_i [lambda_i(V) - lambda_i(P V P^T)]_+, [tr V - tr P V P^T]_+)
-      what the change of basis lost of V. The paper always does (and does not
-      multiply by b2'), the authors' code by default does not.
+    escaped_mass: what of V the change of basis lost, d, is added to V as
+      rho I, rho <- b2' (rho + d). 'eigenvalues', the paper's:
+      d = min(max_i [lambda_i(V) - lambda_i(P V P^T)]_+, d_trace) with
+      d_trace = [tr V - tr P V P^T]_+. 'trace': d = d_trace, an upper bound
+      that needs no eigenvalues. None, the default of the authors' code: no
+      rho. (The paper does not multiply by b2'.)
+    rtol: a direction in which the root of V is smaller than this part of its
+      largest counts as dead: it takes nothing in. Divided by V, rounding and
+      vanishing directions would make steps as large as all others.
     mean_square: divide g^T g by the dimension m as the authors' code does;
       False is the paper's formula, whose learning rate is sqrt(m) times
       larger.
@@ -268,7 +274,9 @@ def scale_by_lora_rite(
     Yen et al., LoRA Done RITE, arXiv 2410.20625.
   """
   settings = _Settings(
-    MomentSettings(b1, b2, eps, clip_norm, skip_rms, escaped_mass, mean_square),
+    MomentSettings(
+      b1, b2, eps, clip_norm, skip_rms, escaped_mass, rtol, mean_square
+    ),
     cap_rms,
     lora_scale,
     width_scaling,
@@ -332,7 +340,8 @@ def step_by_lora_rite(
   clip_norm: float | None = 1.0,
   skip_rms: float | None = None,
   cap_rms: float | None = None,
-  escaped_mass: bool = False,
+  escaped_mass: Literal['trace', 'eigenvalues'] | None = 'trace',
+  rtol: float = 1e-3,
   mean_square: bool = True,
   lora_scale: float = 1.0,
   width_scaling: bool = False,
@@ -356,6 +365,7 @@ def step_by_lora_rite(
     skip_rms: the same.
     cap_rms: the same.
     escaped_mass: the same.
+    rtol: the same.
     mean_square: the same.
     lora_scale: the same.
     width_scaling: the same.
@@ -366,7 +376,9 @@ def step_by_lora_rite(
     A transformation over pairs, for `on_lora_pairs`; its updates are final.
   """
   settings = _Settings(
-    MomentSettings(b1, b2, eps, clip_norm, skip_rms, escaped_mass, mean_square),
+    MomentSettings(
+      b1, b2, eps, clip_norm, skip_rms, escaped_mass, rtol, mean_square
+    ),
     cap_rms,
     lora_scale,
     width_scaling,

@@ -4,7 +4,7 @@ Everything here is one batch of r x r matrices, (total, r, r), with one entry
 for each factor of each pair.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ class MomentSettings(NamedTuple):
   eps: float = 1e-6
   clip_norm: float | None = None
   skip_rms: float | None = None
-  escaped_mass: bool = False
+  escaped_mass: Literal['trace', 'eigenvalues'] | None = 'trace'
+  rtol: float = 1e-3
   mean_square: bool = True
 
 
@@ -72,13 +73,15 @@ def update_moments(
     linalg.matmul(linalg.matmul(change, nu), change.mT)
   )
   v = linalg.symmetrize(decay2 * carried + (1 - decay2) * kept)
-  if settings.escaped_mass:
+  if settings.escaped_mass == 'eigenvalues':
     values, vectors, lost = _eigh_and_loss(v, nu, carried)
-    escaped = decay2 * (escaped + lost)
-    values = values + escaped[:, None]
   else:
     values, vectors = linalg.eigh(v)
-  live = linalg.alive(values)
+    lost = _lost_trace(nu, carried)
+  if settings.escaped_mass is not None:
+    escaped = decay2 * (escaped + lost)
+  live = linalg.alive(values, settings.rtol**2)
+  values = values + escaped[:, None]
   scale = 1 / (jnp.sqrt(jnp.where(live, values, 1)) + settings.eps)
   root = keep * linalg.from_eigen(vectors, jnp.where(live, scale, 0))
   return Moments(v, escaped, root, squares, decay1)
@@ -104,6 +107,11 @@ def corrected_decay(decay, count, dtype):
   count = count.astype(dtype)
   log = jnp.log(jnp.maximum(decay, jnp.finfo(dtype).tiny))
   return decay * jnp.expm1((count - 1) * log) / jnp.expm1(count * log)
+
+
+def _lost_trace(old, carried):
+  lost = jnp.trace(old - carried, axis1=1, axis2=2)
+  return jnp.maximum(lost, 0)
 
 
 def _eigh_and_loss(v, old, carried):

@@ -57,7 +57,10 @@ def refactored_sgd():
 
 INVARIANT = [
   ('GL(r)', lora_opt.lora_rite(0.05)),
-  ('GL(r)', lora_opt.lora_rite(0.05, weight_decay=0.1, escaped_mass=True)),
+  (
+    'GL(r)',
+    lora_opt.lora_rite(0.05, weight_decay=0.1, escaped_mass='eigenvalues'),
+  ),
   (
     'GL(r)',
     lora_opt.lora_rite(

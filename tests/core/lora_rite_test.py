@@ -43,7 +43,7 @@ def noisy_gradients(params, t):
   [
     {},
     {'weight_decay': 0.3, 'max_relative_step': None},
-    {'escaped_mass': True, 'cap_rms': 0.4, 'lora_scale': 2.0},
+    {'escaped_mass': 'eigenvalues', 'cap_rms': 0.4, 'lora_scale': 2.0},
     {'width_scaling': True, 'mean_square': False, 'clip_norm': None},
   ],
   ids=str,
@@ -65,10 +65,11 @@ def test_low_memory_is_the_same_path(options, start):
       for low in (False, True)
     ]
     # The second form finds the last factors by undoing its step: a few
-    # roundings of 1e-16, times the condition of the bases, up to 1e4 here.
+    # roundings of 1e-16, times the condition of the bases, up to 1e4 here,
+    # over ten steps and through the root of V.
     for one, two in zip(*both, strict=True):
       jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11),
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-9),
         one,
         two,
       )
@@ -136,18 +137,35 @@ def test_float32_at_any_condition(low_memory, condition, tolerance):
   assert error < tolerance
 
 
-@pytest.mark.parametrize('name', ['lora_rite', 'lora_muon'])
-def test_weak_directions_do_not_explode(name):
-  """A target of rank one, long after it is reached.
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.float64])
+def test_nothing_explodes_after_convergence(dtype):
+  """A target of rank one, long after it is reached, at a constant rate.
 
-  Three directions of the factors become ever weaker, and steps divided by
-  them ever larger: the papers' rule diverges at a constant learning rate.
+  Three directions of the factors become ever weaker and steps divided by them
+  ever larger; the rules of the authors' code diverge.
   """
-  rate = {'lora_rite': 0.05, 'lora_muon': 0.3}[name]
+  naive = {'max_relative_step': None, 'escaped_mass': None, 'rtol': 0.0}
+  worst = {}
+  with jax.enable_x64(dtype == jnp.float64):
+    for name, options in (('ours', {}), ('naive', naive)):
+      trainer = problems.Trainer(lora_opt.lora_rite(0.1, **options))
+      params = problems.mixed_tree(dtype)
+      state, targets = trainer.init(params), problems.targets_of(params, rank=1)
+      first, worst[name] = float(problems.loss_fn(params, targets)), 0.0
+      for t in range(500):
+        params, state = trainer._step(params, state, targets)
+        if t > 200 and t % 10 == 0:
+          loss = float(problems.loss_fn(params, targets))
+          worst[name] = max(worst[name], loss / first)
+  assert worst['ours'] < 1e-5
+  assert not worst['naive'] < 1
+
+
+def test_lora_muon_holds_weak_directions_back():
+  """The same for LoRA-Muon, whose steps do not become smaller."""
   loss = {}
   for limit in (None, 0.1):
-    tx = getattr(lora_opt, name)(rate, max_relative_step=limit)
-    trainer = problems.Trainer(tx)
+    trainer = problems.Trainer(lora_opt.lora_muon(0.3, max_relative_step=limit))
     _, _, first, last = trainer.train(problems.mixed_tree(), 400, rank=1)
     loss[limit] = last / first
   assert loss[0.1] < 0.01
@@ -170,11 +188,10 @@ def test_width_scaling_gives_steps_of_one_size():
       steps, _ = tx.update(gradients, tx.init(params), params)
       first_order = a @ steps['lora_b'] + steps['lora_a'] @ b
       sizes.append(np.linalg.norm(first_order, 2))
-  # sqrt(2) times between one (orthogonal halves) and two (aligned).
-  assert all(1.4 < size < 2.9 for size in sizes)
-  # Without noise V is the gradient's own square: both steps are orthogonal
-  # matrices whatever the width.
-  np.testing.assert_allclose(sizes[0], sizes[1], rtol=0.1)
+  # V is the square of the one gradient, so both halves have singular values
+  # of one; times sqrt(out / in), which is sqrt(2), and added up they give
+  # between one (orthogonal) and two (aligned) of it.
+  assert all(2**0.5 <= size <= 2 * 2**0.5 for size in sizes)
 
 
 def test_transport_never_increases_the_trace():

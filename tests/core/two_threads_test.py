@@ -29,7 +29,7 @@ from tests.core import problems
 params = problems.mixed_tree()
 params['head']['lora_a'] = params['head']['lora_a'].at[..., -1:].set(0)
 options = dict(
-  lora_rite=dict(escaped_mass=True, cap_rms=1.0, rebalance=True))
+  lora_rite=dict(escaped_mass='eigenvalues', cap_rms=1.0, rebalance=True))
 for name, recipe in problems.RECIPES.items():
   tx = recipe(problems.RATES[name], **options.get(name, {{}}))
   trainer = problems.Trainer(tx)
