@@ -23,6 +23,7 @@ from lora_opt.optimizers import (
   shampoo,
 )
 from lora_opt.pairs import AUTO, LoraLayout, LoraPair
+from lora_opt.state_sharding import state_shardings
 from lora_opt.transforms import on_lora_pairs
 
 __version__ = '0.1.0'
@@ -49,5 +50,6 @@ __all__ = [
   'scaled_adamw',
   'scaled_gd',
   'shampoo',
+  'state_shardings',
   'transforms',
 ]

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Array = jax.Array
 
@@ -62,7 +63,25 @@ def gram(x: Array, y: Array | None = None, *, wide: bool = False) -> Array:
   """
   y = x if y is None else y
   indices = 'brd,bsd->brs' if wide else 'bdr,bds->brs'
-  return jnp.einsum(indices, x, y, precision=jax.lax.Precision.HIGHEST)
+  return jnp.einsum(
+    indices,
+    x,
+    y,
+    precision=jax.lax.Precision.HIGHEST,
+    out_sharding=replicated(x),
+  )
+
+
+def replicated(x: Array, ndim: int = 3) -> NamedSharding | None:
+  """The sharding of r x r results: the same on all devices.
+
+  It must be said where x lies on a mesh of explicit axes; elsewhere, None, the
+  compiler knows.
+  """
+  mesh = jax.typeof(x).sharding.mesh
+  if AxisType.Explicit not in mesh.axis_types:
+    return None
+  return NamedSharding(mesh, PartitionSpec(*[None] * ndim))
 
 
 def matmul(x: Array, y: Array, *, wide: bool = False) -> Array:

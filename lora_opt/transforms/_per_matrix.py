@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType
 
 
 def scale_by_trust_ratio_per_matrix() -> optax.GradientTransformation:
@@ -65,4 +66,21 @@ def scale_by_muon_per_matrix(
       updates,
     )
 
+  orthogonalize = optax.GradientTransformation(
+    orthogonalize.init, _on_automatic_axes(orthogonalize.update)
+  )
   return optax.chain(orthogonalize, optax.stateless(scale))
+
+
+def _on_automatic_axes(update):
+  """optax's update, which does not say where its products lie."""
+
+  def wrapped(updates, state, params=None):
+    shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
+    meshes = [s.mesh for s in jax.tree.leaves(shardings)]
+    if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+      return update(updates, state, params)
+    automatic = jax.sharding.auto_axes(update, out_sharding=shardings)
+    return automatic(updates, state, params)
+
+  return wrapped

@@ -1,0 +1,38 @@
+"""Eight devices, factors sharded along their long axis: nothing is gathered."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.core import problems
+
+# Of three layers of rank 4, the largest batch of r x r matrices in the tree.
+LARGEST_GRAM = 3 * 4 * 4
+
+
+@pytest.fixture(scope='module', params=['auto', 'explicit'])
+def rows(request):
+  done = subprocess.run(
+    [sys.executable, '-m', 'tests.core.sharding_program', request.param],
+    capture_output=True,
+    text=True,
+    timeout=500,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout)
+
+
+# One test per mesh: with more, every worker would run the program again.
+def test_no_factor_is_gathered_and_nothing_compiles_twice(rows):
+  assert rows.keys() == problems.RECIPES.keys()
+  for name, row in rows.items():
+    # Without a sum over devices no finite check could be right.
+    assert row['collectives'], name
+    for kind, size in row['collectives']:
+      assert kind == 'all-reduce' and size <= LARGEST_GRAM, (name, kind, size)
+    assert row['compiles'] == [0, 0, 0], name
+    assert row['misplaced'] == [], name
+    # The same float32 sums in another order, over three steps.
+    assert row['error'] < 1e-5, name
