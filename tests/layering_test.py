@@ -3,7 +3,7 @@
 0 linalg               jax
 1 pairs                jax
 2 transforms           0, 1, optax
-3 optimizers, diagnostics, the package itself    0-2, optax
+3 optimizers, diagnostics, state_sharding, the package itself: 0-2, optax
 4 integrations/X       1-3 and library X
 5 models, data         never 2-4
 6 training, evaluation never 4-5: they receive model and task
@@ -25,6 +25,7 @@ LAYERS = {
   'transforms': 2,
   'optimizers': 3,
   'diagnostics': 3,
+  'state_sharding': 3,
   '': 3,
   'integrations': 4,
   'models': 5,

@@ -60,7 +60,9 @@ def draw_curves(
   if not history:
     return []  # two points alone say no more than the table
   curves = []
-  for name in ('loss', metric, 'learning_rate', 'grad_norm', speed):
+  names = ['loss', metric, 'learning_rate', 'grad_norm', speed]
+  names += sorted({k for row in train for k in row if k.startswith('lora/')})
+  for name in names:
     line, points = _series(train, name), _series(tests, name)
     if max(len(line), len(points)) > 1:
       svg = _draw(name, line, points, percent=name == metric)

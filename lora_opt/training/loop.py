@@ -58,6 +58,7 @@ def train(
   checkpoint_period: int = 100,
   keep_checkpoints: int = 2,
   log_period: int = 1,
+  diagnostics: bool = True,
   initial_adapter: str | None = None,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
@@ -87,6 +88,8 @@ def train(
     checkpoint_period: steps between checkpoints; there is one at the end too.
     keep_checkpoints: how many of them to keep.
     log_period: steps between two lines of metrics.
+    diagnostics: log balance, condition, dead directions, stable rank and step
+      size of the factors with them; costs about an optimizer step.
     initial_adapter: folder of an exported adapter to start from.
     record: command line and configuration, for the folder and the report.
 
@@ -132,6 +135,7 @@ def train(
     seed=seed,
     microbatches=microbatches,
     loss_normalizing_factor=loss_normalizing_factor,
+    diagnostics_period=log_period if diagnostics else None,
   )
   evaluate = evaluator(model, task, mesh)
   run_directory.write_model_info(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from lora_opt import diagnostics
 from lora_opt.training import sharding
 from lora_opt.training.train_state import TrainState
 
@@ -22,6 +23,7 @@ def make_train_step(
   seed: int = 0,
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
+  diagnostics_period: int | None = None,
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict]]:
   """Compiles one optimizer step; the state it is given is donated.
 
@@ -35,6 +37,9 @@ def make_train_step(
       size; gradients and metrics are those of the whole batch.
     loss_normalizing_factor: what the summed loss is divided by; None for the
       number of target tokens in the batch.
+    diagnostics_period: steps between two diagnoses of the factors
+      (`lora_opt.diagnostics`), in the metrics as lora/...; zeros at other
+      steps. None: no such metrics.
 
   Returns:
     `step(state, base, batch) -> (state, metrics)`.
@@ -71,6 +76,9 @@ def make_train_step(
         (batch['segment_ids'] > 0).astype(jnp.float32)
       ),
     }
+    if diagnostics_period is not None:
+      due = (state.step + 1) % diagnostics_period == 0
+      metrics |= diagnose_if(due, lora, updates)
     return TrainState(state.step + 1, lora, opt_state), metrics
 
   whole = sharding.replicated(mesh)
@@ -80,6 +88,21 @@ def make_train_step(
     in_shardings=(whole, whole, sharding.split_rows(mesh)),
     out_shardings=(whole, whole),
   )
+
+
+def diagnose_if(due: jax.Array, lora: Any, updates: Any) -> dict:
+  """Scalars lora/... on the factors after a step, zero if it is not due."""
+
+  def diagnose():
+    return diagnostics.summarize(diagnostics.diagnose(lora, updates))
+
+  def nothing():
+    return jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(diagnose)
+    )
+
+  scalars = jax.lax.cond(due, diagnose, nothing)
+  return {f'lora/{name}': value for name, value in scalars.items()}
 
 
 def split_batch(batch: Batch, parts: int) -> Batch:

@@ -11,13 +11,13 @@ import sys
 
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import lora_opt  # noqa: E402
-from tests.core import problems  # noqa: E402
+import lora_opt
+from tests.core import problems
 
 STEPS = 3
 SHAPE = re.compile(r'[a-z]+\d+\[([\d,]*)\]')

@@ -1,0 +1,146 @@
+"""What state the factors are in: numbers per pair, and a summary of all."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lora_opt import linalg, pairs
+from lora_opt.pairs import LoraPair
+
+
+class PairDiagnostics(NamedTuple):
+  """Of one site; each (batch axes of the site...), without units."""
+
+  imbalance: (
+    jax.Array
+  )  # |A^T A - B^T B| / (|A^T A| + |B^T B|): 0, balanced, to 1
+  condition: (
+    jax.Array
+  )  # largest singular value of A B^T over its smallest alive
+  dead_directions: jax.Array  # rank of the factors less that of A B^T
+  stable_rank: jax.Array  # |A B^T|_F^2 / |A B^T|_2^2: 1 to rank; 0 if B = 0
+  relative_step: jax.Array  # |last change of A B^T| / |A B^T|, Frobenius
+
+
+def diagnose(
+  params: Any,
+  last_updates: Any = None,
+  layout: pairs.Layouts = pairs.AUTO,
+) -> dict[str, PairDiagnostics]:
+  """Balance, condition, dead directions, stable rank and step of each pair.
+
+  All from Gram matrices of r columns, so it costs about as much as a step of
+  a matrix optimizer. A direction of A B^T is dead by the relative cut-off of
+  `lora_opt.linalg`: below 1e-3 of the largest singular value in float32.
+
+  Args:
+    params: parameters with LoRA pairs.
+    last_updates: what was added to get there, a tree like `params`; None
+      leaves `relative_step` at zero.
+    layout: where the pairs are; see `lora_opt.pairs`.
+
+  Returns:
+    {site name: `PairDiagnostics`}.
+
+  Raises:
+    ValueError: there are no proper pairs.
+
+  >>> params = {'lora_a': jnp.eye(3)[:, :2], 'lora_b': 2 * jnp.eye(2)}
+  >>> for name, number in diagnose(params)['lora']._asdict().items():
+  ...   print(name, round(number.item(), 2))
+  imbalance 0.6
+  condition 1.0
+  dead_directions 0
+  stable_rank 2.0
+  relative_step 0.0
+  """
+  sites = pairs.find_sites(params, layout)
+  factors = _wide_enough(pairs.extract_pairs(params, sites))
+  a = [factors[s.name].a for s in sites]
+  b = [factors[s.name].b for s in sites]
+  gram_a, gram_b = ([linalg.gram(x) for x in side] for side in (a, b))
+  packing = linalg.Packing.of(gram_a)
+  gram_a, gram_b = packing.pack(gram_a), packing.pack(gram_b)
+  squares = _squared_singular_values(gram_a, gram_b)
+  live = linalg.alive(squares)
+  largest = squares[:, -1]
+  ranks = packing.repeat(packing.ranks)
+  numbers = {
+    'imbalance': _ratio(_norm(gram_a - gram_b), _norm(gram_a) + _norm(gram_b)),
+    'condition': jnp.sqrt(
+      _ratio(largest, jnp.min(jnp.where(live, squares, jnp.inf), axis=1))
+    ),
+    'dead_directions': ranks - jnp.sum(live, axis=1),
+    'stable_rank': _ratio(jnp.sum(squares, axis=1), largest),
+    'relative_step': jnp.zeros_like(largest),
+  }
+  if last_updates is not None:
+    steps = _wide_enough(pairs.extract_pairs(last_updates, sites))
+    moved = jnp.concatenate(
+      [_moved(factors[s.name], steps[s.name]) for s in sites]
+    )
+    size = jnp.sqrt(jnp.sum(squares, axis=1))
+    numbers['relative_step'] = _ratio(moved, size)
+  numbers = {name: packing.unpack(x) for name, x in numbers.items()}
+  return {
+    s.name: PairDiagnostics(
+      **{name: xs[i].reshape(s.batch_shape) for name, xs in numbers.items()}
+    )
+    for i, s in enumerate(sites)
+  }
+
+
+def summarize(diagnostics: dict[str, PairDiagnostics]) -> dict[str, jax.Array]:
+  """Scalars for a log: the worst pair, or the mean where none is worse.
+
+  >>> params = {'lora_a': jnp.eye(3)[:, :2], 'lora_b': 2 * jnp.eye(2)}
+  >>> sorted(summarize(diagnose(params)))[:3]
+  ['condition_max', 'dead_directions_total', 'imbalance_max']
+  """
+  every = PairDiagnostics(
+    *(
+      jnp.concatenate([x.reshape(-1) for x in xs])
+      for xs in zip(*diagnostics.values(), strict=True)
+    )
+  )
+  return {
+    'imbalance_max': jnp.max(every.imbalance),
+    'condition_max': jnp.max(every.condition),
+    'dead_directions_total': jnp.sum(every.dead_directions),
+    'stable_rank_mean': jnp.mean(every.stable_rank),
+    'relative_step_mean': jnp.mean(every.relative_step),
+    'relative_step_max': jnp.max(every.relative_step),
+  }
+
+
+def _wide_enough(factors):
+  return jax.tree.map(
+    lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), factors
+  )
+
+
+def _squared_singular_values(gram_a, gram_b):
+  """Of A B^T, ascending: eigenvalues of L^T (B^T B) L with L L^T = A^T A."""
+  values, vectors = linalg.eigh(gram_a)
+  half = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
+  inner = linalg.matmul(linalg.matmul(half.mT, gram_b), half)
+  squares, _ = linalg.eigh(linalg.symmetrize(inner))
+  return jnp.maximum(squares, 0)
+
+
+def _moved(now: LoraPair, step: LoraPair):
+  """|A B^T - (A - dA) (B - dB)^T|, from [dA, A - dA] [B, dB]^T: (batch,)."""
+  left = linalg.gram(jnp.concatenate([step.a, now.a - step.a], axis=-1))
+  right = linalg.gram(jnp.concatenate([now.b, step.b], axis=-1))
+  square = jnp.sum(left * right, axis=(1, 2))
+  return jnp.sqrt(jnp.maximum(square, 0))
+
+
+def _norm(x):
+  return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2)))
+
+
+def _ratio(x, y):
+  """x / y, and zero where y is zero."""
+  return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)
