@@ -151,7 +151,7 @@ def _advance(
     )
   ]
   scale = _sizes_of_steps(settings, factors, bases.grams.dtype)
-  turns = _turns(settings, factors, bases, scale, state.count)
+  turns = _turns(settings, factors, bases, scale, state.count, moments.root)
   if settings.cap_rms is not None:
     scale = scale * _cap(settings.cap_rms, factors, mu, bases.grams)
   small = {
@@ -183,17 +183,19 @@ def _sizes_of_steps(settings, factors, dtype):
   return scale
 
 
-def _turns(settings, factors, bases, scale, count):
-  """R^T W R^-T: the damping of `hold_weak_directions` for mu = M R^-T."""
+def _turns(settings, factors, bases, scale, count, root):
+  """R^T W R^-T: the damping of `hold_weak_directions` for mu = M R^-T.
+
+  Its Cholesky factors wait for the eigenvalues behind `root`.
+  """
   if settings.max_relative_step is None:
     return None
   sizes = jnp.asarray(settings.rate(count), scale.dtype) * scale
   if settings.moments.mean_square:
     # Singular values of M are about sqrt(m), or else about one.
     sizes = sizes * jnp.sqrt(factors.repeat_dims().astype(scale.dtype))
-  held = hold_weak_directions(
-    factors, bases, sizes / (2 * settings.max_relative_step)
-  )
+  sizes = linalg.after(sizes / (2 * settings.max_relative_step), root)
+  held = hold_weak_directions(factors, bases, sizes)
   inverse, grams = factors.swap(bases.inverses), factors.swap(bases.grams)
   matmul = linalg.matmul
   return matmul(matmul(matmul(grams, inverse), held), inverse.mT)
