@@ -59,10 +59,7 @@ def skip_nonfinite(
     return SkipNonfiniteState(jnp.zeros((), jnp.int32), inner.init(params))
 
   def update(updates, state, params=None, **extra_args):
-    good = jnp.array(True)
-    for g in jax.tree.leaves(updates):
-      wide = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-      good &= jnp.isfinite(jnp.sum(jnp.square(wide)))
+    good = _all_finite(updates)
 
     # Selecting, and not branching: outside of jit a branch would be compiled
     # anew at every step, and inside it keeps XLA from updating in place.
@@ -87,3 +84,14 @@ def skip_nonfinite(
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _all_finite(tree):
+  """Whether the square of every leaf's norm is finite."""
+  squares = [jnp.zeros(())]
+  for x in jax.tree.leaves(tree):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    squares.append(jnp.sum(jnp.square(wide)))
+  # Of an array, and not one by one: XLA would copy the whole chain of scalars
+  # into the loop over every leaf, which then takes ever longer to compile.
+  return jnp.all(jnp.isfinite(jnp.stack(squares)))
