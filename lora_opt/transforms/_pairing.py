@@ -17,7 +17,8 @@ class OnLoraPairsState(NamedTuple):
   """State of `on_lora_pairs`."""
 
   # As the inner transformation made it, but at rest: factor-sized parts in
-  # trees of the parameters' structure, small ones in dicts by site name.
+  # trees of the parameters' structure. Small ones stay as they are, a dict by
+  # group: split up by site, each would be a kernel of its own to compile.
   inner_state: Any
 
 
@@ -39,9 +40,9 @@ class Pairing:
     for s in self.sites:
       key = s.name
       if not elementwise and s.batch == 1:
-        types = f'{dtypes[s.a_path]},{dtypes[s.b_path]}'
-        axes = f'{s.layout.a_rank},{s.layout.b_rank}'
-        key = f'{s.fan_in}x{s.fan_out} rank {s.rank} {types} {axes}'
+        types = f'{dtypes[s.a_path]}_{dtypes[s.b_path]}'
+        axes = f'{s.layout.a_rank}_{s.layout.b_rank}'
+        key = f'lora_{s.fan_in}x{s.fan_out}_rank_{s.rank}_{types}_{axes}'
       self.groups.setdefault(key, []).append(s)
 
   def extract(self, tree: PyTree) -> dict[str, LoraPair]:
@@ -66,32 +67,6 @@ class Pairing:
     return pairs_lib.restore_pairs(
       pairs, self.sites, like, outside, rank_last=self.rank_last
     )
-
-  def matrices_to_rest(self, groups: dict[str, PairMatrices]):
-    """{site: (batch axes of the site..., rank, rank)}."""
-    out = {}
-    for key, sites in self.groups.items():
-      parts = zip(*(_split(x, sites) for x in groups[key]), strict=True)
-      for s, small in zip(sites, parts, strict=True):
-        out[s.name] = PairMatrices(
-          *(x.reshape(s.batch_shape + x.shape[1:]) for x in small)
-        )
-    return out
-
-  def matrices_from_rest(self, rest) -> dict[str, PairMatrices]:
-    def stack(sites, *small):
-      flat = [
-        x.reshape((s.batch, *x.shape[len(s.batch_shape) :]))
-        for s, x in zip(sites, small, strict=True)
-      ]
-      return _concatenate(*flat)
-
-    return {
-      key: jax.tree.map(
-        lambda *x, sites=sites: stack(sites, *x), *(rest[s.name] for s in sites)
-      )
-      for key, sites in self.groups.items()
-    }
 
   def transposed(self) -> dict[str, PairMatrices]:
     """{group: which factors have the rank axis in front in their leaf}."""
@@ -151,8 +126,8 @@ def on_lora_pairs(
   them elsewhere with `optax.partition`).
 
   The state is stored in the shape that optax, orbax and sharding rules expect:
-  dicts of `LoraPair` as trees of the parameters' structure, dicts of
-  `PairMatrices` by site name, all else as it is.
+  dicts of `LoraPair` as trees of the parameters' structure, all else, such as
+  dicts of `PairMatrices`, as it is.
 
   Args:
     inner: a transformation over pairs.
@@ -219,11 +194,9 @@ def on_lora_pairs(
 
 def _to_rest(pairing: Pairing, state):
   def convert(x):
-    if not pairing.is_groups(x):
-      return x
-    if _holds_pairs(x):
+    if pairing.is_groups(x) and _holds_pairs(x):
       return pairing.restore(x, lambda _: optax.MaskedNode())
-    return pairing.matrices_to_rest(x)
+    return x
 
   return jax.tree.map(convert, state, is_leaf=pairing.is_groups)
 
@@ -233,11 +206,9 @@ def _from_rest(pairing: Pairing, inner, state):
   parts, treedef = jax.tree.flatten(template, is_leaf=pairing.is_groups)
 
   def convert(part, x):
-    if not pairing.is_groups(part):
-      return x
-    if _holds_pairs(part):
+    if pairing.is_groups(part) and _holds_pairs(part):
       return pairing.extract(x)
-    return pairing.matrices_from_rest(x)
+    return x
 
   rest = treedef.flatten_up_to(state)
   return treedef.unflatten(

@@ -180,7 +180,8 @@ def test_state_has_the_shape_that_tools_expect(name):
   for path, leaf in paths:
     assert 'State' not in jax.tree_util.keystr(path)
     if leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] in (2, 4):
-      assert '.lora' in jax.tree_util.keystr(path)
+      # Rules by path must see that it belongs to LoRA.
+      assert 'lora' in path[-2].key and '/' not in path[-2].key
 
 
 @each_recipe
