@@ -1,0 +1,132 @@
+"""Does the best learning rate stay where it is over rank, alpha and width?
+
+Sweeps the learning rate for LoRA-RITE with and without its normalisations and
+for AdamW, on students of several widths, ranks and alphas, over seeds.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from matplotlib import figure
+
+import lora_opt
+from experiments import student
+
+WIDTH, RANK = 128, 8
+# What is varied: (width, rank, alpha).
+AXES = {
+  'width': [(w, RANK, RANK) for w in (64, 128, 256, 512)],
+  'rank, at alpha = 8': [(WIDTH, r, 8) for r in (4, 8, 16, 32)],
+  'alpha': [(WIDTH, RANK, a) for a in (2, 8, 32, 128)],
+}
+METHODS = ('lora_rite, normalised', 'lora_rite', 'adamw')
+# Two values to the octave; each method's own decades.
+RATES = {
+  'lora_rite, normalised': 2.0 ** np.arange(-9, 1, 0.5),
+  'lora_rite': 2.0 ** np.arange(-12, 0, 0.5),
+  'adamw': 2.0 ** np.arange(-14, -2, 0.5),
+}
+
+
+def optimizer(method, rate, alpha, rank):
+  if method == 'adamw':
+    return lora_opt.adamw(rate)
+  if method == 'lora_rite':
+    return lora_opt.lora_rite(rate)
+  return lora_opt.lora_rite(rate, lora_scale=alpha / rank, width_scaling=True)
+
+
+def final_losses(method, width, rank, alpha, seeds, steps) -> np.ndarray:
+  """(rates, seeds): the mean loss of the last tenth; inf where it diverged."""
+
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  @functools.partial(jax.vmap, in_axes=(0, None))
+  def run(rate, seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    problem = student.make_problem(keys[0], width, alpha / rank)
+    lora = student.init_lora(keys[1], width, rank)
+    tx = optimizer(method, rate, alpha, rank)
+    _, losses = student.train(tx, problem, lora, keys[2], steps)
+    return jnp.mean(losses[-max(steps // 10, 1) :])
+
+  losses = jax.jit(run)(jnp.asarray(RATES[method]), jnp.arange(seeds))
+  return np.nan_to_num(np.asarray(losses).T, nan=np.inf, posinf=np.inf)
+
+
+def best(rates, losses):
+  """Each seed's best rate: (geometric mean, smallest, largest)."""
+  chosen = rates[np.argmin(losses, axis=0)]
+  return float(np.exp(np.mean(np.log(chosen)))), chosen.min(), chosen.max()
+
+
+def draw(rows, path):
+  canvas = figure.Figure(figsize=(12, 8.5), layout='constrained')
+  panels = canvas.subplots(len(METHODS), len(AXES), sharey=True)
+  for i, method in enumerate(METHODS):
+    for j, axis in enumerate(AXES):
+      panel = panels[i, j]
+      lines = [r for r in rows if (r['method'], r['axis']) == (method, axis)]
+      for k, row in enumerate(lines):
+        middle = np.exp(np.mean(np.log(np.asarray(row['losses'])), axis=1))
+        colour = ['#c6dbef', '#6baed6', '#2171b5', '#08306b'][k]
+        panel.plot(RATES[method], middle, color=colour, label=row['value'])
+        panel.axvline(row['best'], color=colour, linewidth=0.7, linestyle=':')
+      panel.set(xscale='log', yscale='log', ylim=(1e-4, 3))
+      panel.set_title(f'{method}: {axis}', fontsize=10)
+      panel.legend(fontsize=8, frameon=False)
+      panel.spines[['top', 'right']].set_visible(False)
+    panels[i, 0].set_ylabel('final loss / first loss')
+  for panel in panels[-1]:
+    panel.set_xlabel('learning rate')
+  canvas.savefig(path, dpi=130)
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+  )
+  parser.add_argument('--seeds', type=int, default=3)
+  parser.add_argument('--steps', type=int, default=200)
+  parser.add_argument('--out', default='runs/learning_rate_transfer')
+  args = parser.parse_args(argv)
+  out = pathlib.Path(args.out)
+  out.mkdir(parents=True, exist_ok=True)
+  work = [(m, a, c) for m in METHODS for a in AXES for c in AXES[a]]
+  rows = []
+  for method, axis, (width, rank, alpha) in tqdm.tqdm(work):
+    losses = final_losses(method, width, rank, alpha, args.seeds, args.steps)
+    middle, low, high = best(RATES[method], losses)
+    value = {'width': width, 'alpha': alpha}.get(axis, rank)
+    rows.append(
+      {'method': method, 'axis': axis, 'value': value, 'best': middle,
+       'best_low': float(low), 'best_high': float(high),
+       'best_loss': float(np.mean(losses.min(axis=0))),
+       'losses': losses.tolist()}
+    )  # fmt: skip
+  (out / 'result.json').write_text(json.dumps(rows))
+  draw(rows, out / 'learning_rate_transfer.png')
+  print('| method | varied | best learning rate [over seeds] | drift |')
+  print('| --- | --- | --- | --- |')
+  for method in METHODS:
+    for axis in AXES:
+      lines = [r for r in rows if (r['method'], r['axis']) == (method, axis)]
+      rates = ', '.join(
+        f'{r["value"]}: {r["best"]:.2g} [{r["best_low"]:.2g}, '
+        f'{r["best_high"]:.2g}]'
+        for r in lines
+      )
+      values = [r['best'] for r in lines]
+      print(
+        f'| {method} | {axis} | {rates} | {max(values) / min(values):.1f} |'
+      )
+  print(f'{out}/result.json, {out}/learning_rate_transfer.png')
+
+
+if __name__ == '__main__':
+  main()
