@@ -162,8 +162,9 @@ def _with_empty(tree: Mapping[str, Any], like: Mapping[str, Any]):
     elif path not in flat:
       raise ValueError(
         f'The checkpoint has no {"/".join(path)} of the optimizer: it was '
-        'written by another optimizer or for other adapters. Restore the '
-        'parameters alone (RestoreCheckpointConfig.restore_optimizer = False).'
+        'written by another optimizer or for other adapters. To start anew '
+        'from its parameters, set utils.RestoreCheckpointConfig.assignment_map '
+        '= ((r"state/param_states/.*", None),) and fallback_to_scratch = True.'
       )
   return traverse_util.unflatten_dict(flat)
 

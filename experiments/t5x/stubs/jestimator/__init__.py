@@ -1,0 +1,1 @@
+"""Stands for jestimator, which is on no package index."""
