@@ -268,12 +268,25 @@ def cholesky_inverses(packing: Packing, grams: Array) -> tuple[Array, Array]:
   return inverse * unit, good
 
 
-def resolved_inverses(packing: Packing, grams: Array, factors) -> Array:
-  """R^-1 by the polar form in two passes; zero on dead directions."""
+def resolved_inverses(
+  packing: Packing, grams: Array, factors, rtol: Array | None = None
+) -> Array:
+  """R^-1 by the polar form in two passes; zero on dead directions.
+
+  Args:
+    packing: of the Gram matrices.
+    grams: (total, r, r).
+    factors: list of (batch, dim, rank).
+    rtol: (total,), a singular value below this part of the largest is dead;
+      None for what can be resolved.
+  """
   values, vectors = eigh(grams)
   largest = jnp.maximum(values[:, -1:], 0)
   nonzero = largest > 0
-  floored = jnp.maximum(values, cutoff(values.dtype) * largest)
+  floor = jnp.asarray(cutoff(values.dtype), values.dtype)
+  if rtol is not None:
+    floor = jnp.maximum(floor, jnp.square(rtol) / RESOLUTION)[:, None]
+  floored = jnp.maximum(values, floor * largest)
   scales = jnp.where(nonzero, jax.lax.rsqrt(jnp.where(nonzero, floored, 1)), 0)
   first = from_eigen(vectors, scales)
   bases = zip(factors, packing.unpack(first), strict=True)

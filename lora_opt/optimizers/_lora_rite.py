@@ -22,7 +22,7 @@ def lora_rite(
   escaped_mass: Literal['trace', 'eigenvalues'] | None = 'trace',
   rtol: float = 1e-3,
   rebalance: bool = False,
-  max_relative_step: float | None = 0.1,
+  max_relative_step: float | None = 0.3,
   mean_square: bool = True,
   lora_scale: float = 1.0,
   width_scaling: bool = False,

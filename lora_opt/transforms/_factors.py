@@ -21,24 +21,40 @@ class Factors(NamedTuple):
   packing: linalg.Packing
   dims: tuple[int, ...]
   wide: tuple[bool, ...]  # which are (batch, rank, dim), as in their leaves
+  # The relative rounding of each in its leaf: 0 if not below float32.
+  roundings: tuple[float, ...]
 
   @classmethod
   def of(
     cls,
     pairs: dict[str, LoraPair],
     transposed: dict[str, PairMatrices] | None = None,
+    dtypes: dict[str, PairMatrices] | None = None,
   ) -> 'Factors':
-    """The order of these pairs; `transposed` as `on_lora_pairs` says it."""
+    """The order of these pairs; the rest as `on_lora_pairs` says it."""
     factors = [pairs[name][field] for field in (0, 1) for name in pairs]
     wide = [False] * len(factors)
     if transposed is not None:
       wide = [transposed[name][field] for field in (0, 1) for name in pairs]
+    roundings = [0.0] * len(factors)
+    if dtypes is not None:
+      kinds = [dtypes[name][field] for field in (0, 1) for name in pairs]
+      roundings = [
+        float(jnp.finfo(t).eps) if jnp.finfo(t).bits < 32 else 0.0
+        for t in kinds
+      ]
     shapes = [
       (batch, n, m) if w else (batch, m, n)
       for (batch, m, n), w in zip((x.shape for x in factors), wide, strict=True)
     ]
     counts, dims, ranks = zip(*shapes, strict=True)
-    return cls(tuple(pairs), linalg.Packing(counts, ranks), dims, tuple(wide))
+    return cls(
+      tuple(pairs),
+      linalg.Packing(counts, ranks),
+      dims,
+      tuple(wide),
+      tuple(roundings),
+    )
 
   def flatten(self, pairs) -> list:
     return [pairs[name][field] for field in (0, 1) for name in self.names]
@@ -132,7 +148,8 @@ def through_bases(
 
   From Gram matrices where every factor is well conditioned; otherwise from
   bases and unmagnified gradients, formed as arrays, since a Gram matrix has
-  the square of the condition.
+  the square of the condition. Directions of a factor that may be no more than
+  the rounding of a leaf in 16 bits are dead.
 
   Args:
     factors: the order.
@@ -158,7 +175,12 @@ def through_bases(
     return inverse, unmagnified, jnp.zeros_like(grams), cross
 
   def fine():
-    resolved = linalg.resolved_inverses(packing, grams, factors.tall(values))
+    rtol = None
+    if any(factors.roundings):
+      rtol = 4 * packing.repeat(factors.roundings).astype(grams.dtype)
+    resolved = linalg.resolved_inverses(
+      packing, grams, factors.tall(values), rtol
+    )
     unmagnified = factors.products(gradients, factors.swap(resolved))
     cross = None
     if old is not None:
@@ -202,14 +224,15 @@ def hold_weak_directions(
   resting_a, _ = factors.halves(bases.resting)
   _, inverse_b = factors.halves(bases.inverses)
   r_b = matmul(inverse_b.mT, of_b)
-  strength = jnp.trace(of_a, axis1=1, axis2=2)[:, None, None]
+  # Where A rests it counts as strong, also if all of it is zero.
+  strength = jnp.trace(of_a + of_b, axis1=1, axis2=2)[:, None, None]
   h = matmul(matmul(r_b, of_a + strength * resting_a), r_b.mT)
   h = linalg.symmetrize(h)
   eye = jnp.eye(h.shape[-1], dtype=h.dtype)[None]
   size, _ = factors.halves(sizes)
   square = jnp.square(size)[:, None, None]
   # At B = 0, and at a learning rate of zero, nothing is to be resolved.
-  floor = jnp.finfo(h.dtype).eps * jnp.trace(h, axis1=1, axis2=2)
+  floor = linalg.cutoff(h.dtype) * jnp.trace(h, axis1=1, axis2=2)
   floor = jnp.maximum(floor[:, None, None], jnp.finfo(h.dtype).tiny)
   solved = linalg.solve_positive(h + jnp.maximum(square, floor) * eye, h)
   return jnp.concatenate([solved.mT, jnp.broadcast_to(eye, h.shape)])

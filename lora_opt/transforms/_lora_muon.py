@@ -64,9 +64,11 @@ def scale_by_lora_muon(
     mu = jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params)
     return ScaleByLoraMuonState(jnp.zeros((), jnp.int32), mu)
 
-  def update(updates, state, params=None, *, transposed=None, **extra_args):
+  def update(
+    updates, state, params=None, *, transposed=None, dtypes=None, **extra_args
+  ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, dtypes)
     gradients = factors.flatten(updates)
     mu = [
       b1 * m.astype(g.dtype) + g

@@ -302,10 +302,11 @@ def scale_by_lora_rite(
     *,
     finite=None,
     transposed=None,
+    dtypes=None,
     **extra_args,
   ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, dtypes)
     values, old = factors.flatten(params), factors.flatten(state.previous)
 
     def old_grams(grams):
@@ -406,10 +407,11 @@ def step_by_lora_rite(
     *,
     finite=None,
     transposed=None,
+    dtypes=None,
     **extra_args,
   ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, dtypes)
     values, mu = factors.flatten(params), factors.flatten(state.mu)
     mu = [m.astype(x.dtype) for m, x in zip(mu, values, strict=True)]
     kept, moved = factors.pack(state.kept), factors.pack(state.moved)

@@ -36,6 +36,7 @@ class Pairing:
     self.rank_last = not (elementwise or native)
     self.sites = pairs_lib.find_sites(tree, layout)
     dtypes = {path: leaf.dtype for path, leaf in pairs_lib.leaf_paths(tree)}
+    self._dtypes = dtypes
     self.groups: dict[str, list[Site]] = {}
     for s in self.sites:
       key = s.name
@@ -80,6 +81,13 @@ class Pairing:
         *(rank_axis % len(shape) != len(shape) - 1 for rank_axis, shape in axes)
       )
     return out
+
+  def dtypes(self) -> dict[str, PairMatrices]:
+    """{group: the dtypes of its leaves}."""
+    return {
+      key: PairMatrices(self._dtypes[site.a_path], self._dtypes[site.b_path])
+      for key, (site, *_) in self.groups.items()
+    }
 
   def is_groups(self, x: Any) -> bool:
     """Whether a part of an inner state has one entry per group."""
@@ -138,6 +146,7 @@ def on_lora_pairs(
     native: `inner.update` sees the rank axis where the leaf has it, and is
       told by the extra argument `transposed`, {name: PairMatrices} of
       booleans, which factors are (batch, rank, dim). It spares transpositions.
+      And `dtypes`, the same of dtypes: what its leaves are stored in.
 
   Returns:
     A transformation over the tree. `update` needs `params`.
@@ -172,7 +181,11 @@ def on_lora_pairs(
     pairing = Pairing(params, layout, elementwise, native)
     inner_state = _from_rest(pairing, inner, state.inner_state)
     if native:
-      extra_args = {**extra_args, 'transposed': pairing.transposed()}
+      extra_args = {
+        **extra_args,
+        'transposed': pairing.transposed(),
+        'dtypes': pairing.dtypes(),
+      }
     groups, inner_state = inner.update(
       pairing.extract(updates),
       inner_state,
