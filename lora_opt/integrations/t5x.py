@@ -186,6 +186,7 @@ def _for_t5x(recipe: Recipe) -> Callable[..., OptimizerDef]:
     parameters=options, return_annotation=OptimizerDef
   )
   make.__module__ = __name__
+  make.__doc__ = f'`lora_opt.{recipe.__name__}` without its learning rate.'
   return make
 
 

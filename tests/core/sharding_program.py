@@ -1,15 +1,13 @@
 """Runs every recipe on eight host devices; prints what it saw as JSON.
 
-`python -m tests.core.sharding_program auto|explicit [recipe]...`
+`XLA_FLAGS=--xla_force_host_platform_device_count=8
+python -m tests.core.sharding_program auto|explicit [recipe]...`
 """
 
 import json
 import math
-import os
 import re
 import sys
-
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 
 import jax
 import jax.numpy as jnp

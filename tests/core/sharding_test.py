@@ -1,6 +1,7 @@
 """Eight devices, factors sharded along their long axis: nothing is gathered."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ LARGEST_GRAM = 3 * 4 * 4
 def rows(request):
   done = subprocess.run(
     [sys.executable, '-m', 'tests.core.sharding_program', request.param],
+    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
     capture_output=True,
     text=True,
     timeout=500,
