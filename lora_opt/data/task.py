@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import grain
 
-from lora_opt.data import batching, encoding, eval_batching, sources
+from lora_opt.data import batching, encoding, eval_batching, forms, sources
 from lora_opt.data.examples import Example, Examples, Record, Template
 from lora_opt.data.overlap import overlap
 
@@ -135,11 +135,12 @@ class Task:
     length: int,
     batch_size: int,
     seed: int,
+    form: str = 'decoder',
     process_index: int = 0,
     process_count: int = 1,
   ) -> grain.IterDataset:
-    """Batches to train on: see lora_opt.data.batching.train_batches."""
-    return batching.train_batches(
+    """Batches to train on, of a form that lora_opt.data.forms has."""
+    return forms.find(form).train_batches(
       self,
       tokenizer,
       length=length,
@@ -157,10 +158,11 @@ class Task:
     *,
     length: int,
     batch_size: int,
+    form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> grain.IterDataset:
-    """Batches for the loss: see lora_opt.data.batching.eval_batches."""
-    return batching.eval_batches(
+    """Batches for the loss, of a form that lora_opt.data.forms has."""
+    return forms.find(form).eval_batches(
       self,
       tokenizer,
       length=length,
@@ -175,10 +177,11 @@ class Task:
     tokenizer,
     *,
     batch_size: int,
+    form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> Iterator[eval_batching.ChoiceBatch]:
-    """Choices to compare: see lora_opt.data.eval_batching.pack_choices."""
-    return eval_batching.pack_choices(
+    """Choices to compare, of a form that lora_opt.data.forms has."""
+    return forms.find(form).choice_batches(
       self, tokenizer, batch_size=batch_size, indices=indices
     )
 
@@ -187,9 +190,10 @@ class Task:
     tokenizer,
     *,
     batch_size: int,
+    form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> Iterator[eval_batching.PromptBatch]:
-    """Prompts to continue: see lora_opt.data.eval_batching.pad_prompts."""
-    return eval_batching.pad_prompts(
+    """Prompts to continue, of a form that lora_opt.data.forms has."""
+    return forms.find(form).prompt_batches(
       self, tokenizer, batch_size=batch_size, indices=indices
     )

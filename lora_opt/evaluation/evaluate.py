@@ -113,7 +113,9 @@ class Evaluator:
     tokenizer = self._model.tokenizer
     examples = self._task.examples('eval')
     predictions: list[dict[str, Any]] = [{} for _ in examples]
-    batches = self._task.prompt_batches(tokenizer, batch_size=self._batch_size)
+    batches = self._task.prompt_batches(
+      tokenizer, batch_size=self._batch_size, form=batch_form(self._model)
+    )
     for batch in self._progress(batches):
       prompt = sharding.put_global(
         {'tokens': batch.tokens, 'valid': batch.valid}, self._mesh
@@ -135,7 +137,9 @@ class Evaluator:
 
   def _choose(self, base, lora, examples):
     batches = self._task.choice_batches(
-      self._model.tokenizer, batch_size=self._batch_size
+      self._model.tokenizer,
+      batch_size=self._batch_size,
+      form=batch_form(self._model),
     )
     shape = (len(examples), max(len(e.choices) for e in examples))
     likelihood, tokens = np.zeros(shape), np.zeros(shape)
@@ -181,6 +185,7 @@ class Evaluator:
       self._model.tokenizer,
       length=self._length,
       batch_size=self._loss_batch_size,
+      form=batch_form(self._model),
     )
     for batch in self._progress(batches):
       losses = np.asarray(
@@ -197,6 +202,11 @@ class Evaluator:
     return tqdm.tqdm(
       list(batches), desc=f'evaluating {self._task.name}', leave=False, **seldom
     )
+
+
+def batch_form(model: Any) -> str:
+  """How a model wants its batches; a decoder need not say it."""
+  return getattr(model, 'batch_form', 'decoder')
 
 
 def until(ids: Sequence[int], end_id: int) -> list[int]:

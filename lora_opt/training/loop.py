@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.report import format_table, write_report
 from lora_opt.training import run_directory, sharding
 from lora_opt.training.checkpointing import Checkpoints
@@ -124,6 +124,7 @@ def train(
       length=length,
       batch_size=batch_size // jax.process_count(),
       seed=seed,
+      form=batch_form(model),
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )

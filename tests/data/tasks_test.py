@@ -256,3 +256,14 @@ def test_overlap_finds_eval_prompts_in_train():
   eval = [row(question='Sun?'), row(question='Sky ?'), row(question='Sea?')]
   assert choice(train, eval).overlap() == (1, 2)
   assert choice(train, eval[:1]).overlap() == ()
+
+
+def test_a_form_that_is_not_there_is_refused(toy):
+  task = choice(chat=False)
+  for batches in (task.choice_batches, task.prompt_batches):
+    with pytest.raises(ValueError, match="form='tower' must be one of decoder"):
+      batches(toy, batch_size=1, form='tower')
+  for batches in (task.eval_batches, task.train_batches):
+    seed = {'seed': 0} if batches == task.train_batches else {}
+    with pytest.raises(ValueError, match="form='tower' must be one of decoder"):
+      batches(toy, length=40, batch_size=1, form='tower', **seed)

@@ -1,0 +1,46 @@
+"""Forms: how a model wants its batches.
+
+A model says it by its attribute `batch_form`. One form is four functions of
+(task, tokenizer, ...): each makes batches for one purpose, and gives the model
+the arrays that it takes, always with `weights` (what the loss is summed over)
+and `segment_ids`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from lora_opt.data import batching, eval_batching
+
+
+class Form(NamedTuple):
+  """The four kinds of batches, as functions of (task, tokenizer, ...)."""
+
+  train_batches: Callable[..., Iterable]  # see batching.train_batches
+  eval_batches: Callable[..., Iterable]  # see batching.eval_batches
+  choice_batches: Callable[..., Iterable]  # see eval_batching.pack_choices
+  prompt_batches: Callable[..., Iterable]  # see eval_batching.pad_prompts
+
+
+FORMS = {
+  # Prompt and completion in one row, several examples to a row.
+  'decoder': Form(
+    batching.train_batches,
+    batching.eval_batches,
+    eval_batching.pack_choices,
+    eval_batching.pad_prompts,
+  ),
+}
+
+
+def find(name: str) -> Form:
+  """The form of this name.
+
+  >>> find('decoder').prompt_batches.__name__
+  'pad_prompts'
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in FORMS:
+    raise ValueError(f'form={name!r} must be one of {", ".join(FORMS)}')
+  return FORMS[name]
