@@ -53,14 +53,9 @@ def encode_split(
   *,
   length: int,
   too_long: str = 'drop',
-  process_index: int = 0,
-  process_count: int = 1,
   indices: Sequence[int] | None = None,
 ) -> EncodedSplit:
-  """Tokenises the examples of a split that this process reads.
-
-  Process p of n reads examples p, p + n, p + 2 n, ...: the processes' shares
-  are disjoint and make up the whole.
+  """Tokenises the examples of a split.
 
   Args:
     task: see lora_opt.data.tasks.
@@ -70,27 +65,22 @@ def encode_split(
     too_long: what to do with an example of more than length + 1 ids. 'drop'
       leaves it out; 'truncate' cuts the start of the prompt off, and the end of
       a completion that alone is too long; 'error' refuses it.
-    process_index, process_count: which share to take.
     indices: which examples make up the split; None takes all.
 
   Returns:
-    The share, and how many examples of it were too long.
+    The examples, and how many of them were too long.
 
   Raises:
-    ValueError: bad arguments, a share without any example that fits, or a long
-      one when that is an error.
+    ValueError: bad arguments, no example that fits, or a long one when that is
+      an error.
   """
-  _check(length, too_long, process_index, process_count)
+  if length < 1:
+    raise ValueError(f'length={length} must be at least 1')
+  check_policy(too_long)
   examples = task.examples(split)
   chosen = range(len(examples)) if indices is None else indices
-  share = chosen[process_index::process_count]
-  if not len(share):
-    raise ValueError(
-      f'task {task.name!r}: the {split} split has {len(chosen)} examples, '
-      f'too few for {process_count} processes'
-    )
   kept, long = [], 0
-  for index in share:
+  for index in chosen:
     prompt, completion = task.encode(examples[index], tokenizer)
     size = len(prompt) + len(completion)
     if size > length + 1:
@@ -112,7 +102,7 @@ def encode_split(
       f'task {task.name!r}: all {long} {split} examples have more than '
       f'length + 1 = {length + 1} tokens: raise length'
     )
-  return EncodedSplit(kept, len(share), long, too_long)
+  return EncodedSplit(kept, len(chosen), long, too_long)
 
 
 def train_batches(
@@ -122,50 +112,48 @@ def train_batches(
   length: int,
   batch_size: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
   packing: bool = True,
   too_long: str = 'drop',
 ) -> grain.IterDataset:
   """Batches to train on, without end and in an order set by the seed.
 
+  The batches do not depend on how many processes share them: each process
+  walks the same stream and keeps `rows` of every batch, so a place in the
+  stream means the same to all of them, and to another number of them.
+
   Args:
     task: see lora_opt.data.tasks.
     tokenizer: see lora_opt.data.tokenizer.
     length: positions in a row.
-    batch_size: rows in a batch of this process; the batch over all processes
-      has process_count times as many.
+    batch_size: rows in a batch, over all processes.
     seed: seed of the order. Every epoch has its own order.
-    process_index, process_count: which share of the examples to read.
+    rows: which rows of each batch to keep, in this order; None keeps all.
     packing: put several examples into a row, each where it fits best; False
       puts one into each.
     too_long: 'drop', 'truncate' or 'error', see `encode_split`. The count is
       logged.
 
   Returns:
-    A dataset. Its iterator yields dicts of (batch_size, length) arrays:
-    tokens, targets, positions and segment_ids int32, weights float32 (see the
-    module); segment 0 is padding. `get_state()` of the iterator is a JSON-able
+    A dataset. Its iterator yields dicts of (rows, length) arrays: tokens,
+    targets, positions and segment_ids int32, weights float32 (see the module);
+    segment 0 is padding. `get_state()` of the iterator is a JSON-able
     dict (epoch, row, fingerprint) and `set_state()` goes on exactly from there,
     with any batch_size; it refuses the state of another stream.
 
   Raises:
-    ValueError: see `encode_split`.
+    ValueError: see `encode_split`; or a row that no batch has.
   """
+  if rows is not None and not all(0 <= row < batch_size for row in rows):
+    raise ValueError(f'rows={rows} must be in 0 ... {batch_size - 1}')
   encoded = encode_split(
-    task,
-    tokenizer,
-    'train',
-    length=length,
-    too_long=too_long,
-    process_index=process_index,
-    process_count=process_count,
+    task, tokenizer, 'train', length=length, too_long=too_long
   )
   _log(task, 'train', encoded)
-  rows = PackedRows(
+  stream = PackedRows(
     encoded.examples, length=length, packing=packing, seed=seed, epochs=None
   )
-  return _batched(rows, batch_size)
+  return _batched(stream, batch_size, rows)
 
 
 def eval_batches(
@@ -193,20 +181,29 @@ def eval_batches(
     indices=indices,
   )
   _log(task, split, encoded)
-  rows = PackedRows(
+  stream = PackedRows(
     encoded.examples, length=length, packing=packing, seed=None, epochs=1
   )
-  return _batched(rows, batch_size)
+  return _batched(stream, batch_size)
 
 
-def _batched(rows: PackedRows, batch_size: int) -> grain.IterDataset:
+def _batched(
+  stream: PackedRows, batch_size: int, rows: Sequence[int] | None = None
+) -> grain.IterDataset:
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size} must be at least 1')
+  if rows is not None:
+    return stream.batch(
+      batch_size,
+      batch_fn=lambda batch: grain.experimental.batch_and_pad(
+        [batch[row] for row in rows], batch_size=len(rows)
+      ),
+    )
   # A short last batch gets empty rows: zero weights, segment 0.
   fill = functools.partial(
     grain.experimental.batch_and_pad, batch_size=batch_size
   )
-  return rows.batch(batch_size, batch_fn=fill)
+  return stream.batch(batch_size, batch_fn=fill)
 
 
 def check_policy(too_long: str) -> None:
@@ -214,19 +211,6 @@ def check_policy(too_long: str) -> None:
   if too_long not in POLICIES:
     raise ValueError(
       f'too_long={too_long!r} must be one of {", ".join(POLICIES)}'
-    )
-
-
-def _check(
-  length: int, too_long: str, process_index: int, process_count: int
-) -> None:
-  if length < 1:
-    raise ValueError(f'length={length} must be at least 1')
-  check_policy(too_long)
-  if not 0 <= process_index < process_count:
-    raise ValueError(
-      f'process_index={process_index} must be in 0 ... process_count - 1 = '
-      f'{process_count - 1}'
     )
 
 

@@ -165,8 +165,7 @@ class PackedRowsIterator(grain.DatasetIterator):
     if state['fingerprint'] != self._fingerprint:
       raise ValueError(
         'the saved place belongs to another stream of training data: the '
-        'examples, the tokenizer, the seed, length, packing or the number of '
-        'processes changed. Resume with the settings of the saved run, or '
-        'start a new one'
+        'examples, the tokenizer, the seed, length or packing changed. Resume '
+        'with the settings of the saved run, or start a new one'
       )
     self._epoch, self._row, self._rows = state['epoch'], state['row'], None

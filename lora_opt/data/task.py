@@ -136,8 +136,7 @@ class Task:
     batch_size: int,
     seed: int,
     form: str = 'decoder',
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
   ) -> grain.IterDataset:
     """Batches to train on, of a form that lora_opt.data.forms has."""
     return forms.find(form).train_batches(
@@ -146,8 +145,7 @@ class Task:
       length=length,
       batch_size=batch_size,
       seed=seed,
-      process_index=process_index,
-      process_count=process_count,
+      rows=rows,
       packing=self.packing,
       too_long=self.too_long,
     )

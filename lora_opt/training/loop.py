@@ -122,11 +122,10 @@ def train(
     task.train_batches(
       model.tokenizer,
       length=length,
-      batch_size=batch_size // jax.process_count(),
+      batch_size=batch_size,
       seed=seed,
       form=batch_form(model),
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=sharding.process_rows(batch_size, mesh),
     )
   )
   train_step = make_train_step(

@@ -44,6 +44,13 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
   return jax.device_put(tree, replicated(mesh))
 
 
+def process_rows(batch_size: int, mesh: Mesh) -> list[int]:
+  """The rows of a global batch that the devices of this process hold."""
+  places = split_rows(mesh).addressable_devices_indices_map((batch_size,))
+  held = [range(batch_size)[rows] for (rows,) in places.values()]
+  return sorted({row for rows in held for row in rows})
+
+
 def put_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:
