@@ -47,6 +47,19 @@ def packed_mask(
   return mask & ((key == 0) | (key == query))
 
 
+def segment_mask(queries: jax.Array, keys: jax.Array) -> jax.Array:
+  """Which key each query may see: those of its own segment.
+
+  Args:
+    queries: (batch, length) int32, segments of the queries, 0 on padding.
+    keys: (batch, keys) int32, likewise.
+
+  Returns:
+    (batch, length, keys) bool. Padding sees padding, which nobody reads.
+  """
+  return queries[:, :, None] == keys[:, None, :]
+
+
 def rotary_angles(config: DecoderConfig, positions: jax.Array) -> jax.Array:
   """The rotation angle of every position and frequency.
 

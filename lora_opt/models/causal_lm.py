@@ -1,14 +1,12 @@
 """The model object that training and evaluation receive."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.attention import LayerCache, packed_mask
@@ -17,9 +15,15 @@ from lora_opt.models.decoder import REMAT_POLICIES, Decoder
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
+from lora_opt.models.variables import (
+  Tree,
+  abstract_params,
+  apply_variables,
+  init_collection,
+  logical_axes,
+)
 
 Batch = Mapping[str, jax.Array]
-Tree = Any  # nested dict of arrays
 
 # Checkpoints pad the embedding to a round size by at most so many rows; more
 # means that the tokenizer belongs to other weights.
@@ -77,7 +81,7 @@ class CausalLM:
     """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
     if self.lora_config is None:
       return {}
-    return _init_collection(self._decoder(True), 'lora', rng)
+    return init_collection(self._decoder(True), 'lora', rng)
 
   def logical_axes(self) -> tuple[Tree, Tree]:
     """Names the axes of every array, for sharding rules.
@@ -86,8 +90,7 @@ class CausalLM:
       Trees of `PartitionSpec` like `base` and like the adapter, with the
       names layers, vocab, embed, heads, kv_heads, mlp and lora_rank.
     """
-    specs = nn.get_partition_spec(abstract_variables(self._decoder(True)))
-    return specs['params'], specs.get('lora', {})
+    return logical_axes(self._decoder(True))
 
   def token_losses(
     self, base: Tree, lora: Tree | None, batch: Batch, rng=None
@@ -159,7 +162,7 @@ class CausalLM:
     past = slots <= slot + jnp.arange(steps)[:, None]
     mask = past[None] & seen[:, None, :]
     hidden, head, layers = self._decoder(lora is not None).apply(
-      _variables(base, lora), tokens, positions, mask, cache.layers, slot
+      apply_variables(base, lora), tokens, positions, mask, cache.layers, slot
     )
     logits = project_to_vocabulary(hidden[:, -1], head)
     return logits, DecodeCache(layers, seen, slot + steps)
@@ -175,7 +178,7 @@ class CausalLM:
   def _hidden(self, base, lora, batch, rng):
     mask = packed_mask(batch['segment_ids'], batch.get('branches'))
     hidden, head, _ = self._decoder(lora is not None).apply(
-      _variables(base, lora),
+      apply_variables(base, lora),
       batch['tokens'],
       batch['positions'],
       mask,
@@ -222,32 +225,9 @@ def check_settings(
 def init_base(config: DecoderConfig, rng: jax.Array, dtype: str) -> Tree:
   """Random base weights, as for training from scratch."""
   decoder = Decoder(config, param_dtype=jnp.dtype(dtype))
-  return _init_collection(decoder, 'params', rng)
+  return init_collection(decoder, 'params', rng)
 
 
 def abstract_base(config: DecoderConfig) -> Tree:
   """Shapes of the base weights: a tree of `jax.ShapeDtypeStruct`."""
-  return nn.unbox(abstract_variables(Decoder(config)))['params']
-
-
-def abstract_variables(decoder: Decoder) -> Tree:
-  """Shapes of all variables of a decoder, boxed with their logical axes."""
-  return jax.eval_shape(lambda: _boxed_variables(decoder, {}))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _init_collection(decoder: Decoder, collection: str, rng: jax.Array) -> Tree:
-  variables = _boxed_variables(decoder, {collection: rng})
-  return nn.unbox(variables[collection])
-
-
-def _boxed_variables(decoder: Decoder, rngs: Mapping[str, jax.Array]) -> Tree:
-  # The initializers of a collection that is not returned never run in the
-  # compiled program, but they ask for a key.
-  spare = {'params': jax.random.key(0), 'lora': jax.random.key(0)}
-  one = jnp.zeros((1, 1), jnp.int32)
-  return decoder.init(spare | dict(rngs), one, one, jnp.ones((1, 1, 1), bool))
-
-
-def _variables(base: Tree, lora: Tree | None) -> Tree:
-  return {'params': base} if lora is None else {'params': base, 'lora': lora}
+  return abstract_params(Decoder(config))

@@ -149,6 +149,11 @@ class Decoder(nn.Module):
       head = self._table('head', nn.initializers.normal(0.02))
     return x, head.astype(self.dtype), cache
 
+  def example_inputs(self) -> tuple[jax.Array, ...]:
+    """Arguments of `__call__` for one token."""
+    one = jnp.zeros((1, 1), jnp.int32)
+    return one, one, jnp.ones((1, 1, 1), bool)
+
   def _table(self, name: str, init) -> jax.Array:
     return self.param(
       name,

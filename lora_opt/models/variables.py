@@ -1,0 +1,51 @@
+"""The variables of any network of ours: frozen `params`, trainable `lora`.
+
+A network is a Flax module whose `example_inputs()` returns small arguments of
+its `__call__`.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+Tree = Any  # nested dict of arrays
+
+
+def apply_variables(base: Tree, lora: Tree | None) -> Tree:
+  """What `network.apply` takes; without an adapter, the base alone."""
+  return {'params': base} if lora is None else {'params': base, 'lora': lora}
+
+
+def abstract_variables(network: nn.Module) -> Tree:
+  """Shapes of all variables of a network, boxed with their logical axes."""
+  return jax.eval_shape(lambda: _boxed_variables(network, {}))
+
+
+def abstract_params(network: nn.Module) -> Tree:
+  """Shapes of the base weights: a tree of `jax.ShapeDtypeStruct`."""
+  return nn.unbox(abstract_variables(network))['params']
+
+
+def logical_axes(network: nn.Module) -> tuple[Tree, Tree]:
+  """Names of the axes of base and adapter: trees of `PartitionSpec`."""
+  specs = nn.get_partition_spec(abstract_variables(network))
+  return specs['params'], specs.get('lora', {})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init_collection(
+  network: nn.Module, collection: str, rng: jax.Array
+) -> Tree:
+  """Draws the variables of one collection, 'params' or 'lora'."""
+  variables = _boxed_variables(network, {collection: rng})
+  return nn.unbox(variables[collection])
+
+
+def _boxed_variables(network: nn.Module, rngs: Mapping[str, jax.Array]) -> Tree:
+  # The initializers of a collection that is not returned never run in the
+  # compiled program, but they ask for a key.
+  spare = {'params': jax.random.key(0), 'lora': jax.random.key(0)}
+  return network.init(spare | dict(rngs), *network.example_inputs())
