@@ -23,7 +23,7 @@ TRAIN = [
   'tokenizers',
   'tqdm',
 ]
-TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff']
+TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'qwix', 'ruff']
 
 setuptools.setup(
   name='lora_opt',

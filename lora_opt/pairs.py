@@ -81,6 +81,10 @@ _PEFT = (
   r'(?:(?P<module>.*)[./])?lora_(?P<factor>[AB])'
   r'(?:[./](?!weight)(?P<adapter>[^./]+))?(?:[./]weight)?'
 )
+_KERAS = (
+  r'(?:(?P<module>.*)/)?lora_(?P<weight>kernel|embeddings)_(?P<factor>[ab])'
+)
+_LEVANTER = r'(?:(?P<module>.*)/)?lora/lora_(?P<factor>[AB])/weight(?:/0)?'
 _PLAIN = r'(?:(?P<module>.*)/)?(?P<factor>[ab])'
 
 # This project's own models, flax.nnx.LoRA and LoRALinear: lora_a (in, rank),
@@ -104,6 +108,21 @@ PEFT = LoraLayout('PEFT', _PEFT, 'A', 'B', -2, -1)
 PEFT_EMBEDDING = LoraLayout(
   'PEFT_EMBEDDING', _PEFT.replace('lora_', 'lora_embedding_'), 'B', 'A', -1, -2
 )
+# keras and keras-hub, by `variable.path`: lora_kernel_a (kernel[:-1]..., rank),
+# lora_kernel_b (rank, kernel[-1]); embeddings likewise.
+KERAS = LoraLayout('KERAS', _KERAS, 'a', 'b', -1, 0, ())
+# levanter: lora_A.weight (rank, in...), lora_B.weight (out..., rank); under a
+# Stacked module with the layers in front. Neither starts at zero.
+LEVANTER = LoraLayout(
+  'LEVANTER', r'(?!.*\bstacked/)' + _LEVANTER, 'A', 'B', 0, -1, ()
+)
+LEVANTER_STACKED = LoraLayout(
+  'LEVANTER_STACKED', r'(?=.*\bstacked/)' + _LEVANTER, 'A', 'B', 1, -1, (0,)
+)
+# lorax: a (rank, out) and b (in, rank), b zero. Not in AUTO: a square weight's
+# pair looks like PLAIN, and lorax runs with no jax that this package runs with
+# (it stands for forks of it).
+LORAX = LoraLayout('LORAX', _PLAIN, 'a', 'b', -2, -1)
 # {'a': (in, rank), 'b': (rank, out)}, batch axes in front.
 PLAIN = LoraLayout('PLAIN', _PLAIN, 'a', 'b', -1, -2)
 # {'a': (in, rank), 'b': (out, rank)}, batch axes in front.
@@ -121,6 +140,9 @@ AUTO = (
   GEMMA,
   PEFT,
   PEFT_EMBEDDING,
+  KERAS,
+  LEVANTER,
+  LEVANTER_STACKED,
   PLAIN,
   TALL,
 )
@@ -291,18 +313,25 @@ def _axes(batch_axes, rank_axis: int, ndim: int):
   return list(batch), rest, [rank]
 
 
+def rank_in_front(layout: LoraLayout, rank_axis: int, ndim: int) -> bool:
+  """Whether another axis of the matrix stands behind the rank in the leaf."""
+  _, rest, (rank,) = _axes(layout.batch_axes, rank_axis, ndim)
+  return rest[-1] > rank
+
+
 def _order(layout, rank_axis, ndim, rank_last):
   """Axes of the leaf in canonical order, and how many are batch axes."""
   batch, rest, rank = _axes(layout.batch_axes, rank_axis, ndim)
-  inner = rest + rank if rank_last else sorted(rest + rank)
-  return batch + inner, len(batch)
+  in_front = not rank_last and rank_in_front(layout, rank_axis, ndim)
+  return batch + (rank + rest if in_front else rest + rank), len(batch)
 
 
 def _to_canonical(leaf, layout, rank_axis, rank_last) -> Array:
   order, batch = _order(layout, rank_axis, leaf.ndim, rank_last)
   moved = jnp.transpose(leaf, order)
-  count = math.prod(moved.shape[:batch])
-  return moved.reshape(count, -1, moved.shape[-1])
+  count, rank = math.prod(moved.shape[:batch]), leaf.shape[rank_axis]
+  in_front = order[batch] == rank_axis % leaf.ndim
+  return moved.reshape(count, *((rank, -1) if in_front else (-1, rank)))
 
 
 def _from_canonical(x, layout, rank_axis, shape, rank_last) -> Array:
@@ -319,8 +348,9 @@ def extract_pairs(
   Args:
     tree: parameters, or a tree like them.
     sites: from `find_sites`.
-    rank_last: False leaves the axes behind the batch in the leaf's own order:
-      enough for what works by elements and norms, and spares a transposition.
+    rank_last: False puts the rank in front, (batch, rank, dim), where it is in
+      front in the leaf: enough for what works by elements and norms, and
+      spares a transposition.
 
   Returns:
     {name: pair of (batch, dim, rank)}.

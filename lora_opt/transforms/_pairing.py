@@ -74,11 +74,11 @@ class Pairing:
     out = {}
     for key, (site, *_) in self.groups.items():
       axes = (
-        (site.layout.a_rank, site.a_shape),
-        (site.layout.b_rank, site.b_shape),
+        (site.layout.a_rank, len(site.a_shape)),
+        (site.layout.b_rank, len(site.b_shape)),
       )
       out[key] = PairMatrices(
-        *(rank_axis % len(shape) != len(shape) - 1 for rank_axis, shape in axes)
+        *(pairs_lib.rank_in_front(site.layout, *axis) for axis in axes)
       )
     return out
 

@@ -76,6 +76,27 @@ CASES = [
     A[None],
     B[None],
   ),
+  (
+    'KERAS',
+    {'q/lora_kernel_a': A, 'q/lora_kernel_b': B.T},
+    A[None],
+    B[None],
+  ),
+  (
+    'LEVANTER',
+    {'q/lora/lora_A/weight/0': A.T, 'q/lora/lora_B/weight/0': B},
+    A[None],
+    B[None],
+  ),
+  (
+    'LEVANTER_STACKED',
+    {
+      'stacked/q/lora/lora_A/weight/0': AS.mT,
+      'stacked/q/lora/lora_B/weight/0': BS,
+    },
+    AS,
+    BS,
+  ),
   ('PLAIN', {'x/a': A, 'x/b': B.T}, A[None], B[None]),
   ('TALL', {'x/a': A, 'x/b': B}, A[None], B[None]),
 ]
@@ -172,3 +193,35 @@ def test_labels():
   labels = pairs.lora_labels(tree)
   assert labels == {'q': {'lora_a': 'lora', 'lora_b': 'lora'}, 'w': 'other'}
   assert pairs.lora_labels({}) == {}
+
+
+@pytest.mark.parametrize(
+  'recipe', ['adamw', 'lora_plus', 'reflora', 'reflora_s', 'lora_rite', 'lamb']
+)
+def test_einsum_pairs_step_as_their_flat_form(recipe):
+  flat, shaped = {}, {}
+  dims = {'q': ((6,), (4, 3)), 'o': ((6,), (12,)), 'k': ((6,), (2, 6))}
+  for name, (fan_in, fan_out) in dims.items():
+    a, b = RNG.normal(size=(6, 2)), RNG.normal(size=(2, 12))
+    flat[name] = {'w_lora_a': jnp.asarray(a), 'w_lora_b': jnp.asarray(b)}
+    shaped[name] = {
+      'w_lora_a': jnp.asarray(a).reshape(*fan_in, 2),
+      'w_lora_b': jnp.asarray(b).reshape(2, *fan_out),
+    }
+  tx = getattr(lora_opt, recipe)(0.1)
+
+  @jax.jit
+  def first_step(tree):
+    return tx.update(jax.tree.map(jnp.cos, tree), tx.init(tree), tree)[0]
+
+  for _ in range(3):
+    one, two = first_step(flat), first_step(shaped)
+    two_flat = jax.tree.map(lambda x, like: x.reshape(like.shape), two, one)
+    # The same operations on the same numbers.
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-9),
+      two_flat,
+      one,
+    )
+    flat = jax.tree.map(jnp.add, flat, one)
+    shaped = jax.tree.map(jnp.add, shaped, two)

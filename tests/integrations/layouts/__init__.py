@@ -1,0 +1,1 @@
+"""Trees made by the libraries themselves, and what must hold for each."""
