@@ -25,6 +25,7 @@ from lora_opt import models
 from lora_opt.data import sources
 from lora_opt.data import tasks
 from lora_opt.evaluation import evaluate
+from lora_opt.evaluation import metrics
 from lora_opt.evaluation import run
 from lora_opt.training import loop
 from lora_opt.training import schedules

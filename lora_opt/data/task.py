@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grain
 
@@ -30,6 +30,8 @@ class Task:
     packing: put several training examples into a row.
     too_long: what to do with examples longer than a row: 'drop', 'truncate' or
       'error', see lora_opt.data.batching.encode_split.
+    metrics: those of lora_opt.evaluation.metrics, or what offers the same; the
+      first is the headline. None given: those usual for the kind of task.
   """
 
   kind: ClassVar[str]
@@ -41,6 +43,7 @@ class Task:
   system: str | None = None
   packing: bool = True
   too_long: str = 'drop'
+  metrics: Sequence[Any] = ()
 
   def __post_init__(self):
     Template(self.prompt)

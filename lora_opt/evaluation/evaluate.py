@@ -9,10 +9,10 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh
 
+from lora_opt.evaluation import likelihood as likelihoods
+from lora_opt.evaluation import metrics
 from lora_opt.evaluation.decoding import make_greedy_decoder
 from lora_opt.training import sharding
-
-NORMALIZATIONS = ('sum', 'token', 'byte')
 
 
 class Evaluator:
@@ -34,7 +34,6 @@ class Evaluator:
     max_new_tokens: int = 64,
     loss_batch_size: int = 4,
     length: int = 512,
-    normalize: str = 'sum',
   ):
     """Prepares the compiled functions; nothing runs yet.
 
@@ -48,23 +47,13 @@ class Evaluator:
       loss_batch_size: packed rows in a batch for the loss of generation tasks,
         rounded up likewise.
       length: positions of such a row.
-      normalize: what the log-likelihood of a choice is divided by: 'sum' (one),
-        'token' (its tokens) or 'byte' (its UTF-8 bytes).
-
-    Raises:
-      ValueError: `normalize` is none of these.
     """
-    if normalize not in NORMALIZATIONS:
-      raise ValueError(
-        f'normalize={normalize!r}: must be one of {", ".join(NORMALIZATIONS)}'
-      )
     self._model = model
     self._task = task
     self._mesh = mesh
     self._batch_size = -(-batch_size // mesh.size) * mesh.size
     self._loss_batch_size = -(-loss_batch_size // mesh.size) * mesh.size
     self._length = length
-    self._normalize = normalize
     # Every process sees all results: they are whole on every device.
     self._losses = jax.jit(
       model.token_losses, out_shardings=sharding.replicated(mesh)
@@ -82,9 +71,10 @@ class Evaluator:
       step: finished training steps, for the record.
 
     Returns:
-      A JSON-able dict: step, task, metric, score (mean), interval (95 %,
-      bootstrap), loss, num_examples and predictions (a dict per example:
-      prompt, reference, prediction, score, and choices if there are any).
+      A JSON-able dict: step, task, metrics (score and 95 % interval of each, by
+      name), metric (the first of them), its score and interval, loss,
+      num_examples and predictions (a dict per example: prompt, reference,
+      prediction, score, and more for choices, see `likelihood.predict`).
     """
     examples = self._task.examples('eval')
     if self._task.kind == 'generation':
@@ -92,13 +82,14 @@ class Evaluator:
       predictions = self.generate(base, lora)
     else:
       loss, predictions = self._choose(base, lora, examples)
-    scores = [prediction['score'] for prediction in predictions]
+    scores = metrics.score_all(self._metrics(), predictions)
+    headline = next(iter(scores))
     return {
       'step': int(step),
       'task': self._task.name,
-      'metric': self._task.metric,
-      'score': float(np.mean(scores)),
-      'interval': list(bootstrap_interval(scores)),
+      'metric': headline,
+      **scores[headline],
+      'metrics': scores,
       'loss': loss,
       'num_examples': len(examples),
       'predictions': predictions,
@@ -141,43 +132,31 @@ class Evaluator:
       batch_size=self._batch_size,
       form=batch_form(self._model),
     )
-    shape = (len(examples), max(len(e.choices) for e in examples))
-    likelihood, tokens = np.zeros(shape), np.zeros(shape)
-    for batch in self._progress(batches):
-      losses = np.asarray(
-        self._losses(base, lora, sharding.put_global(batch.arrays, self._mesh))
-      )
-      weights = batch.arrays['weights']
-      place = (batch.example, batch.choice)
-      np.add.at(likelihood, place, -losses.astype(np.float64) * weights)
-      np.add.at(tokens, place, weights)
-    predictions, right_loss, right_tokens = [], 0.0, 0.0
-    for i, example in enumerate(examples):
-      scores = [
-        likelihood[i, k] / self._divisor(choice, tokens[i, k])
-        for k, choice in enumerate(example.choices)
-      ]
-      best = int(np.argmax(scores))
-      right_loss -= likelihood[i, example.answer]
-      right_tokens += tokens[i, example.answer]
-      predictions.append(
-        {
-          'prompt': example.prompt,
-          'reference': example.choices[example.answer],
-          'prediction': example.choices[best],
-          'score': float(best == example.answer),
-          'choices': list(example.choices),
-          'log_likelihoods': [round(float(s), 5) for s in scores],
-        }
-      )
-    return float(right_loss / right_tokens), predictions
+    likelihood, tokens = likelihoods.sum_over_choices(
+      self._progress(batches),
+      lambda arrays: self._losses(
+        base, lora, sharding.put_global(arrays, self._mesh)
+      ),
+      (len(examples), max(len(e.choices) for e in examples)),
+    )
+    answers = [example.answer for example in examples]
+    right = (np.arange(len(answers)), answers)
+    loss = -likelihood[right].sum() / tokens[right].sum()
+    return float(loss), list(
+      map(likelihoods.predict, examples, likelihood, tokens)
+    )
 
-  def _divisor(self, choice: str, tokens: float) -> float:
-    return {
-      'sum': 1.0,
-      'token': tokens,
-      'byte': len(choice.encode()),
-    }[self._normalize]
+  def _metrics(self) -> Sequence[metrics.Metric]:
+    """Those of the task, or what its kind is usually judged by."""
+    if named := tuple(getattr(self._task, 'metrics', ())):
+      return named
+    if self._task.kind == 'generation':
+      return (metrics.mean_score(self._task.metric),)
+    return (
+      metrics.accuracy(),
+      metrics.accuracy_per_token(),
+      metrics.accuracy_per_byte(),
+    )
 
   def _completion_loss(self, base, lora) -> float:
     total, weight = 0.0, 0.0
@@ -217,21 +196,3 @@ def until(ids: Sequence[int], end_id: int) -> list[int]:
   """
   ids = [int(i) for i in ids]
   return ids[: ids.index(end_id)] if end_id in ids else ids
-
-
-def bootstrap_interval(
-  scores: Sequence[float], resamples: int = 2000
-) -> tuple[float, float]:
-  """95 % interval of the mean, by resampling the examples (percentiles).
-
-  The draws are seeded: the same scores give the same interval.
-
-  >>> bootstrap_interval([1.0, 1.0, 1.0])
-  (1.0, 1.0)
-  """
-  values = np.asarray(scores)
-  draws = np.random.default_rng(0).integers(
-    len(values), size=(resamples, len(values))
-  )
-  low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-  return float(low), float(high)

@@ -97,9 +97,8 @@ class StepLog:
 
   def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
     """Logs an evaluation, and keeps its time out of the next step's."""
-    self._writer.write(
-      step, 'eval', {'loss': result['loss'], result['metric']: result['score']}
-    )
+    scores = {name: m['score'] for name, m in result['metrics'].items()}
+    self._writer.write(step, 'eval', {'loss': result['loss'], **scores})
     self._progress.print(
       f'step {step}: {result["metric"]} {result["score"]:.3f}, '
       f'eval loss {result["loss"]:.4f}'

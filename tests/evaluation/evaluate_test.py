@@ -8,7 +8,7 @@ import pytest
 
 from lora_opt.data.tasks import Generation, MultipleChoice
 from lora_opt.evaluation import run
-from lora_opt.evaluation.evaluate import Evaluator, bootstrap_interval
+from lora_opt.evaluation.evaluate import Evaluator
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
@@ -49,29 +49,31 @@ def log_likelihoods(model, lora, prompt_ids, completion_ids):
   return -np.asarray(losses)[len(prompt_ids) - 1 : len(ids) - 1]
 
 
-@pytest.mark.parametrize('normalize', ['sum', 'token', 'byte'])
-def test_choices_have_the_likelihood_of_separate_rows(
-  model, mesh, lora, normalize
-):
-  evaluate = Evaluator(model, CHOICES, mesh, batch_size=2, normalize=normalize)
+def test_choices_have_the_likelihood_of_separate_rows(model, mesh, lora):
+  evaluate = Evaluator(model, CHOICES, mesh, batch_size=2)
   result = evaluate(model.base, lora)
-  right = []
+  fields = ('choice', 'choice_per_token', 'choice_per_byte')
+  right, hits = [], []
   for example, prediction in zip(
     CHOICES.examples('eval'), result['predictions'], strict=True
   ):
     prompt, choices = CHOICES.encode_choices(example, model.tokenizer)
-    for text, ids, found in zip(
-      example.choices, choices, prediction['log_likelihoods'], strict=True
-    ):
-      each = log_likelihoods(model, lora, prompt, ids)
-      size = {'sum': 1, 'token': len(ids), 'byte': len(text)}[normalize]
-      # Float32 sums of some twenty terms near 5, rounded to 5 digits.
-      assert found == pytest.approx(each.sum() / size, abs=5e-4)
-      if text == prediction['reference']:
-        right.extend(each)
+    each = [log_likelihoods(model, lora, prompt, ids) for ids in choices]
+    sums = np.array([x.sum() for x in each])
+    # Float32 sums of some twenty terms near 5, rounded to 5 digits.
+    np.testing.assert_allclose(prediction['log_likelihoods'], sums, atol=5e-4)
+    assert prediction['tokens'] == [len(ids) for ids in choices]
+    sizes = [1], prediction['tokens'], [len(text) for text in example.choices]
+    best = [int(np.argmax(sums / np.array(size))) for size in sizes]
+    assert [prediction[field] for field in fields] == best
+    assert prediction['prediction'] == example.choices[best[0]]
+    right.extend(each[example.answer])
+    hits.append(np.equal(best, example.answer))
   assert result['loss'] == pytest.approx(-np.mean(right), rel=1e-5)
-  hits = [p['prediction'] == p['reference'] for p in result['predictions']]
-  assert result['score'] == np.mean(hits)
+  names = ('accuracy', 'accuracy_per_token', 'accuracy_per_byte')
+  found = {name: result['metrics'][name]['score'] for name in names}
+  assert found == dict(zip(names, np.mean(hits, axis=0), strict=True))
+  assert result['score'] == found[result['metric']] == found['accuracy']
 
 
 def test_generation_has_the_loss_of_separate_rows(model, mesh, lora):
@@ -86,17 +88,6 @@ def test_generation_has_the_loss_of_separate_rows(model, mesh, lora):
   assert [p['reference'] for p in result['predictions']] == [
     'yes', 'no', 'maybe',
   ]  # fmt: skip
-
-
-def test_an_unknown_normalisation_is_refused(model, mesh):
-  with pytest.raises(ValueError, match='sum, token, byte'):
-    Evaluator(model, CHOICES, mesh, normalize='words')
-
-
-def test_the_interval_holds_the_mean_and_narrows():
-  few = bootstrap_interval([0, 1] * 10)
-  many = bootstrap_interval([0, 1] * 1000)
-  assert few[0] < many[0] < 0.5 < many[1] < few[1]
 
 
 def test_run_modes_read_an_adapter_and_write_their_results(

@@ -1,0 +1,81 @@
+"""Likelihood of choices: one pass over a split, three ways to compare.
+
+The choices of a question share one pass over its prompt. Their log-likelihoods
+are compared as they are (`sum`), per token and per UTF-8 byte.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Normalisation: the field of a prediction that holds the likeliest choice.
+CHOICE_FIELDS = {
+  'sum': 'choice',
+  'token': 'choice_per_token',
+  'byte': 'choice_per_byte',
+}
+
+
+def sum_over_choices(
+  batches: Iterable[Any],
+  losses: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+  shape: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Log-likelihood and number of tokens of every choice.
+
+  Args:
+    batches: of a task's `choice_batches`: arrays for the model, and whose
+      example and choice each position is.
+    losses: maps these arrays to the loss of each position, in nats.
+    shape: (examples, most choices of any).
+
+  Returns:
+    Two arrays of this shape, summed in float64; 0 where there is no choice.
+  """
+  likelihood, tokens = np.zeros(shape), np.zeros(shape)
+  for batch in batches:
+    weights = batch.arrays['weights']
+    place = (batch.example, batch.choice)
+    found = np.asarray(losses(batch.arrays), np.float64)
+    np.add.at(likelihood, place, -found * weights)
+    np.add.at(tokens, place, weights)
+  return likelihood, tokens
+
+
+def predict(
+  example: Any, likelihood: Sequence[float], tokens: Sequence[float]
+) -> dict[str, Any]:
+  """The prediction for one example, from what its choices are worth.
+
+  Args:
+    example: has prompt, choices and answer, the index of the right choice.
+    likelihood: log-likelihood of each choice, in nats.
+    tokens: number of tokens of each choice.
+
+  Returns:
+    A JSON-able dict: prompt, reference, prediction, score (of the likeliest
+    choice), choices, answer, log_likelihoods, tokens, and the likeliest choice
+    by sum (choice), per token (choice_per_token) and per byte
+    (choice_per_byte).
+  """
+  choices = example.choices
+  sums = np.asarray(likelihood)[: len(choices)]
+  counts = np.asarray(tokens)[: len(choices)]
+  sizes = [len(choice.encode()) for choice in choices]
+  best = {
+    CHOICE_FIELDS['sum']: int(np.argmax(sums)),
+    CHOICE_FIELDS['token']: int(np.argmax(sums / counts)),
+    CHOICE_FIELDS['byte']: int(np.argmax(sums / sizes)),
+  }
+  return {
+    'prompt': example.prompt,
+    'reference': choices[example.answer],
+    'prediction': choices[best['choice']],
+    'score': float(best['choice'] == example.answer),
+    'choices': list(choices),
+    'answer': example.answer,
+    **best,
+    'log_likelihoods': [round(float(x), 5) for x in sums],
+    'tokens': [int(count) for count in counts],
+  }

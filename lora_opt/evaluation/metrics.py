@@ -1,0 +1,221 @@
+"""Metrics: small objects that turn a task's predictions into scores.
+
+A prediction is a dict (see `lora_opt.evaluation.evaluate`); a metric says what
+it reads of each and how these numbers make a score. A task names those it wants
+
+  tasks.Classification.metrics = [@metrics.matthews(), @metrics.accuracy()]
+
+and each is reported with its bootstrap interval; the first is the headline.
+Agreement, correlation and overlap of texts come from scikit-learn, SciPy
+and rouge-score, imported when a metric is first used.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import string
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lora_opt.evaluation.bootstrap import bootstrap_interval
+
+Prediction = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+  """One score of a list of predictions.
+
+  Attributes:
+    name: what reports call it.
+    read: the numbers that it needs of one prediction, as a tuple.
+    summary: the score, from one array over all predictions for each of them.
+  """
+
+  name: str
+  read: Callable[[Prediction], tuple[float, ...]]
+  summary: Callable[..., float] = np.mean
+
+  def columns(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
+    """What `summary` takes, from the predictions."""
+    read = [self.read(prediction) for prediction in predictions]
+    return [np.asarray(column) for column in zip(*read, strict=True)]
+
+
+def score_all(
+  metrics: Sequence[Metric], predictions: Sequence[Prediction]
+) -> dict[str, dict[str, Any]]:
+  """Every metric's score with its 95 % interval.
+
+  >>> score_all([accuracy()], [{'answer': 1, 'choice': 1}] * 3)
+  {'accuracy': {'score': 1.0, 'interval': [1.0, 1.0]}}
+  """
+  results = {}
+  for metric in metrics:
+    columns = metric.columns(predictions)
+    low, high = bootstrap_interval(*columns, summary=metric.summary)
+    score = float(metric.summary(*columns))
+    results[metric.name] = {'score': score, 'interval': [low, high]}
+  return results
+
+
+def mean_score(name: str = 'score') -> Metric:
+  """The mean of what the task itself gave each prediction."""
+  return Metric(name, lambda row: (row['score'],))
+
+
+def accuracy() -> Metric:
+  """How often the likeliest choice, or the predicted label, is the right one.
+
+  A choice's likelihood is the sum over its tokens; it favours short choices.
+  """
+  return _share_right('accuracy', 'choice')
+
+
+def accuracy_per_token() -> Metric:
+  """Accuracy where log-likelihoods are divided by the choice's tokens."""
+  return _share_right('accuracy_per_token', 'choice_per_token')
+
+
+def accuracy_per_byte() -> Metric:
+  """Accuracy where log-likelihoods are divided by the choice's UTF-8 bytes.
+
+  Unlike the tokens, the bytes are the same for every model.
+  """
+  return _share_right('accuracy_per_byte', 'choice_per_byte')
+
+
+def f1(average: str = 'binary', positive: int = 1) -> Metric:
+  """F1 of the predicted labels, as scikit-learn computes it; 0 if undefined.
+
+  Args:
+    average: 'binary' for the F1 of one label, 'macro', 'micro' or 'weighted'
+      for that of all.
+    positive: index of the label that 'binary' is about.
+  """
+
+  def summary(answers, choices):
+    from sklearn.metrics import f1_score
+
+    return f1_score(
+      answers, choices, average=average, pos_label=positive, zero_division=0
+    )
+
+  name = 'f1' if average == 'binary' else f'f1_{average}'
+  return Metric(name, _labels, summary)
+
+
+def matthews() -> Metric:
+  """Matthews correlation of the labels; 0 if undefined, as in scikit-learn."""
+
+  def summary(answers, choices):
+    from sklearn.metrics import matthews_corrcoef
+
+    with _resamples_may_be_poor():
+      return matthews_corrcoef(answers, choices)
+
+  return Metric('matthews', _labels, summary)
+
+
+def pearson() -> Metric:
+  """Linear correlation of predicted and right numbers; 0 if undefined."""
+  return Metric(
+    'pearson', _numbers, functools.partial(_correlation, 'pearsonr')
+  )
+
+
+def spearman() -> Metric:
+  """Correlation of the ranks of these numbers; 0 if undefined."""
+  return Metric(
+    'spearman', _numbers, functools.partial(_correlation, 'spearmanr')
+  )
+
+
+def exact_match(loose: bool = True) -> Metric:
+  """How often the text equals one of its references.
+
+  Args:
+    loose: compare without case, punctuation and repeated white space, the rule
+      of Super-NaturalInstructions.
+  """
+  form = loosely if loose else str.strip
+
+  def read(row):
+    found = form(row['prediction'])
+    return (float(any(found == form(text) for text in references(row))),)
+
+  return Metric('exact_match', read)
+
+
+def rouge_l(stem: bool = True) -> Metric:
+  """F-measure of the longest common subsequence of words, by rouge-score.
+
+  The best of all references counts, as in Super-NaturalInstructions.
+
+  Args:
+    stem: compare the stems of words (Porter).
+  """
+
+  def read(row):
+    scorer = _rouge_scorer(stem)
+    found = (
+      scorer.score(text, row['prediction'])['rougeL'].fmeasure
+      for text in references(row)
+    )
+    return (max(found),)
+
+  return Metric('rouge_l', read)
+
+
+def references(prediction: Prediction) -> Sequence[str]:
+  """All texts that would have been right."""
+  return prediction.get('references') or [prediction['reference']]
+
+
+def loosely(text: str) -> str:
+  """The text without what a loose comparison overlooks.
+
+  >>> loosely('  The  Answer: 42. ')
+  'the answer 42'
+  """
+  kept = ''.join(c for c in text.lower() if c not in string.punctuation)
+  return ' '.join(kept.split())
+
+
+def _share_right(name: str, field: str) -> Metric:
+  return Metric(name, lambda row: (float(row[field] == row['answer']),))
+
+
+def _labels(row: Prediction) -> tuple[int, int]:
+  return row['answer'], row['choice']
+
+
+def _numbers(row: Prediction) -> tuple[float, float]:
+  return row['answer'], row['value']
+
+
+def _correlation(kind: str, answers: np.ndarray, values: np.ndarray) -> float:
+  from scipy import stats
+
+  if len(answers) < 2 or np.ptp(answers) == 0 or np.ptp(values) == 0:
+    return 0.0
+  with _resamples_may_be_poor():
+    return float(getattr(stats, kind)(answers, values).statistic)
+
+
+@contextlib.contextmanager
+def _resamples_may_be_poor():
+  """Silences warnings of one label only or of nearly constant numbers."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    yield
+
+
+@functools.cache
+def _rouge_scorer(stem: bool):
+  from rouge_score import rouge_scorer
+
+  return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=stem)
