@@ -16,8 +16,9 @@ def make_greedy_decoder(
   """Builds a jitted greedy decoder; each new prompt shape compiles once.
 
   Args:
-    model: has `start_cache(batch, length)` and `decode(base, lora, cache,
-      tokens, positions, valid) -> (logits of the last position, cache)`.
+    model: has `start_decoding(base, lora, tokens, valid, max_new_tokens)` and
+      `decode_step(base, lora, cache, tokens)`; both return the logits of the
+      next token of each row, and a cache.
     max_new_tokens: decoding stops after so many tokens, or as soon as every row
       has produced `end_id`.
     end_id: token that ends a completion.
@@ -30,31 +31,26 @@ def make_greedy_decoder(
   """
 
   def decode(base, lora, tokens, valid):
-    rows, length = tokens.shape
-    cache = model.start_cache(rows, length + max_new_tokens)
-    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    logits, cache = model.decode(base, lora, cache, tokens, positions, valid)
-    out = jnp.full((rows, max_new_tokens), end_id, jnp.int32)
-    token = jnp.argmax(logits, -1).astype(jnp.int32)
-    position = positions[:, -1:] + 1
-    running = jnp.ones((rows, 1), bool)
+    logits, cache = model.start_decoding(
+      base, lora, tokens, valid, max_new_tokens
+    )
+    out = jnp.full((tokens.shape[0], max_new_tokens), end_id, jnp.int32)
 
     def unfinished(carry):
       count, token, *_ = carry
       return (count < max_new_tokens) & jnp.any(token != end_id)
 
     def advance(carry):
-      count, token, position, cache, out = carry
+      count, token, cache, out = carry
       out = out.at[:, count].set(token)
-      logits, cache = model.decode(
-        base, lora, cache, token[:, None], position, running
-      )
+      logits, cache = model.decode_step(base, lora, cache, token)
       following = jnp.argmax(logits, -1).astype(jnp.int32)
       # A row that has ended stays ended, whatever the model would say next.
       following = jnp.where(token == end_id, end_id, following)
-      return count + 1, following, position + 1, cache, out
+      return count + 1, following, cache, out
 
-    start = (jnp.zeros((), jnp.int32), token, position, cache, out)
+    token = jnp.argmax(logits, -1).astype(jnp.int32)
+    start = (jnp.zeros((), jnp.int32), token, cache, out)
     return jax.lax.while_loop(unfinished, advance, start)[-1]
 
   return jax.jit(decode, out_shardings=out_sharding)

@@ -119,6 +119,52 @@ class CausalLM:
     """All logits, (batch, length, vocab) float32: for tests and inspection."""
     return project_to_vocabulary(*self._hidden(base, lora, batch, None))
 
+  def start_decoding(
+    self,
+    base: Tree,
+    lora: Tree | None,
+    tokens: jax.Array,
+    valid: jax.Array,
+    max_new_tokens: int,
+  ) -> tuple[jax.Array, DecodeCache]:
+    """Reads prompts, and predicts the first token of each completion.
+
+    Args:
+      base: Frozen weights.
+      lora: Adapter, or None for the base model.
+      tokens: (batch, length) int32, padded on the left.
+      valid: (batch, length) bool, False on padding.
+      max_new_tokens: Tokens that will be written at most.
+
+    Returns:
+      Logits (batch, vocab) float32, and the cache for `decode_step`.
+    """
+    rows, length = tokens.shape
+    cache = self.start_cache(rows, length + max_new_tokens)
+    positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
+    return self.decode(base, lora, cache, tokens, positions, valid)
+
+  def decode_step(
+    self, base: Tree, lora: Tree | None, cache: DecodeCache, tokens: jax.Array
+  ) -> tuple[jax.Array, DecodeCache]:
+    """Appends one token to every row and predicts the next.
+
+    Args:
+      base: Frozen weights.
+      lora: Adapter, or None for the base model.
+      cache: From `start_decoding` or an earlier call.
+      tokens: (batch,) int32.
+
+    Returns:
+      Logits (batch, vocab) float32, and the new cache.
+    """
+    tokens, seen = (
+      tokens[:, None],
+      jnp.sum(cache.valid, axis=1, dtype=jnp.int32),
+    )
+    running = jnp.ones(tokens.shape, bool)
+    return self.decode(base, lora, cache, tokens, seen[:, None], running)
+
   def start_cache(self, batch_size: int, length: int) -> DecodeCache:
     """Returns an empty cache of `length` slots for `decode`."""
     c = self.config
