@@ -1,9 +1,11 @@
 """The model object that training and evaluation receive."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,11 @@ from lora_opt.models.attention import LayerCache, packed_mask
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import REMAT_POLICIES, Decoder
 from lora_opt.models.lora import LoraConfig, check_dtype
-from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
+from lora_opt.models.loss import (
+  adapted_cross_entropy,
+  project_to_vocabulary,
+  token_cross_entropy,
+)
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 from lora_opt.models.variables import (
   Tree,
@@ -22,6 +28,9 @@ from lora_opt.models.variables import (
   init_collection,
   logical_axes,
 )
+
+if TYPE_CHECKING:
+  from lora_opt.models.pretrained.family import Family
 
 Batch = Mapping[str, jax.Array]
 
@@ -48,6 +57,7 @@ class CausalLM:
 
   Attributes:
     name: What the model is called; an exported adapter names it as its base.
+    family: What its checkpoints are like; names the tensors of an export.
     config: Sizes of the decoder.
     tokenizer: Text to ids and back.
     base: Frozen weights, a nested dict of arrays.
@@ -63,6 +73,7 @@ class CausalLM:
   """
 
   name: str
+  family: Family
   config: DecoderConfig
   tokenizer: Tokenizer
   base: Tree
@@ -113,11 +124,15 @@ class CausalLM:
     hidden, head = self._hidden(jax.lax.stop_gradient(base), lora, batch, rng)
     targets = batch['targets']
     needed = batch.get('weights', jnp.ones(targets.shape, jnp.float32)) != 0
-    return token_cross_entropy(hidden, head, targets, needed, self.loss_rows)
+    labels = (targets, needed, self.loss_rows)
+    if head.codes is None:
+      return token_cross_entropy(hidden, head.table, *labels)
+    return adapted_cross_entropy(hidden, *head, *labels)
 
   def logits(self, base: Tree, lora: Tree | None, batch: Batch) -> jax.Array:
     """All logits, (batch, length, vocab) float32: for tests and inspection."""
-    return project_to_vocabulary(*self._hidden(base, lora, batch, None))
+    hidden, head = self._hidden(base, lora, batch, None)
+    return project_to_vocabulary(hidden, *head)
 
   def start_decoding(
     self,
@@ -210,7 +225,8 @@ class CausalLM:
     hidden, head, layers = self._decoder(lora is not None).apply(
       apply_variables(base, lora), tokens, positions, mask, cache.layers, slot
     )
-    logits = project_to_vocabulary(hidden[:, -1], head)
+    last = None if head.codes is None else head.codes[:, -1]
+    logits = project_to_vocabulary(hidden[:, -1], head.table, last, head.up)
     return logits, DecodeCache(layers, seen, slot + steps)
 
   def export(self, folder: str | os.PathLike, lora: Tree) -> None:

@@ -8,6 +8,8 @@ from jax.ad_checkpoint import checkpoint_name
 from lora_opt.models.attention import Attention, LayerCache, rotary_angles
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
+from lora_opt.models.norms import RMSNorm
+from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
 # What the backward pass keeps of a layer besides its input. The rest (norms,
 # softmax, products of the gate) is cheaper to compute again than to read back.
@@ -18,26 +20,6 @@ REMAT_POLICIES = {
   'projections': jax.checkpoint_policies.save_only_these_names(*SAVED),
   'full': jax.checkpoint_policies.nothing_saveable,
 }
-
-
-class RMSNorm(nn.Module):
-  """x / rms(x) * scale, in float32."""
-
-  eps: float
-  param_dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalizes the last axis of x (batch, length, embed)."""
-    scale = self.param(
-      'scale',
-      nn.with_logical_partitioning(nn.initializers.ones, ('embed',)),
-      (x.shape[-1],),
-      self.param_dtype,
-    )
-    y = x.astype(jnp.float32)
-    y *= jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
-    return (y * scale.astype(jnp.float32)[None, None]).astype(x.dtype)
 
 
 class GatedMLP(nn.Module):
@@ -112,7 +94,7 @@ class Decoder(nn.Module):
     mask: jax.Array,
     cache: LayerCache | None = None,
     slot: jax.Array | None = None,
-  ) -> tuple[jax.Array, jax.Array, LayerCache | None]:
+  ) -> tuple[jax.Array, Head, LayerCache | None]:
     """Runs the decoder up to, not including, the product with its head.
 
     Args:
@@ -123,12 +105,14 @@ class Decoder(nn.Module):
       slot: Scalar int32, the cache slot of the first token.
 
     Returns:
-      Hidden states (batch, length, embed), the head (vocab, embed), and the
-      cache with the new keys and values.
+      Hidden states (batch, length, embed), the head, and the cache with the
+      new keys and values.
     """
     c = self.config
-    table = self._table('embedding', nn.initializers.normal(0.02))
-    x = table[tokens].astype(self.dtype)
+    types = (self.lora, self.dtype, self.param_dtype)
+    x, table = EmbeddingTable(
+      c.vocab_size, c.embed_dim, *types, name='embedding'
+    )(tokens)
     block = Block
     if self.remat != 'none':
       policy = REMAT_POLICIES[self.remat]
@@ -144,20 +128,10 @@ class Decoder(nn.Module):
     )(c, self.lora, self.dtype, self.param_dtype, name='layers')
     x, cache = layers(x, cache, rotary_angles(c, positions), mask, slot)
     x = RMSNorm(c.norm_eps, self.param_dtype, name='final_norm')(x)
-    head = table
-    if not c.tie_embeddings:
-      head = self._table('head', nn.initializers.normal(0.02))
-    return x, head.astype(self.dtype), cache
+    tied = table if c.tie_embeddings else None
+    return x, OutputHead(c.vocab_size, *types, name='head')(x, tied), cache
 
   def example_inputs(self) -> tuple[jax.Array, ...]:
     """Arguments of `__call__` for one token."""
     one = jnp.zeros((1, 1), jnp.int32)
     return one, one, jnp.ones((1, 1, 1), bool)
-
-  def _table(self, name: str, init) -> jax.Array:
-    return self.param(
-      name,
-      nn.with_logical_partitioning(init, ('vocab', 'embed')),
-      (self.config.vocab_size, self.config.embed_dim),
-      self.param_dtype,
-    )

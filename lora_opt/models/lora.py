@@ -55,7 +55,7 @@ class LoraConfig:
   8.0
   """
 
-  target: str = '.*'
+  target: str = '.*layers/.*'
   rank: int = 16
   alpha: float = 32.0
   rslora: bool = False
@@ -119,7 +119,7 @@ class LoraConfig:
 
 
 class Projection(nn.Module):
-  """x @ kernel + scale * dropout(x) @ lora_a @ lora_b.
+  """x @ kernel + bias + scale * dropout(x) @ lora_a @ lora_b.
 
   Attributes:
     features: fan_out.
@@ -127,6 +127,7 @@ class Projection(nn.Module):
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the kernel is stored in.
+    use_bias: Whether there is a bias.
   """
 
   features: int
@@ -134,6 +135,7 @@ class Projection(nn.Module):
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -148,32 +150,61 @@ class Projection(nn.Module):
     # XLA runs a rank-3 dot far slower than the same rank-2 one on CPU.
     rows = x.reshape(-1, fan_in)
     y = rows @ kernel.astype(self.dtype)
+    if self.use_bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+      bias = self.param('bias', zeros, (self.features,), self.param_dtype)
+      y += bias.astype(self.dtype)[None]
     if self.lora is not None and self.lora.adapts('/'.join(self.path)):
-      y += self._adapter(rows, fan_in)
+      a, b = lora_factors(self, (fan_in, self.features), self.axes)
+      y += adapter(self, rows, a, b)
     return y.reshape(*x.shape[:-1], self.features)
 
-  def _adapter(self, rows: jax.Array, fan_in: int) -> jax.Array:
-    lora = self.lora
-    down, up = self.axes
-    a = self._factor(
-      'lora_a', lora.init_a, (fan_in, lora.rank), (down, 'lora_rank')
-    )
-    b = self._factor(
-      'lora_b', lora.init_b, (lora.rank, self.features), ('lora_rank', up)
-    )
-    if lora.dropout and self.has_rng('dropout'):
-      keep = 1.0 - lora.dropout
-      mask = jax.random.bernoulli(self.make_rng('dropout'), keep, rows.shape)
-      rows = jnp.where(mask, rows / keep, 0.0)
-    # The scale goes to the narrow middle, the cheapest place.
-    return ((rows @ a) * lora.scale) @ b
 
-  def _factor(self, name, init, shape, axes) -> jax.Array:
+def lora_factors(
+  module: nn.Module, shape: tuple[int, int], axes: tuple[str, str]
+) -> tuple[jax.Array, jax.Array]:
+  """The factors of a module's adapter, made at initialisation.
+
+  Args:
+    module: Has fields lora and dtype; keeps the factors in collection `lora`.
+    shape: (fan_in, fan_out).
+    axes: Their logical names.
+
+  Returns:
+    lora_a (fan_in, rank) and lora_b (rank, fan_out), in the module's dtype.
+  """
+  lora, (down, up) = module.lora, axes
+
+  def factor(name, init, shape, axes):
     def rounded(key):
       # Drawn in float32: not every initializer knows narrower types.
-      return init(key, shape, jnp.float32).astype(self.lora.dtype)
+      return init(key, shape, jnp.float32).astype(lora.dtype)
 
     def make():
-      return nn.with_logical_partitioning(rounded, axes)(self.make_rng('lora'))
+      boxed = nn.with_logical_partitioning(rounded, axes)
+      return boxed(module.make_rng('lora'))
 
-    return self.variable('lora', name, make).value.astype(self.dtype)
+    return module.variable('lora', name, make).value.astype(module.dtype)
+
+  return (
+    factor('lora_a', lora.init_a, (shape[0], lora.rank), (down, 'lora_rank')),
+    factor('lora_b', lora.init_b, (lora.rank, shape[1]), ('lora_rank', up)),
+  )
+
+
+def adapter(
+  module: nn.Module, rows: jax.Array, a: jax.Array, b: jax.Array
+) -> jax.Array:
+  """scale * dropout(rows) @ a @ b, for rows (count, fan_in)."""
+  return adapter_code(module, rows, a) @ b
+
+
+def adapter_code(module: nn.Module, rows: jax.Array, a: jax.Array) -> jax.Array:
+  """scale * dropout(rows) @ a: what an adapter keeps of its input."""
+  lora = module.lora
+  if lora.dropout and module.has_rng('dropout'):
+    keep = 1.0 - lora.dropout
+    mask = jax.random.bernoulli(module.make_rng('dropout'), keep, rows.shape)
+    rows = jnp.where(mask, rows / keep, 0.0)
+  # The scale goes to the narrow middle, the cheapest place.
+  return (rows @ a) * lora.scale

@@ -6,12 +6,19 @@ import jax
 import jax.numpy as jnp
 
 
-def project_to_vocabulary(hidden: jax.Array, head: jax.Array) -> jax.Array:
-  """Logits in float32.
+def project_to_vocabulary(
+  hidden: jax.Array,
+  head: jax.Array,
+  codes: jax.Array | None = None,
+  up: jax.Array | None = None,
+) -> jax.Array:
+  """Logits in float32: hidden @ head.T, plus codes @ up of an adapter.
 
   Args:
     hidden: (..., embed).
     head: (vocab, embed) of the same type.
+    codes: (..., rank), what the head's adapter keeps of `hidden`, or None.
+    up: (rank, vocab), the adapter's up factor, or None.
 
   Returns:
     (..., vocab) float32.
@@ -20,7 +27,48 @@ def project_to_vocabulary(hidden: jax.Array, head: jax.Array) -> jax.Array:
   logits = jax.lax.dot_general(
     rows, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
   )
+  if codes is not None:
+    rows = codes.reshape(-1, codes.shape[-1])
+    logits += jnp.dot(rows, up, preferred_element_type=jnp.float32)
   return logits.reshape(*hidden.shape[:-1], head.shape[0])
+
+
+def adapted_cross_entropy(
+  hidden: jax.Array,
+  head: jax.Array,
+  codes: jax.Array,
+  up: jax.Array,
+  targets: jax.Array,
+  needed: jax.Array,
+  chunk_rows: int,
+) -> jax.Array:
+  """`token_cross_entropy` for a head with an adapter.
+
+  The gradient of `up` sums over positions with weights that only the backward
+  pass knows, so that pass computes the logits of each chunk again.
+
+  Args:
+    hidden: (batch, length, embed).
+    head: (vocab, embed). Frozen: its gradient is defined as zero.
+    codes: (batch, length, rank), what the adapter keeps of `hidden`.
+    up: (rank, vocab), the adapter's up factor.
+    targets: (batch, length) int32.
+    needed: (batch, length) bool; the loss is 0 where it is False.
+    chunk_rows: Positions whose logits are held together.
+
+  Returns:
+    (batch, length) float32.
+  """
+
+  @jax.checkpoint
+  def losses(both, head, targets, needed):
+    hidden, codes = jnp.split(both, [head.shape[1]], axis=-1)
+    logits = project_to_vocabulary(hidden, head, codes, up)
+    return _losses(logits, targets, needed)
+
+  both = jnp.concatenate([hidden, codes], axis=-1)
+  head = jax.lax.stop_gradient(head)
+  return _over_chunks(losses, both, head, targets, needed, chunk_rows)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -108,7 +156,10 @@ def _take_times(x, times):
 
 
 def _chunk_losses(hidden, head, targets, needed):
-  logits = project_to_vocabulary(hidden, head)
+  return _losses(project_to_vocabulary(hidden, head), targets, needed)
+
+
+def _losses(logits, targets, needed):
   target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
   return jnp.where(needed, jax.nn.logsumexp(logits, axis=1) - target, 0)
 

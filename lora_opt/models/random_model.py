@@ -1,11 +1,14 @@
 """A tiny decoder with random weights, for smoke runs and tests."""
 
+import dataclasses
+
 import jax
 
 from lora_opt.data.tokenizer import Tokenizer
-from lora_opt.models.causal_lm import CausalLM, check_settings, init_base
+from lora_opt.models.causal_lm import CausalLM, abstract_base, init_base
 from lora_opt.models.config import DecoderConfig
-from lora_opt.models.lora import LoraConfig
+from lora_opt.models.lora import LoraConfig, check_dtype
+from lora_opt.models.pretrained.families.llama import LLAMA
 
 
 def random_model(
@@ -51,6 +54,17 @@ def random_model(
   }
   config = DecoderConfig(**(sizes | config))
   stored = param_dtype or dtype
-  check_settings(config, tokenizer, lora, remat, dtype, stored)
+  check_dtype(stored)
+  model = CausalLM(
+    name='random',
+    family=LLAMA,
+    config=config,
+    tokenizer=tokenizer,
+    base=abstract_base(config),
+    lora_config=lora,
+    dtype=dtype,
+    remat=remat,
+    unroll=unroll,
+  )
   base = init_base(config, jax.random.key(seed), stored)
-  return CausalLM('random', config, tokenizer, base, lora, dtype, remat, unroll)
+  return dataclasses.replace(model, base=base)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_opt.models.pretrained.llama import NAMES
+from lora_opt.models.pretrained.assemble import disassemble
 
 
 @functools.cache
@@ -69,16 +69,8 @@ def random_adapter(model, seed=0, spread=0.1):
 
 
 def hugging_face_tensors(model):
-  """The base weights under the names and in the orientation of Llama."""
-  tensors = {}
-  for path, array in paths(model.base):
-    name, array = NAMES[path].hugging_face, np.asarray(array)
-    if '{}' not in name:
-      tensors[name] = array
-      continue
-    for layer, matrix in enumerate(array):
-      tensors[name.format(layer)] = np.ascontiguousarray(matrix.T)
-  return tensors
+  """The base weights under the names and in the orientation of their family."""
+  return disassemble(model.base, model.family.names)
 
 
 def paths(tree):

@@ -151,7 +151,7 @@ def test_every_axis_has_a_logical_name(tiny):
   down = lora['layers']['mlp']['down']
   assert tuple(down['lora_a']) == ('layers', 'mlp', 'lora_rank')
   assert tuple(down['lora_b']) == ('layers', 'lora_rank', 'embed')
-  assert tuple(base['head']) == ('vocab', 'embed')
+  assert tuple(base['head']['table']) == ('vocab', 'embed')
 
 
 def test_base_is_an_argument_of_the_compiled_program(tiny):

@@ -1,5 +1,6 @@
 """Llama-family models from GGUF files."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -8,12 +9,30 @@ from gguf import quants
 
 from lora_opt.data.gguf_file import field, open_gguf
 from lora_opt.data.tokenizer import Tokenizer
-from lora_opt.models.causal_lm import CausalLM, check_settings
+from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
-from lora_opt.models.lora import LoraConfig
-from lora_opt.models.pretrained.llama import assemble
+from lora_opt.models.lora import LoraConfig, check_dtype
+from lora_opt.models.pretrained.assemble import assemble
+from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.family import TensorName, linear
 
 ROPE_DIVISORS = 'rope_freqs.weight'
+
+# Our path: the name in a GGUF file.
+NAMES = {
+  'embedding/table': TensorName('token_embd.weight'),
+  'head/table': TensorName('output.weight'),
+  'final_norm/scale': TensorName('output_norm.weight'),
+  'layers/attention_norm/scale': TensorName('blk.{}.attn_norm.weight'),
+  'layers/mlp_norm/scale': TensorName('blk.{}.ffn_norm.weight'),
+  'layers/attention/q/kernel': linear('blk.{}.attn_q.weight'),
+  'layers/attention/k/kernel': linear('blk.{}.attn_k.weight'),
+  'layers/attention/v/kernel': linear('blk.{}.attn_v.weight'),
+  'layers/attention/o/kernel': linear('blk.{}.attn_output.weight'),
+  'layers/mlp/gate/kernel': linear('blk.{}.ffn_gate.weight'),
+  'layers/mlp/up/kernel': linear('blk.{}.ffn_up.weight'),
+  'layers/mlp/down/kernel': linear('blk.{}.ffn_down.weight'),
+}
 
 
 def from_gguf(
@@ -49,9 +68,20 @@ def from_gguf(
   reader = open_gguf(path)
   tensors = {tensor.name: tensor for tensor in reader.tensors}
   config = _config(path, reader, tensors)
-  tokenizer = Tokenizer.from_gguf(reader)
   stored = param_dtype or dtype
-  check_settings(config, tokenizer, lora, remat, dtype, stored)
+  check_dtype(stored)
+  # Made before the weights are there, so that a misfit costs no loading.
+  model = CausalLM(
+    name=name or str(path),
+    family=LLAMA,
+    config=config,
+    tokenizer=Tokenizer.from_gguf(reader),
+    base=abstract_base(config),
+    lora_config=lora,
+    dtype=dtype,
+    remat=remat,
+    unroll=unroll,
+  )
 
   def read(tensor_name: str) -> np.ndarray:
     tensor = tensors[tensor_name]
@@ -74,10 +104,8 @@ def from_gguf(
     for key, tensor in tensors.items()
     if key != ROPE_DIVISORS
   }
-  base = assemble(str(path), config, stored, 'gguf', shapes, read)
-  return CausalLM(
-    name or str(path), config, tokenizer, base, lora, dtype, remat, unroll
-  )
+  base = assemble(str(path), model.base, NAMES, stored, shapes, read)
+  return dataclasses.replace(model, base=base)
 
 
 def _config(path, reader, tensors) -> DecoderConfig:

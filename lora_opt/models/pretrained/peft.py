@@ -9,13 +9,19 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora_opt.models.pretrained.assemble import assemble, disassemble
+from lora_opt.models.pretrained.family import (
+  TensorName,
+  leaves_by_path,
+  linear,
+)
 from lora_opt.models.pretrained.files import open_safetensors, read_json
 
 if TYPE_CHECKING:
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
 FACTORS = {'lora_a': 'lora_A', 'lora_b': 'lora_B'}
+# There A starts at zero, so it is our lora_b: see `models.vocabulary`.
+EMBEDDING_FACTORS = {'lora_a': 'lora_embedding_B', 'lora_b': 'lora_embedding_A'}
 
 
 def export_adapter(
@@ -39,11 +47,10 @@ def export_adapter(
     ValueError: If the model has no adapter settings.
   """
   config = _peft_config(model)
-  tensors = {}
-  for path, factor in _leaves(lora):
-    name = _peft_name(path)
-    for layer, matrix in enumerate(np.asarray(factor, np.float32)):
-      tensors[name.format(layer)] = np.ascontiguousarray(matrix.T)
+  tensors = {
+    name: tensor.astype(np.float32)
+    for name, tensor in disassemble(lora, _peft_names(lora, model)).items()
+  }
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   # Renamed into place, so that a reader never sees half a file.
@@ -71,45 +78,60 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
       a tensor is missing, unknown or mis-shaped, or a file is damaged.
   """
   folder = pathlib.Path(folder)
-  _check_config(folder / CONFIG, _peft_config(model))
-  tensors = open_safetensors(folder / WEIGHTS)
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  expected = {
-    _peft_name(path).format(layer): leaf.shape[:0:-1]
-    for path, leaf in _leaves(abstract)
-    for layer in range(leaf.shape[0])
+  _check_config(folder / CONFIG, model)
+  tensors = {
+    name: tensor
+    for name, tensor in open_safetensors(folder / WEIGHTS).items()
+    # PEFT adds the base's own table to the adapter of an embedding or head.
+    if not name.endswith('.base_layer.weight')
   }
-  actual = {name: tensor.shape for name, tensor in tensors.items()}
-  for name in sorted(expected.keys() | actual.keys()):
-    if expected.get(name) != actual.get(name):
-      raise ValueError(
-        f'{folder / WEIGHTS}: {name} has shape {actual.get(name)}, the model '
-        f'calls for {expected.get(name)} (None: no such tensor)'
-      )
-
-  def stack(path, leaf):
-    name = _peft_name(jax.tree_util.keystr(path, simple=True, separator='/'))
-    layers = range(leaf.shape[0])
-    factor = np.stack([tensors[name.format(i)].T for i in layers])
-    return jnp.asarray(factor.astype(leaf.dtype))
-
-  return jax.tree_util.tree_map_with_path(stack, abstract)
-
-
-def _leaves(lora):
-  flat, _ = jax.tree.flatten_with_path(lora)
-  keystr = jax.tree_util.keystr
-  return [(keystr(p, simple=True, separator='/'), leaf) for p, leaf in flat]
-
-
-def _peft_name(path: str) -> str:
-  """layers/attention/q/lora_a: its PEFT name, {} for the layer."""
-  _, part, projection, factor = path.split('/')
-  part = {'attention': 'self_attn', 'mlp': 'mlp'}[part]
-  return (
-    f'base_model.model.model.layers.{{}}.{part}.{projection}_proj.'
-    f'{FACTORS[factor]}.weight'
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  return assemble(
+    str(folder / WEIGHTS),
+    abstract,
+    _peft_names(abstract, model),
+    model.lora_config.dtype,
+    {name: tensor.shape for name, tensor in tensors.items()},
+    tensors.__getitem__,
   )
+
+
+def _peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
+  """Path of every factor: its name in PEFT's format."""
+  names = {}
+  for path in leaves_by_path(lora):
+    site, _, factor = path.rpartition('/')
+    module = f'base_model.model.{_module(model, site)}'
+    names[path] = linear(f'{module}.{FACTORS[factor]}.weight')
+    if site == 'embedding':
+      names[path] = TensorName(f'{module}.{EMBEDDING_FACTORS[factor]}')
+  return names
+
+
+def _module(model: CausalLM, site: str) -> str:
+  """The name of a projection in transformers, {} for the layer."""
+  names = model.family.names
+  weight = names.get(f'{site}/kernel') or names[f'{site}/table']
+  return weight.name.removesuffix('.weight')
+
+
+def _target_modules(model: CausalLM) -> list[str]:
+  """Ends of module names that match the adapted projections and no other."""
+  projections = model.config.projections
+  adapted = model.lora_config.sites(projections)
+  others = [_module(model, p) for p in projections.keys() - adapted.keys()]
+  return sorted({_shortest_end(_module(model, p), others) for p in adapted})
+
+
+def _shortest_end(module: str, others: list[str]) -> str:
+  parts = module.split('.')
+  ends = ('.'.join(parts[i:]) for i in reversed(range(len(parts))))
+  return next(e for e in ends if not any(_ends_with(o, e) for o in others))
+
+
+def _ends_with(module: str, end: str) -> bool:
+  """PEFT's rule for an entry of target_modules."""
+  return module == end or module.endswith(f'.{end}')
 
 
 def _peft_config(model: CausalLM) -> dict:
@@ -118,13 +140,12 @@ def _peft_config(model: CausalLM) -> dict:
     raise ValueError(
       f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
     )
-  sites = lora.sites(model.config.projections)
   whole = int(lora.alpha) == lora.alpha
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
     'base_model_name_or_path': model.name,
-    'target_modules': sorted(f'{p.rpartition("/")[2]}_proj' for p in sites),
+    'target_modules': _target_modules(model),
     'r': lora.rank,
     'lora_alpha': int(lora.alpha) if whole else lora.alpha,
     'use_rslora': lora.rslora,
@@ -135,19 +156,32 @@ def _peft_config(model: CausalLM) -> dict:
   }
 
 
-def _check_config(path: pathlib.Path, wanted: dict) -> None:
+def _check_config(path: pathlib.Path, model: CausalLM) -> None:
   """Raises ValueError if the adapter would mean something else here."""
-  found = read_json(path)
-  keys = ('peft_type', 'r', 'lora_alpha', 'use_rslora', 'target_modules')
-  for key in keys:
-    value = found.get(key, False)
-    if key == 'target_modules' and not isinstance(value, str):
-      value = sorted(value or [])
-    if value != wanted[key]:
+  found, wanted = read_json(path), _peft_config(model)
+  for key in ('peft_type', 'r', 'lora_alpha', 'use_rslora'):
+    if found.get(key, False) != wanted[key]:
       raise ValueError(
-        f'{path}: {key} is {value!r}, the model has {wanted[key]!r}'
+        f'{path}: {key} is {found.get(key, False)!r}, the model has '
+        f'{wanted[key]!r}'
       )
+  targets = found.get('target_modules') or []
+  theirs = {p for p in model.config.projections if _targets(targets, model, p)}
+  ours = model.lora_config.sites(model.config.projections)
+  if theirs != ours.keys():
+    raise ValueError(
+      f'{path}: target_modules is {targets!r} and adapts '
+      f'{", ".join(sorted(theirs))}; the model adapts {", ".join(ours)}'
+    )
   unsupported = ('use_dora', 'rank_pattern', 'alpha_pattern', 'lora_bias')
   for key in (*unsupported, 'layers_to_transform', 'modules_to_save'):
     if found.get(key):
       raise ValueError(f'{path}: {key}={found[key]!r} is not supported')
+
+
+def _targets(targets: str | list[str], model: CausalLM, site: str) -> bool:
+  """Whether PEFT's target_modules, a regex or ends of names, has a site."""
+  module = _module(model, site).format(0)
+  if isinstance(targets, str):
+    return re.fullmatch(targets, module) is not None
+  return any(_ends_with(module, end) for end in targets)

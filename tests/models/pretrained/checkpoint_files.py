@@ -7,7 +7,8 @@ import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
-from lora_opt.models.pretrained.llama import NAMES
+from lora_opt.models.pretrained.assemble import disassemble
+from lora_opt.models.pretrained.gguf import NAMES
 from tests.models.batches import hugging_face_tensors
 
 
@@ -49,20 +50,15 @@ def write_folder(folder, model, shards=1, dtype=np.float32):
 def gguf_tensors(model):
   """The base weights under the names and in the row order of GGUF."""
   c = model.config
-  patterns = [(n.hugging_face, n.gguf) for n in NAMES.values()]
-  names = {
-    theirs.format(layer): ours.format(layer)
-    for theirs, ours in patterns
-    for layer in range(c.num_layers)
-  }
-  tensors = {}
-  for name, tensor in hugging_face_tensors(model).items():
+  tensors = disassemble(model.base, NAMES)
+  for name, tensor in tensors.items():
     for kind, heads in (('q', c.num_heads), ('k', c.num_kv_heads)):
-      if f'{kind}_proj' in name:
+      if f'attn_{kind}.' in name:
         # Halves of a head become its even and odd rows.
         halves = tensor.reshape(heads, 2, c.head_dim // 2, -1)
-        tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
-    tensors[names[name]] = np.ascontiguousarray(tensor)
+        tensors[name] = np.ascontiguousarray(
+          halves.swapaxes(1, 2).reshape(tensor.shape)
+        )
   return tensors
 
 

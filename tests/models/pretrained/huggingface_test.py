@@ -57,7 +57,7 @@ def test_tied_embeddings(tmp_path):
 def test_bfloat16_files(tmp_path, tiny):
   write_folder(tmp_path, tiny, dtype=ml_dtypes.bfloat16)
   model = from_folder(tmp_path, dtype='bfloat16')
-  ours, theirs = model.base['embedding'], tiny.base['embedding']
+  ours, theirs = (m.base['embedding']['table'] for m in (model, tiny))
   assert ours.dtype == ml_dtypes.bfloat16
   np.testing.assert_array_equal(ours, np.asarray(theirs, ml_dtypes.bfloat16))
 
@@ -75,7 +75,7 @@ def test_bfloat16_files(tmp_path, tiny):
 )
 def test_rotary_settings(folder, rope, expected):
   change_config(folder, **{'rope_theta': 'absent'} | rope)
-  config = read_config(folder / 'config.json')
+  _, config = read_config(folder / 'config.json')
   assert config.rope_theta == 5.0
   assert config.rope_divisors == expected
 
@@ -89,7 +89,8 @@ def test_llama3_positions(folder):
     'original_max_position_embeddings': 64,
   }
   change_config(folder, rope_scaling=scaling)
-  divisors = read_config(folder / 'config.json').rope_divisors
+  _, config = read_config(folder / 'config.json')
+  divisors = config.rope_divisors
   # Wavelengths 6.3, 63, 628 and 6283 against 64: kept, between, divided.
   np.testing.assert_allclose(divisors[0], 1.0)
   assert 1.0 < divisors[1] < 8.0
@@ -99,11 +100,15 @@ def test_llama3_positions(folder):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'model_type': 'bert'}, "model_type 'bert' is not supported"),
+    (
+      {'model_type': 'bart'},
+      "model_type='bart' is not supported",
+    ),
     ({'hidden_act': 'gelu'}, "hidden_act='gelu' is not supported"),
     ({'attention_bias': True}, 'attention_bias=True is not supported'),
     ({'sliding_window': 4096}, 'sliding_window=4096 is not supported'),
-    ({'rope_scaling': {'type': 'yarn'}}, "rope scaling 'yarn' is not"),
+    ({'rope_scaling': {'type': 'yarn'}}, "rope scaling='yarn' is not"),
+    ({'clip_qkv': 8.0}, 'settings unknown here.*: clip_qkv=8.0; delete'),
     ({'hidden_size': 'absent'}, "config.json has no 'hidden_size'"),
     ({'vocab_size': 100}, 'has 262 tokens, the embedding 100 rows'),
     ({'num_hidden_layers': 3}, r'lacks tensor\(s\) model\.layers\.2.* and 4 m'),

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lora_opt.models.lora import LoraConfig
-from lora_opt.models.pretrained.llama import NAMES, assemble
+from lora_opt.models.pretrained.assemble import assemble
 from lora_opt.models.pretrained.peft import import_adapter
 from tests.models.batches import (
   hugging_face_tensors,
@@ -44,9 +44,9 @@ def merged_by_hand(folder, model):
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
   return assemble(
     'merged',
-    model.config,
+    model.base,
+    model.family.names,
     'float32',
-    'hugging_face',
     shapes,
     tensors.__getitem__,
   )
@@ -135,7 +135,7 @@ def test_round_trip_is_exact(tmp_path, tiny, dtype):
     (LoraConfig(rank=2), 'r is 4, the model has 2'),
     (LoraConfig(rank=4, alpha=1), 'lora_alpha is 32, the model has 1'),
     (LoraConfig(rank=4, rslora=True), 'use_rslora is False, the model has T'),
-    (LoraConfig('.*/q', rank=4), r"the model has \['q_proj'\]"),
+    (LoraConfig('.*/q', rank=4), r'the model adapts layers/attention/q$'),
   ],
 )
 def test_another_model_is_refused(tmp_path, tiny, config, message):
@@ -196,7 +196,7 @@ def test_model_without_adapter(tmp_path, tiny):
 
 
 def test_names_cover_the_whole_tree(tiny):
-  assert set(NAMES) >= {
-    'head',
-    *(f'{p}/kernel' for p in tiny.config.projections),
+  assert set(tiny.family.names) >= {
+    f'{p}/kernel' if p.startswith('layers/') else f'{p}/table'
+    for p in tiny.config.projections
   }

@@ -1,0 +1,97 @@
+"""What there is to know about the checkpoints of one architecture.
+
+A family's table of names is the only place that relates our arrays to the
+tensors of a checkpoint: loading, exporting, PEFT's names and the checks of an
+index file all go through `slots`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.variables import Tree
+
+
+class TensorName(NamedTuple):
+  """What one of our arrays is called in a checkpoint, and how it lies there."""
+
+  name: str  # {} stands for the layer: the array has the layers on axis 0
+  transposed: bool = False  # a linear map, stored as (fan_out, fan_in)
+
+
+def linear(name: str) -> TensorName:
+  """The name of a torch Linear's weight."""
+  return TensorName(name, transposed=True)
+
+
+class Family(NamedTuple):
+  """How the checkpoints of one architecture become a model here.
+
+  A constant per architecture; `families.FAMILIES` lists them by model_type.
+
+  Attributes:
+    read_config: Returns the model's config for a config.json; asks for every
+      setting that matters.
+    harmless: Settings of config.json that do not change the computation.
+    names: Path of our array: its `TensorName`. May list arrays that only some
+      configs have.
+    abstract_base: Returns the tree of `jax.ShapeDtypeStruct` of a config.
+    model: The model class, called with name, family, config, tokenizer, base,
+      lora_config, dtype, remat, unroll and its own settings by keyword.
+    ignored: Returns, for a config, a regular expression over the whole names
+      of tensors that are no parameters, such as the copy of a tied embedding.
+    prefix: Start of the names that checkpoints saved without a head leave out.
+  """
+
+  read_config: Callable[[ConfigFile], Any]
+  harmless: tuple[str, ...]
+  names: Mapping[str, TensorName]
+  abstract_base: Callable[[Any], Tree]
+  model: Callable[..., Any]
+  ignored: Callable[[Any], str]
+  prefix: str = ''
+
+
+class Slot(NamedTuple):
+  """Where one tensor of a checkpoint belongs in our tree."""
+
+  path: str  # of our array
+  layer: int | None  # index on its axis 0; None when the tensor is all of it
+  shape: tuple[int, ...]  # as stored in the checkpoint
+  transposed: bool  # whether ours is the transpose
+
+
+def slots(base: Tree, names: Mapping[str, TensorName]) -> dict[str, Slot]:
+  """Relates every tensor of a checkpoint to a part of our tree.
+
+  Args:
+    base: Nested dict of arrays or of their shapes.
+    names: A family's table; must have every path of `base`.
+
+  Returns:
+    Name of the tensor: its slot, in the order of `base` and of the layers.
+
+  >>> base = {'up': {'kernel': jax.ShapeDtypeStruct((2, 3, 5), 'float32')}}
+  >>> found = slots(base, {'up/kernel': linear('h.{}.up.weight')})
+  >>> found['h.1.up.weight']
+  Slot(path='up/kernel', layer=1, shape=(5, 3), transposed=True)
+  """
+  found = {}
+  for path, leaf in leaves_by_path(base).items():
+    name, transposed = names[path]
+    stacked = '{}' in name
+    shape = tuple(leaf.shape[stacked:])
+    if transposed:
+      shape = shape[::-1]
+    for layer in range(leaf.shape[0]) if stacked else (None,):
+      found[name.format(layer)] = Slot(path, layer, shape, transposed)
+  return found
+
+
+def leaves_by_path(tree: Tree) -> dict[str, Any]:
+  """Flattens a tree: 'layers/attention/q/kernel': leaf."""
+  flat, _ = jax.tree.flatten_with_path(tree)
+  keystr = jax.tree_util.keystr
+  return {keystr(p, simple=True, separator='/'): leaf for p, leaf in flat}
