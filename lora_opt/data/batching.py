@@ -1,4 +1,4 @@
-"""Batches for training: tokenised, packed, sharded, resumable.
+"""Batches for training: tokenised, packed, mixed, resumable.
 
 Examples are tokenised once, before the first batch: that counts the ones that
 are too long, and later epochs cost nothing (4 bytes a token are kept). From
@@ -6,20 +6,18 @@ there on everything is integers:
 
   order (anew each epoch) -> examples packed into rows -> rows into batches
 
-An example of n ids is a segment of n - 1 positions: position t reads ids[t] and
-predicts ids[t + 1], with weight 1 where that is an id of the completion. So no
-target ever crosses from one segment into the next.
+What an example is in a row differs by form; here it is a class of
+lora_opt.data.packing, by default the one of decoders.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import grain
-import numpy as np
 from absl import logging
 
-from lora_opt.data.packing import EncodedExample, PackedRows
+from lora_opt.data.order import Order
+from lora_opt.data.packing import Encoded, EncodedExample, Rows
+from lora_opt.data.stream import Batches
 
 POLICIES = ('drop', 'truncate', 'error')
 
@@ -34,7 +32,7 @@ class EncodedSplit(NamedTuple):
     policy: what was done to them.
   """
 
-  examples: Sequence[EncodedExample]
+  examples: Sequence[Encoded]
   total: int
   too_long: int
   policy: str
@@ -51,9 +49,10 @@ def encode_split(
   tokenizer,
   split: str,
   *,
-  length: int,
+  length: Any,
   too_long: str = 'drop',
   indices: Sequence[int] | None = None,
+  kind: type[Encoded] = EncodedExample,
 ) -> EncodedSplit:
   """Tokenises the examples of a split.
 
@@ -62,10 +61,11 @@ def encode_split(
     tokenizer: see lora_opt.data.tokenizer.
     split: 'train' or 'eval'.
     length: positions in a row.
-    too_long: what to do with an example of more than length + 1 ids. 'drop'
-      leaves it out; 'truncate' cuts the start of the prompt off, and the end of
-      a completion that alone is too long; 'error' refuses it.
+    too_long: what to do with an example of more positions. 'drop' leaves it
+      out; 'truncate' cuts the start of the prompt off, and the end of a
+      completion that alone is too long; 'error' refuses it.
     indices: which examples make up the split; None takes all.
+    kind: what an example is in a row.
 
   Returns:
     The examples, and how many of them were too long.
@@ -74,33 +74,32 @@ def encode_split(
     ValueError: bad arguments, no example that fits, or a long one when that is
       an error.
   """
-  if length < 1:
+  capacity = kind.capacity(length)
+  if min(capacity) < 1:
     raise ValueError(f'length={length} must be at least 1')
   check_policy(too_long)
   examples = task.examples(split)
   chosen = range(len(examples)) if indices is None else indices
   kept, long = [], 0
   for index in chosen:
-    prompt, completion = task.encode(examples[index], tokenizer)
-    size = len(prompt) + len(completion)
-    if size > length + 1:
+    encoded = kind.of(task, examples[index], tokenizer)
+    sizes = encoded.sizes
+    if any(s > c for s, c in zip(sizes, capacity, strict=True)):
       long += 1
       if too_long == 'drop':
         continue
       if too_long == 'error':
         raise ValueError(
-          f'task {task.name!r}: {split} example {index} has {size} tokens, '
-          f"more than length + 1 = {length + 1}: raise length, or 'drop' or "
-          "'truncate' long examples"
+          f'task {task.name!r}: {split} example {index} needs '
+          f'{_positions(sizes)} of a row, more than {_positions(capacity)}: '
+          "raise length, or 'drop' or 'truncate' long examples"
         )
-      completion = completion[:length]
-      prompt = prompt[len(prompt) + len(completion) - length - 1 :]
-    ids = np.array(prompt + completion, np.int32)
-    kept.append(EncodedExample(ids, len(prompt)))
+      encoded = encoded.truncated(length)
+    kept.append(encoded)
   if not kept:
     raise ValueError(
-      f'task {task.name!r}: all {long} {split} examples have more than '
-      f'length + 1 = {length + 1} tokens: raise length'
+      f'task {task.name!r}: all {long} {split} examples need more than '
+      f'{_positions(capacity)} of a row: raise length'
     )
   return EncodedSplit(kept, len(chosen), long, too_long)
 
@@ -109,21 +108,24 @@ def train_batches(
   task,
   tokenizer,
   *,
-  length: int,
+  length: Any,
   batch_size: int,
   seed: int,
   rows: Sequence[int] | None = None,
   packing: bool = True,
-  too_long: str = 'drop',
-) -> grain.IterDataset:
+  too_long: str | None = None,
+  workers: int = 0,
+  kind: type[Encoded] = EncodedExample,
+) -> Batches:
   """Batches to train on, without end and in an order set by the seed.
 
   The batches do not depend on how many processes share them: each process
   walks the same stream and keeps `rows` of every batch, so a place in the
-  stream means the same to all of them, and to another number of them.
+  stream means the same to all of them, and to another number of them. Nor do
+  they depend on the number of workers.
 
   Args:
-    task: see lora_opt.data.tasks.
+    task: see lora_opt.data.tasks; or a mixture.
     tokenizer: see lora_opt.data.tokenizer.
     length: positions in a row.
     batch_size: rows in a batch, over all processes.
@@ -131,42 +133,59 @@ def train_batches(
     rows: which rows of each batch to keep, in this order; None keeps all.
     packing: put several examples into a row, each where it fits best; False
       puts one into each.
-    too_long: 'drop', 'truncate' or 'error', see `encode_split`. The count is
-      logged.
+    too_long: 'drop', 'truncate' or 'error', see `encode_split`; None for what
+      each task says. The count is logged.
+    workers: processes that make batches ahead; 0 makes each when asked for.
+    kind: what an example is in a row.
 
   Returns:
     A dataset. Its iterator yields dicts of (rows, length) arrays: tokens,
-    targets, positions and segment_ids int32, weights float32 (see the module);
-    segment 0 is padding. `get_state()` of the iterator is a JSON-able
-    dict (epoch, row, fingerprint) and `set_state()` goes on exactly from there,
-    with any batch_size; it refuses the state of another stream.
+    targets, positions and segment_ids int32, weights float32 (see the class
+    EncodedExample); segment 0 is padding. `get_state()` of the iterator is a
+    JSON-able dict (epoch, row, fingerprint) and `set_state()` goes on exactly
+    from there, with any batch_size; it refuses the state of another stream.
+    `summary` of the dataset counts what it is made of.
 
   Raises:
     ValueError: see `encode_split`; or a row that no batch has.
   """
-  if rows is not None and not all(0 <= row < batch_size for row in rows):
-    raise ValueError(f'rows={rows} must be in 0 ... {batch_size - 1}')
-  encoded = encode_split(
-    task, tokenizer, 'train', length=length, too_long=too_long
+  parts = getattr(task, 'tasks', (task,))
+  encoded = []
+  for part in parts:
+    policy = too_long or part.too_long
+    split = encode_split(
+      part, tokenizer, 'train', length=length, too_long=policy, kind=kind
+    )
+    _log(part, 'train', split)
+    encoded.append(split)
+  counts = tuple(len(split.examples) for split in encoded)
+  rates = task.mixing_rates() if hasattr(task, 'tasks') else None
+  examples = [example for split in encoded for example in split.examples]
+  stream = Rows(examples, Order(counts, rates, seed), length, packing)
+  return Batches(
+    stream,
+    batch_size,
+    keep=rows,
+    workers=workers,
+    summary=[
+      _summary(part, split, rate)
+      for part, split, rate in zip(parts, encoded, rates or (1.0,), strict=True)
+    ],
   )
-  _log(task, 'train', encoded)
-  stream = PackedRows(
-    encoded.examples, length=length, packing=packing, seed=seed, epochs=None
-  )
-  return _batched(stream, batch_size, rows)
 
 
 def eval_batches(
   task,
   tokenizer,
   *,
-  length: int,
+  length: Any,
   batch_size: int,
   split: str = 'eval',
   packing: bool = True,
-  too_long: str = 'drop',
+  too_long: str | None = None,
   indices: Sequence[int] | None = None,
-) -> grain.IterDataset:
+  kind: type[Encoded] = EncodedExample,
+) -> Batches:
   """Batches for the completion loss: every example once, in order.
 
   The last batch is filled up with empty rows. `indices` says which examples,
@@ -177,33 +196,14 @@ def eval_batches(
     tokenizer,
     split,
     length=length,
-    too_long=too_long,
+    too_long=too_long or task.too_long,
     indices=indices,
+    kind=kind,
   )
   _log(task, split, encoded)
-  stream = PackedRows(
-    encoded.examples, length=length, packing=packing, seed=None, epochs=1
-  )
-  return _batched(stream, batch_size)
-
-
-def _batched(
-  stream: PackedRows, batch_size: int, rows: Sequence[int] | None = None
-) -> grain.IterDataset:
-  if batch_size < 1:
-    raise ValueError(f'batch_size={batch_size} must be at least 1')
-  if rows is not None:
-    return stream.batch(
-      batch_size,
-      batch_fn=lambda batch: grain.experimental.batch_and_pad(
-        [batch[row] for row in rows], batch_size=len(rows)
-      ),
-    )
-  # A short last batch gets empty rows: zero weights, segment 0.
-  fill = functools.partial(
-    grain.experimental.batch_and_pad, batch_size=batch_size
-  )
-  return stream.batch(batch_size, batch_fn=fill)
+  order = Order((len(encoded.examples),))
+  stream = Rows(encoded.examples, order, length, packing)
+  return Batches(stream, batch_size, epochs=1)
 
 
 def check_policy(too_long: str) -> None:
@@ -212,6 +212,21 @@ def check_policy(too_long: str) -> None:
     raise ValueError(
       f'too_long={too_long!r} must be one of {", ".join(POLICIES)}'
     )
+
+
+def _positions(sizes: Sequence[int]) -> str:
+  return ' and '.join(map(str, sizes)) + ' positions'
+
+
+def _summary(task, split: EncodedSplit, rate: float) -> dict[str, Any]:
+  return {
+    'task': task.name,
+    'rate': rate,
+    'examples': split.total,
+    'too_long': split.too_long,
+    'too_long_policy': split.policy,
+    'positions': sum(sum(example.sizes) for example in split.examples),
+  }
 
 
 def _log(task, split: str, encoded: EncodedSplit) -> None:

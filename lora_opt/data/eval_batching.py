@@ -92,11 +92,13 @@ def pack_choices(
     segment = _Segment(index, prompt, choices)
     buckets[_bucket(segment.size, lengths, task, split, index)].append(segment)
   for length, segments in buckets.items():
-    sizes = [segment.size for segment in segments]
-    longest_first = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    sizes = [(segment.size,) for segment in segments]
+    longest_first = sorted(
+      range(len(sizes)), key=sizes.__getitem__, reverse=True
+    )
     rows = [
       [segments[i] for i in row]
-      for row in packing.best_fit(sizes, longest_first, length)
+      for row in packing.best_fit(sizes, longest_first, (length,))
     ]
     for start in range(0, len(rows), batch_size):
       yield _choice_batch(rows[start : start + batch_size], batch_size, length)

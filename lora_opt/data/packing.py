@@ -1,171 +1,183 @@
-"""Packing: which examples share a row, and the stream of rows.
+"""Packing: which examples share a row, and what stands in it.
 
-The number of tokens of every example is known, so that a whole epoch can be
-planned with integers: examples in random order, each put into the row that it
-fills best, the rows in random order. A place in the stream is then two numbers,
-epoch and row: whatever follows can be replayed from them.
+The size of every example is known, so that a whole epoch can be planned with
+integers: examples in random order, each put into the row that it fills best,
+the rows in random order.
 """
 
 import bisect
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
-import grain
 import numpy as np
 
+from lora_opt.data.order import Order
+
 Row = dict[str, np.ndarray]
+Sizes = tuple[int, ...]
+
+
+class Encoded(Protocol):
+  """A tokenised example, and how its kind is laid out in rows.
+
+  One class for each form of batches (lora_opt.data.forms). A row may have
+  several axes, such as inputs and targets; an example needs room on all.
+  """
+
+  @classmethod
+  def of(cls, task, example, tokenizer) -> Self:
+    """Tokenises an example of a task."""
+
+  @classmethod
+  def capacity(cls, length: Any) -> Sizes:
+    """What a row holds along each axis."""
+
+  @classmethod
+  def row(cls, examples: Sequence[Self], length: Any) -> Row:
+    """The arrays of a row that these examples share."""
+
+  @property
+  def sizes(self) -> Sizes:
+    """The room that this example takes along each axis."""
+
+  def truncated(self, length: Any) -> Self:
+    """The example, cut down to what a row holds."""
+
+  def checksum(self, start: int) -> int:
+    """CRC-32 of the example, going on from `start`."""
 
 
 class EncodedExample(NamedTuple):
-  """Token ids of one example: the first `prompt_length` are the prompt's."""
+  """The form 'decoder': the prompt and, behind it, the completion.
+
+  n ids are a segment of n - 1 positions: position t reads ids[t] and predicts
+  ids[t + 1], with weight 1 where that is an id of the completion. So no target
+  ever crosses from one segment into the next.
+  """
 
   ids: np.ndarray  # (n,) int32
-  prompt_length: int
+  prompt_length: int  # the first so many ids are the prompt's
+
+  @classmethod
+  def of(cls, task, example, tokenizer) -> Self:
+    prompt, completion = task.encode(example, tokenizer)
+    return cls(np.array(prompt + completion, np.int32), len(prompt))
+
+  @classmethod
+  def capacity(cls, length: int) -> Sizes:
+    return (length,)
+
+  @classmethod
+  def row(cls, examples: Sequence[Self], length: int) -> Row:
+    """Tokens, targets, weights, positions and segment_ids, (length,) each."""
+    row = {
+      name: np.zeros(length, np.int32)
+      for name in ('tokens', 'targets', 'positions', 'segment_ids')
+    }
+    row['weights'] = np.zeros(length, np.float32)
+    start = 0
+    for number, (ids, prompt_length) in enumerate(examples, 1):
+      end = start + len(ids) - 1
+      row['tokens'][start:end] = ids[:-1]
+      row['targets'][start:end] = ids[1:]
+      row['weights'][start + prompt_length - 1 : end] = 1
+      row['positions'][start:end] = np.arange(end - start)
+      row['segment_ids'][start:end] = number
+      start = end
+    return row
 
   @property
-  def size(self) -> int:
-    """Positions in a row: the last token is only predicted, never read."""
-    return len(self.ids) - 1
+  def sizes(self) -> Sizes:
+    # The last token is only predicted, never read.
+    return (len(self.ids) - 1,)
+
+  def truncated(self, length: int) -> Self:
+    """Without the start of the prompt, or the end of a completion too long."""
+    prompt, completion = np.split(self.ids, [self.prompt_length])
+    completion = completion[:length]
+    prompt = prompt[len(prompt) + len(completion) - length - 1 :]
+    return type(self)(np.concatenate([prompt, completion]), len(prompt))
+
+  def checksum(self, start: int) -> int:
+    return zlib.crc32(self.ids.tobytes(), start + self.prompt_length)
 
 
 def best_fit(
-  sizes: Sequence[int], order: Sequence[int], length: int
+  sizes: Sequence[Sizes], order: Sequence[int], capacity: Sizes
 ) -> list[list[int]]:
-  """Puts items into rows, each where it leaves least room.
+  """Puts items into rows, each where it leaves least room on the first axis.
 
   Args:
-    sizes: size of each item, none above `length`.
+    sizes: size of each item along each axis, none above `capacity`.
     order: in which order to take the items.
-    length: what a row holds.
+    capacity: what a row holds.
 
   Returns:
     The items of each row; rows in the order in which they were begun.
 
-  >>> best_fit([3, 4, 2, 1], [0, 1, 2, 3], 5)
+  >>> best_fit([(3,), (4,), (2,), (1,)], [0, 1, 2, 3], (5,))
   [[0, 2], [1, 3]]
+  >>> best_fit([(3, 9), (4, 1), (2, 2), (1, 1)], [0, 1, 2, 3], (5, 9))
+  [[0], [1, 3], [2]]
   """
   rows: list[list[int]] = []
-  open_rows: list[tuple[int, int]] = []  # (room left, row), least room first
+  open_rows: list[tuple[Sizes, int]] = []  # (room left, row), least room first
   for item in order:
-    place = bisect.bisect_left(open_rows, (sizes[item], -1))
+    size = sizes[item]
+    place = bisect.bisect_left(open_rows, (size[:1],))
+    while place < len(open_rows) and not _fits(size, open_rows[place][0]):
+      place += 1
     if place < len(open_rows):
       room, row = open_rows.pop(place)
     else:
-      room, row = length, len(rows)
+      room, row = capacity, len(rows)
       rows.append([])
     rows[row].append(item)
-    if room > sizes[item]:
-      bisect.insort(open_rows, (room - sizes[item], row))
+    left = tuple(r - s for r, s in zip(room, size, strict=True))
+    if all(left):
+      bisect.insort(open_rows, (left, row))
   return rows
 
 
-class PackedRows(grain.IterDataset):
-  """The stream of packed rows: a grain dataset.
+def _fits(size: Sizes, room: Sizes) -> bool:
+  return all(s <= r for s, r in zip(size, room, strict=True))
 
-  Args:
-    examples: tokenised examples, none of more than length + 1 ids.
-    length: positions in a row.
-    packing: False puts one example into each row.
-    seed: seed of the order, new in each epoch; None keeps the given order.
-    epochs: how many; None never stops.
-  """
 
-  def __init__(
-    self,
-    examples: Sequence[EncodedExample],
-    *,
-    length: int,
-    packing: bool,
-    seed: int | None,
-    epochs: int | None,
-  ):
-    super().__init__()
-    self.examples, self.length, self.packing = examples, length, packing
-    self.seed, self.epochs = seed, epochs
+class Rows(NamedTuple):
+  """Tokenised examples in an order, and the rows they make."""
 
-  def __iter__(self) -> 'PackedRowsIterator':
-    return PackedRowsIterator(self)
+  examples: Sequence[Encoded]  # none larger than a row
+  order: Order
+  length: Any  # of a row, as the class of the examples takes it
+  packing: bool  # False puts one example into each row
 
   def plan(self, epoch: int) -> list[list[int]]:
     """The examples of each row of an epoch."""
-    count = len(self.examples)
-    rng = (
-      None if self.seed is None else np.random.default_rng((self.seed, epoch))
-    )
-    order = range(count) if rng is None else rng.permutation(count).tolist()
+    rng = self.order.rng(epoch)
+    order = self.order.indices(epoch, rng)
     if not self.packing:
       return [[index] for index in order]
-    sizes = [example.size for example in self.examples]
-    rows = best_fit(sizes, order, self.length)
+    sizes = [example.sizes for example in self.examples]
+    rows = best_fit(sizes, order, self._kind.capacity(self.length))
     if rng is not None:
       # Rows begun late are emptier: they must not all come last.
       rng.shuffle(rows)
     return rows
 
   def row(self, indices: Sequence[int]) -> Row:
-    """The arrays of one row, (length,) each."""
+    """The arrays of one row; of an empty one if no example is given."""
     examples = [self.examples[index] for index in indices]
-    sizes = [example.size for example in examples]
-    learned = [
-      np.arange(1, len(ids)) >= prompt_length for ids, prompt_length in examples
-    ]
-    columns = {
-      'tokens': [ids[:-1] for ids, _ in examples],
-      'targets': [ids[1:] for ids, _ in examples],
-      'weights': [weights.astype(np.float32) for weights in learned],
-      'positions': [np.arange(size, dtype=np.int32) for size in sizes],
-      'segment_ids': [
-        np.full(size, number, np.int32) for number, size in enumerate(sizes, 1)
-      ],
-    }
-    padding = (0, self.length - sum(sizes))
-    return {
-      name: np.pad(np.concatenate(parts), padding)
-      for name, parts in columns.items()
-    }
+    return self._kind.row(examples, self.length)
 
   def fingerprint(self) -> int:
     """A number that changes with the examples and with their order."""
-    total = zlib.crc32(repr((self.length, self.packing, self.seed)).encode())
-    for ids, prompt_length in self.examples:
-      total = zlib.crc32(ids.tobytes(), total + prompt_length)
+    settings = (self.length, self.packing, self.order)
+    total = zlib.crc32(repr(settings).encode())
+    for example in self.examples:
+      total = example.checksum(total)
     return total
 
-
-class PackedRowsIterator(grain.DatasetIterator):
-  """One walk through the rows; its state is the place in the stream."""
-
-  def __init__(self, dataset: PackedRows):
-    super().__init__()
-    self._dataset = dataset
-    self._fingerprint = dataset.fingerprint()
-    self._epoch, self._row = 0, 0
-    self._rows: list[list[int]] | None = None
-
-  def __next__(self) -> Row:
-    if self._epoch == self._dataset.epochs:
-      raise StopIteration
-    if self._rows is None:
-      self._rows = self._dataset.plan(self._epoch)
-    row = self._dataset.row(self._rows[self._row])
-    self._row += 1
-    if self._row == len(self._rows):
-      self._epoch, self._row, self._rows = self._epoch + 1, 0, None
-    return row
-
-  def get_state(self) -> dict[str, int]:
-    return {
-      'epoch': self._epoch,
-      'row': self._row,
-      'fingerprint': self._fingerprint,
-    }
-
-  def set_state(self, state: dict[str, int]) -> None:
-    if state['fingerprint'] != self._fingerprint:
-      raise ValueError(
-        'the saved place belongs to another stream of training data: the '
-        'examples, the tokenizer, the seed, length or packing changed. Resume '
-        'with the settings of the saved run, or start a new one'
-      )
-    self._epoch, self._row, self._rows = state['epoch'], state['row'], None
+  @property
+  def _kind(self) -> type[Encoded]:
+    return type(self.examples[0])

@@ -140,6 +140,7 @@ class Task:
     seed: int,
     form: str = 'decoder',
     rows: Sequence[int] | None = None,
+    workers: int = 0,
   ) -> grain.IterDataset:
     """Batches to train on, of a form that lora_opt.data.forms has."""
     return forms.find(form).train_batches(
@@ -150,7 +151,7 @@ class Task:
       seed=seed,
       rows=rows,
       packing=self.packing,
-      too_long=self.too_long,
+      workers=workers,
     )
 
   def eval_batches(
@@ -169,7 +170,6 @@ class Task:
       length=length,
       batch_size=batch_size,
       packing=self.packing,
-      too_long=self.too_long,
       indices=indices,
     )
 

@@ -39,3 +39,19 @@ def parse_row(line: str) -> dict[str, Any] | None:
     return None
   whole = isinstance(row, dict) and isinstance(row.get('step'), int)
   return row if whole else None
+
+
+def data_wait_fraction(model_dir: str | Path) -> float | None:
+  """The share of making and placing batches in the time of the logged steps.
+
+  The first step of a process is left out: its time is the compiler's. None if
+  no step is left.
+  """
+  steps = [
+    (row['timing/data_wait_fraction'], 1 / row['timing/steps_per_second'])
+    for row in read_metrics(model_dir)
+    if row.get('timing/data_wait_fraction') is not None
+  ]
+  if not steps:
+    return None
+  return sum(share * time for share, time in steps) / sum(t for _, t in steps)

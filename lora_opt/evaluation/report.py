@@ -169,6 +169,7 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
   if trainable and frozen:
     share = f' ({100 * trainable / (trainable + frozen):.2g} % of all)'
   memory = _text.number(run.get('peak_memory_bytes'))
+  waiting = _text.number(run.get('data_wait_fraction'))
   filled = _mean(row.get('non_padding_fraction') for row in train)
   versions = run.get('versions')
   if isinstance(versions, dict):
@@ -180,6 +181,9 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
     'Tokens': _tokens(train, steps, 'tokens'),
     'Target tokens': _tokens(train, steps, 'target_tokens'),
     'Not padding': _text.show(filled and 100 * filled, '{:.1f} %'),
+    'Waiting for data': _text.show(
+      waiting and 100 * waiting, '{:.2g} % of the time'
+    ),
     'Trainable parameters': _text.show(trainable) + share,
     'Frozen parameters': _text.show(frozen),
     'Peak memory': _text.show(memory and memory / 2**30, '{:.2f} GiB'),

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from lora_opt.evaluation import history
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.report import format_table, write_report
 from lora_opt.training import run_directory, sharding
@@ -58,6 +59,7 @@ def train(
   checkpoint_period: int = 100,
   keep_checkpoints: int = 2,
   log_period: int = 1,
+  data_workers: int = 0,
   diagnostics: bool = True,
   initial_adapter: str | None = None,
   record: RunRecord | None = None,
@@ -88,6 +90,8 @@ def train(
     checkpoint_period: steps between checkpoints; there is one at the end too.
     keep_checkpoints: how many of them to keep.
     log_period: steps between two lines of metrics.
+    data_workers: processes that make batches ahead; 0 makes each in this one
+      when it is needed. The batches are the same.
     diagnostics: log balance, condition, dead directions, stable rank and step
       size of the factors with them; costs about an optimizer step.
     initial_adapter: folder of an exported adapter to start from.
@@ -118,15 +122,14 @@ def train(
     else model.init(jax.random.key(seed))
   )
   state = sharding.put_replicated(create_train_state(lora, optimizer), mesh)
-  batches = iter(
-    task.train_batches(
-      model.tokenizer,
-      length=length,
-      batch_size=batch_size,
-      seed=seed,
-      form=batch_form(model),
-      rows=sharding.process_rows(batch_size, mesh),
-    )
+  data = task.train_batches(
+    model.tokenizer,
+    length=length,
+    batch_size=batch_size,
+    seed=seed,
+    form=batch_form(model),
+    rows=sharding.process_rows(batch_size, mesh),
+    workers=data_workers,
   )
   train_step = make_train_step(
     model,
@@ -147,6 +150,7 @@ def train(
   with (
     contextlib.closing(Checkpoints(folder, keep_checkpoints)) as checkpoints,
     MetricWriter(folder) as writer,
+    contextlib.closing(iter(data)) as batches,
   ):
     state = checkpoints.restore(state, batches)
     writer.rewind(int(state.step))
@@ -178,7 +182,12 @@ def train(
   adapter = _export(model, state.lora, folder / 'adapter')
   facts = _facts(record, model, task, state, time.monotonic() - started)
   run_directory.write_json(
-    folder / 'run.json', facts | {'adapter': str(adapter)}
+    folder / 'run.json',
+    facts
+    | {
+      'adapter': str(adapter),
+      'data_wait_fraction': history.data_wait_fraction(folder),
+    },
   )
   (folder / 'operative_config.gin').write_text(record.operative_config_text())
   report = write_report(folder)
@@ -211,7 +220,8 @@ def _run_steps(
   """The steps from `state` on, up to `train_steps` or to a SIGTERM."""
   with StopOnSigterm() as stop:
     for step in range(int(state.step) + 1, train_steps + 1):
-      batch = sharding.put_batch(next(batches), mesh)
+      with log.feeding():
+        batch = sharding.put_batch(next(batches), mesh)
       state, metrics = train_step(state, batch)
       log.push(step, metrics)
       stopping = stop.requested

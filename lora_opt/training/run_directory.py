@@ -15,6 +15,7 @@ import jax
 _FREE = (
   'CHECKPOINT_PERIOD',
   'DATA_DIR',
+  'DATA_WORKERS',
   'EVAL_PERIOD',
   'KEEP_CHECKPOINTS',
   'LOG_PERIOD',

@@ -1,8 +1,9 @@
 """Follows the steps of a run: numbers to files and screen, NaN to an error."""
 
+import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optax
@@ -47,6 +48,17 @@ class StepLog:
     self._pending: tuple[int, Mapping[str, Any]] | None = None
     self._first = True
     self._last_time = time.monotonic()
+    self._feeding = 0.0
+
+  @contextlib.contextmanager
+  def feeding(self) -> Iterator[None]:
+    """Counts the time inside as spent on making and placing a batch.
+
+    An upper bound of what data cost: a step may be running meanwhile.
+    """
+    start = time.monotonic()
+    yield
+    self._feeding += time.monotonic() - start
 
   def push(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Notes step `step` (from 1), just started, and logs the one before it.
@@ -69,6 +81,7 @@ class StepLog:
     scalars = {name: float(value) for name, value in metrics.items()}
     now = time.monotonic()
     seconds, self._last_time = now - self._last_time, now
+    feeding, self._feeding = self._feeding, 0.0
     for name in ('loss', 'grad_norm'):
       if not math.isfinite(scalars[name]):
         raise TrainingDivergedError(
@@ -87,6 +100,7 @@ class StepLog:
       scalars['timing/first_step_seconds'] = seconds
     else:
       scalars |= {
+        'timing/data_wait_fraction': feeding / seconds,
         'timing/steps_per_second': 1 / seconds,
         'timing/tokens_per_second': self._tokens_per_batch / seconds,
         'timing/target_tokens_per_second': scalars['target_tokens'] / seconds,

@@ -246,7 +246,7 @@ def test_an_example_that_just_fits_is_kept(toy):
   kept = batching.encode_split(task, toy, 'train', length=size - 1)
   assert (len(kept.examples), kept.too_long) == (1, 0)
   assert str(kept) == '1 examples, none too long'
-  with pytest.raises(ValueError, match='all 1 train examples have more than'):
+  with pytest.raises(ValueError, match='all 1 train examples need more than'):
     batching.encode_split(task, toy, 'train', length=size - 2)
 
 
@@ -262,7 +262,7 @@ def test_mistakes_are_named(toy):
     ({'rows': (0, 3)}, r'rows=\(0, 3\) must be in 0 ... 2'),
     (
       {'length': 6, 'too_long': 'error'},
-      r'example 1 has 8 tokens, more than length \+ 1 = 7',
+      r'example 1 needs 7 positions of a row, more than 6',
     ),
   ]:
     with pytest.raises(ValueError, match=message):

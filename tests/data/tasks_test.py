@@ -243,7 +243,7 @@ def test_batches_follow_the_settings_of_the_task(toy):
     task.eval_batches(toy, length=40, batch_size=2, indices=[3, 4, 5])
   )
   assert [b['segment_ids'][:, 0].tolist() for b in loss] == [[1, 1], [1, 0]]
-  with pytest.raises(ValueError, match='eval example 3 has'):
+  with pytest.raises(ValueError, match='eval example 3 needs'):
     task.eval_batches(toy, length=4, batch_size=2, indices=[3])
   (prompts,) = task.prompt_batches(toy, batch_size=3, indices=[1, 2])
   assert prompts.example.tolist() == [1, 2, -1]

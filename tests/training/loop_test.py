@@ -56,6 +56,7 @@ def test_the_loss_falls_and_every_step_is_logged(folder):
   assert np.mean(losses[-3:]) < np.mean(losses[:3])
   for row in rows[1:]:
     assert row['timing/tokens_per_second'] > 0
+    assert 0 < row['timing/data_wait_fraction'] < 1
     assert row['learning_rate'] == 1e-2
     assert 0.5 < row['non_padding_fraction'] <= 1
 
@@ -96,6 +97,8 @@ def test_the_adapter_and_the_report_are_there(folder):
   assert 'python -m lora_opt.main --x' in report and 'A = 1  # used' in report
   facts = json.loads((folder / 'run.json').read_text())
   assert facts['steps'] == STEPS and facts['optimizer'] == '@lora_opt.adamw()'
+  assert 0 < facts['data_wait_fraction'] < 1
+  assert 'Waiting for data' in report
 
 
 def test_run_again_it_ends_at_once_with_the_same_adapter(folder, model, task):

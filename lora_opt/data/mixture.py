@@ -1,0 +1,77 @@
+"""Mixtures: several tasks trained together, each evaluated by itself."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from lora_opt.data import forms, order
+from lora_opt.data.stream import Batches
+from lora_opt.data.task import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture:
+  """Several tasks of any kinds, mixed example by example at given rates.
+
+  Examples of different tasks share rows, each in its own segment. An epoch has
+  as many examples as all tasks together; see `lora_opt.data.order.Order` for
+  how a task of a high rate is repeated, and one of a low rate spread.
+
+  Args:
+    name: what reports call the mixture.
+    tasks: two or more tasks with different names.
+    rates: 'proportional' to the number of training examples, 'equal', or a
+      positive number for each task.
+    temperature, maximum: see `lora_opt.data.order.mixing_rates`.
+    packing: put several training examples into a row.
+
+  >>> from lora_opt.data.tasks import Generation
+  >>> rows = [{'question': 'a', 'answer': 'b'}] * 3
+  >>> first = Generation(name='first', train=rows, eval=rows)
+  >>> second = dataclasses.replace(first, name='second', train=rows[:1])
+  >>> Mixture(name='both', tasks=(first, second)).mixing_rates()
+  (0.75, 0.25)
+
+  Raises:
+    ValueError: fewer than two tasks, or two of one name.
+  """
+
+  kind: ClassVar[str] = 'mixture'
+  name: str
+  tasks: Sequence[Task]
+  rates: str | Sequence[float] = 'proportional'
+  temperature: float = 1.0
+  maximum: int | None = None
+  packing: bool = True
+
+  def __post_init__(self):
+    names = [task.name for task in self.tasks]
+    if len(names) < 2 or len(set(names)) != len(names):
+      raise ValueError(
+        f'mixture {self.name!r} needs two or more tasks with different names, '
+        f'found {names}'
+      )
+
+  def mixing_rates(self) -> tuple[float, ...]:
+    """The share of each task, summing to 1."""
+    sizes = [len(task.examples('train')) for task in self.tasks]
+    try:
+      return order.mixing_rates(
+        sizes, self.rates, self.temperature, self.maximum
+      )
+    except ValueError as error:
+      raise ValueError(f'mixture {self.name!r}: {error}') from error
+
+  def validate(self) -> None:
+    """Looks at every row of every task: see `Task.validate`."""
+    for task in self.tasks:
+      task.validate()
+    self.mixing_rates()
+
+  def train_batches(
+    self, tokenizer: Any, *, form: str = 'decoder', **kwargs
+  ) -> Batches:
+    """Batches to train on; the arguments are those of `Task.train_batches`."""
+    return forms.find(form).train_batches(
+      self, tokenizer, packing=self.packing, **kwargs
+    )

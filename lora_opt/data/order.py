@@ -1,0 +1,127 @@
+"""Order: which examples an epoch reads, from one set or a mixture of several.
+
+Everything follows from the seed and the number of the epoch, so that a place
+in training is two integers and nothing has to be stored to find it again.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+  """The examples of each epoch, by their index in the parts put end to end.
+
+  Without rates an epoch is every example once. With rates it has as many
+  examples (but for rounding), and part i gives rates[i] of them: it is walked
+  through in random order, over and over, each epoch going on where the last
+  one stopped. So no example of a part comes twice before all have come once.
+
+  Attributes:
+    counts: number of examples of each part.
+    rates: share of each part, summing to 1; None for every example once.
+    seed: of all random orders; None keeps the given order (without rates).
+
+  >>> order = Order((4, 2), (0.5, 0.5), seed=0)
+  >>> [sorted(order.indices(epoch, order.rng(epoch))) for epoch in (0, 1)]
+  [[0, 1, 2, 4, 5, 5], [1, 3, 3, 4, 4, 5]]
+  """
+
+  counts: tuple[int, ...]
+  rates: tuple[float, ...] | None = None
+  seed: int | None = None
+
+  def rng(self, epoch: int) -> np.random.Generator | None:
+    """The generator of an epoch: first of its order, then of its rows."""
+    return (
+      None if self.seed is None else np.random.default_rng((self.seed, epoch))
+    )
+
+  def indices(
+    self, epoch: int, rng: np.random.Generator | None
+  ) -> Sequence[int]:
+    """The examples of an epoch in the order of reading.
+
+    Args:
+      epoch: from 0.
+      rng: from `rng(epoch)`.
+    """
+    total = sum(self.counts)
+    if rng is None:
+      return range(total)
+    if self.rates is None:
+      return rng.permutation(total).tolist()
+    starts = np.cumsum((0, *self.counts[:-1]))
+    chosen = []
+    for part, (rate, start) in enumerate(zip(self.rates, starts, strict=True)):
+      begin, end = (round(rate * total * e) for e in (epoch, epoch + 1))
+      chosen.append(start + self._walk(part, begin, end))
+    return rng.permutation(np.concatenate(chosen)).tolist()
+
+  def _walk(self, part: int, begin: int, end: int) -> np.ndarray:
+    """Steps begin ... end - 1 of the endless walk through a part."""
+    count = self.counts[part]
+    first, last = begin // count, -(-end // count)
+    passes = [
+      np.random.default_rng((self.seed, part, number)).permutation(count)
+      for number in range(first, last)
+    ]
+    walked = np.concatenate([np.zeros(0, np.int64), *passes])
+    return walked[begin - first * count : end - first * count]
+
+
+def mixing_rates(
+  sizes: Sequence[int],
+  rates: str | Sequence[float],
+  temperature: float = 1.0,
+  maximum: int | None = None,
+) -> tuple[float, ...]:
+  """The share of each part of a mixture.
+
+  Args:
+    sizes: number of examples of each part.
+    rates: 'proportional' to the sizes, 'equal', or a positive number for each.
+    temperature: rates are raised to 1 / temperature before they are made to
+      sum to 1: above 1 brings them nearer to equal.
+    maximum: a larger part counts as this many examples ('proportional' only),
+      so that one huge set does not drown the others.
+
+  Returns:
+    Positive numbers that sum to 1.
+
+  Raises:
+    ValueError: unknown or non-positive rates, a wrong number of them, or a
+      temperature or maximum that is not positive.
+
+  References:
+    Raffel et al. 2020, Exploring the Limits of Transfer Learning with a Unified
+    Text-to-Text Transformer, section 3.5.2.
+
+  >>> mixing_rates([100, 300], 'proportional')
+  (0.25, 0.75)
+  >>> mixing_rates([100, 300], 'proportional', maximum=100)
+  (0.5, 0.5)
+  >>> mixing_rates([1, 16], 'proportional', temperature=2)
+  (0.2, 0.8)
+  """
+  if temperature <= 0:
+    raise ValueError(f'temperature={temperature} must be above 0')
+  if maximum is not None and maximum < 1:
+    raise ValueError(f'maximum={maximum} must be at least 1, or None')
+  if rates == 'proportional':
+    weights = [min(size, maximum or size) for size in sizes]
+  elif rates == 'equal':
+    weights = [1.0] * len(sizes)
+  elif isinstance(rates, str) or len(rates) != len(sizes):
+    raise ValueError(
+      f"rates={rates!r} must be 'proportional', 'equal' or a number for each "
+      f'of the {len(sizes)} tasks'
+    )
+  else:
+    weights = list(rates)
+  if not all(weight > 0 for weight in weights):
+    raise ValueError(f'rates={rates!r}: every rate must be above 0')
+  powers = [weight ** (1 / temperature) for weight in weights]
+  return tuple(power / sum(powers) for power in powers)
