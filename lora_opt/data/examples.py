@@ -2,7 +2,7 @@
 
 import dataclasses
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from lora_opt.data import sources
@@ -28,27 +28,53 @@ class Example:
 
 
 class Examples(Sequence):
-  """The examples of one split, made from the rows when asked for."""
+  """The examples of one split, made from the rows when asked for.
+
+  Args:
+    source: the rows.
+    make: makes an example of a row.
+    split: 'train' or 'eval'.
+    indices: which rows make up the split; None takes all.
+  """
 
   def __init__(
     self,
     source: Sequence[sources.Row],
     make: Callable[['Record'], Example],
     split: str,
+    indices: Sequence[int] | None = None,
   ):
     self.source, self.split, self._make = source, split, make
-    if not len(source):
-      raise ValueError(f'the {split} split is empty: {source!r}')
+    self.indices = range(len(source)) if indices is None else indices
+    if not len(self.indices):
+      rows = f' ({len(source)} rows, none can be used)' if len(source) else ''
+      raise ValueError(f'the {split} split is empty: {source!r}{rows}')
 
   def __len__(self) -> int:
-    return len(self.source)
+    return len(self.indices)
 
   def __getitem__(self, index: int) -> Example:
     if not 0 <= index < len(self):
       raise IndexError(f'the {self.split} split has no example {index}')
-    return self._make(
-      Record(self.source[index], self.source, index, self.split)
-    )
+    row = self.indices[index]
+    return self._make(Record(self.source[row], self.source, row, self.split))
+
+  def without(self, places: Collection[int]) -> 'Examples':
+    """The examples but those at these places."""
+    left_out = set(places)
+    kept = [r for i, r in enumerate(self.indices) if i not in left_out]
+    return Examples(self.source, self._make, self.split, kept)
+
+  def usable(self) -> tuple['Examples', list[str]]:
+    """The examples that can be made, and what is wrong with the others."""
+    bad, problems = [], []
+    for place in range(len(self)):
+      try:
+        self[place]
+      except ValueError as error:
+        bad.append(place)
+        problems.append(str(error))
+    return self.without(bad), problems
 
 
 @dataclasses.dataclass(frozen=True)

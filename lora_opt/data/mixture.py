@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lora_opt.data import forms, order
+from lora_opt.data.overlap import overlap
 from lora_opt.data.stream import Batches
-from lora_opt.data.task import Task
+from lora_opt.data.task import SPLITS, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,33 @@ class Mixture:
     except ValueError as error:
       raise ValueError(f'mixture {self.name!r}: {error}') from error
 
-  def validate(self) -> None:
+  def validate(self, splits: Sequence[str] = SPLITS) -> None:
     """Looks at every row of every task: see `Task.validate`."""
     for task in self.tasks:
-      task.validate()
-    self.mixing_rates()
+      task.validate(splits)
+    if 'train' in splits:
+      self.mixing_rates()
+
+  def overlap(self) -> list[tuple[str, int]]:
+    """Task and place of evaluated examples that stand in any task's train.
+
+    A task with `leave_out_overlap` has left out those of its own train.
+    """
+    train = [e for task in self.tasks for e in task.examples('train')]
+    return [
+      (task.name, place)
+      for task in self.tasks
+      for place in overlap(train, task.examples('eval'))
+    ]
+
+  def facts(self) -> dict[str, Any]:
+    """Rates and the facts of every task: see `Task.facts`."""
+    return {
+      'task': self.name,
+      'kind': self.kind,
+      'rates': list(self.mixing_rates()),
+      'tasks': [task.facts() for task in self.tasks],
+    }
 
   def train_batches(
     self, tokenizer: Any, *, form: str = 'decoder', **kwargs

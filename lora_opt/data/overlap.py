@@ -1,29 +1,32 @@
 """Evaluation examples that also stand in the training split."""
 
+from collections.abc import Iterable
 
-def overlap(task) -> tuple[int, ...]:
-  """Finds evaluation examples whose prompt is a training prompt too.
+from lora_opt.data.examples import Example
 
-  Prompts are compared without regard to case and white space. Report scores
-  with these examples left out, or say that they are in.
+
+def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
+  """Finds held-out examples whose prompt is a training prompt too.
+
+  Prompts are compared without regard to case and white space.
 
   Args:
-    task: see lora_opt.data.tasks.
+    train: the training examples, of one task or of several.
+    held_out: the evaluation examples.
 
   Returns:
-    Their indices in the eval split, ascending.
+    Which of `held_out`, by their place in it, ascending.
 
-  >>> from lora_opt.data import tasks
-  >>> rows = [{'question': f'Letter {i}?', 'answer': 'b'} for i in range(3)]
-  >>> overlap(tasks.Generation(name='letters', train=rows[:1], eval=rows))
-  (0,)
+  >>> why, how = Example('Why?', 'So'), Example('How?', 'Thus')
+  >>> overlap([why], [how, Example('why?', ''), why])
+  [1, 2]
   """
-  seen = {_normalised(example.prompt) for example in task.examples('train')}
-  return tuple(
-    index
-    for index, example in enumerate(task.examples('eval'))
+  seen = {_normalised(example.prompt) for example in train}
+  return [
+    place
+    for place, example in enumerate(held_out)
     if _normalised(example.prompt) in seen
-  )
+  ]
 
 
 def _normalised(text: str) -> str:

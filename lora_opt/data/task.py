@@ -1,16 +1,20 @@
 """What all tasks share: splits, checks, token ids and batches."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import grain
+from absl import logging
 
 from lora_opt.data import batching, encoding, eval_batching, forms, sources
 from lora_opt.data.examples import Example, Examples, Record, Template
 from lora_opt.data.overlap import overlap
 
 SPLITS = ('train', 'eval')
+ON_BAD = ('error', 'skip')
+_SHOWN = 3  # bad rows that are named in full
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,11 @@ class Task:
     packing: put several training examples into a row.
     too_long: what to do with examples longer than a row: 'drop', 'truncate' or
       'error', see lora_opt.data.batching.encode_split.
+    on_bad: what to do with rows that cannot be used (no JSON, not UTF-8, a
+      field that is missing, empty or of a wrong type): 'error' refuses the
+      first, 'skip' leaves all of them out and counts them.
+    leave_out_overlap: evaluate without the questions that also stand in the
+      training split.
     metrics: those of lora_opt.evaluation.metrics, or what offers the same; the
       first is the headline. None given: those usual for the kind of task.
   """
@@ -43,11 +52,18 @@ class Task:
   system: str | None = None
   packing: bool = True
   too_long: str = 'drop'
+  on_bad: str = 'error'
+  leave_out_overlap: bool = False
   metrics: Sequence[Any] = ()
 
   def __post_init__(self):
     Template(self.prompt)
     batching.check_policy(self.too_long)
+    if self.on_bad not in ON_BAD:
+      raise ValueError(
+        f'task {self.name!r}: on_bad={self.on_bad!r} must be one of '
+        f'{", ".join(ON_BAD)}'
+      )
 
   @property
   def metric(self) -> str:
@@ -67,31 +83,78 @@ class Task:
 
     Raises:
       ValueError: no such split, or no row in it; asking for an example whose
-        row lacks a field or holds a wrong value.
+        row cannot be used, unless on_bad='skip' left it out.
     """
-    return Examples(self.source(split), self.example, split)
+    examples = self._rows[split].examples
+    if split == 'eval' and self.leave_out_overlap:
+      return examples.without(self._overlap)
+    return examples
 
-  def validate(self) -> None:
-    """Looks at every row of both splits, before any training.
+  def validate(self, splits: Sequence[str] = SPLITS) -> None:
+    """Looks at every row of these splits, before anything is computed.
 
     Raises:
       ValueError: the first row that cannot be used: its place, the field and
-        what was found; or training and evaluation generate the same rows.
+        what was found; with on_bad='skip' only if no row can be used. Or
+        training and evaluation generate the same rows.
     """
-    for split in SPLITS:
-      for _ in self.examples(split):
-        pass
+    for split in splits:
+      examples, problems = self._rows[split]
+      if problems:
+        logging.warning(
+          'task %r: %d of %d %s rows cannot be used and are left out: %s',
+          self.name,
+          len(problems),
+          len(examples.source),
+          split,
+          '; '.join(problems[:_SHOWN]),
+        )
+      elif self.on_bad == 'error':
+        for _ in examples:
+          pass
     shared = getattr(self.train, 'shared_rows', lambda other: 0)(self.eval)
-    if shared:
+    if shared and len(splits) > 1:
       raise ValueError(
         f'task {self.name!r}: train {self.train!r} and eval {self.eval!r} '
         f'generate {shared} rows from the same seeds (row i has seed + i). '
         'Set the seeds further apart'
       )
 
-  def overlap(self) -> tuple[int, ...]:
-    """Evaluation examples that also stand in train: see data.overlap."""
-    return overlap(self)
+  def overlap(self) -> list[int]:
+    """Places of the evaluated examples that also stand in train.
+
+    None with `leave_out_overlap`. See lora_opt.data.overlap.
+    """
+    return [] if self.leave_out_overlap else self._overlap
+
+  def facts(self) -> dict[str, Any]:
+    """What the task is made of, for the record of a run.
+
+    Returns:
+      A JSON-able dict: where the rows of both splits come from (checksums,
+      versions, counts), how many of them are used, how many cannot be, and how
+      many evaluation examples also stand in train.
+    """
+    facts: dict[str, Any] = {'task': self.name, 'kind': self.kind}
+    for split in SPLITS:
+      _, problems = self._rows[split]
+      facts[split] = {
+        **sources.describe(self.source(split)),
+        'examples': len(self.examples(split)),
+        'bad_rows': len(problems),
+        'first_bad_rows': problems[:_SHOWN],
+      }
+    facts['overlap'] = len(self._overlap)
+    facts['overlap_left_out'] = self.leave_out_overlap
+    return facts
+
+  @functools.cached_property
+  def _rows(self) -> '_Splits':
+    return _Splits(self)
+
+  @functools.cached_property
+  def _overlap(self) -> list[int]:
+    return overlap(*(self._rows[split].examples for split in SPLITS))
 
   def example(self, record: Record) -> Example:
     """Makes an example of one row: every kind of task has its own way."""
@@ -198,3 +261,25 @@ class Task:
     return forms.find(form).prompt_batches(
       self, tokenizer, batch_size=batch_size, indices=indices
     )
+
+
+class _Checked(NamedTuple):
+  """The rows of a split that are used, and what is wrong with the others."""
+
+  examples: Examples
+  problems: list[str]
+
+
+class _Splits(dict):
+  """Both splits of a task, each looked through when it is first asked for."""
+
+  def __init__(self, task: Task):
+    super().__init__()
+    self._task = task
+
+  def __missing__(self, split: str) -> _Checked:
+    task = self._task
+    examples = Examples(task.source(split), task.example, split)
+    skip = task.on_bad == 'skip'
+    self[split] = _Checked(*(examples.usable() if skip else (examples, [])))
+    return self[split]

@@ -141,6 +141,9 @@ def train(
     diagnostics_period=log_period if diagnostics else None,
   )
   evaluate = evaluator(model, task, mesh)
+  run_directory.write_json(
+    folder / 'dataset.json', task.facts() | {'batches': data.summary}
+  )
   run_directory.write_model_info(
     folder,
     {'frozen base': base, 'adapters': state.lora, 'optimizer': state.opt_state},
@@ -200,7 +203,8 @@ def _check_task(task: Any) -> None:
   task.validate()
   if overlap := task.overlap():
     print(
-      f'{len(overlap)} evaluation questions also stand in the training data'
+      f'{len(overlap)} evaluation questions also stand in the training data '
+      '(leave_out_overlap=True on a task leaves them out)'
     )
 
 

@@ -6,7 +6,9 @@ import sys
 import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from lora_opt.data import sources
 
@@ -63,7 +65,7 @@ def test_a_limit_must_be_a_positive_number(tmp_path, limit):
 def test_bad_lines_are_named(tmp_path, text, message):
   source = write(tmp_path, text)
   with pytest.raises(ValueError, match=message):
-    len(source)
+    list(source)
 
 
 def test_a_missing_file_says_what_to_set(tmp_path):
@@ -203,3 +205,57 @@ def test_sources_load_nothing_before_they_are_used():
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   assert run.stdout.strip() == '[]'
+
+
+def saved_to_disk(folder):
+  """What `Dataset.save_to_disk` leaves: arrow streams and a state."""
+  (folder / 'train').mkdir(parents=True)
+  tables = [
+    pa.table({'a': [1, 2], 'b': ['x', 'y']}),
+    pa.table({'a': [3], 'b': ['z']}),
+  ]
+  names = [f'data-0000{i}-of-00002.arrow' for i in range(2)]
+  for name, table in zip(names, tables, strict=True):
+    with pa.ipc.new_stream(folder / 'train' / name, table.schema) as writer:
+      writer.write_table(table)
+  state = {'_data_files': [{'filename': name} for name in names]}
+  (folder / 'train/state.json').write_text(json.dumps(state))
+  return pa.concat_tables(tables)
+
+
+@pytest.mark.parametrize('place', ['', 'data/'])
+def test_hugging_face_folders_are_read(tmp_path, place):
+  table = saved_to_disk(tmp_path / 'saved')
+  clone = tmp_path / 'clone' / place
+  clone.mkdir(parents=True)
+  parquet.write_table(table, clone / 'train-00000-of-00001.parquet')
+  rows = table.to_pylist()
+  for name in ('saved', 'clone'):
+    source = sources.HuggingFace(str(tmp_path / name), 'train')
+    assert list(source) == list(sources.Folder(name, 'train', tmp_path)) == rows
+    assert source.where(1).endswith("split 'train' row 1")
+    facts = sources.describe(source)
+    assert facts['rows'] == 3 and facts['files'][0]['sha256']
+  assert len(sources.HuggingFace(str(tmp_path / 'saved'), 'train', 2)) == 2
+
+
+def test_hugging_face_mistakes_are_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"no split 'train'.*state\.json"):
+    len(sources.HuggingFace(str(tmp_path), 'train'))
+  (tmp_path / 'train-0.parquet').write_bytes(b'PAR1 no')
+  with pytest.raises(ValueError, match='damaged file'):
+    len(sources.HuggingFace(str(tmp_path), 'train'))
+
+
+def test_a_folder_holds_sets_of_any_format(tfds_folder, tmp_path):
+  (tmp_path / 'mine').mkdir()
+  write(tmp_path / 'mine', '{"a": 1}\n{"a": 2}\n', 'train.jsonl')
+  lines = sources.Folder('mine', 'train', str(tmp_path), limit=1)
+  assert list(lines) == [{'a': 1}]
+  assert lines.where(0).endswith('mine/train.jsonl:1')
+  prepared = sources.Folder('lora_opt_toy', 'train', tfds_folder)
+  assert prepared[2]['answer'] == 1
+  facts = sources.describe(prepared)
+  assert (facts['source'], facts['version']) == ('Tfds', '1.0.0')
+  with pytest.raises(FileNotFoundError, match=r'data\.prepare gsm8k --raw'):
+    len(sources.Folder('gsm8k', 'train', str(tmp_path)))

@@ -254,8 +254,8 @@ def test_batches_follow_the_settings_of_the_task(toy):
 def test_overlap_finds_eval_prompts_in_train():
   train = [row(question='sky  ?'), row(question='Sea?')]
   eval = [row(question='Sun?'), row(question='Sky ?'), row(question='Sea?')]
-  assert choice(train, eval).overlap() == (1, 2)
-  assert choice(train, eval[:1]).overlap() == ()
+  assert choice(train, eval).overlap() == [1, 2]
+  assert choice(train, eval[:1]).overlap() == []
 
 
 def test_a_form_that_is_not_there_is_refused(toy):

@@ -1,0 +1,30 @@
+"""Sources: random-access sequences of plain dict rows.
+
+A task takes one source for training and one for evaluation. Any sequence of
+dicts is a source; those here read files, generate puzzles or open prepared
+data sets. All are loaded on first use, so that setting one up (from a
+configuration, say) is free, and all say in words where a row came from:
+
+  source.where(3)  ->  'arc_easy/train.jsonl:4'
+
+A row that cannot be read raises its ValueError when it is asked for, so that
+one policy, that of the task, decides what becomes of it.
+"""
+
+from lora_opt.data.sources._folder import Folder
+from lora_opt.data.sources._huggingface import HuggingFace
+from lora_opt.data.sources._jsonl import JsonLines
+from lora_opt.data.sources._reasoning_gym import ReasoningGym
+from lora_opt.data.sources._rows import Row, describe, where
+from lora_opt.data.sources._tfds import Tfds
+
+__all__ = [
+  'Folder',
+  'HuggingFace',
+  'JsonLines',
+  'ReasoningGym',
+  'Row',
+  'Tfds',
+  'describe',
+  'where',
+]
