@@ -28,6 +28,7 @@ from lora_opt.evaluation import evaluate
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation import run
 from lora_opt.training import loop
+from lora_opt.training import partitioning
 from lora_opt.training import schedules
 """
 

@@ -6,12 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lora_opt.training.partitioning import Placement
+
 
 def make_greedy_decoder(
   model: Any,
   max_new_tokens: int,
   end_id: int,
-  out_sharding: jax.sharding.Sharding | None = None,
+  placement: Placement,
 ) -> Callable[[Any, Any, jax.Array, jax.Array], jax.Array]:
   """Builds a jitted greedy decoder; each new prompt shape compiles once.
 
@@ -22,7 +24,7 @@ def make_greedy_decoder(
     max_new_tokens: decoding stops after so many tokens, or as soon as every row
       has produced `end_id`.
     end_id: token that ends a completion.
-    out_sharding: where the result goes; None leaves it to the compiler.
+    placement: of the model. The result is whole on every device.
 
   Returns:
     `decode(base, lora, tokens, valid) -> (batch, max_new_tokens)` int32 for
@@ -53,4 +55,4 @@ def make_greedy_decoder(
     start = (jnp.zeros((), jnp.int32), token, cache, out)
     return jax.lax.while_loop(unfinished, advance, start)[-1]
 
-  return jax.jit(decode, out_shardings=out_sharding)
+  return placement.jit(decode, out_shardings=placement.whole)

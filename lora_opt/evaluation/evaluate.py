@@ -4,15 +4,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import tqdm
-from jax.sharding import Mesh
 
 from lora_opt.evaluation import likelihood as likelihoods
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.decoding import make_greedy_decoder
-from lora_opt.training import sharding
+from lora_opt.training.partitioning import Placement
 
 
 class Evaluator:
@@ -28,7 +26,7 @@ class Evaluator:
     self,
     model: Any,
     task: Any,
-    mesh: Mesh,
+    placement: Placement,
     *,
     batch_size: int = 8,
     max_new_tokens: int = 64,
@@ -40,9 +38,9 @@ class Evaluator:
     Args:
       model: a `lora_opt.models.CausalLM` or what offers the same.
       task: a task of `lora_opt.data.tasks` or what offers the same.
-      mesh: from `lora_opt.training.sharding.data_mesh`.
-      batch_size: questions or prompts in a batch, rounded up to a multiple of
-        the devices.
+      placement: from `lora_opt.training.partitioning.Partitioner.place`.
+      batch_size: questions or prompts in a batch, rounded up so that the
+        devices share them evenly.
       max_new_tokens: limit of a generated completion.
       loss_batch_size: packed rows in a batch for the loss of generation tasks,
         rounded up likewise.
@@ -50,16 +48,17 @@ class Evaluator:
     """
     self._model = model
     self._task = task
-    self._mesh = mesh
-    self._batch_size = -(-batch_size // mesh.size) * mesh.size
-    self._loss_batch_size = -(-loss_batch_size // mesh.size) * mesh.size
+    self._placement = placement
+    shards = placement.row_shards
+    self._batch_size = -(-batch_size // shards) * shards
+    self._loss_batch_size = -(-loss_batch_size // shards) * shards
     self._length = length
     # Every process sees all results: they are whole on every device.
-    self._losses = jax.jit(
-      model.token_losses, out_shardings=sharding.replicated(mesh)
+    self._losses = placement.jit(
+      model.token_losses, out_shardings=placement.whole
     )
     self._decode = make_greedy_decoder(
-      model, max_new_tokens, model.tokenizer.eos_id, sharding.replicated(mesh)
+      model, max_new_tokens, model.tokenizer.eos_id, placement
     )
 
   def __call__(self, base: Any, lora: Any, step: int = 0) -> dict[str, Any]:
@@ -108,8 +107,8 @@ class Evaluator:
       tokenizer, batch_size=self._batch_size, form=batch_form(self._model)
     )
     for batch in self._progress(batches):
-      prompt = sharding.put_global(
-        {'tokens': batch.tokens, 'valid': batch.valid}, self._mesh
+      prompt = self._placement.put_rows(
+        {'tokens': batch.tokens, 'valid': batch.valid}
       )
       completions = np.asarray(
         self._decode(base, lora, prompt['tokens'], prompt['valid'])
@@ -134,9 +133,7 @@ class Evaluator:
     )
     likelihood, tokens = likelihoods.sum_over_choices(
       self._progress(batches),
-      lambda arrays: self._losses(
-        base, lora, sharding.put_global(arrays, self._mesh)
-      ),
+      lambda arrays: self._losses(base, lora, self._placement.put_rows(arrays)),
       (len(examples), max(len(e.choices) for e in examples)),
     )
     answers = [example.answer for example in examples]
@@ -168,7 +165,7 @@ class Evaluator:
     )
     for batch in self._progress(batches):
       losses = np.asarray(
-        self._losses(base, lora, sharding.put_global(batch, self._mesh))
+        self._losses(base, lora, self._placement.put_rows(batch))
       )
       total += float(np.sum(losses.astype(np.float64) * batch['weights']))
       weight += float(np.sum(batch['weights']))

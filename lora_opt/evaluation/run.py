@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lora_opt.evaluation.evaluate import Evaluator
-from lora_opt.training import run_directory, sharding
+from lora_opt.training import run_directory
+from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.run_directory import RunRecord
 
 _SHOWN = 3
@@ -18,6 +19,7 @@ def score(
   model: Any,
   task: Any,
   *,
+  partitioner: Partitioner = DATA_PARALLEL,
   evaluator: Callable[..., Evaluator] = Evaluator,
   adapter: str | None = None,
   record: RunRecord | None = None,
@@ -28,7 +30,8 @@ def score(
     model_dir: the run's folder; takes evaluation/<task>.json.
     model: a `lora_opt.models.CausalLM` or what offers the same.
     task: a task of `lora_opt.data.tasks` or what offers the same.
-    evaluator: makes the evaluation from (model, task, mesh).
+    partitioner: how arrays are split over devices.
+    evaluator: makes the evaluation from (model, task, placement).
     adapter: folder of an exported adapter; None for the one in `model_dir`,
       'none' for the model without an adapter.
     record: unused; every run mode is given it.
@@ -42,7 +45,7 @@ def score(
   """
   del record
   folder, lora, base, evaluate = _prepare(
-    model_dir, model, task, evaluator, adapter
+    model_dir, model, task, partitioner, evaluator, adapter
   )
   result = evaluate(base, lora)
   path = folder / 'evaluation' / f'{task.name}.json'
@@ -61,6 +64,7 @@ def infer(
   model: Any,
   task: Any,
   *,
+  partitioner: Partitioner = DATA_PARALLEL,
   evaluator: Callable[..., Evaluator] = Evaluator,
   adapter: str | None = None,
   record: RunRecord | None = None,
@@ -77,7 +81,7 @@ def infer(
   """
   del record
   folder, lora, base, evaluate = _prepare(
-    model_dir, model, task, evaluator, adapter
+    model_dir, model, task, partitioner, evaluator, adapter
   )
   predictions = evaluate.generate(base, lora)
   path = folder / 'inference' / f'{task.name}.jsonl'
@@ -91,13 +95,15 @@ def infer(
   return path
 
 
-def _prepare(model_dir, model, task, evaluator, adapter):
+def _prepare(model_dir, model, task, partitioner, evaluator, adapter):
   folder = pathlib.Path(model_dir)
   task.validate()
   if adapter == 'none':
     lora = None
   else:
     lora = model.load_adapter(adapter or folder / 'adapter')
-  mesh = sharding.data_mesh()
-  base, lora = sharding.put_replicated((model.base, lora), mesh)
-  return folder, lora, base, evaluator(model, task, mesh)
+  placement = partitioner.place(model)
+  base = put(model.base, placement.base)
+  if lora is not None:
+    lora = put(lora, placement.trainable)
+  return folder, lora, base, evaluator(model, task, placement)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 
@@ -131,12 +132,13 @@ class Attention(nn.Module):
     k = self._heads('k', c.num_kv_heads, 'kv_heads')(x)
     v = self._heads('v', c.num_kv_heads, 'kv_heads')(x)
 
-    def split(y):
-      return y.reshape(*y.shape[:2], -1, c.head_dim)
+    def split(y, axis):
+      y = y.reshape(*y.shape[:2], -1, c.head_dim)
+      return constrain(y, 'batch', None, axis, None)
 
-    q = checkpoint_name(rotate(split(q), angles), 'q')
-    k = checkpoint_name(rotate(split(k), angles), 'k')
-    v = checkpoint_name(split(v), 'v')
+    q = checkpoint_name(rotate(split(q, 'heads'), angles), 'q')
+    k = checkpoint_name(rotate(split(k, 'kv_heads'), angles), 'k')
+    v = checkpoint_name(split(v, 'kv_heads'), 'v')
     if cache is not None:
       put = jax.lax.dynamic_update_slice_in_dim
       k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.attention import LayerCache, packed_mask
+from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import REMAT_POLICIES, Decoder
 from lora_opt.models.lora import LoraConfig, check_dtype
@@ -103,6 +104,14 @@ class CausalLM:
     """
     return logical_axes(self._decoder(True))
 
+  @property
+  def axis_units(self) -> Mapping[str, int]:
+    """Into how many parts an axis can be split: whole heads stay together."""
+    return {
+      'heads': self.config.num_heads,
+      'kv_heads': self.config.num_kv_heads,
+    }
+
   def token_losses(
     self, base: Tree, lora: Tree | None, batch: Batch, rng=None
   ) -> jax.Array:
@@ -184,7 +193,9 @@ class CausalLM:
     """Returns an empty cache of `length` slots for `decode`."""
     c = self.config
     shape = (c.num_layers, batch_size, length, c.num_kv_heads, c.head_dim)
-    empty = jnp.zeros(shape, self.dtype)
+    empty = constrain(
+      jnp.zeros(shape, self.dtype), None, 'batch', None, 'kv_heads', None
+    )
     return DecodeCache(
       LayerCache(empty, empty),
       valid=jnp.zeros((batch_size, length), bool),

@@ -6,6 +6,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attention import Attention, LayerCache, rotary_angles
+from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import RMSNorm
@@ -37,7 +38,8 @@ class GatedMLP(nn.Module):
     width = self.config.mlp_dim
     gate = Projection(width, ('embed', 'mlp'), *settings, name='gate')(x)
     up = Projection(width, ('embed', 'mlp'), *settings, name='up')(x)
-    gate, up = checkpoint_name(gate, 'gate'), checkpoint_name(up, 'up')
+    gate = checkpoint_name(constrain(gate, 'batch', None, 'mlp'), 'gate')
+    up = checkpoint_name(constrain(up, 'batch', None, 'mlp'), 'up')
     down = Projection(x.shape[-1], ('mlp', 'embed'), *settings, name='down')
     return down(jax.nn.silu(gate) * up)
 
@@ -61,9 +63,10 @@ class Block(nn.Module):
     attended, cache = Attention(*settings, name='attention')(
       norm('attention_norm')(x), angles, mask, cache, slot
     )
-    x = checkpoint_name(x + attended, 'middle')
+    x = constrain(x + attended, 'batch', None, None)
+    x = checkpoint_name(x, 'middle')
     x += GatedMLP(*settings, name='mlp')(norm('mlp_norm')(x))
-    return x, cache
+    return constrain(x, 'batch', None, None), cache
 
 
 class Decoder(nn.Module):
@@ -113,6 +116,7 @@ class Decoder(nn.Module):
     x, table = EmbeddingTable(
       c.vocab_size, c.embed_dim, *types, name='embedding'
     )(tokens)
+    x = constrain(x, 'batch', None, None)
     block = Block
     if self.remat != 'none':
       policy = REMAT_POLICIES[self.remat]

@@ -17,14 +17,19 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from lora_opt.evaluation import history
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.report import format_table, write_report
-from lora_opt.training import run_directory, sharding
+from lora_opt.training import run_directory
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.metrics import MetricWriter, ProgressBar
+from lora_opt.training.partitioning import (
+  DATA_PARALLEL,
+  Partitioner,
+  Placement,
+  put,
+)
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step import make_train_step
 from lora_opt.training.step_log import StepLog
@@ -54,6 +59,7 @@ def train(
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
   seed: int = 0,
+  partitioner: Partitioner = DATA_PARALLEL,
   evaluator: Callable[..., Evaluator] = Evaluator,
   eval_period: int | None = None,
   checkpoint_period: int = 100,
@@ -85,7 +91,9 @@ def train(
     microbatches: parts a batch is computed in, to save memory.
     loss_normalizing_factor: divisor of the summed loss; None: target tokens.
     seed: of initialisation, data order and dropout.
-    evaluator: makes the evaluation from (model, task, mesh).
+    partitioner: how arrays are split over devices; all data parallel by
+      default.
+    evaluator: makes the evaluation from (model, task, placement).
     eval_period: steps between evaluations during training; None for none.
     checkpoint_period: steps between checkpoints; there is one at the end too.
     keep_checkpoints: how many of them to keep.
@@ -110,37 +118,40 @@ def train(
   length = (task_feature_lengths or {'targets': 256})['targets']
   started = time.monotonic()
   folder = run_directory.claim(model_dir, record)
-  mesh = sharding.data_mesh(batch_size, microbatches)
+  placement = partitioner.place(model)
+  placement.check_batch(batch_size, microbatches)
   _check_task(task)
 
   if clip_norm is not None:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-  base = sharding.put_replicated(model.base, mesh)
+  base = put(model.base, placement.base)
   lora = (
     model.load_adapter(initial_adapter)
     if initial_adapter
     else model.init(jax.random.key(seed))
   )
-  state = sharding.put_replicated(create_train_state(lora, optimizer), mesh)
+  lora = put(lora, placement.trainable)
+  state = create_train_state(lora, optimizer, placement)
   data = task.train_batches(
     model.tokenizer,
     length=length,
     batch_size=batch_size,
     seed=seed,
     form=batch_form(model),
-    rows=sharding.process_rows(batch_size, mesh),
+    rows=placement.process_rows(batch_size),
     workers=data_workers,
   )
   train_step = make_train_step(
     model,
     optimizer,
-    mesh,
+    placement,
+    state,
     seed=seed,
     microbatches=microbatches,
     loss_normalizing_factor=loss_normalizing_factor,
     diagnostics_period=log_period if diagnostics else None,
   )
-  evaluate = evaluator(model, task, mesh)
+  evaluate = evaluator(model, task, placement)
   run_directory.write_json(
     folder / 'dataset.json', task.facts() | {'batches': data.summary}
   )
@@ -169,9 +180,10 @@ def train(
         lambda state, batch: train_step(state, base, batch),
         state,
         batches,
-        mesh,
+        placement,
         log=log,
         checkpoints=checkpoints,
+        batch_size=batch_size,
         train_steps=train_steps,
         checkpoint_period=checkpoint_period,
         evaluate=functools.partial(evaluate, base),
@@ -212,10 +224,11 @@ def _run_steps(
   train_step: Callable[..., tuple[TrainState, dict]],
   state: TrainState,
   batches: Iterator[Mapping[str, np.ndarray]],
-  mesh: Mesh,
+  placement: Placement,
   *,
   log: StepLog,
   checkpoints: Checkpoints,
+  batch_size: int,
   train_steps: int,
   checkpoint_period: int,
   evaluate: Callable[..., dict[str, Any]],
@@ -225,7 +238,7 @@ def _run_steps(
   with StopOnSigterm() as stop:
     for step in range(int(state.step) + 1, train_steps + 1):
       with log.feeding():
-        batch = sharding.put_batch(next(batches), mesh)
+        batch = placement.put_batch(next(batches), batch_size)
       state, metrics = train_step(state, batch)
       log.push(step, metrics)
       stopping = stop.requested

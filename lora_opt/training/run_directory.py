@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -20,6 +21,12 @@ _FREE = (
   'KEEP_CHECKPOINTS',
   'LOG_PERIOD',
   'MODEL_DIR',
+  # Of the partitioner: a run may go on on another machine.
+  'DATA',
+  'FSDP',
+  'PARTITIONER',
+  'RULES',
+  'TENSOR',
 )
 _SPACE_NEEDED = 64 * 2**20
 
@@ -102,7 +109,10 @@ def _check_same_run(
 
 
 def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
-  """Writes model-info.txt: every array's name, shape, dtype and placement.
+  """Writes model-info.txt: every array's name, shape, bytes and placement.
+
+  A placement such as PartitionSpec(None, 'fsdp') says along which mesh axis
+  each axis of the array is split; PartitionSpec() is whole on every device.
 
   Args:
     folder: MODEL_DIR.
@@ -111,14 +121,26 @@ def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
   lines = []
   for title, tree in trees.items():
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    total = sum(leaf.size for _, leaf in leaves)
-    lines.append(f'# {title}: {len(leaves)} arrays, {total:,} scalars')
+    scalars = sum(leaf.size for _, leaf in leaves)
+    total = sum(leaf.nbytes for _, leaf in leaves)
+    held = sum(_bytes_on_a_device(leaf) for _, leaf in leaves)
+    lines.append(
+      f'# {title}: {len(leaves)} arrays, {scalars:,} scalars, {total:,} bytes, '
+      f'{held:,} on each device'
+    )
     for path, leaf in leaves:
       name = jax.tree_util.keystr(path, simple=True, separator='/')
       spec = getattr(leaf.sharding, 'spec', leaf.sharding)
-      lines.append(f'{name}  {leaf.shape}  {leaf.dtype}  {spec}')
+      lines.append(
+        f'{name}  {leaf.shape}  {leaf.dtype}  {leaf.nbytes:,} bytes  {spec}'
+      )
     lines.append('')
   (folder / 'model-info.txt').write_text('\n'.join(lines))
+
+
+def _bytes_on_a_device(array: jax.Array) -> int:
+  part = array.sharding.shard_shape(array.shape)
+  return math.prod(part) * array.dtype.itemsize
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

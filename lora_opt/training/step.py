@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from lora_opt import diagnostics
-from lora_opt.training import sharding
+from lora_opt.training.partitioning import Placement
 from lora_opt.training.train_state import TrainState
 
 Batch = Mapping[str, jax.Array]
@@ -18,7 +17,8 @@ Batch = Mapping[str, jax.Array]
 def make_train_step(
   model: Any,
   optimizer: optax.GradientTransformation,
-  mesh: Mesh,
+  placement: Placement,
+  state: TrainState,
   *,
   seed: int = 0,
   microbatches: int = 1,
@@ -30,7 +30,8 @@ def make_train_step(
   Args:
     model: has `token_losses(base, lora, batch, rng) -> (batch, length)`.
     optimizer: over the adapter parameters only.
-    mesh: from `sharding.data_mesh`.
+    placement: of the model.
+    state: the one to start from; where its arrays lie, they stay.
     seed: of the dropout; step t uses `fold_in(key(seed), t)`, so that a resumed
       run draws the same masks.
     microbatches: the batch goes through the model in so many parts of equal
@@ -65,9 +66,12 @@ def make_train_step(
     parts = (split_batch(batch, microbatches), jnp.arange(microbatches))
     (loss, grads), _ = jax.lax.scan(accumulate, zero, parts)
     grads = jax.tree.map(lambda g: (g / normalizer).astype(g.dtype), grads)
+    # Summed over the batch here, once, to where their parameters lie.
+    grads = jax.lax.with_sharding_constraint(grads, placement.trainable)
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.lora)
-    lora = optax.apply_updates(state.lora, updates)
+    with jax.named_scope('optimizer'):
+      updates, opt_state = optimizer.update(grads, state.opt_state, state.lora)
+      lora = optax.apply_updates(state.lora, updates)
     metrics = {
       'loss': loss / normalizer,
       'grad_norm': optax.tree.norm(grads),
@@ -81,12 +85,12 @@ def make_train_step(
       metrics |= diagnose_if(due, lora, updates)
     return TrainState(state.step + 1, lora, opt_state), metrics
 
-  whole = sharding.replicated(mesh)
-  return jax.jit(
+  lies = jax.tree.map(lambda x: x.sharding, state)
+  return placement.jit(
     step,
     donate_argnums=0,
-    in_shardings=(whole, whole, sharding.split_rows(mesh)),
-    out_shardings=(whole, whole),
+    in_shardings=(lies, placement.base, placement.rows),
+    out_shardings=(lies, placement.whole),
   )
 
 

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_opt.state_sharding import state_shardings
+from lora_opt.training.partitioning import Placement
+
 
 class TrainState(NamedTuple):
   """Everything a step changes; the frozen base is not part of it."""
@@ -16,10 +19,25 @@ class TrainState(NamedTuple):
 
 
 def create_train_state(
-  lora: Any, optimizer: optax.GradientTransformation
+  lora: Any, optimizer: optax.GradientTransformation, placement: Placement
 ) -> TrainState:
-  """The state before the first step, from freshly initialised adapters."""
-  return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora))
+  """The state before the first step.
+
+  Args:
+    lora: adapters, already where `placement` has them.
+    optimizer: its state is made where its parameters lie.
+    placement: of the model.
+  """
+  shardings = TrainState(
+    placement.whole, placement.trainable, state_shardings(optimizer, lora)
+  )
+  create = placement.jit(
+    lambda lora: TrainState(
+      jnp.zeros((), jnp.int32), lora, optimizer.init(lora)
+    ),
+    out_shardings=shardings,
+  )
+  return create(lora)
 
 
 def count_parameters(tree: Any) -> int:

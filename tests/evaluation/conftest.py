@@ -1,9 +1,9 @@
-"""A tiny model and the mesh of this process."""
+"""A tiny model and its place on the devices of this process."""
 
 import pytest
 
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.training import sharding
+from lora_opt.training.partitioning import Partitioner
 
 
 @pytest.fixture(scope='session')
@@ -12,5 +12,5 @@ def model():
 
 
 @pytest.fixture(scope='session')
-def mesh():
-  return sharding.data_mesh()
+def placement(model):
+  return Partitioner().place(model)

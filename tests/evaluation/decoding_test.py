@@ -38,7 +38,7 @@ def written_without_cache(model, lora, ids, count):
   return out
 
 
-def test_cached_decoding_is_decoding(model):
+def test_cached_decoding_is_decoding(model, placement):
   prompts = ['one', 'a longer prompt', 'z']
   task = Generation(
     name='x',
@@ -48,7 +48,7 @@ def test_cached_decoding_is_decoding(model):
   )
   (batch,) = pad_prompts(task, model.tokenizer, batch_size=4)
   # An id that is never written: every row goes to the end.
-  decode = make_greedy_decoder(model, NEW, end_id=-1)
+  decode = make_greedy_decoder(model, NEW, end_id=-1, placement=placement)
   lora = moved(model)
   out = np.asarray(decode(model.base, lora, batch.tokens, batch.valid))
   for row, index in enumerate(batch.example):
@@ -57,17 +57,21 @@ def test_cached_decoding_is_decoding(model):
       assert out[row].tolist() == written_without_cache(model, lora, ids, NEW)
 
 
-def test_a_row_that_ended_stays_ended_and_others_go_on(model):
+def test_a_row_that_ended_stays_ended_and_others_go_on(model, placement):
   tokens = np.array([[5, 6], [7, 8]], np.int32)
   valid = np.ones((2, 2), bool)
   lora = moved(model)
   free = np.asarray(
-    make_greedy_decoder(model, NEW, end_id=-1)(model.base, lora, tokens, valid)
+    make_greedy_decoder(model, NEW, end_id=-1, placement=placement)(
+      model.base, lora, tokens, valid
+    )
   )
   # Whatever the first row writes first ends it; the second goes its way.
   end = int(free[0, 0])
   out = np.asarray(
-    make_greedy_decoder(model, NEW, end)(model.base, lora, tokens, valid)
+    make_greedy_decoder(model, NEW, end, placement)(
+      model.base, lora, tokens, valid
+    )
   )
   assert out[0].tolist() == [end] * NEW
   second = free[1].tolist()

@@ -49,8 +49,8 @@ def log_likelihoods(model, lora, prompt_ids, completion_ids):
   return -np.asarray(losses)[len(prompt_ids) - 1 : len(ids) - 1]
 
 
-def test_choices_have_the_likelihood_of_separate_rows(model, mesh, lora):
-  evaluate = Evaluator(model, CHOICES, mesh, batch_size=2)
+def test_choices_have_the_likelihood_of_separate_rows(model, placement, lora):
+  evaluate = Evaluator(model, CHOICES, placement, batch_size=2)
   result = evaluate(model.base, lora)
   fields = ('choice', 'choice_per_token', 'choice_per_byte')
   right, hits = [], []
@@ -76,8 +76,8 @@ def test_choices_have_the_likelihood_of_separate_rows(model, mesh, lora):
   assert result['score'] == found[result['metric']] == found['accuracy']
 
 
-def test_generation_has_the_loss_of_separate_rows(model, mesh, lora):
-  evaluate = Evaluator(model, WRITING, mesh, max_new_tokens=4, length=64)
+def test_generation_has_the_loss_of_separate_rows(model, placement, lora):
+  evaluate = Evaluator(model, WRITING, placement, max_new_tokens=4, length=64)
   result = evaluate(model.base, lora, step=9)
   each = [
     log_likelihoods(model, lora, *WRITING.encode(example, model.tokenizer))

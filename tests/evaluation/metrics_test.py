@@ -133,7 +133,9 @@ def test_the_interval_of_a_correlation_is_that_of_fisher():
   np.testing.assert_allclose(result['interval'], expected, atol=0.02)
 
 
-def test_a_task_names_its_metrics_and_the_first_is_the_headline(model, mesh):
+def test_a_task_names_its_metrics_and_the_first_is_the_headline(
+  model, placement
+):
   rows = [{'sentence': f'row {i}', 'label': i % 2} for i in range(4)]
   task = Classification(
     name='labels',
@@ -144,7 +146,7 @@ def test_a_task_names_its_metrics_and_the_first_is_the_headline(model, mesh):
     chat=False,
     metrics=[metrics.matthews(), metrics.f1(), metrics.accuracy()],
   )
-  result = Evaluator(model, task, mesh, batch_size=2)(model.base, None)
+  result = Evaluator(model, task, placement, batch_size=2)(model.base, None)
   assert list(result['metrics']) == ['matthews', 'f1', 'accuracy']
   assert result['metric'] == 'matthews'
   assert result['score'] == result['metrics']['matthews']['score']

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lora_opt.training import sharding
+from lora_opt.training.partitioning import Partitioner, put
 from lora_opt.training.step import make_train_step, split_batch
 from lora_opt.training.train_state import create_train_state
 
@@ -20,16 +20,17 @@ def batch(task, model):
 
 
 def run(model, batch, optimizer=None, **settings):
-  mesh = sharding.data_mesh(4)
+  placement = Partitioner().place(model)
   optimizer = optimizer or optax.sgd(1.0)
-  step = make_train_step(model, optimizer, mesh, **settings)
   lora = jax.tree.map(
     # Away from B = 0, where the gradient of A vanishes.
     lambda x: x + 0.01, model.init(jax.random.key(1))
   )  # fmt: skip
-  state = sharding.put_replicated(create_train_state(lora, optimizer), mesh)
+  lora = put(lora, placement.trainable)
+  state = create_train_state(lora, optimizer, placement)
+  step = make_train_step(model, optimizer, placement, state, **settings)
   start = jax.tree.map(np.asarray, state.lora)
-  after, metrics = step(state, model.base, sharding.put_batch(batch, mesh))
+  after, metrics = step(state, model.base, placement.put_rows(batch))
   return start, after, {k: float(v) for k, v in metrics.items()}
 
 
@@ -89,6 +90,6 @@ def test_split_batch_keeps_every_row_once():
   assert sorted(np.asarray(parts).reshape(6, 2).tolist()) == rows.tolist()
 
 
-def test_batch_that_does_not_divide_is_refused():
+def test_batch_that_does_not_divide_is_refused(model):
   with pytest.raises(ValueError, match='batch_size=3 .* microbatches=2'):
-    sharding.data_mesh(3, microbatches=2)
+    Partitioner().place(model).check_batch(3, microbatches=2)
