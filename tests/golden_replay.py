@@ -117,8 +117,9 @@ def _reflora(hyperparameters: dict) -> optax.GradientTransformation:
     'every': take.take('interval', 1),
   }
   take.done()
-  recipe = lora_opt.reflora_s if scalar else lora_opt.reflora
-  return recipe(*arguments, **options)
+  if scalar:
+    return lora_opt.reflora_s(*arguments, **options)
+  return lora_opt.reflora(*arguments, max_spread=None, **options)
 
 
 def _lora_plus(hyperparameters: dict) -> optax.GradientTransformation:

@@ -17,7 +17,11 @@ class PreconditionByRefactoringState(NamedTuple):
 
 
 def precondition_by_refactoring(
-  *, warmup_steps: int = 0, every: int = 1, blend_steps: int = 0
+  *,
+  warmup_steps: int = 0,
+  every: int = 1,
+  blend_steps: int = 0,
+  max_spread: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """G_A S^-1 and G_B S, with S = (A^T A)^-1 # (B^T B).
 
@@ -34,6 +38,9 @@ def precondition_by_refactoring(
     blend_steps: after the warm-up, go from I to the preconditioner linearly
       in so many steps. The gradients jump by up to S^-1 otherwise, while a
       following Adam has second moments of the old ones.
+    max_spread: largest tr(S) tr(S^-1) / rank^2, which is one for S = I; S is
+      drawn towards its mean beyond it. None: any, as a plain gradient step
+      needs to be invariant.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
@@ -51,6 +58,9 @@ def precondition_by_refactoring(
     factors = Factors.of(params, transposed)
     grams = factors.grams(factors.flatten(params))
     s, s_inverse = linalg.geometric_mean_pair(*factors.halves(grams))
+    if max_spread is not None:
+      ranks, _ = factors.halves(factors.repeat_ranks())
+      s, s_inverse = _bounded(s, s_inverse, ranks, max_spread)
     weight = _weight(state.count, warmup_steps, every, blend_steps, s.dtype)
     eye = jnp.eye(s.shape[-1], dtype=s.dtype)[None]
     change = weight * jnp.concatenate([s_inverse, s]) + (1 - weight) * eye
@@ -59,6 +69,22 @@ def precondition_by_refactoring(
     return new, PreconditionByRefactoringState(count)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _bounded(s, s_inverse, ranks, max_spread):
+  """S and S^-1 blended with c I and I / c, so that neither spreads more."""
+  size = s.shape[-1]
+  counted = jnp.where(jnp.arange(size)[None] < ranks[:, None], 1, 0)  # unpadded
+
+  def mean(m):
+    diagonal = jnp.diagonal(m, axis1=1, axis2=2) * counted.astype(m.dtype)
+    return jnp.sum(diagonal, axis=1) / ranks.astype(m.dtype)
+
+  up, down = mean(s), mean(s_inverse)
+  kept = jnp.minimum(1, max_spread / (up * down))[:, None, None]
+  centre = jnp.sqrt(up / down)[:, None, None]
+  rest = (1 - kept) * jnp.eye(size, dtype=s.dtype)[None]
+  return kept * s + rest * centre, kept * s_inverse + rest / centre
 
 
 def is_due(count, warmup_steps, every):

@@ -51,24 +51,34 @@ def relative_losses(name, dtype, steps):
   return last
 
 
+def floor_of(dtype):
+  """What 16 bits resolve; float32 is at 1e-5 to 1e-6 after 300 steps."""
+  return 1e-4 if dtype == jnp.float32 else 3e-3
+
+
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', ['lora_rite', 'lora_rite low memory'])
 def test_lora_rite_trains_as_from_full_rank(name, dtype):
   last = relative_losses(name, dtype, 300)
-  # What 16 bits resolve; float32 is at 1e-5 to 1e-6 there.
-  floor = 1e-4 if dtype == jnp.float32 else 3e-3
-  assert all(last[kind] < floor for kind in last), last
+  assert all(last[kind] < floor_of(dtype) for kind in last), last
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_reflora_does_not_freeze(dtype):
   """B deficient, as LoRA starts: no worse than full rank.
 
-  A deficient: B's gradient is that of a badly conditioned problem, and Adam
-  behind it takes many steps out; but it gets there.
+  A deficient: Adam behind S sees gradients of a badly conditioned problem and
+  takes more steps.
   """
   last = relative_losses('reflora', dtype, 1000)
+  floor = floor_of(dtype)
   for kind in ('B = 0', 'B of rank one'):
-    assert last[kind] < 1.5 * last['full rank'], last
+    assert last[kind] < max(1.5 * last['full rank'], floor), last
   for kind in ('A = 0', 'A of rank one'):
-    assert last[kind] < 0.15, last
+    assert last[kind] < max(10 * floor, 1e-3), last
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_real_refactoring_trains_as_from_full_rank(dtype):
+  last = relative_losses('reflora real', dtype, 300)
+  assert all(last[kind] < floor_of(dtype) for kind in last), last

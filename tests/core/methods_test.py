@@ -99,7 +99,10 @@ REFLORA = [
 
 @pytest.mark.parametrize('options', REFLORA, ids=str)
 def test_reflora(options):
-  compare(lora_opt.reflora(0.02, **options), reference.RefLora(0.02, **options))
+  compare(
+    lora_opt.reflora(0.02, max_spread=None, **options),
+    reference.RefLora(0.02, **options),
+  )
   compare(
     lora_opt.reflora_s(0.02, **options), reference.RefLoraS(0.02, **options)
   )
@@ -148,6 +151,41 @@ def test_reflora_virtual_is_real_under_sgd():
   q = np.linalg.inv(p).T
   real = (a @ p - 0.1 * g_a @ q) @ (b @ q - 0.1 * g_b @ p).T
   np.testing.assert_allclose(ours[0] @ ours[1].T, real, rtol=1e-10)
+
+
+@pytest.mark.parametrize('strength', [1.0, 1e3])
+def test_reflora_spread_is_bounded(strength):
+  """A direction far stronger in B than in A; S and S^-1 keep their traces."""
+  [(a, b)] = problems.random_pairs(5)[:1]
+  b = b * np.array([strength, 1, 1, 1])
+  s = np.asarray(geometric_mean((a, b))[0])
+  g_a, g_b = gradients_of([(a, b)], 0, 0)[0]
+
+  def preconditioner(bound):
+    tx = transforms.on_lora_pairs(
+      transforms.precondition_by_refactoring(max_spread=bound)
+    )
+    params = problems.to_tree([(a, b)])
+    new, _ = tx.update(problems.to_tree([(g_a, g_b)]), tx.init(params), params)
+    [(a1, b1)] = problems.from_tree(new)
+    return np.linalg.lstsq(g_a, a1)[0], np.linalg.lstsq(g_b, b1)[0]
+
+  s_inverse, found = preconditioner(None)
+  np.testing.assert_allclose(found, s, rtol=1e-8)
+  bounded_inverse, bounded = preconditioner(16.0)
+  spread = np.trace(s) * np.trace(s_inverse) / 16
+  if strength == 1.0:
+    assert spread < 16
+    np.testing.assert_allclose(bounded, s, rtol=1e-8)
+    return
+  assert spread > 16
+  for m in (bounded, bounded_inverse):
+    # Its mean is as it was, times (kept + (1 - kept) / sqrt(spread)).
+    kept = 16 / spread
+    of = {id(bounded): s, id(bounded_inverse): s_inverse}[id(m)]
+    expected = kept + (1 - kept) / np.sqrt(spread)
+    np.testing.assert_allclose(np.trace(m) / np.trace(of), expected, rtol=1e-8)
+  assert np.linalg.cond(bounded) < np.linalg.cond(s) / 10
 
 
 def test_reflora_blends_in():
