@@ -15,6 +15,8 @@ def lora_plus(
   eps: float = 1e-8,
   *,
   lr_ratio: float = 4.0,
+  embedding_ratio: float | None = None,
+  embeddings: str = transforms.EMBEDDINGS,
   weight_decay: float = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
@@ -36,6 +38,12 @@ def lora_plus(
     b2: decay of Adam's second moment.
     eps: added to the square root of the second moment.
     lr_ratio: learning rate of B over that of A.
+    embedding_ratio: learning rate of both factors of an adapter on an
+      embedding, over `learning_rate`; None: as of any other adapter. The
+      authors' code gives these a rate of their own, 1e-6: here, 1e-6 over the
+      peak of `learning_rate`.
+    embeddings: regular expression, searched in the path of the module, that
+      says which adapters these are.
     weight_decay: decoupled, times each factor's own learning rate.
     mask: which leaves decay; default all.
     mu_dtype: dtype of the first moment.
@@ -60,7 +68,9 @@ def lora_plus(
     Hayou et al., LoRA+: Efficient Low Rank Adaptation of Large Models,
     arXiv 2402.12354.
   """
-  ratio = transforms.scale_by_lora_plus(lr_ratio)
+  ratio = transforms.scale_by_lora_plus(
+    lr_ratio, embedding_ratio=embedding_ratio, embeddings=embeddings
+  )
   return recipe(
     transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
     optax.add_decayed_weights(weight_decay, mask),

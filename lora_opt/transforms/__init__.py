@@ -12,7 +12,7 @@ from lora_opt.transforms._lora_muon import (
   ScaleByLoraMuonState,
   scale_by_lora_muon,
 )
-from lora_opt.transforms._lora_plus import scale_by_lora_plus
+from lora_opt.transforms._lora_plus import EMBEDDINGS, scale_by_lora_plus
 from lora_opt.transforms._lora_pro import precondition_by_full_gradient
 from lora_opt.transforms._lora_rite import (
   ScaleByLoraRiteState,
@@ -37,6 +37,7 @@ from lora_opt.transforms._shampoo import (
 )
 
 __all__ = [
+  'EMBEDDINGS',
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
   'RefactorState',

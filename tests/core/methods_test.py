@@ -250,6 +250,23 @@ def test_lora_rite_cold_start_does_not_throw_the_start_away(rate):
   assert 0.01 < second_step(0.1) < 0.1
 
 
+def test_lora_plus_gives_embeddings_a_rate_of_their_own():
+  [(a, b)] = problems.random_pairs(10)[:1]
+  pair = problems.to_tree([(a, b)])['s0']
+  params = {'model': {'embed_tokens': pair, 'shared': pair, 'shared_mlp': pair}}
+  tx = lora_opt.lora_plus(0.1, lr_ratio=4.0, embedding_ratio=0.01)
+  updates, _ = tx.update(params, tx.init(params), params)
+
+  def size(name, factor):
+    return float(jnp.max(jnp.abs(updates['model'][name][factor])))
+
+  for name in ('embed_tokens', 'shared'):
+    np.testing.assert_allclose(size(name, 'lora_a'), 0.001, rtol=1e-6)
+    np.testing.assert_allclose(size(name, 'lora_b'), 0.001, rtol=1e-6)
+  np.testing.assert_allclose(size('shared_mlp', 'lora_a'), 0.1, rtol=1e-6)
+  np.testing.assert_allclose(size('shared_mlp', 'lora_b'), 0.4, rtol=1e-6)
+
+
 def test_lora_plus_under_sgd_is_a_larger_start():
   """From B = 0: plain LoRA at sqrt(eta_A eta_B), A0 ratio^(1/4)."""
   ratio, rate = 16.0, 0.01
