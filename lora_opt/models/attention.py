@@ -1,4 +1,4 @@
-"""Causal grouped-query attention with rotary positions."""
+"""Causal grouped-query attention, with or without rotary positions."""
 
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
+from lora_opt.models.norms import NORMS
 
 
 class LayerCache(NamedTuple):
@@ -17,6 +18,13 @@ class LayerCache(NamedTuple):
 
   keys: jax.Array  # (batch, slots, kv_heads, head_dim)
   values: jax.Array  # (batch, slots, kv_heads, head_dim)
+
+
+class View(NamedTuple):
+  """What a layer sees of the tokens besides their hidden states."""
+
+  angles: jax.Array | None  # (batch, length, head_dim / 2), None: no rotation
+  mask: jax.Array  # (batch, length, keys) bool, queries before keys
 
 
 def packed_mask(
@@ -61,20 +69,29 @@ def segment_mask(queries: jax.Array, keys: jax.Array) -> jax.Array:
   return queries[:, :, None] == keys[:, None, :]
 
 
-def rotary_angles(config: DecoderConfig, positions: jax.Array) -> jax.Array:
+def rotary_angles(
+  config: DecoderConfig, positions: jax.Array, local: bool = False
+) -> jax.Array | None:
   """The rotation angle of every position and frequency.
 
   Args:
     config: Supplies head_dim, rope_theta and rope_divisors.
     positions: (batch, length) int32.
+    local: Whether for the windowed layers.
 
   Returns:
-    (batch, length, head_dim / 2) float32, in radians.
+    (batch, length, head_dim / 2) float32, in radians; None for a model with
+    learned positions.
   """
+  if config.learned_positions:
+    return None
+  theta, divisors = config.rope_theta, config.rope_divisors
+  if local and config.local_rope_theta is not None:
+    theta, divisors = config.local_rope_theta, ()
   exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
-  frequency = config.rope_theta ** (-exponent / config.head_dim)
-  if config.rope_divisors:
-    frequency = frequency / jnp.array(config.rope_divisors, jnp.float32)
+  frequency = theta ** (-exponent / config.head_dim)
+  if divisors:
+    frequency = frequency / jnp.array(divisors, jnp.float32)
   return positions.astype(jnp.float32)[..., None] * frequency[None, None]
 
 
@@ -109,8 +126,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: jax.Array,
-    angles: jax.Array,
-    mask: jax.Array,
+    view: View,
     cache: LayerCache | None,
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | None]:
@@ -118,8 +134,7 @@ class Attention(nn.Module):
 
     Args:
       x: (batch, length, embed).
-      angles: (batch, length, head_dim / 2).
-      mask: (batch, length, keys) bool; keys are the slots of the cache, or
+      view: Rotations, and which keys are visible: the slots of the cache, or
         the positions of x without one.
       cache: Earlier keys and values, or None.
       slot: Scalar int32, the cache slot of the first new key.
@@ -127,18 +142,10 @@ class Attention(nn.Module):
     Returns:
       (batch, length, embed), and the cache with the new keys and values.
     """
-    c = self.config
-    q = self._heads('q', c.num_heads, 'heads')(x)
-    k = self._heads('k', c.num_kv_heads, 'kv_heads')(x)
-    v = self._heads('v', c.num_kv_heads, 'kv_heads')(x)
-
-    def split(y, axis):
-      y = y.reshape(*y.shape[:2], -1, c.head_dim)
-      return constrain(y, 'batch', None, axis, None)
-
-    q = checkpoint_name(rotate(split(q, 'heads'), angles), 'q')
-    k = checkpoint_name(rotate(split(k, 'kv_heads'), angles), 'k')
-    v = checkpoint_name(split(v, 'kv_heads'), 'v')
+    q, k, v = self._queries_keys_values(x)
+    q = checkpoint_name(self._placed(q, 'q_norm', view.angles), 'q')
+    k = checkpoint_name(self._placed(k, 'k_norm', view.angles), 'k')
+    v = checkpoint_name(v, 'v')
     if cache is not None:
       put = jax.lax.dynamic_update_slice_in_dim
       k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
@@ -146,24 +153,50 @@ class Attention(nn.Module):
       cache = LayerCache(k, v)
     # It accumulates bfloat16 in float32 by implicit promotion.
     with jax.numpy_dtype_promotion('standard'):
-      out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+      out = jax.nn.dot_product_attention(
+        q, k, v, mask=view.mask[:, None], scale=self.config.attention_scale
+      )
     out = checkpoint_name(out.reshape(*x.shape[:2], -1), 'attended')
-    o = Projection(
-      c.embed_dim,
-      ('heads', 'embed'),
-      self.lora,
-      self.dtype,
-      self.param_dtype,
-      name='o',
-    )
+    o = self._projection('o', self.config.embed_dim, ('heads', 'embed'))
     return o(out), cache
 
-  def _heads(self, name: str, heads: int, axis: str) -> Projection:
+  def _queries_keys_values(self, x):
+    """Three arrays (batch, length, heads, head_dim)."""
+    c = self.config
+    heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    if c.fused_qkv:
+      qkv = self._projection('qkv', heads + 2 * kv_heads, ('embed', 'heads'))
+      parts = jnp.split(qkv(x), [heads, heads + kv_heads], axis=-1)
+    else:
+      parts = (
+        self._projection('q', heads, ('embed', 'heads'))(x),
+        self._projection('k', kv_heads, ('embed', 'kv_heads'))(x),
+        self._projection('v', kv_heads, ('embed', 'kv_heads'))(x),
+      )
+
+    def split(y, axis):
+      y = y.reshape(*y.shape[:2], -1, c.head_dim)
+      return constrain(y, 'batch', None, axis, None)
+
+    return map(split, parts, ('heads', 'kv_heads', 'kv_heads'))
+
+  def _placed(self, heads, norm_name, angles):
+    """Queries or keys, normalized and rotated as the config says."""
+    c = self.config
+    if c.qk_norm:
+      norm = NORMS[c.norm]
+      heads = norm(
+        c.norm_eps, self.param_dtype, axis='head_dim', name=norm_name
+      )(heads)
+    return heads if angles is None else rotate(heads, angles)
+
+  def _projection(self, name, features, axes) -> Projection:
     return Projection(
-      heads * self.config.head_dim,
-      ('embed', axis),
+      features,
+      axes,
       self.lora,
       self.dtype,
       self.param_dtype,
+      self.config.attention_bias,
       name=name,
     )

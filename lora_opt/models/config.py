@@ -1,9 +1,19 @@
 """The shape of a decoder, and the options that tell the families apart."""
 
 import dataclasses
+import functools
 
-NORMS = ('rms', 'rms_plus_one', 'layer')
-ACTIVATIONS = ('silu', 'gelu_tanh', 'gelu')
+import jax
+
+from lora_opt.models.norms import NORMS
+
+# `DecoderConfig.activation`: the function.
+ACTIVATIONS = {
+  'silu': jax.nn.silu,
+  'relu': jax.nn.relu,
+  'gelu': functools.partial(jax.nn.gelu, approximate=False),
+  'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +40,7 @@ class DecoderConfig:
       (with mean and bias).
     post_norms: Further norms after attention and MLP, before the residual.
     qk_norm: A norm over each head of queries and keys, before the rotation.
-    activation: 'silu', 'gelu_tanh' or 'gelu' (exact).
+    activation: 'silu', 'relu', 'gelu' (exact) or 'gelu_tanh'.
     gated_mlp: down(activation(gate) * up), or without gate.
     attention_bias: Biases in the projections of the attention.
     mlp_bias: Biases in those of the MLP.

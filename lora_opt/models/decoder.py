@@ -1,15 +1,20 @@
-"""A Llama-family decoder: RMSNorm, rotary attention, SwiGLU, scanned layers."""
+"""A decoder of scanned layers: every family is a setting of its config."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from lora_opt.models.attention import Attention, LayerCache, rotary_angles
+from lora_opt.models.attention import (
+  Attention,
+  LayerCache,
+  View,
+  rotary_angles,
+)
 from lora_opt.models.axes import constrain
-from lora_opt.models.config import DecoderConfig
+from lora_opt.models.config import ACTIVATIONS, DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
-from lora_opt.models.norms import RMSNorm
+from lora_opt.models.norms import NORMS
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
 # What the backward pass keeps of a layer besides its input. The rest (norms,
@@ -23,8 +28,8 @@ REMAT_POLICIES = {
 }
 
 
-class GatedMLP(nn.Module):
-  """down(silu(gate(x)) * up(x))."""
+class MLP(nn.Module):
+  """down(activation(gate(x)) * up(x)), or down(activation(up(x)))."""
 
   config: DecoderConfig
   lora: LoraConfig | None
@@ -34,14 +39,20 @@ class GatedMLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (batch, length, embed) to the same shape."""
-    settings = (self.lora, self.dtype, self.param_dtype)
-    width = self.config.mlp_dim
-    gate = Projection(width, ('embed', 'mlp'), *settings, name='gate')(x)
-    up = Projection(width, ('embed', 'mlp'), *settings, name='up')(x)
-    gate = checkpoint_name(constrain(gate, 'batch', None, 'mlp'), 'gate')
-    up = checkpoint_name(constrain(up, 'batch', None, 'mlp'), 'up')
+    c = self.config
+    settings = (self.lora, self.dtype, self.param_dtype, c.mlp_bias)
+    activation = ACTIVATIONS[c.activation]
+
+    def widened(name):
+      wide = Projection(c.mlp_dim, ('embed', 'mlp'), *settings, name=name)
+      return checkpoint_name(constrain(wide(x), 'batch', None, 'mlp'), name)
+
+    if c.gated_mlp:
+      hidden = activation(widened('gate')) * widened('up')
+    else:
+      hidden = activation(widened('up'))
     down = Projection(x.shape[-1], ('mlp', 'embed'), *settings, name='down')
-    return down(jax.nn.silu(gate) * up)
+    return down(hidden)
 
 
 class Block(nn.Module):
@@ -53,20 +64,40 @@ class Block(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x, cache, angles, mask, slot):
-    """Maps (batch, length, embed) to the same shape; see `Attention`."""
-    settings = (self.config, self.lora, self.dtype, self.param_dtype)
+  def __call__(self, x, cache, windowed, view, local_view, slot):
+    """Maps x (batch, length, embed) to the same shape.
+
+    Args:
+      x: Hidden states.
+      cache: Of this layer, or None.
+      windowed: Scalar bool, which view is this layer's; None for `view`.
+      view: What the layers see.
+      local_view: What the windowed layers see, if only some are.
+      slot: See `Attention`.
+
+    Returns:
+      New hidden states, and the new cache.
+    """
+    c = self.config
+    settings = (c, self.lora, self.dtype, self.param_dtype)
 
     def norm(name):
-      return RMSNorm(self.config.norm_eps, self.param_dtype, name=name)
+      return NORMS[c.norm](c.norm_eps, self.param_dtype, name=name)
 
-    attended, cache = Attention(*settings, name='attention')(
-      norm('attention_norm')(x), angles, mask, cache, slot
-    )
+    if windowed is not None:
+      view = jax.tree.map(
+        lambda local, other: jnp.where(windowed, local, other), local_view, view
+      )
+    attention = Attention(*settings, name='attention')
+    attended, cache = attention(norm('attention_norm')(x), view, cache, slot)
+    if c.post_norms:
+      attended = norm('attention_post_norm')(attended)
     x = constrain(x + attended, 'batch', None, None)
     x = checkpoint_name(x, 'middle')
-    x += GatedMLP(*settings, name='mlp')(norm('mlp_norm')(x))
-    return constrain(x, 'batch', None, None), cache
+    y = MLP(*settings, name='mlp')(norm('mlp_norm')(x))
+    if c.post_norms:
+      y = norm('mlp_post_norm')(y)
+    return constrain(x + y, 'batch', None, None), cache
 
 
 class Decoder(nn.Module):
@@ -113,9 +144,7 @@ class Decoder(nn.Module):
     """
     c = self.config
     types = (self.lora, self.dtype, self.param_dtype)
-    x, table = EmbeddingTable(
-      c.vocab_size, c.embed_dim, *types, name='embedding'
-    )(tokens)
+    x, table = self._embedded(tokens, positions)
     x = constrain(x, 'batch', None, None)
     block = Block
     if self.remat != 'none':
@@ -125,13 +154,14 @@ class Decoder(nn.Module):
       block,
       variable_axes={'params': 0, 'lora': 0},
       split_rngs={'params': True, 'lora': True, 'dropout': True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=c.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, self.lora, self.dtype, self.param_dtype, name='layers')
-    x, cache = layers(x, cache, rotary_angles(c, positions), mask, slot)
-    x = RMSNorm(c.norm_eps, self.param_dtype, name='final_norm')(x)
+    )(c, *types, name='layers')
+    views = _views(c, positions, mask, cache, slot)
+    x, cache = layers(x, cache, *views, slot)
+    x = NORMS[c.norm](c.norm_eps, self.param_dtype, name='final_norm')(x)
     tied = table if c.tie_embeddings else None
     return x, OutputHead(c.vocab_size, *types, name='head')(x, tied), cache
 
@@ -139,3 +169,52 @@ class Decoder(nn.Module):
     """Arguments of `__call__` for one token."""
     one = jnp.zeros((1, 1), jnp.int32)
     return one, one, jnp.ones((1, 1, 1), bool)
+
+  def _embedded(self, tokens, positions):
+    """Embeddings (batch, length, embed) and their table (vocab, embed)."""
+    c = self.config
+    types = (self.lora, self.dtype, self.param_dtype)
+    embedding = EmbeddingTable(
+      c.vocab_size, c.embed_dim, *types, name='embedding'
+    )
+    x, table = embedding(tokens)
+    if c.scale_embedding:
+      x *= jnp.asarray(c.embed_dim**0.5, self.dtype)
+    if c.learned_positions:
+      init = nn.with_logical_partitioning(
+        nn.initializers.normal(0.02), ('position', 'embed')
+      )
+      shape = (c.max_length, c.embed_dim)
+      rows = self.param('positions', init, shape, self.param_dtype)
+      # A position without a row is NaN rather than silently the last one.
+      x += (
+        rows.at[positions]
+        .get(mode='fill', fill_value=jnp.nan)
+        .astype(self.dtype)
+      )
+    return x, table
+
+
+def _views(config, positions, mask, cache, slot):
+  """What the layers see.
+
+  Returns:
+    Whether each layer is windowed, the view of those that are not, and the
+    view of those that are; or None, the view of all layers, and None.
+  """
+  view = View(rotary_angles(config, positions), mask)
+  if not any(config.windowed_layers):
+    return None, view, None
+  if cache is None:
+    distance = positions[:, :, None] - positions[:, None, :]
+  else:
+    # Every row writes the same slots, one after the other.
+    queries = slot + jnp.arange(positions.shape[1])
+    distance = (queries[:, None] - jnp.arange(mask.shape[2])[None, :])[None]
+  local = View(
+    rotary_angles(config, positions, local=True),
+    mask & (distance < config.window),
+  )
+  if all(config.windowed_layers):
+    return None, local, None
+  return jnp.array(config.windowed_layers), view, local

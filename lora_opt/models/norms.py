@@ -1,5 +1,7 @@
 """Normalisation of the last axis, in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,11 +14,13 @@ class RMSNorm(nn.Module):
     eps: Added to the mean square.
     param_dtype: Type the scale is stored in.
     offset: 1 where checkpoints keep the scale less one (Gemma).
+    axis: Logical name of the last axis.
   """
 
   eps: float
   param_dtype: jnp.dtype
   offset: float = 0.0
+  axis: str = 'embed'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -34,10 +38,12 @@ class LayerNorm(nn.Module):
   Attributes:
     eps: Added to the variance.
     param_dtype: Type that scale and bias are stored in.
+    axis: Logical name of the last axis.
   """
 
   eps: float
   param_dtype: jnp.dtype
+  axis: str = 'embed'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,10 +57,18 @@ class LayerNorm(nn.Module):
 
 
 def _vector(module: nn.Module, name: str, init, width: int) -> jax.Array:
-  init = nn.with_logical_partitioning(init, ('embed',))
+  init = nn.with_logical_partitioning(init, (module.axis,))
   stored = module.param(name, init, (width,), module.param_dtype)
   return stored.astype(jnp.float32)
 
 
 def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
   return vector.reshape(*[1] * (x.ndim - 1), -1)
+
+
+# `DecoderConfig.norm`: the module.
+NORMS = {
+  'rms': RMSNorm,
+  'rms_plus_one': functools.partial(RMSNorm, offset=1.0),
+  'layer': LayerNorm,
+}

@@ -6,8 +6,8 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
 from lora_opt.models.random_model import random_model
 
-# A program for another environment: it needs torch.
-collect_ignore = ['peft_live.py']
+# They need torch, which is no dependency of the project.
+collect_ignore = ['peft_live.py', 'parity/reference.py']
 
 
 @pytest.fixture(scope='session')

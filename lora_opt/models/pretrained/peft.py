@@ -49,7 +49,7 @@ def export_adapter(
   config = _peft_config(model)
   tensors = {
     name: tensor.astype(np.float32)
-    for name, tensor in disassemble(lora, _peft_names(lora, model)).items()
+    for name, tensor in disassemble(lora, peft_names(lora, model)).items()
   }
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -89,14 +89,14 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   return assemble(
     str(folder / WEIGHTS),
     abstract,
-    _peft_names(abstract, model),
+    peft_names(abstract, model),
     model.lora_config.dtype,
     {name: tensor.shape for name, tensor in tensors.items()},
     tensors.__getitem__,
   )
 
 
-def _peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
+def peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
   """Path of every factor: its name in PEFT's format."""
   names = {}
   for path in leaves_by_path(lora):

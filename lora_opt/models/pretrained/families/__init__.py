@@ -1,8 +1,13 @@
 """The architectures that load, by the model_type of their config.json."""
 
+from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
+from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
 
 FAMILIES = {
+  'gemma': GEMMA,
+  'gemma3_text': GEMMA3,
+  'gpt2': GPT2,
   'llama': LLAMA,
   'mistral': LLAMA,
 }

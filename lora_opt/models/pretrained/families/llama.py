@@ -22,36 +22,64 @@ NAMES = {
   'layers/attention/k/kernel': linear(f'{LAYER}.self_attn.k_proj.weight'),
   'layers/attention/v/kernel': linear(f'{LAYER}.self_attn.v_proj.weight'),
   'layers/attention/o/kernel': linear(f'{LAYER}.self_attn.o_proj.weight'),
+  **{
+    f'layers/attention/{ours}/bias': TensorName(
+      f'{LAYER}.self_attn.{ours}_proj.bias'
+    )
+    for ours in 'qkvo'
+  },
   'layers/mlp/gate/kernel': linear(f'{LAYER}.mlp.gate_proj.weight'),
   'layers/mlp/up/kernel': linear(f'{LAYER}.mlp.up_proj.weight'),
   'layers/mlp/down/kernel': linear(f'{LAYER}.mlp.down_proj.weight'),
+  **{
+    f'layers/mlp/{ours}/bias': TensorName(f'{LAYER}.mlp.{ours}_proj.bias')
+    for ours in ('gate', 'up', 'down')
+  },
 }
 
 
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type llama or mistral."""
   get = settings.get
-  settings.expect('hidden_act', 'silu')
-  for key in ('attention_bias', 'mlp_bias'):
-    settings.expect(key, False)
-  settings.expect('sliding_window', None)
-  heads = get('num_attention_heads')
-  head_dim = get('head_dim', get('hidden_size') // heads)
-  theta, divisors = rotary_scaling(settings, head_dim)
+  layers, window = get('num_hidden_layers'), 0
+  # Null in the later Mistrals: no window.
+  if get('model_type') == 'mistral':
+    window = get('sliding_window', 0)
+  theta, divisors = rotary_scaling(settings, head_dim(settings))
   return DecoderConfig(
-    vocab_size=get('vocab_size'),
-    embed_dim=get('hidden_size'),
-    num_layers=get('num_hidden_layers'),
-    num_heads=heads,
-    num_kv_heads=get('num_key_value_heads', heads),
-    head_dim=head_dim,
-    mlp_dim=get('intermediate_size'),
+    **sizes(settings),
     rope_theta=theta,
     rope_divisors=divisors,
-    norm_eps=get('rms_norm_eps'),
     tie_embeddings=get('tie_word_embeddings', False),
-    max_length=get('max_position_embeddings', 2048),
+    activation=settings.choose('hidden_act', {'silu': 'silu'}, 'silu'),
+    attention_bias=get('attention_bias', False),
+    mlp_bias=get('mlp_bias', False),
+    window=window,
+    windowed_layers=(True,) * layers if window else (),
   )
+
+
+def sizes(settings: ConfigFile) -> dict[str, int | float]:
+  """The fields of `DecoderConfig` that Llama and its kin name alike."""
+  get = settings.get
+  heads = get('num_attention_heads')
+  return {
+    'vocab_size': get('vocab_size'),
+    'embed_dim': get('hidden_size'),
+    'num_layers': get('num_hidden_layers'),
+    'num_heads': heads,
+    'num_kv_heads': get('num_key_value_heads', heads),
+    'head_dim': head_dim(settings),
+    'mlp_dim': get('intermediate_size'),
+    'norm_eps': get('rms_norm_eps'),
+    'max_length': get('max_position_embeddings', 2048),
+  }
+
+
+def head_dim(settings: ConfigFile) -> int:
+  """Width of a head, which old files leave out."""
+  get = settings.get
+  return get('head_dim', get('hidden_size') // get('num_attention_heads'))
 
 
 def rotary_scaling(
@@ -63,11 +91,18 @@ def rotary_scaling(
   old = settings.get('rope_scaling', {})
   rope = settings.get('rope_parameters', old)
   theta = float(rope.get('rope_theta', outside))
+  return theta, rotary_divisors(settings, rope, theta, head_dim)
+
+
+def rotary_divisors(
+  settings: ConfigFile, rope: dict, theta: float, head_dim: int
+) -> tuple[float, ...]:
+  """The divisors of the frequencies that a scaling recipe stands for."""
   kind = rope.get('rope_type') or rope.get('type') or 'default'
   if kind == 'default':
-    return theta, ()
+    return ()
   if kind == 'linear':
-    return theta, (float(rope['factor']),) * (head_dim // 2)
+    return (float(rope['factor']),) * (head_dim // 2)
   if kind != 'llama3':
     settings.refuse('rope scaling', kind, ('default', 'linear', 'llama3'))
   wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
@@ -76,7 +111,7 @@ def rotary_scaling(
   # 0 for wavelengths beyond the original context, 1 for short ones.
   smooth = np.clip((turns - low) / (high - low), 0, 1)
   frequency = (1 - smooth) / rope['factor'] + smooth
-  return theta, tuple(float(x) for x in 1 / frequency)
+  return tuple(float(x) for x in 1 / frequency)
 
 
 def ignored(config: DecoderConfig) -> str:

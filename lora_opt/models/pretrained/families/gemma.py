@@ -1,0 +1,129 @@
+"""Gemma 1, and the text models of Gemma 3."""
+
+from lora_opt.models.causal_lm import CausalLM, abstract_base
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.pretrained.families import llama
+from lora_opt.models.pretrained.family import Family, TensorName
+
+# The first config.json files of Gemma say gelu, but the model was trained with
+# the approximation, and transformers came to read them so.
+ACTIVATIONS = {'gelu_pytorch_tanh': 'gelu_tanh', 'gelu': 'gelu_tanh'}
+
+LAYER = llama.LAYER
+NAMES3 = llama.NAMES | {
+  'layers/attention/q_norm/scale': TensorName(
+    f'{LAYER}.self_attn.q_norm.weight'
+  ),
+  'layers/attention/k_norm/scale': TensorName(
+    f'{LAYER}.self_attn.k_norm.weight'
+  ),
+  'layers/attention_post_norm/scale': TensorName(
+    f'{LAYER}.post_attention_layernorm.weight'
+  ),
+  'layers/mlp_norm/scale': TensorName(
+    f'{LAYER}.pre_feedforward_layernorm.weight'
+  ),
+  'layers/mlp_post_norm/scale': TensorName(
+    f'{LAYER}.post_feedforward_layernorm.weight'
+  ),
+}
+
+
+def read_config(settings: ConfigFile) -> DecoderConfig:
+  """Reads the config.json of model_type gemma."""
+  head_dim = settings.get('head_dim', 256)
+  theta, divisors = llama.rotary_scaling(settings, head_dim)
+  return DecoderConfig(
+    **_sizes(settings), rope_theta=theta, rope_divisors=divisors
+  )
+
+
+def read_config3(settings: ConfigFile) -> DecoderConfig:
+  """Reads the config.json of model_type gemma3_text."""
+  get = settings.get
+  for key in ('attn_logit_softcapping', 'final_logit_softcapping'):
+    settings.expect(key, None)
+  sizes = _sizes(settings)
+  theta, local_theta, divisors = _rotary(settings, sizes['head_dim'])
+  return DecoderConfig(
+    **sizes,
+    rope_theta=theta,
+    rope_divisors=divisors,
+    local_rope_theta=local_theta,
+    qk_norm=True,
+    post_norms=True,
+    attention_scale=get('query_pre_attn_scalar', 256) ** -0.5,
+    window=get('sliding_window', 4096),
+    windowed_layers=_windowed(settings),
+  )
+
+
+def _sizes(settings):
+  get = settings.get
+  settings.expect('use_bidirectional_attention', False)
+  name = get('hidden_activation', get('hidden_act', 'gelu_pytorch_tanh'))
+  if name not in ACTIVATIONS:
+    settings.refuse('hidden_activation', name, ACTIVATIONS)
+  return llama.sizes(settings) | {
+    'head_dim': get('head_dim', 256),
+    'tie_embeddings': get('tie_word_embeddings', True),
+    'norm': 'rms_plus_one',
+    'activation': ACTIVATIONS[name],
+    'scale_embedding': True,
+    'attention_bias': get('attention_bias', False),
+  }
+
+
+def _windowed(settings):
+  """For each layer whether it is windowed."""
+  layers = settings.get('num_hidden_layers')
+  pattern = settings.get(
+    'sliding_window_pattern', settings.get('_sliding_window_pattern', 6)
+  )
+  kinds = settings.get(
+    'layer_types',
+    [
+      'sliding_attention' if (layer + 1) % pattern else 'full_attention'
+      for layer in range(layers)
+    ],
+  )
+  known = {'sliding_attention': True, 'full_attention': False}
+  for kind in kinds:
+    if kind not in known:
+      settings.refuse('layer_types', kind, known)
+  return tuple(known[kind] for kind in kinds)
+
+
+def _rotary(settings, head_dim):
+  """Returns theta, theta of the windowed layers, and the divisors."""
+  get = settings.get
+  # transformers 5 has a set of parameters for each kind of layer.
+  new = get('rope_parameters', {})
+  old = get('rope_scaling', {}) | {'rope_theta': get('rope_theta', 1e6)}
+  rope = new.get('full_attention', old)
+  local = new.get(
+    'sliding_attention', {'rope_theta': get('rope_local_base_freq', 1e4)}
+  )
+  if local.get('rope_type', 'default') != 'default':
+    settings.refuse('rope of windowed layers', local['rope_type'], ('default',))
+  theta = float(rope['rope_theta'])
+  divisors = llama.rotary_divisors(settings, rope, theta, head_dim)
+  return theta, float(local['rope_theta']), divisors
+
+
+GEMMA = Family(
+  read_config=read_config,
+  harmless=('attention_dropout',),
+  names=llama.NAMES,
+  abstract_base=abstract_base,
+  model=CausalLM,
+  ignored=llama.ignored,
+  prefix='model.',
+)
+GEMMA3 = GEMMA._replace(
+  read_config=read_config3,
+  # The hybrid cache of older transformers.
+  harmless=('attention_dropout', 'cache_implementation'),
+  names=NAMES3,
+)

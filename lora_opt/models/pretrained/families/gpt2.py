@@ -1,0 +1,86 @@
+"""GPT-2, whose linear maps are stored as (fan_in, fan_out)."""
+
+from lora_opt.models.causal_lm import CausalLM, abstract_base
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.pretrained.family import Family, TensorName
+
+ACTIVATIONS = {
+  'gelu_new': 'gelu_tanh',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'gelu': 'gelu',
+  'relu': 'relu',
+  'silu': 'silu',
+}
+
+NAMES = {
+  'embedding/table': TensorName('transformer.wte.weight'),
+  'positions': TensorName('transformer.wpe.weight'),
+  'head/table': TensorName('lm_head.weight'),
+  'final_norm/scale': TensorName('transformer.ln_f.weight'),
+  'final_norm/bias': TensorName('transformer.ln_f.bias'),
+  **{
+    f'layers/{ours}/{leaf}': TensorName(f'transformer.h.{{}}.{theirs}.{kind}')
+    for ours, theirs, weight in (
+      ('attention_norm', 'ln_1', 'scale'),
+      ('attention/qkv', 'attn.c_attn', 'kernel'),
+      ('attention/o', 'attn.c_proj', 'kernel'),
+      ('mlp_norm', 'ln_2', 'scale'),
+      ('mlp/up', 'mlp.c_fc', 'kernel'),
+      ('mlp/down', 'mlp.c_proj', 'kernel'),
+    )
+    for leaf, kind in ((weight, 'weight'), ('bias', 'bias'))
+  },
+}
+
+
+def read_config(settings: ConfigFile) -> DecoderConfig:
+  """Reads the config.json of model_type gpt2."""
+  get = settings.get
+  settings.expect('scale_attn_weights', True)
+  settings.expect('scale_attn_by_inverse_layer_idx', False)
+  settings.expect('add_cross_attention', False)
+  embed, heads = get('n_embd'), get('n_head')
+  activation = settings.choose('activation_function', ACTIVATIONS, 'gelu_new')
+  return DecoderConfig(
+    vocab_size=get('vocab_size'),
+    embed_dim=embed,
+    num_layers=get('n_layer'),
+    num_heads=heads,
+    num_kv_heads=heads,
+    head_dim=embed // heads,
+    mlp_dim=get('n_inner', 4 * embed),
+    norm_eps=get('layer_norm_epsilon', 1e-5),
+    tie_embeddings=get('tie_word_embeddings', True),
+    max_length=get('n_positions', get('n_ctx', 1024)),
+    norm='layer',
+    activation=activation,
+    gated_mlp=False,
+    attention_bias=True,
+    mlp_bias=True,
+    fused_qkv=True,
+    learned_positions=True,
+  )
+
+
+def _ignored(config):
+  """The causal masks of old files, and the copy of a tied embedding."""
+  masks = r'.*\.attn\.(masked_)?bias'
+  return rf'{masks}|lm_head\.weight' if config.tie_embeddings else masks
+
+
+GPT2 = Family(
+  read_config=read_config,
+  # Rates of dropout (the adapter has its own), the head of another task, and
+  # the order of operations in half precision.
+  harmless=(
+    *('attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'n_ctx'),
+    *('summary_activation', 'summary_first_dropout', 'summary_type'),
+    *('summary_proj_to_labels', 'summary_use_proj', 'reorder_and_upcast_attn'),
+  ),
+  names=NAMES,
+  abstract_base=abstract_base,
+  model=CausalLM,
+  ignored=_ignored,
+  prefix='transformer.',
+)

@@ -1,0 +1,70 @@
+"""Decoders against transformers, and their adapters against peft."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from tests.models.parity import decoder, material
+
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
+# Where torch is installed the comparison also runs live.
+SOURCES = ['golden']
+if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
+  SOURCES.append('live')
+
+
+@pytest.fixture(scope='module', params=decoder.CASES)
+def compared(request, tmp_path_factory):
+  """A case by name, our model of it, and what it computes."""
+  name = request.param
+  _, config = material.read_golden(f'decoder_{name}')
+  folder = tmp_path_factory.mktemp(name)
+  model = decoder.our_model(decoder.CASES[name], folder, config)
+  return name, model, decoder.our_arrays(model)
+
+
+def reference(name, source):
+  if source == 'golden':
+    return material.read_golden(f'decoder_{name}')[0]
+  return decoder.reference(decoder.CASES[name])[1]
+
+
+@pytest.mark.parametrize('source', SOURCES)
+def test_logits_and_gradients(compared, source):
+  name, _, ours = compared
+  theirs = reference(name, source)
+  assert ours.keys() - theirs.keys() == {'packed logits'}
+  for key, expected in theirs.items():
+    material.assert_close(ours[key], expected, f'{name}: {key}')
+    assert abs(expected).max() > 1e-3, key
+
+
+def test_packed_rows_have_the_logits_of_separate_rows(compared):
+  name, _, ours = compared
+  material.assert_close(ours['packed logits'], ours['logits'], name)
+
+
+if 'live' in SOURCES:
+
+  @pytest.mark.filterwarnings('ignore')  # of peft and transformers
+  def test_adapters_go_to_peft_and_back(compared, tmp_path):
+    """Exported by us and loaded by peft; saved by peft and loaded by us."""
+    import peft
+
+    name, model, ours = compared
+    case = decoder.CASES[name]
+    adapted, *_ = decoder.reference(case)
+    adapted.save_pretrained(tmp_path / 'theirs')
+    lora = material.adapter(model)
+    back = model.load_adapter(tmp_path / 'theirs')
+    expected = material.by_peft_name(lora, model)
+    for key, array in material.by_peft_name(back, model).items():
+      np.testing.assert_array_equal(array, expected[key], err_msg=key)
+    model.export(tmp_path / 'ours', lora)
+    base = adapted.unload()
+    loaded = peft.PeftModel.from_pretrained(base, tmp_path / 'ours').eval()
+    logits, valid = decoder.torch_logits(loaded)
+    logits = logits.detach().numpy()[valid.numpy()]
+    material.assert_close(ours['logits'], logits, name)
