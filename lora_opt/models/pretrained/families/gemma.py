@@ -99,17 +99,16 @@ def _rotary(settings, head_dim):
   """Returns theta, theta of the windowed layers, and the divisors."""
   get = settings.get
   # transformers 5 has a set of parameters for each kind of layer.
-  new = get('rope_parameters', {})
-  old = get('rope_scaling', {}) | {'rope_theta': get('rope_theta', 1e6)}
-  rope = new.get('full_attention', old)
-  local = new.get(
-    'sliding_attention', {'rope_theta': get('rope_local_base_freq', 1e4)}
-  )
+  by_kind = get('rope_parameters', {})
+  rope = by_kind.get('full_attention', get('rope_scaling', {}))
+  local = by_kind.get('sliding_attention', {})
   if local.get('rope_type', 'default') != 'default':
     settings.refuse('rope of windowed layers', local['rope_type'], ('default',))
-  theta = float(rope['rope_theta'])
+  outside = get('rope_theta', 1e6)
+  local_outside = get('rope_local_base_freq', 1e4)
+  theta = float(rope.get('rope_theta', outside))
   divisors = llama.rotary_divisors(settings, rope, theta, head_dim)
-  return theta, float(local['rope_theta']), divisors
+  return theta, float(local.get('rope_theta', local_outside)), divisors
 
 
 GEMMA = Family(

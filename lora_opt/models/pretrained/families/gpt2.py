@@ -74,9 +74,10 @@ GPT2 = Family(
   # Rates of dropout (the adapter has its own), the head of another task, and
   # the order of operations in half precision.
   harmless=(
-    *('attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'n_ctx'),
+    *('attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'n_ctx', 'n_special'),
+    *('predict_special_tokens', 'reorder_and_upcast_attn'),
     *('summary_activation', 'summary_first_dropout', 'summary_type'),
-    *('summary_proj_to_labels', 'summary_use_proj', 'reorder_and_upcast_attn'),
+    *('summary_proj_to_labels', 'summary_use_proj'),
   ),
   names=NAMES,
   abstract_base=abstract_base,

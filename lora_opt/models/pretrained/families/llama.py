@@ -122,7 +122,10 @@ def ignored(config: DecoderConfig) -> str:
 
 LLAMA = Family(
   read_config=read_config,
-  harmless=('attention_dropout', 'pretraining_tp', 'rope_interleaved'),
+  harmless=(
+    *('attention_dropout', 'is_llama_config', 'max_sequence_length'),
+    *('pretraining_tp', 'rope_interleaved'),
+  ),
   names=NAMES,
   abstract_base=abstract_base,
   model=CausalLM,

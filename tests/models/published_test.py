@@ -1,0 +1,88 @@
+"""Published models by their config.json and the names of their tensors.
+
+Each file of `published/` is a model: the values of its config.json, its number
+of parameters, the names in its checkpoint (how many layers each occurs in), and
+where they are from. No weights: everything is shapes.
+"""
+
+import collections
+import importlib.util
+import json
+import math
+import pathlib
+
+import pytest
+
+from lora_opt.models.pretrained.assemble import check_shapes, parameter_names
+from lora_opt.models.pretrained.family import leaves_by_path, slots
+from lora_opt.models.pretrained.huggingface import read_config
+
+FILES = sorted((pathlib.Path(__file__).parent / 'published').glob('*.json'))
+
+
+@pytest.fixture(scope='module', params=FILES, ids=lambda file: file.stem)
+def published(request, tmp_path_factory):
+  """The file, the family, the config and the abstract weights of a model."""
+  published = json.loads(request.param.read_text())
+  file = tmp_path_factory.mktemp(request.param.stem) / 'config.json'
+  file.write_text(json.dumps(published['config']))
+  family, config = read_config(file)
+  return published, family, config, family.abstract_base(config)
+
+
+def names_of(tensors: dict[str, int]) -> list[str]:
+  """Every name; a template with {} stands for so many layers."""
+  return [
+    template.replace('{}', str(layer))
+    for template, count in tensors.items()
+    for layer in range(count)
+  ]
+
+
+def test_parameter_count(published):
+  file, _, _, base = published
+  leaves = leaves_by_path(base).values()
+  assert sum(math.prod(leaf.shape) for leaf in leaves) == file['parameters']
+
+
+def test_every_name_is_a_parameter_and_back(published):
+  file, family, config, base = published
+  names = names_of(file['tensors'])
+  stored = parameter_names(family, config, names)
+  expected = slots(base, family.names)
+  assert stored.keys() == expected.keys()
+  # No two tensors are the same part, and every part of every array is one.
+  parts = collections.Counter((s.path, s.layer) for s in expected.values())
+  assert set(parts.values()) == {1}
+  layers = collections.Counter(path for path, _ in parts)
+  for path, leaf in leaves_by_path(base).items():
+    stacked = (path, None) not in parts
+    assert layers[path] == (leaf.shape[0] if stacked else 1), path
+  # What the file has besides them is no parameter.
+  assert all(
+    name.endswith(('rotary_emb.inv_freq', '.attn.bias', 'lm_head.weight'))
+    for name in set(names) - set(stored.values())
+  )
+
+
+if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
+
+  def test_shapes_are_those_of_transformers(published):
+    import torch
+    import transformers
+
+    file, family, _, base = published
+    kept = {
+      key: value
+      for key, value in file['config'].items()
+      if key not in ('architectures', 'torch_dtype', 'transformers_version')
+    }
+    with torch.device('meta'):
+      model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(**kept)
+      )
+    shapes = {
+      name: tuple(parameter.shape)
+      for name, parameter in model.named_parameters()
+    }
+    check_shapes('transformers', slots(base, family.names), shapes)
