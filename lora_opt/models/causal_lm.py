@@ -41,9 +41,9 @@ MAX_VOCAB_PADDING = 1024
 
 
 class DecodeCache(NamedTuple):
-  """What cached decoding remembers; `start_cache` makes it."""
+  """What cached decoding remembers; `start_decoding` makes it."""
 
-  layers: LayerCache  # each (layers, batch, slots, kv_heads, head_dim)
+  layers: list[LayerCache]  # by layer
   valid: jax.Array  # (batch, slots) bool, False on padding and unused slots
   next_slot: jax.Array  # () int32, the same for every row
 
@@ -164,9 +164,25 @@ class CausalLM:
       Logits (batch, vocab) float32, and the cache for `decode_step`.
     """
     rows, length = tokens.shape
-    cache = self.start_cache(rows, length + max_new_tokens)
+    c = self.config
+    shape = (c.num_layers, rows, length, c.num_kv_heads, c.head_dim)
+    empty = constrain(
+      jnp.zeros(shape, self.dtype), None, 'batch', None, 'kv_heads', None
+    )
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    return self.decode(base, lora, cache, tokens, positions, valid)
+    order = jnp.arange(length)
+    mask = (order[None, :] <= order[:, None])[None] & valid[:, None, :]
+    start = jnp.zeros((), jnp.int32)
+    logits, stacked = self._next(
+      base, lora, tokens, positions, mask, LayerCache(empty, empty), start
+    )
+    more = [(0, 0), (0, max_new_tokens), (0, 0), (0, 0)]
+    layers = [
+      jax.tree.map(lambda x, i=i: jnp.pad(x[i], more), stacked)
+      for i in range(c.num_layers)
+    ]
+    seen = jnp.pad(valid, more[:2])
+    return logits, DecodeCache(layers, seen, start + length)
 
   def decode_step(
     self, base: Tree, lora: Tree | None, cache: DecodeCache, tokens: jax.Array
@@ -182,63 +198,14 @@ class CausalLM:
     Returns:
       Logits (batch, vocab) float32, and the new cache.
     """
-    tokens, seen = (
-      tokens[:, None],
-      jnp.sum(cache.valid, axis=1, dtype=jnp.int32),
+    slot = cache.next_slot
+    positions = jnp.sum(cache.valid, axis=1, dtype=jnp.int32)[:, None]
+    written = jnp.ones((tokens.shape[0], 1), bool)
+    seen = jax.lax.dynamic_update_slice_in_dim(cache.valid, written, slot, 1)
+    logits, layers = self._next(
+      base, lora, tokens[:, None], positions, seen[:, None], cache.layers, slot
     )
-    running = jnp.ones(tokens.shape, bool)
-    return self.decode(base, lora, cache, tokens, seen[:, None], running)
-
-  def start_cache(self, batch_size: int, length: int) -> DecodeCache:
-    """Returns an empty cache of `length` slots for `decode`."""
-    c = self.config
-    shape = (c.num_layers, batch_size, length, c.num_kv_heads, c.head_dim)
-    empty = constrain(
-      jnp.zeros(shape, self.dtype), None, 'batch', None, 'kv_heads', None
-    )
-    return DecodeCache(
-      LayerCache(empty, empty),
-      valid=jnp.zeros((batch_size, length), bool),
-      next_slot=jnp.zeros((), jnp.int32),
-    )
-
-  def decode(
-    self,
-    base: Tree,
-    lora: Tree | None,
-    cache: DecodeCache,
-    tokens: jax.Array,
-    positions: jax.Array,
-    valid: jax.Array,
-  ) -> tuple[jax.Array, DecodeCache]:
-    """Appends tokens to the cache and predicts the one after the last.
-
-    First a prefill with left-padded prompts, then steps of one token; every
-    row writes the same slots. The caller keeps count of the slots: tokens
-    beyond the length of the cache would overwrite the last ones.
-
-    Args:
-      base: Frozen weights.
-      lora: Adapter, or None for the base model.
-      cache: From `start_cache` or an earlier call.
-      tokens: (batch, steps) int32.
-      positions: (batch, steps) int32, counted from each row's first real token.
-      valid: (batch, steps) bool, False on padding.
-
-    Returns:
-      Logits after the last token, (batch, vocab) float32, and the new cache.
-    """
-    slot, steps = cache.next_slot, tokens.shape[1]
-    seen = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1)
-    slots = jnp.arange(seen.shape[1])[None, :]
-    past = slots <= slot + jnp.arange(steps)[:, None]
-    mask = past[None] & seen[:, None, :]
-    hidden, head, layers = self._decoder(lora is not None).apply(
-      apply_variables(base, lora), tokens, positions, mask, cache.layers, slot
-    )
-    last = None if head.codes is None else head.codes[:, -1]
-    logits = project_to_vocabulary(hidden[:, -1], head.table, last, head.up)
-    return logits, DecodeCache(layers, seen, slot + steps)
+    return logits, DecodeCache(layers, seen, slot + 1)
 
   def export(self, folder: str | os.PathLike, lora: Tree) -> None:
     """Writes the adapter in PEFT's format; see `export_adapter`."""
@@ -247,6 +214,16 @@ class CausalLM:
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
     """Reads an adapter in PEFT's format; see `import_adapter`."""
     return import_adapter(folder, self)
+
+  def _next(self, base, lora, tokens, positions, mask, cache, slot):
+    """Logits after the last token, (batch, vocab), and the new cache."""
+    hidden, head, cache = self._decoder(lora is not None).apply(
+      apply_variables(base, lora), tokens, positions, mask, cache, slot
+    )
+    last = None if head.codes is None else head.codes[:, -1]
+    return project_to_vocabulary(
+      hidden[:, -1], head.table, last, head.up
+    ), cache
 
   def _hidden(self, base, lora, batch, rng):
     mask = packed_mask(batch['segment_ids'], batch.get('branches'))

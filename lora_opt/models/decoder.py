@@ -17,6 +17,9 @@ from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
+# Of all layers stacked, or layer by layer.
+Cache = LayerCache | list[LayerCache] | None
+
 # What the backward pass keeps of a layer besides its input. The rest (norms,
 # softmax, products of the gate) is cheaper to compute again than to read back.
 SAVED = ('q', 'k', 'v', 'attended', 'middle', 'gate', 'up')
@@ -100,6 +103,21 @@ class Block(nn.Module):
     return constrain(x + y, 'batch', None, None), cache
 
 
+class _Layer(nn.Module):
+  """One block, under the path that it has in the stack of all."""
+
+  config: DecoderConfig
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, *inputs):
+    """Maps (batch, length, embed) to the same shape; see `Block`."""
+    settings = (self.config, self.lora, self.dtype, self.param_dtype)
+    return Block(*settings, name='layers')(*inputs)
+
+
 class Decoder(nn.Module):
   """Embedding, scanned blocks and final norm.
 
@@ -126,16 +144,17 @@ class Decoder(nn.Module):
     tokens: jax.Array,
     positions: jax.Array,
     mask: jax.Array,
-    cache: LayerCache | None = None,
+    cache: Cache = None,
     slot: jax.Array | None = None,
-  ) -> tuple[jax.Array, Head, LayerCache | None]:
+  ) -> tuple[jax.Array, Head, Cache]:
     """Runs the decoder up to, not including, the product with its head.
 
     Args:
       tokens: (batch, length) int32.
       positions: (batch, length) int32.
       mask: (batch, length, keys) bool.
-      cache: Keys and values stacked over layers on axis 0, or None.
+      cache: Keys and values stacked over layers on axis 0, a list of them by
+        layer, or None. With a list the layers are not scanned: see `_in_turn`.
       slot: Scalar int32, the cache slot of the first token.
 
     Returns:
@@ -146,24 +165,50 @@ class Decoder(nn.Module):
     types = (self.lora, self.dtype, self.param_dtype)
     x, table = self._embedded(tokens, positions)
     x = constrain(x, 'batch', None, None)
-    block = Block
-    if self.remat != 'none':
-      policy = REMAT_POLICIES[self.remat]
-      block = nn.remat(Block, policy=policy, prevent_cse=False)
-    layers = nn.scan(
-      block,
-      variable_axes={'params': 0, 'lora': 0},
-      split_rngs={'params': True, 'lora': True, 'dropout': True},
-      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
-      length=c.num_layers,
-      unroll=self.unroll,
-      metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, *types, name='layers')
+    layers = self._in_turn if isinstance(cache, list) else self._scanned()
     views = _views(c, positions, mask, cache, slot)
     x, cache = layers(x, cache, *views, slot)
     x = NORMS[c.norm](c.norm_eps, self.param_dtype, name='final_norm')(x)
     tied = table if c.tie_embeddings else None
     return x, OutputHead(c.vocab_size, *types, name='head')(x, tied), cache
+
+  def _scanned(self):
+    block = Block
+    if self.remat != 'none':
+      policy = REMAT_POLICIES[self.remat]
+      block = nn.remat(Block, policy=policy, prevent_cse=False)
+    return nn.scan(
+      block,
+      variable_axes={'params': 0, 'lora': 0},
+      split_rngs={'params': True, 'lora': True, 'dropout': True},
+      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=self.config.num_layers,
+      unroll=self.unroll,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(self.config, self.lora, self.dtype, self.param_dtype, name='layers')
+
+  def _in_turn(self, x, caches, some_windowed, view, local_view, slot):
+    """Layer after layer, each with a cache of its own.
+
+    A scan would copy every layer's weights and cache out of the stack, and the
+    cache back into it: for one token that is most of the work.
+    """
+    layer = _Layer(
+      self.config, self.lora, self.dtype, self.param_dtype, parent=None
+    )
+    stacks = {
+      kind: {'layers': tree['layers']}
+      for kind, tree in self.variables.items()
+      if 'layers' in tree
+    }
+    new = []
+    for i, cache in enumerate(caches):
+      own = jax.tree.map(lambda stack, i=i: stack[i], stacks)
+      local = some_windowed is not None and self.config.windowed_layers[i]
+      own_view = local_view if local else view
+      x, cache = layer.apply(own, x, cache, None, own_view, None, slot)
+      new.append(cache)
+    return x, new
 
   def example_inputs(self) -> tuple[jax.Array, ...]:
     """Arguments of `__call__` for one token."""

@@ -58,26 +58,21 @@ def test_cached_decoding_equals_the_full_forward_pass(tiny):
   lora = random_adapter(tiny)
   rows, prompts = [FIRST + SECOND, SECOND + THIRD + [40]], (5, 3)
   full = np.asarray(jitted(tiny, 'logits')(tiny.base, lora, row_batch(*rows)))
-  decode = jitted(tiny, 'decode')
   width, steps = max(prompts), 3
-
-  def feed(cache, columns):
-    # Row r holds its token t in column t + width - prompts[r].
-    t = columns[None, :] - (width - np.array(prompts))[:, None]
-    tokens = [
-      [row[i] if i >= 0 else 99 for i in index]
-      for row, index in zip(rows, t, strict=True)
-    ]
-    arguments = np.array(tokens, np.int32), np.maximum(t, 0), t >= 0
-    return decode(tiny.base, lora, cache, *map(jnp.asarray, arguments))
-
-  predicted, cache = feed(tiny.start_cache(2, width + steps), np.arange(width))
-  for step in range(steps + 1):
-    expected = [full[r, prompts[r] - 1 + step] for r in range(2)]
+  tokens, valid = np.full((2, width), 99, np.int32), np.zeros((2, width), bool)
+  for r, (row, size) in enumerate(zip(rows, prompts, strict=True)):
+    tokens[r, width - size :] = row[:size]
+    valid[r, width - size :] = True
+  start = jax.jit(tiny.start_decoding, static_argnums=4)
+  step = jitted(tiny, 'decode_step')
+  predicted, cache = start(tiny.base, lora, tokens, valid, steps)
+  for done in range(steps + 1):
+    expected = [full[r, prompts[r] - 1 + done] for r in range(2)]
     np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
-    if step < steps:
-      predicted, cache = feed(cache, np.array([width + step]))
-  assert decode._cache_size() == 2  # the prefill and one kind of step
+    if done < steps:
+      following = [rows[r][prompts[r] + done] for r in range(2)]
+      predicted, cache = step(tiny.base, lora, cache, jnp.array(following))
+  assert step._cache_size() == 1
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
