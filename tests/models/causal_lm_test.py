@@ -20,6 +20,40 @@ from tests.models.batches import (
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
+# Between them every option of the decoder that a cache, a type or the name of
+# an axis could miss.
+GEMMA3 = {
+  'norm': 'rms_plus_one',
+  'post_norms': True,
+  'qk_norm': True,
+  'activation': 'gelu_tanh',
+  'scale_embedding': True,
+  'attention_scale': 0.5,
+  'window': 3,
+  'windowed_layers': (True, False),
+  'local_rope_theta': 10.0,
+}
+GPT2 = {
+  'norm': 'layer',
+  'activation': 'gelu',
+  'gated_mlp': False,
+  'attention_bias': True,
+  'mlp_bias': True,
+  'fused_qkv': True,
+  'learned_positions': True,
+  'window': 3,
+  'windowed_layers': (True, True),
+}
+families = pytest.mark.parametrize(
+  'options', [{}, GEMMA3, GPT2], ids=['llama', 'gemma3', 'gpt2']
+)
+
+
+def with_options(options):
+  """A model with adapters on everything, embedding and head too."""
+  return random_model(LoraConfig('.*', rank=4), **options)
+
+
 FIRST, SECOND, THIRD = [5, 6, 7, 8, 9], [20, 21, 22], [30, 31, 32, 33]
 
 
@@ -54,7 +88,9 @@ def test_padding_has_no_effect(tiny):
   assert np.isfinite(together).all()
 
 
-def test_cached_decoding_equals_the_full_forward_pass(tiny):
+@families
+def test_cached_decoding_equals_the_full_forward_pass(options):
+  tiny = with_options(options)
   lora = random_adapter(tiny)
   rows, prompts = [FIRST + SECOND, SECOND + THIRD + [40]], (5, 3)
   full = np.asarray(jitted(tiny, 'logits')(tiny.base, lora, row_batch(*rows)))
@@ -75,10 +111,11 @@ def test_cached_decoding_equals_the_full_forward_pass(tiny):
   assert step._cache_size() == 1
 
 
+@families
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_no_type_or_rank_is_promoted_silently(tiny, dtype):
-  config = LoraConfig(rank=4, dropout=0.1, dtype=dtype)
-  model = dataclasses.replace(tiny, dtype=dtype, lora_config=config)
+def test_no_type_or_rank_is_promoted_silently(options, dtype):
+  config = LoraConfig('.*', rank=4, dropout=0.1, dtype=dtype)
+  model = random_model(config, dtype=dtype, **options)
   with (
     jax.numpy_dtype_promotion('strict'),
     jax.numpy_rank_promotion('raise'),
@@ -132,8 +169,10 @@ def test_weights_are_stored_in_the_type_asked_for():
   assert stored == {np.dtype(jnp.bfloat16)}
 
 
-def test_every_axis_has_a_logical_name(tiny):
-  adapter = tiny.init(jax.random.key(0))
+@families
+def test_every_axis_has_a_logical_name(options):
+  tiny = with_options(options | {'tie_embeddings': False})
+  adapter = jax.eval_shape(tiny.init, jax.random.key(0))
   for specs, arrays in zip(
     tiny.logical_axes(), (tiny.base, adapter), strict=True
   ):
@@ -142,6 +181,7 @@ def test_every_axis_has_a_logical_name(tiny):
     ):
       assert len(spec) == array.ndim, path
       assert None not in spec, path
+      assert len(set(spec)) == len(spec), path
   base, lora = tiny.logical_axes()
   down = lora['layers']['mlp']['down']
   assert tuple(down['lora_a']) == ('layers', 'mlp', 'lora_rank')

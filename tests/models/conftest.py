@@ -6,8 +6,8 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
 from lora_opt.models.random_model import random_model
 
-# They need torch, which is no dependency of the project.
-collect_ignore = ['peft_live.py', 'parity/reference.py']
+# It needs torch, which is no dependency of the project.
+collect_ignore = ['parity/reference.py']
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from lora_opt.models.loss import project_to_vocabulary, token_cross_entropy
+from lora_opt.models.loss import (
+  adapted_cross_entropy,
+  project_to_vocabulary,
+  token_cross_entropy,
+)
 
 
 @pytest.fixture(name='problem')
@@ -49,6 +53,30 @@ def test_value_and_gradient_are_those_of_full_logits(
   np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-5)
   evaluated = token_cross_entropy(hidden, head, targets, needed, chunk_rows)
   np.testing.assert_array_equal(evaluated, losses)
+
+
+@pytest.mark.parametrize('chunk_rows', [2, 100])
+def test_adapter_of_the_head_is_a_change_of_the_head(problem, chunk_rows):
+  hidden, head, targets, weights = problem
+  down, up = jax.random.normal(jax.random.key(7), (2, 8, 3))
+  up = jnp.tile(up.T, 4)[:, :30]
+
+  def chunked(hidden, down, up):
+    losses = adapted_cross_entropy(
+      hidden, head, hidden @ down, up, targets, SOME, chunk_rows
+    )
+    return (losses * weights).sum()
+
+  def full(hidden, down, up):
+    losses = full_losses(hidden, head + (down @ up).T, targets)
+    return (jnp.where(SOME, losses, 0) * weights).sum()
+
+  both = [
+    jax.value_and_grad(function, argnums=(0, 1, 2))(hidden, down, up)
+    for function in (chunked, full)
+  ]
+  for actual, expected in zip(*map(jax.tree.leaves, both), strict=True):
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_gradient_for_the_frozen_head(problem):

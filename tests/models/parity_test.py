@@ -5,6 +5,12 @@ import importlib.util
 import numpy as np
 import pytest
 
+from tests.models.batches import (
+  hugging_face_tensors,
+  jitted,
+  random_adapter,
+  row_batch,
+)
 from tests.models.parity import decoder, material
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
@@ -68,3 +74,41 @@ if 'live' in SOURCES:
     logits, valid = decoder.torch_logits(loaded)
     logits = logits.detach().numpy()[valid.numpy()]
     material.assert_close(ours['logits'], logits, name)
+
+  @pytest.mark.slow
+  @pytest.mark.filterwarnings('ignore')
+  def test_smollm2_with_an_adapter_in_peft(smollm2, tmp_path):
+    """The default model's own weights in torch, an adapter exported by us."""
+    import peft
+    import transformers
+
+    from tests.models.parity.reference import load
+
+    c = smollm2.config
+    config = transformers.LlamaConfig(
+      vocab_size=c.vocab_size,
+      hidden_size=c.embed_dim,
+      intermediate_size=c.mlp_dim,
+      num_hidden_layers=c.num_layers,
+      num_attention_heads=c.num_heads,
+      num_key_value_heads=c.num_kv_heads,
+      rms_norm_eps=c.norm_eps,
+      rope_parameters={'rope_type': 'default', 'rope_theta': c.rope_theta},
+      tie_word_embeddings=True,
+      max_position_embeddings=c.max_length,
+    )
+    theirs = transformers.LlamaForCausalLM(config)
+    load(theirs, hugging_face_tensors(smollm2))
+    lora = random_adapter(smollm2, spread=0.02)
+    smollm2.export(tmp_path, lora)
+    adapted = peft.PeftModel.from_pretrained(theirs, tmp_path).eval()
+    text = 'The quick brown fox jumps over the lazy dog. 17 plus 25 is 42.'
+    ids = [smollm2.tokenizer.encode(text)]
+    expected, _ = decoder.torch_logits(adapted, ids)
+    program = jitted(smollm2, 'logits')
+    actual = program(smollm2.base, lora, row_batch(*ids))
+    expected = expected.detach().numpy()
+    # 30 layers in float32.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-3)
+    plain = program(smollm2.base, None, row_batch(*ids))
+    assert abs(plain - expected).max() > 0.5

@@ -181,11 +181,11 @@ def reference(case: Case):
   return adapted, arrays, config.to_json_string()
 
 
-def torch_logits(model):
-  """Logits of a torch model on `rows`, and which positions are no padding."""
+def torch_logits(model, ids=None):
+  """Logits of a torch model on rows, and which positions are no padding."""
   import torch
 
-  batch = row_batch(*rows())
+  batch = row_batch(*(ids or rows()))
   valid = torch.tensor(batch['segment_ids'] > 0)
   output = model(
     input_ids=torch.tensor(batch['tokens']).long(),

@@ -17,6 +17,15 @@ def fill(module: torch.nn.Module, adapters: bool = False) -> None:
         parameter.copy_(torch.tensor(weight(name, tuple(parameter.shape))))
 
 
+def load(model: torch.nn.Module, tensors: dict) -> None:
+  """Gives a model with a tied head the weights of a checkpoint."""
+  state = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
+  result = model.load_state_dict(state, strict=False)
+  assert not result.unexpected_keys
+  assert result.missing_keys in ([], ['lm_head.weight'])
+  model.tie_weights()
+
+
 def adapt(model, targets: list[str], task_type: str, **settings):
   """Wraps a filled model with a filled adapter of PEFT."""
   config = peft.LoraConfig(
