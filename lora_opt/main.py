@@ -42,10 +42,18 @@ flags.DEFINE_bool(
   'dry_run', False, 'Check and print the configuration, then stop.'
 )
 flags.DEFINE_string(
-  'coordinator_address', None, 'host:port of process 0, for several processes.'
+  'coordinator_address',
+  None,
+  'For several processes: host:port of process 0, or auto where SLURM, Open '
+  'MPI, Cloud TPU or GKE say it all.',
 )
 flags.DEFINE_integer('process_count', None, 'Number of processes.')
 flags.DEFINE_integer('process_index', None, 'Index of this process, from 0.')
+flags.DEFINE_integer(
+  'heartbeat_timeout_seconds',
+  30,
+  'A process that is silent for so long is given up, and the others end.',
+)
 
 
 def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
@@ -71,17 +79,19 @@ def main(argv: Sequence[str]) -> None:
       '--helpshort'
     )
   # Imported late, so that --help and a wrong flag answer at once.
-  import jax
 
   from lora_opt import config
   from lora_opt.evaluation import run as evaluation
-  from lora_opt.training import loop
+  from lora_opt.training import loop, processes
   from lora_opt.training.run_directory import RunRecord
 
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
   if FLAGS.coordinator_address or FLAGS.process_count:
-    jax.distributed.initialize(
-      FLAGS.coordinator_address, FLAGS.process_count, FLAGS.process_index
+    processes.start(
+      FLAGS.coordinator_address,
+      FLAGS.process_count,
+      FLAGS.process_index,
+      FLAGS.heartbeat_timeout_seconds,
     )
   if FLAGS.tfds_data_dir:
     os.environ['TFDS_DATA_DIR'] = FLAGS.tfds_data_dir
@@ -113,21 +123,39 @@ def run() -> None:
   try:
     app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
   except Exception as error:
-    full = 'No space left on device' in str(error)
-    if os.environ.get('LORA_OPT_TRACEBACK') or not (
-      full or isinstance(error, ValueError | OSError)
-    ):
+    if os.environ.get('LORA_OPT_TRACEBACK'):
       raise
-    # Without the lines in which gin names the functions it was calling.
-    message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
-    if full:
-      message += (
-        '\nThe checkpoints that are there are whole: make room on the disk of '
-        'MODEL_DIR and run the same command again.'
-      )
+    message = explain(error)
+    if message is None:
+      raise
     print(f'\nerror: {message}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
     sys.exit(1)
+
+
+def explain(error: Exception) -> str | None:
+  """What to tell the user of an error; None where only a traceback helps.
+
+  >>> explain(ValueError('no such task'))
+  'no such task'
+  """
+  # Without the lines in which gin names the functions it was calling.
+  message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
+  if 'No space left on device' in message:
+    return (
+      f'{message}\nThe checkpoints that are there are whole: make room on the '
+      'disk of MODEL_DIR and run the same command again.'
+    )
+  from lora_opt.training import processes
+
+  if processes.is_loss_of_a_process(error):
+    return (
+      'another process of this run is gone or cannot be reached, so this one '
+      'stops too. Its own log says why. The checkpoints that are there are '
+      'whole: start all processes again, and the run goes on from the newest.'
+      f'\n({message.splitlines()[0]})'
+    )
+  return message if isinstance(error, ValueError | OSError) else None
 
 
 if __name__ == '__main__':

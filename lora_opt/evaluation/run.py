@@ -1,14 +1,16 @@
 """Run modes eval and infer: an exported adapter on the tasks of a file."""
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.training import run_directory
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
+from lora_opt.training.processes import on_first
 from lora_opt.training.run_directory import RunRecord
 
 _SHOWN = 3
@@ -49,7 +51,7 @@ def score(
   )
   result = evaluate(base, lora)
   path = folder / 'evaluation' / f'{task.name}.json'
-  run_directory.write_json(path, result)
+  on_first(functools.partial(run_directory.write_json, path, result))
   low, high = result['interval']
   print(
     f'{task.name}: {result["metric"]} {result["score"]:.4f} '
@@ -85,14 +87,18 @@ def infer(
   )
   predictions = evaluate.generate(base, lora)
   path = folder / 'inference' / f'{task.name}.jsonl'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(
-    ''.join(json.dumps(p, ensure_ascii=False) + '\n' for p in predictions)
-  )
+  on_first(functools.partial(_write_lines, path, predictions))
   for prediction in predictions[:_SHOWN]:
     print(f'> {prediction["prompt"]}\n{prediction["prediction"]}\n')
   print(f'{len(predictions)} completions: {path}')
   return path
+
+
+def _write_lines(path: pathlib.Path, rows: Sequence[Any]) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(
+    ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+  )
 
 
 def _prepare(model_dir, model, task, partitioner, evaluator, adapter):

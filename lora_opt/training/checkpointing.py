@@ -1,12 +1,30 @@
-"""Orbax checkpoints: step, adapters, optimizer state, place in the data."""
+"""Orbax checkpoints: step, adapters, optimizer state, place in the data.
 
+A checkpoint holds nothing of the machine that wrote it: arrays by name, each
+whole, and one place in the data for all processes. It can be read onto any
+number of processes and devices. Checksums travel with it, so that a damaged one
+is found before anything is trained from it.
+"""
+
+import functools
+import json
 import pathlib
+import zlib
+from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
+from lora_opt.training.checksums import checksums, host_checksum
+from lora_opt.training.processes import on_first
+from lora_opt.training.step_log import TrainingDivergedError
 from lora_opt.training.train_state import TrainState
+
+_PREFIX = 'step'
+_ITEMS = ('state', 'facts')
 
 
 class Checkpoints:
@@ -19,18 +37,23 @@ class Checkpoints:
   def __init__(self, model_dir: pathlib.Path, keep: int = 2):
     """Opens (or creates) `model_dir`/checkpoints.
 
+    Damaged checkpoints newer than the newest good one are moved to
+    `model_dir`/damaged, and named.
+
     Args:
-      model_dir: the run's folder.
+      model_dir: the run's folder, seen by all processes.
       keep: how many checkpoints to hold; older ones are deleted.
     """
+    folder = (model_dir / 'checkpoints').absolute()
+    on_first(functools.partial(_set_damaged_aside, folder))
     self._manager = ocp.CheckpointManager(
-      (model_dir / 'checkpoints').absolute(),
+      folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        step_prefix='step',
+        step_prefix=_PREFIX,
         cleanup_tmp_directories=True,
       ),
-      item_names=('state', 'data'),
+      item_names=_ITEMS,
     )
 
   @property
@@ -44,12 +67,28 @@ class Checkpoints:
       state: after some step; copied before the call returns, so that the next
         step may take its buffers.
       batches: the data iterator, in the position after that step.
+
+    Raises:
+      TrainingDivergedError: a number of the state is not finite.
+      OSError, ValueError: an earlier save could not be written.
     """
+    step, arrays = int(state.step), by_name(state)
+    if broken := _not_finite(arrays):
+      raise TrainingDivergedError(
+        f'{broken[0]} is not finite after step {step}; training stopped and '
+        'that state was not saved. A lower learning rate, a longer warm-up or '
+        'float32 is the usual remedy.'
+      )
+    sums = jax.device_get(checksums(arrays))
+    facts = {
+      'batches': batches.get_state(),
+      'checksums': {name: int(value) for name, value in sums.items()},
+    }
+    facts['checksum'] = _facts_checksum(facts)
     self._manager.save(
-      int(state.step),
+      step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state._asdict()),
-        data=grain.checkpoint.CheckpointSave(batches),
+        state=ocp.args.PyTreeSave(arrays), facts=ocp.args.JsonSave(facts)
       ),
     )
 
@@ -59,23 +98,144 @@ class Checkpoints:
     """The newest checkpointed state, or `state` itself where there is none.
 
     Args:
-      state: of the wanted structure, dtypes and shardings.
+      state: of the wanted structure, dtypes and shardings; they need not be
+        those it was saved with.
       batches: its position is set to the checkpoint's.
+
+    Raises:
+      ValueError: the checkpoint is of another model, optimizer or data; or
+        what was read is not what was written.
     """
     step = self.latest_step
     if step is None:
       return state
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, by_name(state))
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract),
-        data=grain.checkpoint.CheckpointRestore(batches),
+        state=ocp.args.PyTreeRestore(
+          item=wanted,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        ),
+        facts=ocp.args.JsonRestore(),
       ),
     )
-    return TrainState(**restored['state'])
+    arrays, facts = restored['state'], restored['facts']
+    for name, value in jax.device_get(checksums(arrays)).items():
+      if value != facts['checksums'][name]:
+        raise ValueError(
+          f'checkpoint of step {step}: {name} was not read as it was written; '
+          'start again, and look for a failing disk or memory if it recurs'
+        )
+    batches.set_state(facts['batches'])
+    leaves = [arrays[name] for name in by_name(state)]
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
   def close(self) -> None:
     """Waits for what is being written."""
     self._manager.wait_until_finished()
     self._manager.close()
+
+
+def by_name(state: TrainState) -> dict[str, jax.Array]:
+  """The arrays of a state by path, such as lora/layers/mlp/up/lora_a."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree.leaves_with_path(state)
+  }
+
+
+def _facts_checksum(facts: dict[str, Any]) -> int:
+  covered = [facts['batches'], facts['checksums']]
+  return zlib.crc32(json.dumps(covered, sort_keys=True).encode())
+
+
+def _not_finite(arrays: dict[str, jax.Array]) -> list[str]:
+  finite = jax.device_get(_finite(arrays))
+  return [name for name, good in finite.items() if not good]
+
+
+@jax.jit
+def _finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: jnp.all(jnp.isfinite(x)) for name, x in arrays.items()}
+
+
+def _set_damaged_aside(folder: pathlib.Path) -> None:
+  """Moves what is newer than the newest good checkpoint out of the way."""
+  newest_first = sorted(
+    folder.glob(f'{_PREFIX}_*[0-9]'),
+    key=lambda path: int(path.name.rpartition('_')[2]),
+    reverse=True,
+  )
+  for path in newest_first:
+    reason = damage(path)
+    if not reason:
+      return
+    aside = folder.with_name('damaged') / path.name
+    while aside.exists():
+      aside = aside.with_name(aside.name + '_again')
+    aside.parent.mkdir(exist_ok=True)
+    path.rename(aside)
+    print(
+      f'Checkpoint {path.name} is damaged ({reason}); it was moved to {aside}, '
+      'and the run goes on from the one before, or from the start if there is '
+      'none.',
+      flush=True,
+    )
+
+
+def damage(path: pathlib.Path) -> str:
+  """What is wrong with a checkpoint, '' if it is sound.
+
+  Read by this process alone, onto the host.
+  """
+  # Whatever a library makes of damaged files is damage.
+  try:
+    state, facts = _read(path)
+    expected = facts['checksums']
+    if facts['checksum'] != _facts_checksum(facts):
+      return 'the checksum of its facts differs'
+    if expected.keys() != state.keys():
+      return 'arrays are missing'
+    for name, array in state.items():
+      if host_checksum(array) != expected[name]:
+        return f'the checksum of {name} differs'
+  except Exception as error:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+  return ''
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Arrays and facts of a checkpoint, without the other processes."""
+  this = jax.process_index()
+  with ocp.CheckpointManager(
+    path.parent,
+    options=ocp.CheckpointManagerOptions(
+      step_prefix=_PREFIX,
+      create=False,
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=this,
+        active_processes={this},
+        barrier_sync_key_prefix='check',
+      ),
+    ),
+    item_names=_ITEMS,
+  ) as manager:
+    step = int(path.name.rpartition('_')[2])
+    facts = manager.restore(
+      step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
+    )['facts']
+    to_host = {
+      name: ocp.RestoreArgs(restore_type=np.ndarray)
+      for name in facts['checksums']
+    }
+    state = manager.restore(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+          item=dict.fromkeys(to_host, 0), restore_args=to_host
+        )
+      ),
+    )['state']
+  return state, facts

@@ -1,14 +1,9 @@
 """The straight line of a run: evaluate, train, evaluate, export, report."""
 
 import contextlib
-import datetime
 import functools
-import importlib.metadata
-import json
 import os
 import pathlib
-import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,31 +13,27 @@ import jax
 import numpy as np
 import optax
 
-from lora_opt.evaluation import history
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
-from lora_opt.evaluation.report import format_table, write_report
 from lora_opt.training import run_directory
 from lora_opt.training.checkpointing import Checkpoints
-from lora_opt.training.metrics import MetricWriter, ProgressBar
 from lora_opt.training.partitioning import (
   DATA_PARALLEL,
   Partitioner,
   Placement,
   put,
 )
+from lora_opt.training.processes import StopOnSigterm, on_first
+from lora_opt.training.results import write_results
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step import make_train_step
-from lora_opt.training.step_log import StepLog
-from lora_opt.training.stopping import StopOnSigterm
+from lora_opt.training.step_log import StepLog, open_step_log
 from lora_opt.training.train_state import (
   TrainState,
-  count_parameters,
   create_train_state,
 )
 
 _BEFORE = 'evaluation/before.json'
 _AFTER = 'evaluation/after.json'
-_VERSIONS = ('lora_opt', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
 
 
 def train(
@@ -72,8 +63,10 @@ def train(
 ) -> pathlib.Path:
   """Fine-tunes the adapters of a model on a task, and shows what it brought.
 
-  Started again with the same `model_dir` it goes on from the newest checkpoint
-  and ends with the adapter of an uninterrupted run, bit for bit.
+  Every process of a run calls this alike. Started again with the same
+  `model_dir`, on as many processes and devices as there are then, it goes on
+  from the newest checkpoint; on the same ones it ends with the adapter of an
+  uninterrupted run, bit for bit.
 
   Args:
     model_dir: folder for checkpoints, metrics, evaluations, adapter, report.
@@ -117,7 +110,8 @@ def train(
   record = record or RunRecord()
   length = (task_feature_lengths or {'targets': 256})['targets']
   started = time.monotonic()
-  folder = run_directory.claim(model_dir, record)
+  folder = pathlib.Path(model_dir)
+  on_first(functools.partial(run_directory.claim, folder, record))
   placement = partitioner.place(model)
   placement.check_batch(batch_size, microbatches)
   _check_task(task)
@@ -152,30 +146,32 @@ def train(
     diagnostics_period=log_period if diagnostics else None,
   )
   evaluate = evaluator(model, task, placement)
-  run_directory.write_json(
-    folder / 'dataset.json', task.facts() | {'batches': data.summary}
+  on_first(
+    functools.partial(
+      run_directory.describe,
+      folder,
+      task.facts() | {'batches': data.summary},
+      {
+        'frozen base': base,
+        'adapters': state.lora,
+        'optimizer': state.opt_state,
+      },
+    )
   )
-  run_directory.write_model_info(
-    folder,
-    {'frozen base': base, 'adapters': state.lora, 'optimizer': state.opt_state},
-  )
-
   before = _evaluate_once(folder / _BEFORE, evaluate, base, state)
   with (
     contextlib.closing(Checkpoints(folder, keep_checkpoints)) as checkpoints,
-    MetricWriter(folder) as writer,
     contextlib.closing(iter(data)) as batches,
   ):
     state = checkpoints.restore(state, batches)
-    writer.rewind(int(state.step))
-    with ProgressBar(train_steps, int(state.step)) as progress:
-      log = StepLog(
-        writer,
-        progress,
-        learning_rate,
-        tokens_per_batch=batch_size * length,
-        period=log_period,
-      )
+    with open_step_log(
+      folder,
+      learning_rate,
+      done=int(state.step),
+      train_steps=train_steps,
+      tokens_per_batch=batch_size * length,
+      period=log_period,
+    ) as log:
       state = _run_steps(
         lambda state, batch: train_step(state, base, batch),
         state,
@@ -194,21 +190,18 @@ def train(
     sys.exit(0)
   after = _evaluate_once(folder / _AFTER, evaluate, base, state)
 
-  adapter = _export(model, state.lora, folder / 'adapter')
-  facts = _facts(record, model, task, state, time.monotonic() - started)
-  run_directory.write_json(
-    folder / 'run.json',
-    facts
-    | {
-      'adapter': str(adapter),
-      'data_wait_fraction': history.data_wait_fraction(folder),
-    },
+  results = functools.partial(
+    write_results,
+    folder,
+    model,
+    task,
+    placement.gather(state.lora),
+    record=record,
+    evaluations=(before, after),
+    steps=train_steps,
+    seconds=time.monotonic() - started,
   )
-  (folder / 'operative_config.gin').write_text(record.operative_config_text())
-  report = write_report(folder)
-  print(f'\n{format_table(before, after)}\n')
-  print(f'adapter: {adapter}\nreport:  {report}')
-  return adapter
+  return pathlib.Path(on_first(results))
 
 
 def _check_task(task: Any) -> None:
@@ -241,7 +234,7 @@ def _run_steps(
         batch = placement.put_batch(next(batches), batch_size)
       state, metrics = train_step(state, batch)
       log.push(step, metrics)
-      stopping = stop.requested
+      stopping = stop.requested(step)
       last = stopping or step == train_steps
       if last or step % checkpoint_period == 0:
         log.flush()  # before the save: a state that is not finite is not saved
@@ -258,49 +251,13 @@ def _evaluate_once(
   path: pathlib.Path, evaluate: Evaluator, base: Any, state: TrainState
 ) -> dict[str, Any]:
   """The evaluation before or after training, read if it is already there."""
-  if path.exists():
-    return json.loads(path.read_text())
+  if there := on_first(functools.partial(run_directory.read_json, path)):
+    return there
   result = evaluate(base, state.lora, int(state.step))
-  run_directory.write_json(path, result)
+  on_first(functools.partial(run_directory.write_json, path, result))
   print(
     f'{path.stem} training: {result["metric"]} {result["score"]:.3f}, '
     f'loss {result["loss"]:.4f} on {result["num_examples"]} examples',
     flush=True,
   )
   return result
-
-
-def _export(model: Any, lora: Any, folder: pathlib.Path) -> pathlib.Path:
-  """Exports beside, then moves: the folder is never half an adapter."""
-  part = folder.with_name(folder.name + '.part')
-  shutil.rmtree(part, ignore_errors=True)
-  model.export(part, lora)
-  shutil.rmtree(folder, ignore_errors=True)
-  part.rename(folder)
-  return folder
-
-
-def _facts(
-  record: RunRecord, model: Any, task: Any, state: TrainState, seconds: float
-) -> dict[str, Any]:
-  """What the report says of the run, JSON-able."""
-  device = jax.devices()[0]
-  now = datetime.datetime.now(datetime.UTC)
-  return {
-    'command': record.command,
-    'model': model.name,
-    'task': task.name,
-    'optimizer': record.settings.get('OPTIMIZER', ''),
-    'started': (now - datetime.timedelta(seconds=seconds)).isoformat(
-      timespec='seconds'
-    ),
-    'seconds': seconds,
-    'steps': int(state.step),
-    'devices': f'{jax.device_count()} x {device.device_kind}',
-    'versions': {name: importlib.metadata.version(name) for name in _VERSIONS},
-    'trainable_parameters': count_parameters(state.lora),
-    'frozen_parameters': count_parameters(model.base),
-    # The kernel counts in KiB on Linux, in bytes on macOS.
-    'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    * (1 if sys.platform == 'darwin' else 1024),
-  }

@@ -5,6 +5,7 @@ line with `step`, `time`, `split` and the scalars. It survives a killed run,
 needs nothing but a text editor to read, and is what the report plots.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -125,6 +126,19 @@ class MetricWriter:
         filename_suffix=f'.{time.time_ns()}',
       )
     return self._events[split]
+
+
+class NoWriter(contextlib.nullcontext):
+  """In place of a `MetricWriter` in all processes but the first."""
+
+  def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
+    """Writes nothing."""
+
+  def rewind(self, step: int) -> None:
+    """Forgets nothing."""
+
+  def __enter__(self) -> Self:
+    return self
 
 
 class ProgressBar:

@@ -194,6 +194,12 @@ class Placement:
 
     return jax.jit(placed, **settings)
 
+  def gather(self, tree: Any) -> Any:
+    """Brings arrays whole to the host of every process; all must call it."""
+    if jax.process_count() > 1:
+      tree = jax.jit(lambda tree: tree, out_shardings=self.whole)(tree)
+    return jax.device_get(tree)
+
   def put_batch(
     self, batch: Mapping[str, np.ndarray], batch_size: int
   ) -> dict[str, jax.Array]:

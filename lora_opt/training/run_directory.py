@@ -49,15 +49,12 @@ class RunRecord:
   operative_config_text: Callable[[], str] = str
 
 
-def claim(model_dir: str | os.PathLike, record: RunRecord) -> pathlib.Path:
+def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
   """Makes MODEL_DIR this run's own, or finds that it already is.
 
   Args:
     model_dir: created if it is missing.
     record: its settings are compared with those of the run that is there.
-
-  Returns:
-    The folder.
 
   Raises:
     OSError: the folder cannot be written, or its disk is full.
@@ -85,7 +82,6 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> pathlib.Path:
     _check_same_run(folder, json.loads(settings_file.read_text()), record)
   write_json(settings_file, dict(record.settings))
   (folder / 'config.gin').write_text(record.config_text)
-  return folder
 
 
 def _check_same_run(
@@ -106,6 +102,14 @@ def _check_same_run(
       + '\nChoose another MODEL_DIR, use the settings of the run that is '
       'there, or delete the folder.'
     )
+
+
+def describe(
+  folder: pathlib.Path, data: Mapping[str, Any], trees: Mapping[str, Any]
+) -> None:
+  """Writes dataset.json and model-info.txt; see `write_model_info`."""
+  write_json(folder / 'dataset.json', data)
+  write_model_info(folder, trees)
 
 
 def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
@@ -141,6 +145,11 @@ def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
 def _bytes_on_a_device(array: jax.Array) -> int:
   part = array.sharding.shard_shape(array.shape)
   return math.prod(part) * array.dtype.itemsize
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """What `write_json` wrote there, or None."""
+  return json.loads(path.read_text()) if path.exists() else None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

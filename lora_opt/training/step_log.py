@@ -2,17 +2,57 @@
 
 import contextlib
 import math
+import os
+import pathlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optax
 
-from lora_opt.training.metrics import MetricWriter, ProgressBar
+from lora_opt.training.metrics import MetricWriter, NoWriter, ProgressBar
+from lora_opt.training.processes import is_first
 
 
 class TrainingDivergedError(ValueError):
   """The loss or the gradient is no longer a finite number."""
+
+
+@contextlib.contextmanager
+def open_step_log(
+  folder: pathlib.Path,
+  learning_rate: optax.ScalarOrSchedule | None,
+  *,
+  done: int,
+  train_steps: int,
+  tokens_per_batch: int,
+  period: int,
+) -> Iterator['StepLog']:
+  """Opens the log of a run from step `done` on; others than the first are mute.
+
+  Args:
+    folder: MODEL_DIR.
+    learning_rate, tokens_per_batch, period: see `StepLog`.
+    done: finished steps; what is logged of later ones is forgotten.
+    train_steps: steps of the whole run.
+  """
+  first = is_first()
+  with (
+    MetricWriter(folder) if first else NoWriter() as writer,
+    contextlib.nullcontext(sys.stderr)
+    if first
+    else pathlib.Path(os.devnull).open('w') as stream,
+    ProgressBar(train_steps, done, stream=stream) as progress,
+  ):
+    writer.rewind(done)
+    yield StepLog(
+      writer,
+      progress,
+      learning_rate,
+      tokens_per_batch=tokens_per_batch,
+      period=period,
+    )
 
 
 class StepLog:

@@ -19,7 +19,8 @@ def with_checkpoints(folder, **settings):
 
 
 def test_the_first_claim_writes_config_and_settings(tmp_path):
-  folder = claim(tmp_path / 'a/b', record(SEED='0'))
+  folder = tmp_path / 'a/b'
+  claim(folder, record(SEED='0'))
   assert (folder / 'config.gin').read_text() == 'A = 1\n'
   assert json.loads((folder / 'settings.json').read_text()) == {'SEED': '0'}
 

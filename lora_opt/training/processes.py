@@ -1,0 +1,154 @@
+"""Several processes act as one: what the first does alone, all learn of.
+
+Every process runs the same program, and whatever communicates must be called
+by all of them in the same order. So a decision that depends on one machine
+(a file that is there, an error, a signal) is first agreed on.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# What a user can mend, and hence what all processes end with alike.
+_SHARED_ERRORS = {'OSError': OSError, 'ValueError': ValueError}
+
+
+def start(
+  coordinator_address: str | None,
+  process_count: int | None,
+  process_index: int | None,
+  heartbeat_timeout_seconds: int,
+) -> None:
+  """Joins the other processes; before anything else of JAX is used.
+
+  Args:
+    coordinator_address: host:port of the first process; 'auto' or None leaves
+      it, and the numbers too, to what SLURM, Open MPI, Cloud TPU or GKE set.
+    process_count, process_index: of this run.
+    heartbeat_timeout_seconds: a process that is silent for so long is given
+      up: the others end.
+
+  Raises:
+    ValueError: an environment that says nothing of the processes.
+  """
+  if coordinator_address == 'auto':
+    coordinator_address = None
+  jax.distributed.initialize(
+    coordinator_address,
+    process_count,
+    process_index,
+    heartbeat_timeout_seconds=heartbeat_timeout_seconds,
+    # All processes end together; one that ended for a reason of its own must
+    # not keep the others for the five minutes of the default.
+    shutdown_timeout_seconds=heartbeat_timeout_seconds,
+  )
+  if not is_first():
+    # One voice: the first process tells what is the same in all of them. Errors
+    # are still everyone's, on standard error.
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+    os.environ['TQDM_DISABLE'] = '1'
+
+
+def is_loss_of_a_process(error: Exception) -> bool:
+  """Whether an error is what JAX raises when another process went away."""
+  return jax.process_count() > 1 and isinstance(
+    error, jax.errors.JaxRuntimeError
+  )
+
+
+def is_first() -> bool:
+  """Whether this process writes the files and speaks to the user."""
+  return jax.process_index() == 0
+
+
+def broadcast(value: Any) -> Any:
+  """What the first process holds; `value` must be JSON-able there.
+
+  >>> broadcast({'step': 3})
+  {'step': 3}
+  """
+  text = json.dumps(value).encode() if is_first() else b''
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  # Few sizes, since each is a program of its own.
+  room = np.zeros(1 << max(10, (size - 1).bit_length()), np.uint8)
+  room[: len(text)] = np.frombuffer(text, np.uint8)
+  return json.loads(multihost_utils.broadcast_one_to_all(room)[:size].tobytes())
+
+
+def on_first(action: Callable[[], Any]) -> Any:
+  """Runs `action` on the first process; all return or raise what it did.
+
+  Args:
+    action: returns something JSON-able; must not communicate.
+
+  Raises:
+    OSError, ValueError: the action did.
+  """
+  if jax.process_count() == 1:
+    return action()
+  result = error = None
+  if is_first():
+    try:
+      result = action()
+    except tuple(_SHARED_ERRORS.values()) as caught:
+      error = caught
+  kind = 'OSError' if isinstance(error, OSError) else 'ValueError'
+  kind, message, result = broadcast(
+    (kind if error else '', str(error or ''), result)
+  )
+  if error is not None:
+    raise error
+  if kind:
+    raise _SHARED_ERRORS[kind](message)
+  return result
+
+
+class StopOnSigterm:
+  """SIGTERM, as schedulers send it before they take a machine away.
+
+  While open, the signal only makes `requested` true; the loop ends at its step.
+  With several processes the signal may reach one or all of them, at any time:
+  JAX's preemption service then lets them agree on a step that none has passed.
+
+  >>> import os
+  >>> with StopOnSigterm() as stop:
+  ...   os.kill(os.getpid(), signal.SIGTERM)
+  ...   stop.requested(step=1)
+  True
+  """
+
+  def __init__(self):
+    self._signalled = False
+    self._alone = jax.process_count() == 1
+
+  def requested(self, step: int) -> bool:
+    """Whether to stop after this step; every step must ask, in order."""
+    if self._alone:
+      return self._signalled
+    return multihost_utils.reached_preemption_sync_point(step)
+
+  def __enter__(self) -> Self:
+    if self._alone:
+      self._previous = signal.signal(signal.SIGTERM, self._note)
+    return self
+
+  def _note(self, number: int, frame: object) -> None:
+    del number, frame
+    self._signalled = True
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    if self._alone:
+      signal.signal(signal.SIGTERM, self._previous)

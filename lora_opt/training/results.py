@@ -1,0 +1,103 @@
+"""What a finished run leaves: adapter, facts, report."""
+
+import datetime
+import importlib.metadata
+import pathlib
+import resource
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from lora_opt.evaluation import history
+from lora_opt.evaluation.report import format_table, write_report
+from lora_opt.training import run_directory
+from lora_opt.training.run_directory import RunRecord
+from lora_opt.training.train_state import count_parameters
+
+_VERSIONS = ('lora_opt', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+
+
+def write_results(
+  folder: pathlib.Path,
+  model: Any,
+  task: Any,
+  lora: Any,
+  *,
+  record: RunRecord,
+  evaluations: tuple[Mapping[str, Any], Mapping[str, Any]],
+  steps: int,
+  seconds: float,
+) -> str:
+  """Exports the adapter and writes run.json, the configuration and report.
+
+  Args:
+    folder: MODEL_DIR.
+    model, task: those of the run.
+    lora: the trained adapters, on the host.
+    record: where the run came from.
+    evaluations: before and after training.
+    steps: finished training steps.
+    seconds: since the (last) start of the run.
+
+  Returns:
+    The folder of the adapter.
+  """
+  adapter = _export(model, lora, folder / 'adapter')
+  facts = _facts(record, model, task, lora, steps, seconds)
+  run_directory.write_json(
+    folder / 'run.json',
+    facts
+    | {
+      'adapter': str(adapter),
+      'data_wait_fraction': history.data_wait_fraction(folder),
+    },
+  )
+  (folder / 'operative_config.gin').write_text(record.operative_config_text())
+  report = write_report(folder)
+  print(f'\n{format_table(*evaluations)}\n')
+  print(f'adapter: {adapter}\nreport:  {report}')
+  return str(adapter)
+
+
+def _export(model: Any, lora: Any, folder: pathlib.Path) -> pathlib.Path:
+  """Exports beside, then moves: the folder is never half an adapter."""
+  part = folder.with_name(folder.name + '.part')
+  shutil.rmtree(part, ignore_errors=True)
+  model.export(part, lora)
+  shutil.rmtree(folder, ignore_errors=True)
+  part.rename(folder)
+  return folder
+
+
+def _facts(
+  record: RunRecord,
+  model: Any,
+  task: Any,
+  lora: Any,
+  steps: int,
+  seconds: float,
+) -> dict[str, Any]:
+  """What the report says of the run, JSON-able."""
+  device = jax.devices()[0]
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    'command': record.command,
+    'model': model.name,
+    'task': task.name,
+    'optimizer': record.settings.get('OPTIMIZER', ''),
+    'started': (now - datetime.timedelta(seconds=seconds)).isoformat(
+      timespec='seconds'
+    ),
+    'seconds': seconds,
+    'steps': steps,
+    'devices': f'{jax.device_count()} x {device.device_kind}',
+    'versions': {name: importlib.metadata.version(name) for name in _VERSIONS},
+    'trainable_parameters': count_parameters(lora),
+    'frozen_parameters': count_parameters(model.base),
+    # The kernel counts in KiB on Linux, in bytes on macOS.
+    'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    * (1 if sys.platform == 'darwin' else 1024),
+  }
