@@ -1,13 +1,18 @@
 """Models shared by the tests of this folder."""
 
+import importlib.util
+
 import pytest
 
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
 from lora_opt.models.random_model import random_model
 
-# It needs torch, which is no dependency of the project.
+# They need torch, which is no dependency of the project.
 collect_ignore = ['parity/reference.py']
+collect_ignore_glob = (
+  [] if importlib.util.find_spec('torch') else ['**/*_torch_test.py']
+)
 
 
 @pytest.fixture(scope='session')

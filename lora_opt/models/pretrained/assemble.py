@@ -1,11 +1,13 @@
 """From the flat tensors of a checkpoint to our tree, and back."""
 
+import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from lora_opt.models.pretrained.family import (
   Family,
@@ -15,48 +17,74 @@ from lora_opt.models.pretrained.family import (
   leaves_by_path,
   slots,
 )
+from lora_opt.models.pretrained.files import StoredTensor
+from lora_opt.models.pretrained.placing import Index, place_array
 
 
 def assemble(
   source: str,
   abstract: Tree,
   names: Mapping[str, TensorName],
+  tensors: Mapping[str, StoredTensor],
   dtype: str,
-  shapes: Mapping[str, tuple[int, ...]],
-  read: Callable[[str], np.ndarray],
+  shardings: Sequence[Sharding | None] | None = None,
 ) -> Tree:
   """Builds the base weights of a model from a checkpoint's tensors.
 
-  All names and shapes are checked before the first tensor is read.
+  All names, shapes and types are checked before the first tensor is read.
+  Then each array goes to its devices shard by shard, tensor by tensor: host
+  memory holds one shard at a time besides what the devices keep there.
 
   Args:
     source: Path, for messages.
     abstract: Tree of `jax.ShapeDtypeStruct` of the weights.
     names: Path of our array: the name of its tensor.
+    tensors: Name: tensor of the checkpoint.
     dtype: Type to store the weights in.
-    shapes: Shape of every tensor of the checkpoint.
-    read: Returns a tensor by name.
+    shardings: Where each leaf goes, in the order of the tree; by default all
+      go to the default device.
 
   Returns:
     Nested dict of arrays, layers stacked on axis 0.
 
   Raises:
-    ValueError: For a missing, unknown or mis-shaped tensor, by name.
+    ValueError: For a missing, unknown, mis-shaped or wrongly typed tensor, by
+      name.
   """
   expected = slots(abstract, names)
-  check_shapes(source, expected, shapes)
-  parts = {}
+  check_tensors(source, expected, tensors)
+  stacks: dict[str, list[StoredTensor]] = {}
   for name, slot in expected.items():
-    part = np.asarray(read(name)).astype(jnp.dtype(dtype))
-    part = part.T if slot.transposed else part
-    parts.setdefault(slot.path, []).append((slot.layer, part))
+    stacks.setdefault(slot.path, []).append(tensors[name])
+  leaves, structure = leaves_by_path(abstract), jax.tree.structure(abstract)
+  shardings = shardings or [None] * len(leaves)
   arrays = [
-    jnp.asarray(
-      part[0][1] if part[0][0] is None else np.stack([x for _, x in part])
+    place_array(
+      leaf.shape,
+      jnp.dtype(dtype),
+      sharding,
+      functools.partial(_read, stacks[path], names[path], jnp.dtype(dtype)),
     )
-    for part in parts.values()
+    for (path, leaf), sharding in zip(leaves.items(), shardings, strict=True)
   ]
-  return jax.tree.unflatten(jax.tree.structure(abstract), arrays)
+  return jax.tree.unflatten(structure, arrays)
+
+
+def _read(
+  tensors: Sequence[StoredTensor],
+  name: TensorName,
+  dtype: np.dtype,
+  index: Index,
+) -> np.ndarray:
+  """Reads a part of one of our arrays from the tensors it consists of."""
+  part = np.empty([i.stop - i.start for i in index], dtype)
+  stacked = '{}' in name.name
+  inner = index[1:] if stacked else index
+  for row, tensor in enumerate(tensors[index[0]] if stacked else tensors):
+    whole = tensor.open()
+    values = (whole.T if name.transposed else whole)[inner]
+    part[row if stacked else ...] = values
+  return part
 
 
 def disassemble(
@@ -99,15 +127,15 @@ def parameter_names(
   return found
 
 
-def check_shapes(
+def check_tensors(
   source: str,
   expected: Mapping[str, Slot],
-  shapes: Mapping[str, tuple[int, ...]],
+  tensors: Mapping[str, StoredTensor],
 ) -> None:
   """Raises ValueError unless a checkpoint has exactly the tensors expected."""
   for problem, names in (
-    ('lacks', expected.keys() - shapes.keys()),
-    ('has unknown', shapes.keys() - expected.keys()),
+    ('lacks', expected.keys() - tensors.keys()),
+    ('has unknown', tensors.keys() - expected.keys()),
   ):
     if names:
       few = ', '.join(sorted(names)[:5])
@@ -117,8 +145,4 @@ def check_shapes(
         'checkpoint must have exactly the tensors its config calls for'
       )
   for name, slot in expected.items():
-    if tuple(shapes[name]) != slot.shape:
-      raise ValueError(
-        f'{source}: tensor {name} has shape {tuple(shapes[name])}, the config '
-        f'calls for {slot.shape}'
-      )
+    tensors[name].check(slot.shape)

@@ -1,6 +1,7 @@
 """Llama-family models from GGUF files."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 
@@ -15,6 +16,8 @@ from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import assemble
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.family import TensorName, linear
+from lora_opt.models.pretrained.files import StoredTensor
+from lora_opt.models.pretrained.placing import Placement, shardings_of
 
 ROPE_DIVISORS = 'rope_freqs.weight'
 
@@ -44,6 +47,7 @@ def from_gguf(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  sharding: Placement | None = None,
 ) -> CausalLM:
   """Loads a Llama-family model, dequantized, with the tokenizer inside.
 
@@ -55,6 +59,7 @@ def from_gguf(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    sharding: Where each array goes, see `from_folder`.
 
   Returns:
     The model.
@@ -83,28 +88,25 @@ def from_gguf(
     unroll=unroll,
   )
 
-  def read(tensor_name: str) -> np.ndarray:
-    tensor = tensors[tensor_name]
-    try:
-      weight = quants.dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError as error:
-      raise ValueError(
-        f'{path}: tensor {tensor_name} is of type {tensor.tensor_type.name}, '
-        'which the package gguf cannot dequantize'
-      ) from error
-    if tensor_name.endswith('attn_q.weight'):
-      return _unpermute(weight, config.num_heads)
-    if tensor_name.endswith('attn_k.weight'):
-      return _unpermute(weight, config.num_kv_heads)
-    return weight
+  def stored_tensor(key, tensor) -> StoredTensor:
+    # GGUF lists dimensions fastest first, the reverse of NumPy.
+    shape = tuple(int(size) for size in tensor.shape[::-1])
+    read = functools.partial(_read, path, tensor, config)
+    return StoredTensor(path, key, shape, np.dtype(np.float32), read)
 
-  # GGUF lists dimensions fastest first, the reverse of NumPy.
-  shapes = {
-    key: tuple(int(size) for size in tensor.shape[::-1])
+  stored_tensors = {
+    key: stored_tensor(key, tensor)
     for key, tensor in tensors.items()
     if key != ROPE_DIVISORS
   }
-  base = assemble(str(path), model.base, NAMES, stored, shapes, read)
+  base = assemble(
+    str(path),
+    model.base,
+    NAMES,
+    stored_tensors,
+    stored,
+    shardings_of(model, sharding),
+  )
   return dataclasses.replace(model, base=base)
 
 
@@ -146,6 +148,22 @@ def _config(path, reader, tensors) -> DecoderConfig:
     tie_embeddings='output.weight' not in tensors,
     max_length=get('context_length'),
   )
+
+
+def _read(path, tensor, config: DecoderConfig) -> np.ndarray:
+  """Returns a tensor dequantized, in the row order of Hugging Face."""
+  try:
+    weight = quants.dequantize(tensor.data, tensor.tensor_type)
+  except NotImplementedError as error:
+    raise ValueError(
+      f'{path}: tensor {tensor.name} is of type {tensor.tensor_type.name}, '
+      'which the package gguf cannot dequantize'
+    ) from error
+  if tensor.name.endswith('attn_q.weight'):
+    return _unpermute(weight, config.num_heads)
+  if tensor.name.endswith('attn_k.weight'):
+    return _unpermute(weight, config.num_kv_heads)
+  return weight
 
 
 def _unpermute(weight: np.ndarray, heads: int) -> np.ndarray:

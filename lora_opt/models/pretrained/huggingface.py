@@ -11,7 +11,8 @@ from lora_opt.models.pretrained.assemble import assemble, parameter_names
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import FAMILIES
 from lora_opt.models.pretrained.family import Family
-from lora_opt.models.pretrained.files import open_safetensors, read_json
+from lora_opt.models.pretrained.placing import Placement, shardings_of
+from lora_opt.models.pretrained.weight_files import open_weights
 
 
 def from_folder(
@@ -23,19 +24,24 @@ def from_folder(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  sharding: Placement | None = None,
   **settings,
 ):
   """Loads a model as Hugging Face saves it; config.json says which kind.
 
   Args:
-    path: Folder with config.json, tokenizer.json and model.safetensors, or
-      several weight files with model.safetensors.index.json.
+    path: Folder with config.json, the tokenizer and model.safetensors, or
+      several weight files with model.safetensors.index.json. Where torch is
+      installed, pytorch_model.bin will do.
     lora: Adapter settings, None for none.
     name: Name of the model, by default the path.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    sharding: Returns the `Sharding` of an array for the logical names of its
+      axes, a `PartitionSpec`; None for one device. Weights are read shard by
+      shard: the host never holds a second full copy.
     **settings: Further settings of the kind of model that it is.
 
   Returns:
@@ -43,8 +49,10 @@ def from_folder(
 
   Raises:
     FileNotFoundError: If the folder or a file in it is missing.
+    ImportError: If the weights are torch's and it is not installed.
     ValueError: If a file is damaged or cut short, the architecture or a
-      setting of it is not supported, or the parts do not fit together.
+      setting of it is not supported, a tensor is missing, unknown, mis-shaped
+      or wrongly typed, or the parts do not fit together.
   """
   folder = pathlib.Path(path)
   if not folder.is_dir():
@@ -66,17 +74,15 @@ def from_folder(
     unroll=unroll,
     **settings,
   )
-  tensors = {}
-  for file in _weight_files(folder):
-    tensors |= open_safetensors(file)
+  tensors = open_weights(folder)
   stored_as = parameter_names(family, config, tensors)
   base = assemble(
     str(folder),
     abstract,
     family.names,
+    {full: tensors[key] for full, key in stored_as.items()},
     stored,
-    {full: tensors[key].shape for full, key in stored_as.items()},
-    lambda full: tensors[stored_as[full]],
+    shardings_of(model, sharding),
   )
   return dataclasses.replace(model, base=base)
 
@@ -96,11 +102,3 @@ def read_config(file: pathlib.Path) -> tuple[Family, Any]:
   config = family.read_config(settings)
   settings.check_all_asked(family.harmless)
   return family, config
-
-
-def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  index = folder / 'model.safetensors.index.json'
-  names = {'model.safetensors'}
-  if index.is_file():
-    names = set(read_json(index).get('weight_map', {}).values())
-  return [folder / name for name in sorted(names)]

@@ -90,9 +90,8 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
     str(folder / WEIGHTS),
     abstract,
     peft_names(abstract, model),
+    tensors,
     model.lora_config.dtype,
-    {name: tensor.shape for name, tensor in tensors.items()},
-    tensors.__getitem__,
   )
 
 

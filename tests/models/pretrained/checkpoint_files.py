@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt.models.pretrained.assemble import disassemble
+from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.gguf import NAMES
 from tests.models.batches import hugging_face_tensors
 
@@ -104,6 +105,14 @@ def write_gguf(path, model, tensors=None, kind='F32', merges=(), **settings):
   writer.write_kv_data_to_file()
   writer.write_tensors_to_file()
   writer.close()
+
+
+def in_memory(tensors):
+  """Arrays as the tensors of a checkpoint."""
+  return {
+    name: StoredTensor('memory', name, x.shape, x.dtype, lambda x=x: x)
+    for name, x in tensors.items()
+  }
 
 
 def rewrite_header(file, change):

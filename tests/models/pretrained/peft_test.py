@@ -18,6 +18,7 @@ from tests.models.batches import (
   random_adapter,
   row_batch,
 )
+from tests.models.pretrained.checkpoint_files import in_memory
 
 WEIGHTS, CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
 
@@ -41,15 +42,8 @@ def merged_by_hand(folder, model):
     tensors[name] = weight + scale * (b @ a)
     used += 2
   assert used == len(factors)
-  shapes = {name: tensor.shape for name, tensor in tensors.items()}
-  return assemble(
-    'merged',
-    model.base,
-    model.family.names,
-    'float32',
-    shapes,
-    tensors.__getitem__,
-  )
+  names = model.family.names
+  return assemble('merged', model.base, names, in_memory(tensors), 'float32')
 
 
 @pytest.mark.parametrize(

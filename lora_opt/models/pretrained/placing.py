@@ -1,0 +1,69 @@
+"""Arrays made shard by shard, straight on the devices that will hold them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec, Sharding
+
+Index = tuple[slice, ...]
+
+# Where an array goes, by the logical names of its axes; the mesh and the rules
+# are the caller's.
+Placement = Callable[[PartitionSpec], Sharding]
+
+
+def place_array(
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+  sharding: Sharding | None,
+  read: Callable[[Index], np.ndarray],
+) -> jax.Array:
+  """Makes an array from a function that reads any part of it.
+
+  Host memory holds one shard at a time; `jax.make_array_from_callback` would
+  read those of all devices before it sends the first.
+
+  Args:
+    shape: Of the whole array.
+    dtype: Of the array.
+    sharding: Where its shards go; None for the default device.
+    read: Returns the part at an index of full slices, in any type. A part
+      that several devices hold is read once.
+
+  Returns:
+    The array, on its devices when this returns.
+
+  >>> whole = np.arange(6).reshape(2, 3)
+  >>> place_array((2, 3), np.float32, None, whole.__getitem__).tolist()
+  [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+  """
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  holders: dict[tuple, list[jax.Device]] = {}
+  for device, index in sharding.addressable_devices_indices_map(shape).items():
+    bounds = tuple(
+      part.indices(size)[:2] for part, size in zip(index, shape, strict=True)
+    )
+    holders.setdefault(bounds, []).append(device)
+  shards = []
+  for bounds, devices in holders.items():
+    values = np.asarray(read(tuple(slice(*b) for b in bounds)), dtype)
+    shards += [jax.device_put(values, device) for device in devices]
+    # Until it has arrived, the host has it twice.
+    jax.block_until_ready(shards[-len(devices) :])
+  return jax.make_array_from_single_device_arrays(shape, sharding, shards)
+
+
+def shardings_of(
+  model: Any, placement: Placement | None
+) -> list[Sharding] | None:
+  """Where each of a model's base weights goes, in the order of the tree."""
+  if placement is None:
+    return None
+  specs, _ = model.logical_axes()
+  leaves = jax.tree.leaves(
+    specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+  )
+  return [placement(spec) for spec in leaves]
