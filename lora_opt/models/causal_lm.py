@@ -22,10 +22,13 @@ from lora_opt.models.loss import (
   token_cross_entropy,
 )
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
+from lora_opt.models.quantized import stored_dtype
+from lora_opt.models.start import adapter_in_force
 from lora_opt.models.variables import (
   Tree,
   abstract_params,
   apply_variables,
+  init_adapter,
   init_collection,
   logical_axes,
 )
@@ -67,6 +70,8 @@ class CausalLM:
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
     loss_rows: Positions whose logits are held together by `token_losses`.
+    start: Factors that `lora_config.start` took out of `base`; without an
+      adapter they stand in for it. See `split_base`.
 
   Raises:
     ValueError: For a target that matches no projection, a rank larger than a
@@ -83,6 +88,7 @@ class CausalLM:
   remat: str = 'projections'
   unroll: int = 1
   loss_rows: int = 256
+  start: Tree | None = None
 
   def __post_init__(self):
     check_settings(
@@ -93,7 +99,9 @@ class CausalLM:
     """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
     if self.lora_config is None:
       return {}
-    return init_collection(self._decoder(True), 'lora', rng)
+    return init_adapter(
+      self._decoder(self.lora_config), self.base, self.start, rng
+    )
 
   def logical_axes(self) -> tuple[Tree, Tree]:
     """Names the axes of every array, for sharding rules.
@@ -102,7 +110,7 @@ class CausalLM:
       Trees of `PartitionSpec` like `base` and like the adapter, with the
       names layers, vocab, embed, heads, kv_heads, mlp and lora_rank.
     """
-    return logical_axes(self._decoder(True))
+    return logical_axes(self._decoder(self.lora_config))
 
   @property
   def axis_units(self) -> Mapping[str, int]:
@@ -217,8 +225,9 @@ class CausalLM:
 
   def _next(self, base, lora, tokens, positions, mask, cache, slot):
     """Logits after the last token, (batch, vocab), and the new cache."""
-    hidden, head, cache = self._decoder(lora is not None).apply(
-      apply_variables(base, lora), tokens, positions, mask, cache, slot
+    decoder, variables = self._with(base, lora)
+    hidden, head, cache = decoder.apply(
+      variables, tokens, positions, mask, cache, slot
     )
     last = None if head.codes is None else head.codes[:, -1]
     return project_to_vocabulary(
@@ -227,8 +236,9 @@ class CausalLM:
 
   def _hidden(self, base, lora, batch, rng):
     mask = packed_mask(batch['segment_ids'], batch.get('branches'))
-    hidden, head, _ = self._decoder(lora is not None).apply(
-      apply_variables(base, lora),
+    decoder, variables = self._with(base, lora)
+    hidden, head, _ = decoder.apply(
+      variables,
       batch['tokens'],
       batch['positions'],
       mask,
@@ -236,12 +246,17 @@ class CausalLM:
     )
     return hidden, head
 
-  def _decoder(self, adapted: bool) -> Decoder:
+  def _with(self, base: Tree, lora: Tree | None) -> tuple[Decoder, Tree]:
+    """The decoder and its variables, adapted or as the checkpoint has it."""
+    settings, lora = adapter_in_force(self.lora_config, lora, self.start)
+    return self._decoder(settings), apply_variables(base, lora)
+
+  def _decoder(self, lora: LoraConfig | None) -> Decoder:
     return Decoder(
       self.config,
-      self.lora_config if adapted else None,
+      lora,
       jnp.dtype(self.dtype),
-      jax.tree.leaves(self.base)[0].dtype,
+      stored_dtype(self.base),
       self.remat,
       self.unroll,
     )

@@ -7,11 +7,15 @@ base in `params`, so "what is trained" is an argument and never a mask.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+
+from lora_opt.models.dora import column_gain
+from lora_opt.models.quantized import QuantizedKernel, matmul
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -20,6 +24,12 @@ uniform_fan_in: Initializer = jax.nn.initializers.variance_scaling(
   1 / 3, 'fan_in', 'uniform'
 )
 
+
+# (kernel, rank, scale) -> (lora_a, lora_b), all NumPy.
+Start = Callable[[np.ndarray, int, float], tuple[np.ndarray, np.ndarray]]
+
+# Sites whose weights are tables with a row for each token.
+TABLES = ('embedding', 'head')
 
 DTYPES = ('float32', 'bfloat16')
 
@@ -44,6 +54,13 @@ class LoraConfig:
     init_a: Initializer of lora_a, called with shape (fan_in, rank).
     init_b: Initializer of lora_b, called with shape (rank, fan_out). Zeros
       start the training at the base model.
+    start: Function from a kernel (fan_in, fan_out), the rank and the scale to
+      the factors that training starts from, instead of init_a and init_b; the
+      base is frozen without their product, see `pissa` and `olora`. None for
+      a base as it is.
+    dora: Train the length of each column of the weights apart from its
+      direction (arXiv 2402.09353). The lengths are leaves `magnitude` outside
+      any pair: a recipe trains them by its argument `other` alone.
     dtype: Type the adapter is stored and trained in.
 
   Raises:
@@ -62,6 +79,8 @@ class LoraConfig:
   dropout: float = 0.0
   init_a: Initializer = uniform_fan_in
   init_b: Initializer = jax.nn.initializers.zeros
+  start: Start | None = None
+  dora: bool = False
   dtype: str = 'float32'
 
   def __post_init__(self):
@@ -98,8 +117,9 @@ class LoraConfig:
       The same for the adapted ones alone; never empty.
 
     Raises:
-      ValueError: If `target` matches none of them, or the rank is larger than
-        a dimension of one that it matches.
+      ValueError: If `target` matches none of them, the rank is larger than a
+        dimension of one that it matches, or `start` or `dora` is set and it
+        matches an embedding or head.
     """
     sites = {path: s for path, s in projections.items() if self.adapts(path)}
     if not sites:
@@ -115,11 +135,20 @@ class LoraConfig:
           f'{min(fan_in, fan_out)} of {path}; lower the rank or leave this '
           'projection out of target'
         )
+      if path in TABLES and (self.dora or self.start):
+        raise ValueError(
+          f'{path} takes a plain adapter only: leave it out of LoRA target='
+          f'{self.target!r}, or dora and start unset'
+        )
     return sites
 
 
 class Projection(nn.Module):
   """x @ kernel + bias + scale * dropout(x) @ lora_a @ lora_b.
+
+  With DoRA all but the bias is multiplied by `column_gain`. (Under dropout its
+  authors' code drops the input of the kernel's part of the change as well,
+  which costs a second product with the kernel; the expectation is the same.)
 
   Attributes:
     features: fan_out.
@@ -141,23 +170,35 @@ class Projection(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps (..., fan_in) to (..., fan_out)."""
     fan_in = x.shape[-1]
-    kernel = self.param(
+    kernel = self._kernel(fan_in)
+    # XLA runs a rank-3 dot far slower than the same rank-2 one on CPU.
+    rows = x.reshape(-1, fan_in)
+    if isinstance(kernel, QuantizedKernel):
+      y = matmul(rows, kernel)
+    else:
+      y = rows @ kernel.astype(self.dtype)
+    if self.lora is not None and self.lora.adapts('/'.join(self.path)):
+      a, b = lora_factors(self, (fan_in, self.features), self.axes)
+      y += adapter(self, rows, a, b)
+      if self.lora.dora:
+        gain = column_gain(self, kernel, a, b, self.axes[1])
+        y = (y.astype(jnp.float32) * gain).astype(self.dtype)
+    if self.use_bias:
+      zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
+      bias = self.param('bias', zeros, (self.features,), self.param_dtype)
+      y += bias.astype(self.dtype)[None]
+    return y.reshape(*x.shape[:-1], self.features)
+
+  def _kernel(self, fan_in: int) -> jax.Array | QuantizedKernel:
+    stored = self.get_variable('params', 'kernel')
+    if isinstance(stored, QuantizedKernel):
+      return stored
+    return self.param(
       'kernel',
       nn.with_logical_partitioning(nn.initializers.lecun_normal(), self.axes),
       (fan_in, self.features),
       self.param_dtype,
     )
-    # XLA runs a rank-3 dot far slower than the same rank-2 one on CPU.
-    rows = x.reshape(-1, fan_in)
-    y = rows @ kernel.astype(self.dtype)
-    if self.use_bias:
-      zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
-      bias = self.param('bias', zeros, (self.features,), self.param_dtype)
-      y += bias.astype(self.dtype)[None]
-    if self.lora is not None and self.lora.adapts('/'.join(self.path)):
-      a, b = lora_factors(self, (fan_in, self.features), self.axes)
-      y += adapter(self, rows, a, b)
-    return y.reshape(*x.shape[:-1], self.features)
 
 
 def lora_factors(

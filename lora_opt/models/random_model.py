@@ -1,12 +1,11 @@
 """A tiny decoder with random weights, for smoke runs and tests."""
 
-import dataclasses
-
 import jax
 
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.causal_lm import CausalLM, abstract_base, init_base
 from lora_opt.models.config import DecoderConfig
+from lora_opt.models.frozen import with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.families.llama import LLAMA
 
@@ -19,6 +18,7 @@ def random_model(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  quantize: str | None = None,
   **config,
 ) -> CausalLM:
   """A decoder of any size with random weights and a byte-level tokenizer.
@@ -30,6 +30,7 @@ def random_model(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    quantize: Bits to keep the kernels of projections in, see `from_folder`.
     **config: Fields of `DecoderConfig` that differ from the tiny default.
 
   Returns:
@@ -67,4 +68,4 @@ def random_model(
     unroll=unroll,
   )
   base = init_base(config, jax.random.key(seed), stored)
-  return dataclasses.replace(model, base=base)
+  return with_base(model, base, quantize)

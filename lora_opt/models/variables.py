@@ -44,6 +44,37 @@ def init_collection(
   return nn.unbox(variables[collection])
 
 
+def init_adapter(
+  network: nn.Module, base: Tree, start: Tree | None, rng: jax.Array
+) -> Tree:
+  """Draws the trainable variables of a network.
+
+  Args:
+    network: The adapted network.
+    base: Its weights, which some adapters start from, or shapes of them if
+      only the shapes of the result matter.
+    start: Variables that are known already, such as factors taken out of the
+      base; the others are drawn.
+    rng: Key.
+  """
+  leaves = jax.tree.leaves(base)
+  if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+    return init_collection(network, 'lora', rng)
+  return _complete(network, base, start or {}, rng)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _complete(network, base, start, rng):
+  # Of the forward pass the compiled program keeps what the result needs.
+  _, variables = network.apply(
+    {'params': base, 'lora': start},
+    *network.example_inputs(),
+    rngs={'lora': rng},
+    mutable=['lora'],
+  )
+  return nn.unbox(variables['lora'])
+
+
 def _boxed_variables(network: nn.Module, rngs: Mapping[str, jax.Array]) -> Tree:
   # The initializers of a collection that is not returned never run in the
   # compiled program, but they ask for a key.

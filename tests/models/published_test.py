@@ -11,10 +11,12 @@ import json
 import math
 import pathlib
 
+import numpy as np
 import pytest
 
-from lora_opt.models.pretrained.assemble import check_shapes, parameter_names
+from lora_opt.models.pretrained.assemble import check_tensors, parameter_names
 from lora_opt.models.pretrained.family import leaves_by_path, slots
+from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.huggingface import read_config
 
 FILES = sorted((pathlib.Path(__file__).parent / 'published').glob('*.json'))
@@ -81,8 +83,8 @@ if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
       model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(**kept)
       )
-    shapes = {
-      name: tuple(parameter.shape)
-      for name, parameter in model.named_parameters()
+    tensors = {
+      name: StoredTensor('-', name, tuple(x.shape), np.dtype('float32'), None)
+      for name, x in model.named_parameters()
     }
-    check_shapes('transformers', slots(base, family.names), shapes)
+    check_tensors('transformers', slots(base, family.names), tensors)

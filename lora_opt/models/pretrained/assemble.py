@@ -18,7 +18,12 @@ from lora_opt.models.pretrained.family import (
   slots,
 )
 from lora_opt.models.pretrained.files import StoredTensor
-from lora_opt.models.pretrained.placing import Index, place_array
+from lora_opt.models.pretrained.placing import (
+  Index,
+  place_array,
+  place_layers,
+)
+from lora_opt.models.quantized import quantize_stack
 
 
 def assemble(
@@ -28,6 +33,7 @@ def assemble(
   tensors: Mapping[str, StoredTensor],
   dtype: str,
   shardings: Sequence[Sharding | None] | None = None,
+  kinds: Mapping[str, str] | None = None,
 ) -> Tree:
   """Builds the base weights of a model from a checkpoint's tensors.
 
@@ -43,6 +49,8 @@ def assemble(
     dtype: Type to store the weights in.
     shardings: Where each leaf goes, in the order of the tree; by default all
       go to the default device.
+    kinds: Paths of stacked kernels to quantize: how, see `quantize_kernel`.
+      Each layer is rounded when it arrives, before the next one is read.
 
   Returns:
     Nested dict of arrays, layers stacked on axis 0.
@@ -57,16 +65,15 @@ def assemble(
   for name, slot in expected.items():
     stacks.setdefault(slot.path, []).append(tensors[name])
   leaves, structure = leaves_by_path(abstract), jax.tree.structure(abstract)
-  shardings = shardings or [None] * len(leaves)
-  arrays = [
-    place_array(
-      leaf.shape,
-      jnp.dtype(dtype),
-      sharding,
-      functools.partial(_read, stacks[path], names[path], jnp.dtype(dtype)),
-    )
-    for (path, leaf), sharding in zip(leaves.items(), shardings, strict=True)
-  ]
+  shardings, kinds = shardings or [None] * len(leaves), kinds or {}
+  arrays = []
+  for (path, leaf), sharding in zip(leaves.items(), shardings, strict=True):
+    read = functools.partial(_read, stacks[path], names[path], jnp.dtype(dtype))
+    whole = (leaf.shape, jnp.dtype(dtype), sharding, read)
+    if path in kinds:
+      arrays.append(quantize_stack(place_layers(*whole), kinds[path]))
+    else:
+      arrays.append(place_array(*whole))
   return jax.tree.unflatten(structure, arrays)
 
 

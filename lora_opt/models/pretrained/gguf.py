@@ -1,9 +1,9 @@
 """Llama-family models from GGUF files."""
 
-import dataclasses
 import functools
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 from gguf import quants
@@ -12,12 +12,13 @@ from lora_opt.data.gguf_file import field, open_gguf
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
+from lora_opt.models.frozen import quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import assemble
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.family import TensorName, linear
 from lora_opt.models.pretrained.files import StoredTensor
-from lora_opt.models.pretrained.placing import Placement, shardings_of
+from lora_opt.models.pretrained.placing import shardings_of
 
 ROPE_DIVISORS = 'rope_freqs.weight'
 
@@ -47,7 +48,8 @@ def from_gguf(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
-  sharding: Placement | None = None,
+  partitioner: Any | None = None,
+  quantize: str | None = None,
 ) -> CausalLM:
   """Loads a Llama-family model, dequantized, with the tokenizer inside.
 
@@ -59,7 +61,9 @@ def from_gguf(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
-    sharding: Where each array goes, see `from_folder`.
+    partitioner: Places the weights on a mesh, see `from_folder`.
+    quantize: 'int8', 'int4' or 'nf4' keeps the kernels of projections in so few
+      bits, see `quantize_kernel`; None keeps them in `param_dtype`.
 
   Returns:
     The model.
@@ -105,9 +109,10 @@ def from_gguf(
     NAMES,
     stored_tensors,
     stored,
-    shardings_of(model, sharding),
+    shardings_of(model, partitioner),
+    quantized_paths(model, quantize),
   )
-  return dataclasses.replace(model, base=base)
+  return with_base(model, base, quantize)
 
 
 def _config(path, reader, tensors) -> DecoderConfig:

@@ -1,17 +1,17 @@
 """Models from Hugging Face folders, without torch."""
 
-import dataclasses
 import os
 import pathlib
 from typing import Any
 
 from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.frozen import quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import assemble, parameter_names
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import FAMILIES
 from lora_opt.models.pretrained.family import Family
-from lora_opt.models.pretrained.placing import Placement, shardings_of
+from lora_opt.models.pretrained.placing import shardings_of
 from lora_opt.models.pretrained.weight_files import open_weights
 
 
@@ -24,7 +24,8 @@ def from_folder(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
-  sharding: Placement | None = None,
+  partitioner: Any | None = None,
+  quantize: str | None = None,
   **settings,
 ):
   """Loads a model as Hugging Face saves it; config.json says which kind.
@@ -39,9 +40,11 @@ def from_folder(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
-    sharding: Returns the `Sharding` of an array for the logical names of its
-      axes, a `PartitionSpec`; None for one device. Weights are read shard by
-      shard: the host never holds a second full copy.
+    partitioner: Places the weights on a mesh, such as
+      `lora_opt.training.partitioning.Partitioner`; None for one device. They
+      are read shard by shard: the host never holds a second full copy.
+    quantize: 'int8', 'int4' or 'nf4' keeps the kernels of projections in so few
+      bits, see `quantize_kernel`; None keeps them in `param_dtype`.
     **settings: Further settings of the kind of model that it is.
 
   Returns:
@@ -82,9 +85,10 @@ def from_folder(
     family.names,
     {full: tensors[key] for full, key in stored_as.items()},
     stored,
-    shardings_of(model, sharding),
+    shardings_of(model, partitioner),
+    quantized_paths(model, quantize),
   )
-  return dataclasses.replace(model, base=base)
+  return with_base(model, base, quantize)
 
 
 def read_config(file: pathlib.Path) -> tuple[Family, Any]:

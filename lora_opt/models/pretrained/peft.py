@@ -7,6 +7,7 @@ as (fan_out, rank), one tensor per layer.
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ from lora_opt.models.pretrained.family import (
   linear,
 )
 from lora_opt.models.pretrained.files import open_safetensors, read_json
+from lora_opt.models.start import join_start, split_start, start_of
 
 if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM, Tree
@@ -38,6 +40,10 @@ def export_adapter(
 ) -> None:
   """Writes an adapter that `peft` loads onto the same base model.
 
+  One that started from the base (PiSSA, OLoRA) is written as the plain adapter
+  of twice the rank that changes the original base as much: a @ b less what
+  they were at the start.
+
   Args:
     folder: Where to write; made if it does not exist.
     lora: The adapter.
@@ -47,6 +53,9 @@ def export_adapter(
     ValueError: If the model has no adapter settings.
   """
   config = _peft_config(model)
+  start = start_of(model)
+  if start is not None:
+    lora = join_start(lora, start)
   tensors = {
     name: tensor.astype(np.float32)
     for name, tensor in disassemble(lora, peft_names(lora, model)).items()
@@ -86,13 +95,19 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
     if not name.endswith('.base_layer.weight')
   }
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  return assemble(
+  start = start_of(model)
+  if start is not None:
+    abstract = jax.eval_shape(join_start, abstract, start)
+  lora = assemble(
     str(folder / WEIGHTS),
     abstract,
     peft_names(abstract, model),
     tensors,
     model.lora_config.dtype,
   )
+  if start is None:
+    return lora
+  return split_start(str(folder / WEIGHTS), lora, start)
 
 
 def peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
@@ -101,6 +116,9 @@ def peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
   for path in leaves_by_path(lora):
     site, _, factor = path.rpartition('/')
     module = f'base_model.model.{_module(model, site)}'
+    if factor == 'magnitude':
+      names[path] = TensorName(f'{module}.lora_magnitude_vector')
+      continue
     names[path] = linear(f'{module}.{FACTORS[factor]}.weight')
     if site == 'embedding':
       names[path] = TensorName(f'{module}.{EMBEDDING_FACTORS[factor]}')
@@ -139,15 +157,19 @@ def _peft_config(model: CausalLM) -> dict:
     raise ValueError(
       f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
     )
-  whole = int(lora.alpha) == lora.alpha
+  rank, alpha = lora.rank, lora.alpha
+  if start_of(model) is not None:
+    # Twice the rank at the same scale.
+    rank, alpha = 2 * rank, alpha * (math.sqrt(2) if lora.rslora else 2)
   return {
     'peft_type': 'LORA',
     'task_type': 'CAUSAL_LM',
     'base_model_name_or_path': model.name,
     'target_modules': _target_modules(model),
-    'r': lora.rank,
-    'lora_alpha': int(lora.alpha) if whole else lora.alpha,
+    'r': rank,
+    'lora_alpha': int(alpha) if int(alpha) == alpha else alpha,
     'use_rslora': lora.rslora,
+    'use_dora': lora.dora,
     'lora_dropout': lora.dropout,
     'bias': 'none',
     'fan_in_fan_out': False,
@@ -158,7 +180,7 @@ def _peft_config(model: CausalLM) -> dict:
 def _check_config(path: pathlib.Path, model: CausalLM) -> None:
   """Raises ValueError if the adapter would mean something else here."""
   found, wanted = read_json(path), _peft_config(model)
-  for key in ('peft_type', 'r', 'lora_alpha', 'use_rslora'):
+  for key in ('peft_type', 'r', 'lora_alpha', 'use_rslora', 'use_dora'):
     if found.get(key, False) != wanted[key]:
       raise ValueError(
         f'{path}: {key} is {found.get(key, False)!r}, the model has '
@@ -172,7 +194,7 @@ def _check_config(path: pathlib.Path, model: CausalLM) -> None:
       f'{path}: target_modules is {targets!r} and adapts '
       f'{", ".join(sorted(theirs))}; the model adapts {", ".join(ours)}'
     )
-  unsupported = ('use_dora', 'rank_pattern', 'alpha_pattern', 'lora_bias')
+  unsupported = ('rank_pattern', 'alpha_pattern', 'lora_bias')
   for key in (*unsupported, 'layers_to_transform', 'modules_to_save'):
     if found.get(key):
       raise ValueError(f'{path}: {key}={found[key]!r} is not supported')

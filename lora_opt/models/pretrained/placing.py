@@ -1,17 +1,13 @@
 """Arrays made shard by shard, straight on the devices that will hold them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 Index = tuple[slice, ...]
-
-# Where an array goes, by the logical names of its axes; the mesh and the rules
-# are the caller's.
-Placement = Callable[[PartitionSpec], Sharding]
 
 
 def place_array(
@@ -56,14 +52,32 @@ def place_array(
   return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
 
-def shardings_of(
-  model: Any, placement: Placement | None
-) -> list[Sharding] | None:
-  """Where each of a model's base weights goes, in the order of the tree."""
-  if placement is None:
+def place_layers(
+  shape: tuple[int, ...],
+  dtype: np.dtype,
+  sharding: Sharding | None,
+  read: Callable[[Index], np.ndarray],
+) -> Iterator[jax.Array]:
+  """The same array in parts: what stands at each index of its first axis."""
+  if isinstance(sharding, NamedSharding):
+    spec = PartitionSpec(*sharding.spec[1:])
+    sharding = NamedSharding(sharding.mesh, spec)
+  for layer in range(shape[0]):
+
+    def read_layer(index, layer=layer):
+      return read((slice(layer, layer + 1), *index))[0]
+
+    yield place_array(shape[1:], dtype, sharding, read_layer)
+
+
+def shardings_of(model: Any, partitioner: Any | None) -> list[Sharding] | None:
+  """Where each of a model's base weights goes, in the order of the tree.
+
+  Args:
+    model: Its base need only have shapes.
+    partitioner: Its `place(model).base` is a tree of shardings, as that of
+      `lora_opt.training.partitioning.Partitioner`; None for one device.
+  """
+  if partitioner is None:
     return None
-  specs, _ = model.logical_axes()
-  leaves = jax.tree.leaves(
-    specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
-  )
-  return [placement(spec) for spec in leaves]
+  return jax.tree.leaves(partitioner.place(model).base)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from typing import Any
 
 from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.lora import LoraConfig
@@ -15,6 +16,8 @@ def smollm2_135m(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  partitioner: Any | None = None,
+  quantize: str | None = None,
 ) -> CausalLM:
   """SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), dequantized.
 
@@ -28,6 +31,8 @@ def smollm2_135m(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    partitioner: Places the weights on a mesh, see `from_folder`.
+    quantize: Bits to keep the kernels of projections in, see `from_folder`.
 
   Returns:
     The model.
@@ -44,6 +49,8 @@ def smollm2_135m(
     param_dtype=param_dtype,
     remat=remat,
     unroll=unroll,
+    partitioner=partitioner,
+    quantize=quantize,
   )
 
 

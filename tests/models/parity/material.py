@@ -16,6 +16,7 @@ from lora_opt.models.pretrained.assemble import assemble, disassemble
 from lora_opt.models.pretrained.family import slots
 from lora_opt.models.pretrained.huggingface import read_config
 from lora_opt.models.pretrained.peft import peft_names
+from tests.models.pretrained.checkpoint_files import in_memory
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'parity'
 RANK, ALPHA = 3, 5.0
@@ -51,15 +52,11 @@ def adapter(model):
   """An adapter with the weights of `weight`, under PEFT's names."""
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   names = peft_names(abstract, model)
-  shapes = {name: slot.shape for name, slot in slots(abstract, names).items()}
-  return assemble(
-    'adapter',
-    abstract,
-    names,
-    'float32',
-    shapes,
-    lambda name: weight(name, shapes[name]),
-  )
+  tensors = {
+    name: weight(name, slot.shape)
+    for name, slot in slots(abstract, names).items()
+  }
+  return assemble('adapter', abstract, names, in_memory(tensors), 'float32')
 
 
 def by_peft_name(tree, model) -> dict[str, np.ndarray]:

@@ -16,14 +16,11 @@ import sys
 import jax
 import ml_dtypes
 import numpy as np
-from flax import linen as nn
-from jax.sharding import AxisType, PartitionSpec
 from safetensors.numpy import save_file
 
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.pretrained.huggingface import from_folder
-
-RULES = (('vocab', None), ('mlp', 'x'), ('heads', 'x'), ('kv_heads', 'x'))
+from lora_opt.training.partitioning import Partitioner
 
 
 def write_checkpoint(folder, layers, width):
@@ -91,14 +88,10 @@ def memory(key):
 def main(folder):
   """Loads the folder and prints what it took."""
   devices = jax.devices()
-  mesh = jax.make_mesh((len(devices),), ('x',), axis_types=(AxisType.Auto,))
-
-  def sharding(names: PartitionSpec):
-    return nn.logical_to_mesh_sharding(names, mesh, RULES)
-
+  partitioner = Partitioner(tensor=len(devices))
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the maximum
   before = memory('VmRSS')
-  model = from_folder(folder, dtype='bfloat16', sharding=sharding)
+  model = from_folder(folder, dtype='bfloat16', partitioner=partitioner)
   peak = memory('VmHWM')
   leaves = jax.tree.leaves(model.base)
   report = {

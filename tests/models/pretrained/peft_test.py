@@ -97,6 +97,7 @@ def test_files_are_what_peft_reads(tmp_path, tiny):
     'r': 4,
     'lora_alpha': 8,
     'use_rslora': False,
+    'use_dora': False,
     'lora_dropout': 0.1,
     'bias': 'none',
     'fan_in_fan_out': False,
@@ -143,7 +144,7 @@ def test_other_kinds_of_adapter_are_refused(tmp_path, tiny):
   tiny.export(tmp_path, tiny.init(jax.random.key(0)))
   config = json.loads((tmp_path / CONFIG).read_text()) | {'use_dora': True}
   (tmp_path / CONFIG).write_text(json.dumps(config))
-  with pytest.raises(ValueError, match='use_dora=True is not supported'):
+  with pytest.raises(ValueError, match='use_dora is True, the model has F'):
     import_adapter(tmp_path, tiny)
 
 

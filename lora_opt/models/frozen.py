@@ -1,0 +1,41 @@
+"""What becomes of a model's weights once they are loaded."""
+
+import dataclasses
+from typing import TypeVar
+
+from lora_opt.models.quantized import quantize_base
+from lora_opt.models.start import split_base
+from lora_opt.models.variables import Tree
+
+Model = TypeVar('Model')
+
+
+def with_base(model: Model, base: Tree, quantize: str | None = None) -> Model:
+  """The model with weights, those its adapter starts from taken out of them.
+
+  Args:
+    model: A model of any kind.
+    base: Weights of a checkpoint.
+    quantize: Bits to keep the kernels of projections in, see
+      `quantize_kernel`; None for all. What is left after a start is rounded,
+      not the checkpoint.
+  """
+  lora, start = model.lora_config, None
+  projections = model.config.projections
+  if lora is not None and lora.start is not None:
+    base, start = split_base(base, lora, lora.sites(projections))
+  if quantize is not None:
+    base = quantize_base(base, projections, quantize)
+  taken = {} if start is None else {'start': start}
+  return dataclasses.replace(model, base=base, **taken)
+
+
+def quantized_paths(model: Model, quantize: str | None) -> dict[str, str]:
+  """Which arrays can be quantized while they are read, and how.
+
+  None for an adapter that starts from the kernels in full.
+  """
+  lora = model.lora_config
+  if quantize is None or (lora is not None and lora.start is not None):
+    return {}
+  return {f'{path}/kernel': quantize for path in model.config.projections}
