@@ -16,6 +16,7 @@ TRAIN = [
   'matplotlib',
   'numpy',
   'orbax-checkpoint',
+  'qwix',
   'reasoning-gym',
   'rouge-score',
   'safetensors',
@@ -26,7 +27,7 @@ TRAIN = [
   'tokenizers',
   'tqdm',
 ]
-TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'qwix', 'ruff']
+TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff']
 
 setuptools.setup(
   name='lora_opt',
