@@ -68,7 +68,9 @@ def test_packed_segments_equal_separate_rows(tiny):
   np.testing.assert_allclose(together[5:8], separate[1, :3], rtol=1e-5)
 
 
-def test_branches_equal_separate_rows(tiny):
+@pytest.mark.parametrize('options', [{}, GEMMA3], ids=['llama', 'gemma3'])
+def test_branches_equal_separate_rows(options):
+  tiny = random_model(**options)
   separate = losses_of(tiny, row_batch(FIRST + SECOND, FIRST + THIRD))
   branched = row_batch(FIRST + SECOND + THIRD)
   branched['positions'][0, 8:] = range(5, 9)

@@ -37,6 +37,20 @@ NAMES = {
   },
 }
 
+# Of each recipe of rotary scaling, its parameters; and what any may have.
+ROPE_PARAMETERS = {
+  'default': set(),
+  'linear': {'factor'},
+  'llama3': {
+    *('factor', 'low_freq_factor', 'high_freq_factor'),
+    'original_max_position_embeddings',
+  },
+}
+ROPE_ALWAYS = {
+  *('rope_type', 'type', 'rope_theta'),
+  'original_max_position_embeddings',
+}
+
 
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type llama or mistral."""
@@ -97,14 +111,31 @@ def rotary_scaling(
 def rotary_divisors(
   settings: ConfigFile, rope: dict, theta: float, head_dim: int
 ) -> tuple[float, ...]:
-  """The divisors of the frequencies that a scaling recipe stands for."""
+  """The divisors of the frequencies that a scaling recipe stands for.
+
+  Args:
+    settings: For messages.
+    rope: The recipe: rope_type and its parameters.
+    theta: Base of the wavelengths.
+    head_dim: Width of a head.
+  """
   kind = rope.get('rope_type') or rope.get('type') or 'default'
+  if kind not in ROPE_PARAMETERS:
+    settings.refuse('rope scaling', kind, ROPE_PARAMETERS)
+  needed = ROPE_PARAMETERS[kind]
+  missing = needed - rope.keys()
+  unknown = {k for k, v in rope.items() if v is not None} - needed - ROPE_ALWAYS
+  if missing or unknown:
+    raise ValueError(
+      f'{settings.path}: rope scaling {kind!r} has the parameters '
+      f'{", ".join(sorted(needed)) or "none"}; missing: '
+      f'{", ".join(sorted(missing)) or "none"}, unknown: '
+      f'{", ".join(sorted(unknown)) or "none"}'
+    )
   if kind == 'default':
     return ()
   if kind == 'linear':
     return (float(rope['factor']),) * (head_dim // 2)
-  if kind != 'llama3':
-    settings.refuse('rope scaling', kind, ('default', 'linear', 'llama3'))
   wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
   turns = rope['original_max_position_embeddings'] / wavelengths
   low, high = rope['low_freq_factor'], rope['high_freq_factor']
