@@ -89,7 +89,8 @@ def pack_choices(
         f'task {task.name!r} has no choices: evaluate it by generation'
       )
     prompt, choices = task.encode_choices(example, tokenizer)
-    segment = _Segment(index, prompt, choices)
+    unscored = task.unscored(example, tokenizer)
+    segment = _Segment(index, prompt, choices, unscored)
     buckets[_bucket(segment.size, lengths, task, split, index)].append(segment)
   for length, segments in buckets.items():
     sizes = [(segment.size,) for segment in segments]
@@ -148,6 +149,7 @@ class _Segment(NamedTuple):
   index: int
   prompt: Sequence[int]
   choices: Sequence[Sequence[int]]
+  unscored: Sequence[int]  # ids at the start of each choice without weight
 
   @property
   def size(self) -> int:
@@ -169,7 +171,8 @@ class _Segment(NamedTuple):
       size = len(choice)
       columns['tokens'] += [self.prompt[-1], *choice[:-1]]
       columns['targets'] += choice
-      columns['weights'] += [1] * size
+      read = self.unscored[number]
+      columns['weights'] += [0] * read + [1] * (size - read)
       columns['positions'] += range(shared, shared + size)
       columns['branches'] += [number + 1] * size
       columns['choice'] += [number] * size

@@ -18,6 +18,7 @@ class Example:
     choices: the possible completions; empty for generation.
     answer: index of the right choice; None for generation.
     row: the row that this example was made of.
+    references: all texts that would be right, if there are several.
   """
 
   prompt: str
@@ -25,6 +26,7 @@ class Example:
   choices: tuple[str, ...] = ()
   answer: int | None = None
   row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  references: tuple[str, ...] = ()
 
 
 class Examples(Sequence):
@@ -109,12 +111,13 @@ class Record:
       )
     return str(value)
 
-  def texts(self, name: str) -> tuple[str, ...]:
-    """The value of field `name`, a list of at least two texts."""
+  def texts(self, name: str, at_least: int = 2) -> tuple[str, ...]:
+    """The value of field `name`, a list of so many texts or more."""
     value = self.field(name)
-    if not isinstance(value, list | tuple) or len(value) < 2:
+    if not isinstance(value, list | tuple) or len(value) < at_least:
+      count = {1: 'one text', 2: 'two texts'}[at_least]
       raise self.error(
-        f'field {name!r} must be a list of at least two texts, found {value!r}'
+        f'field {name!r} must be a list of at least {count}, found {value!r}'
       )
     for item in value:
       if not isinstance(item, str) or not item:

@@ -1,6 +1,8 @@
-"""Extractors: functions that find the answer in what a model wrote."""
+"""Extractors find the answer in what a model wrote; scorers judge it."""
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 _NUMBER = r'-?\$?\d[\d,]*(?:\.\d+)?'
 
@@ -21,6 +23,39 @@ def last_number(text: str) -> str | None:
   '7'
   """
   return _last('(' + _NUMBER + ')', text)
+
+
+def first_match(pattern: str) -> Callable[[str], str | None]:
+  """Makes an extractor of the first match of a regular expression.
+
+  >>> first_match('answer[1-5]')('the correct answer is answer3, not answer1')
+  'answer3'
+  """
+
+  def extract(text: str) -> str | None:
+    found = re.search(pattern, text)
+    return found and found[1 if found.re.groups else 0].strip()
+
+  return extract
+
+
+def same_number(
+  field: str, tolerance: float = 1e-3
+) -> Callable[[str, Mapping[str, Any]], float]:
+  """Makes a scorer: 1 if the answer is the number of this field of the row.
+
+  >>> same_number('final')('6.0', {'final': '6'})
+  1.0
+  """
+
+  def score(prediction: str, row: Mapping[str, Any]) -> float:
+    try:
+      difference = abs(float(prediction) - float(row[field]))
+    except ValueError:
+      return 0.0
+    return float(difference <= tolerance)
+
+  return score
 
 
 def _last(pattern: str, text: str) -> str | None:

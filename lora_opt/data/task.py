@@ -190,6 +190,10 @@ class Task:
       end=False,
     )
 
+  def unscored(self, example: Example, tokenizer) -> list[int]:
+    """How many ids at the start of each choice are read and not scored."""
+    return [0] * len(example.choices)
+
   def score(self, example: Example, prediction_text: str) -> float:
     """1 if the text is the right completion, else 0."""
     return float(prediction_text.strip() == example.completion.strip())

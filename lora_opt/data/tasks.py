@@ -23,16 +23,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from lora_opt.data.examples import Example, Record, Template
-from lora_opt.data.extraction import after_hashes, last_number
+from lora_opt.data.extraction import (
+  after_hashes,
+  first_match,
+  last_number,
+  same_number,
+)
+from lora_opt.data.mixture import Mixture
 from lora_opt.data.task import Task
 
 __all__ = [
   'Classification',
+  'FillBlank',
   'Generation',
+  'Mixture',
   'MultipleChoice',
   'Task',
   'after_hashes',
+  'first_match',
   'last_number',
+  'same_number',
 ]
 
 
@@ -70,6 +80,57 @@ class MultipleChoice(Task):
       )
     prompt = record.fill(self.prompt, question=self.question)
     return Example(prompt, choices[answer], choices, answer, record.row)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FillBlank(MultipleChoice):
+  """A sentence with a blank, scored by the likelihood of what follows it.
+
+  Each option is put into the blank and read, and only the rest of the
+  sentence is scored: the partial evaluation of Trinh and Le 2018, which
+  lm-evaluation-harness uses for WinoGrande. Training learns option and rest.
+
+  Args:
+    after: name of the field with the text behind the blank; `prompt` is the
+      text before it.
+
+  >>> row = {'before': 'I ate ', 'after': ' up.', 'answer': 1}
+  >>> rows = [row | {'choices': ['rocks', 'rice']}]
+  >>> task = FillBlank(name='food', train=rows, eval=rows, chat=False)
+  >>> task.examples('eval')[0].choices
+  ('rocks up.', 'rice up.')
+
+  References:
+    Trinh and Le 2018, A Simple Method for Commonsense Reasoning.
+  """
+
+  prompt: str = '{before}'
+  after: str = 'after'
+
+  def example(self, record: Record) -> Example:
+    example = super().example(record)
+    after = record.text(self.after)
+    if not after.strip():
+      raise record.error(f'field {self.after!r} is empty: nothing to score')
+    choices = tuple(option + after for option in example.choices)
+    return dataclasses.replace(
+      example, choices=choices, completion=choices[example.answer]
+    )
+
+  def unscored(self, example: Example, tokenizer) -> list[int]:
+    after = example.row[self.after]
+    options = [choice.removesuffix(after) for choice in example.choices]
+    alone = dataclasses.replace(example, choices=tuple(options))
+    _, whole = self.encode_choices(example, tokenizer)
+    _, parts = self.encode_choices(alone, tokenizer)
+    return [_common(*ids) for ids in zip(whole, parts, strict=True)]
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+  """Length of the beginning that two sequences share."""
+  pairs = enumerate(zip(first, second, strict=False))
+  differing = (i for i, (a, b) in pairs if a != b)
+  return next(differing, min(len(first), len(second)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +195,8 @@ class Generation(Task):
       given, and what it learns to write.
     answer: name of the field with the reference answer. None extracts it from
       the completion.
+    references: name of the field with all right completions, a list of texts,
+      for metrics that compare with the best of them.
     extract: what finds the answer in a text: a regular expression (the last
       match counts, its first group if it has one) or a function of the text
       that returns None when there is no answer (`after_hashes`,
@@ -149,6 +212,7 @@ class Generation(Task):
   prompt: str = '{question}'
   completion: str = '{answer}'
   answer: str | None = None
+  references: str | None = None
   extract: str | Callable[[str], str | None] | None = None
   scorer: Callable[[str, Mapping[str, Any]], float] | None = None
 
@@ -183,7 +247,17 @@ class Generation(Task):
       raise record.error(
         f'extract={self.extract!r} finds no answer in {completion!r}'
       )
-    return Example(record.fill(self.prompt), completion, row=record.row)
+    return Example(
+      record.fill(self.prompt),
+      completion,
+      row=record.row,
+      references=self._references(record),
+    )
+
+  def _references(self, record: Record) -> tuple[str, ...]:
+    if self.references is None:
+      return ()
+    return record.texts(self.references, at_least=1)
 
   def score(self, example: Example, prediction_text: str) -> float:
     """How good the prediction is, between 0 and 1."""

@@ -123,6 +123,8 @@ class Evaluator:
             'prediction': text,
             'score': float(self._task.score(example, text)),
           }
+          if example.references:
+            predictions[index]['references'] = list(example.references)
     return predictions
 
   def _choose(self, base, lora, examples):

@@ -1,8 +1,11 @@
 """A tokenizer small enough to check by hand."""
 
 import re
+import warnings
 
 import pytest
+
+from tests.data import raw_files
 
 
 class ToyTokenizer:
@@ -48,3 +51,17 @@ class ToyTokenizer:
 @pytest.fixture
 def toy():
   return ToyTokenizer()
+
+
+@pytest.fixture(scope='session')
+def prepared(tmp_path_factory):
+  """A folder with every data set, prepared from two made rows of each."""
+  folder = tmp_path_factory.mktemp('prepared')
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    from lora_opt.data.prepare.builder import prepare
+
+    for name in raw_files.RAW:
+      raw = raw_files.write(name, tmp_path_factory.mktemp('raw') / name)
+      prepare(name, raw, folder)
+  return folder

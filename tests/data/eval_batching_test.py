@@ -128,3 +128,16 @@ def test_mistakes_are_named(toy):
   task = tasks.Generation(name='toy', train=rows, eval=rows, chat=False)
   with pytest.raises(ValueError, match="'toy' has no choices"):
     pack(toy, task)
+
+
+def test_what_is_only_read_has_no_weight(toy):
+  row = {'before': 'It is ', 'after': ' here.', 'answer': 0}
+  rows = [row | {'choices': ['hot', 'chilly']}]
+  task = tasks.FillBlank(name='blank', train=rows, eval=rows, chat=False)
+  (batch,) = eval_batching.pack_choices(task, toy, batch_size=1, lengths=(64,))
+  scored = batch.arrays['weights'][0] > 0
+  for number, text in enumerate((' here.', ' here.')):
+    place = scored & (batch.choice[0] == number)
+    assert toy.show(batch.arrays['targets'][0][place]) == text
+  read = (batch.arrays['branches'][0] == 2) & ~scored
+  assert toy.show(batch.arrays['targets'][0][read]) == ' chilly'

@@ -13,6 +13,11 @@ one policy, that of the task, decides what becomes of it.
 
 from lora_opt.data.sources._folder import Folder
 from lora_opt.data.sources._huggingface import HuggingFace
+from lora_opt.data.sources._instructions import (
+  InstructionFiles,
+  ListedChoices,
+  NaturalInstructions,
+)
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._reasoning_gym import ReasoningGym
 from lora_opt.data.sources._rows import Row, describe, where
@@ -21,7 +26,10 @@ from lora_opt.data.sources._tfds import Tfds
 __all__ = [
   'Folder',
   'HuggingFace',
+  'InstructionFiles',
   'JsonLines',
+  'ListedChoices',
+  'NaturalInstructions',
   'ReasoningGym',
   'Row',
   'Tfds',

@@ -1,4 +1,4 @@
-"""A data set by name, in whatever of three formats its folder holds."""
+"""A data set by name, in whatever format its folder holds."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_opt.data.sources._huggingface import HuggingFace
+from lora_opt.data.sources._instructions import InstructionFiles
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, describe, where
 from lora_opt.data.sources._tfds import Tfds
@@ -22,6 +23,7 @@ class Folder(Sequence):
     arc_easy/1.0.0/dataset_info.json     Tfds (lora_opt.data.prepare)
     arc_easy/train/state.json            HuggingFace
     arc_easy/train-*.parquet, arc_easy/data/train-*.parquet
+    super_ni/*.meta.json                 InstructionFiles
 
   Args:
     name: the data set.
@@ -64,6 +66,8 @@ class Folder(Sequence):
     files = (f'{self.split}/state.json', f'{self.split}*.parquet')
     if any(any(home.glob(p)) or any(home.glob(f'data/{p}')) for p in files):
       return HuggingFace(str(home), self.split, self.limit)
+    if any(home.glob('*.meta.json')):
+      return InstructionFiles(str(home), self.split, self.limit)
     raise FileNotFoundError(
       f'no data for {self.name!r}, split {self.split!r}: there is no {lines} '
       f"and no prepared set in {home}. Prepare it from the publisher's files: "

@@ -94,6 +94,9 @@ def plain(value: Any, place: str) -> Any:
       raise ValueError(f'{place}: not UTF-8: {value[:60]!r}') from error
   if isinstance(value, Mapping):
     return {key: plain(item, place) for key, item in value.items()}
+  if isinstance(value, float | np.floating):
+    # Files of TFDS hold float32: the decimal that it was written as.
+    return float(str(np.float32(value)))
   if isinstance(value, np.ndarray | np.generic):
     return plain(value.tolist(), place)
   if isinstance(value, list | tuple):

@@ -1,0 +1,38 @@
+"""Command line of the preparation of data sets; see the package."""
+
+import argparse
+import os
+import pathlib
+import sys
+
+from lora_opt.data.prepare.recipes import RECIPES
+
+
+def main() -> None:
+  """Prepares one set; a user's mistake ends in one message."""
+  parser = argparse.ArgumentParser(
+    prog='python -m lora_opt.data.prepare',
+    description="Prepares a data set from its publisher's files.",
+  )
+  parser.add_argument('name', choices=RECIPES, metavar='NAME')
+  parser.add_argument('--raw', required=True, type=pathlib.Path)
+  parser.add_argument('--data_dir', required=True, type=pathlib.Path)
+  parser.add_argument('--on_bad', choices=('error', 'skip'), default='error')
+  args = parser.parse_args()
+  # Imported late: --help answers at once.
+  from lora_opt.data.prepare.builder import prepare
+
+  try:
+    info = prepare(args.name, args.raw, args.data_dir, on_bad=args.on_bad)
+  except (ValueError, OSError) as error:
+    if os.environ.get('LORA_OPT_TRACEBACK'):
+      raise
+    sys.exit(f'error: {error}')
+  for split, facts in info.metadata['splits'].items():
+    print(f'{args.name} {split}: {facts["rows"]} rows, ', end='')
+    print(f'{facts["bad_rows"]} left out')
+  print(f'{info.data_dir}: {RECIPES[args.name].licence}')
+
+
+if __name__ == '__main__':
+  main()
