@@ -57,7 +57,7 @@ def write_report(model_dir: str | Path) -> Path:
 
   Args:
     model_dir: the folder of the run. Read are `metrics.jsonl`, `run.json`,
-      `evaluation/before.json`, `evaluation/after.json` and
+      `dataset.json`, `evaluation/before.json`, `evaluation/after.json` and
       `operative_config.gin`, as far as they are there.
 
   Returns:
@@ -73,6 +73,7 @@ def write_report(model_dir: str | Path) -> Path:
   before = _read_json(model_dir / 'evaluation' / 'before.json')
   after = _read_json(model_dir / 'evaluation' / 'after.json')
   rows = history.read_metrics(model_dir)
+  data = model_dir / 'dataset.json'
   drawings = curves.draw_curves(rows, [e for e in (before, after) if e])
   html = _template().render(
     title=_text.first('task', run, after, before) or model_dir.resolve().name,
@@ -83,7 +84,7 @@ def write_report(model_dir: str | Path) -> Path:
     diverged=[r['step'] for r in rows if 'loss' in r and r['loss'] is None],
     groups=_groups(before, after),
     shown=_SAMPLES,
-    facts=_facts(run, rows),
+    facts=_facts(run, rows) + _data_facts(_read_json(data)),
     command=run.get('command'),
     config=_read_text(model_dir / 'operative_config.gin'),
   )
@@ -192,6 +193,37 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
     'Versions': versions,
   }
   return [(k, str(v)) for k, v in facts.items() if v and v != _text.NONE]
+
+
+def _data_facts(data: Json) -> list[tuple[str, str]]:
+  """What the run was trained and evaluated on, a line for each task."""
+  tasks = data.get('tasks') or ([data] if 'train' in data else [])
+  batches = {part['task']: part for part in data.get('batches') or ()}
+  return [
+    (
+      'Data',
+      f'{task["task"]}: {_examples(task, batches.get(task["task"], {}))}',
+    )
+    for task in tasks
+  ]
+
+
+def _examples(task: Json, batches: Json) -> str:
+  """Counts of a task's examples, and of what was left out of them."""
+  train, held_out = task['train'], task['eval']
+  counts = [
+    f'{train["examples"]:,} for training',
+    f'{held_out["examples"]:,} for evaluation',
+  ]
+  if bad := train['bad_rows'] + held_out['bad_rows']:
+    counts.append(f'{bad:,} rows could not be used')
+  if long := batches.get('too_long'):
+    done = {'drop': 'dropped', 'truncate': 'truncated'}
+    counts.append(f'{long:,} too long, {done[batches["too_long_policy"]]}')
+  if overlap := task['overlap']:
+    done = 'left out' if task['overlap_left_out'] else 'not left out'
+    counts.append(f'{overlap:,} evaluated ones also stand in train, {done}')
+  return ', '.join(counts)
 
 
 def _tokens(rows: Sequence[Json], steps: float | None, name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.training import run_directory
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import on_first
@@ -103,7 +104,7 @@ def _write_lines(path: pathlib.Path, rows: Sequence[Any]) -> None:
 
 def _prepare(model_dir, model, task, partitioner, evaluator, adapter):
   folder = pathlib.Path(model_dir)
-  task.validate()
+  task.validate(['eval'])
   if adapter == 'none':
     lora = None
   else:
@@ -112,4 +113,5 @@ def _prepare(model_dir, model, task, partitioner, evaluator, adapter):
   base = put(model.base, placement.base)
   if lora is not None:
     lora = put(lora, placement.trainable)
-  return folder, lora, base, evaluator(model, task, placement)
+  evaluate = make_evaluator(evaluator, model, task, placement)
+  return folder, lora, base, evaluate

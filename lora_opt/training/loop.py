@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
+from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.training import run_directory
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.partitioning import (
@@ -145,7 +146,7 @@ def train(
     loss_normalizing_factor=loss_normalizing_factor,
     diagnostics_period=log_period if diagnostics else None,
   )
-  evaluate = evaluator(model, task, placement)
+  evaluate = make_evaluator(evaluator, model, task, placement)
   on_first(
     functools.partial(
       run_directory.describe,

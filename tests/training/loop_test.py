@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import lora_opt
+from lora_opt.data.tasks import Mixture
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.training.loop import train
@@ -154,3 +155,24 @@ def test_an_unusable_row_ends_the_run_before_anything_is_trained(
   with pytest.raises(ValueError, match="'answer'"):
     run(tmp_path, model, broken)
   assert not (tmp_path / 'metrics.jsonl').exists()
+
+
+@pytest.mark.slow
+def test_a_mixture_is_trained_and_each_task_evaluated(
+  tmp_path, model, task, choice_task
+):
+  both = Mixture(name='both', tasks=(task, choice_task), rates='equal')
+  run(tmp_path, model, both, steps=2)
+  after = json.loads((tmp_path / 'evaluation/after.json').read_text())
+  scores = after['metrics']
+  assert list(scores) == ['mean_score', 'say_exact_match', 'which_accuracy']
+  parts = [scores[name]['score'] for name in list(scores)[1:]]
+  assert after['score'] == pytest.approx(np.mean(parts))
+  assert {p['task'] for p in after['predictions']} == {'say', 'which'}
+  assert after['num_examples'] == len(after['predictions']) == 13
+  data = json.loads((tmp_path / 'dataset.json').read_text())
+  assert data['rates'] == [0.5, 0.5]
+  assert [part['examples'] for part in data['batches']] == [40, 40]
+  assert data['tasks'][0]['train']['rows'] == 40
+  report = (tmp_path / 'report.html').read_text()
+  assert 'say: 40 for training, 6 for evaluation' in report

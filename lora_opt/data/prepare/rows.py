@@ -132,7 +132,7 @@ def columns(**fields: str) -> Callable[[Raw], Row]:
   """
 
   def row(raw: Raw) -> Row:
-    values = {name: raw[column] for name, column in fields.items()}
+    values = {name: raw[column].strip() for name, column in fields.items()}
     if 'label' in values:
       values['label'] = int(values['label'])
     if 'score' in values:
@@ -150,7 +150,7 @@ def named(names: tuple[str, ...], **fields: str) -> Callable[[Raw], Row]:
   """
 
   def row(raw: Raw) -> Row:
-    values = {name: raw[column] for name, column in fields.items()}
+    values = {name: raw[column].strip() for name, column in fields.items()}
     return values | {'label': names.index(values['label'])}
 
   return row
