@@ -22,9 +22,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum(
   'run_mode',
   'train',
-  ['train', 'eval', 'infer'],
+  ['train', 'eval', 'infer', 'merge'],
   'train: fine-tune, evaluate before and after, export the adapter. '
-  'eval: score an adapter. infer: write completions for prompts.',
+  'eval: score an adapter. infer: write completions for prompts. '
+  'merge: write the model with the adapter in its weights.',
 )
 flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; repeat it for more, later ones override.'
@@ -107,6 +108,7 @@ def main(argv: Sequence[str]) -> None:
     'train': loop.train,
     'eval': evaluation.score,
     'infer': evaluation.infer,
+    'merge': evaluation.merge,
   }[FLAGS.run_mode]
   config.build(run)(
     record=RunRecord(

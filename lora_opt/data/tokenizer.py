@@ -160,6 +160,26 @@ class Tokenizer:
     )
     return cls(core, *(256, 257, 258), BYTE_LEVEL_CHAT)
 
+  def save(self, path: str | os.PathLike) -> None:
+    """Writes the files that `from_folder` and transformers read."""
+    folder = pathlib.Path(path)
+    self.core.save(str(folder / 'tokenizer.json'))
+    settings = {
+      f'{name}_token': self.core.id_to_token(token_id)
+      for name, token_id in (
+        ('bos', self.bos_id),
+        ('eos', self.eos_id),
+        ('pad', self.pad_id),
+      )
+      if token_id is not None
+    }
+    if self.chat_template is not None:
+      settings['chat_template'] = self.chat_template
+    settings['tokenizer_class'] = 'PreTrainedTokenizerFast'
+    (folder / 'tokenizer_config.json').write_text(
+      json.dumps(settings, indent=2) + '\n', encoding='utf-8'
+    )
+
   @property
   def vocab_size(self) -> int:
     """Number of tokens, special ones included."""

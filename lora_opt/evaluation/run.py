@@ -1,4 +1,4 @@
-"""Run modes eval and infer: an exported adapter on the tasks of a file."""
+"""Run modes eval, infer and merge: what to do with an exported adapter."""
 
 import functools
 import json
@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
 
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
@@ -100,6 +102,45 @@ def _write_lines(path: pathlib.Path, rows: Sequence[Any]) -> None:
   path.write_text(
     ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
   )
+
+
+def merge(
+  model_dir: str | os.PathLike,
+  model: Any,
+  *,
+  adapter: str | None = None,
+  source: str | None = None,
+  dtype: str | None = None,
+  record: RunRecord | None = None,
+) -> pathlib.Path:
+  """Writes a model that contains an adapter, as a Hugging Face folder.
+
+  Args:
+    model_dir: the run's folder; takes merged/.
+    model: a `lora_opt.models.CausalLM` or what offers the same.
+    adapter: folder of an exported adapter; None for the one in `model_dir`.
+    source: the Hugging Face folder the model came from, for config.json and
+      tokenizer; None to write them anew, for a Llama-family model.
+    dtype: 'float32' or 'bfloat16'; None for the type of the base.
+    record: unused; every run mode is given it.
+
+  Returns:
+    MODEL_DIR/merged.
+
+  Raises:
+    FileExistsError: MODEL_DIR/merged is there already.
+    FileNotFoundError: there is no adapter.
+    ValueError: the adapter does not fit the model, or there are several
+      processes.
+  """
+  del record
+  if jax.process_count() > 1:
+    raise ValueError('run_mode=merge needs one process that holds all weights')
+  folder = pathlib.Path(model_dir)
+  lora = model.load_adapter(adapter or folder / 'adapter')
+  model.merge(folder / 'merged', lora, source=source, dtype=dtype)
+  print(f'merged model: {folder / "merged"}')
+  return folder / 'merged'
 
 
 def _prepare(model_dir, model, task, partitioner, evaluator, adapter):

@@ -21,6 +21,7 @@ from lora_opt.models.loss import (
   project_to_vocabulary,
   token_cross_entropy,
 )
+from lora_opt.models.pretrained.merge import merge_adapter
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.start import adapter_in_force
@@ -222,6 +223,17 @@ class CausalLM:
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
     """Reads an adapter in PEFT's format; see `import_adapter`."""
     return import_adapter(folder, self)
+
+  def merge(
+    self,
+    folder: str | os.PathLike,
+    lora: Tree | None,
+    *,
+    source: str | os.PathLike | None = None,
+    dtype: str | None = None,
+  ) -> None:
+    """Writes base and adapter as one model; see `merge_adapter`."""
+    merge_adapter(folder, lora, self, source=source, dtype=dtype)
 
   def _next(self, base, lora, tokens, positions, mask, cache, slot):
     """Logits after the last token, (batch, vocab), and the new cache."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.quantized import QuantizedKernel
 from lora_opt.models.variables import Tree
 
 
@@ -43,6 +44,8 @@ class Family(NamedTuple):
     ignored: Returns, for a config, a regular expression over the whole names
       of tensors that are no parameters, such as the copy of a tied embedding.
     prefix: Start of the names that checkpoints saved without a head leave out.
+    write_config: The inverse of `read_config`, for models from elsewhere: the
+      content of a config.json; None if there are none.
   """
 
   read_config: Callable[[ConfigFile], Any]
@@ -52,6 +55,7 @@ class Family(NamedTuple):
   model: Callable[..., Any]
   ignored: Callable[[Any], str]
   prefix: str = ''
+  write_config: Callable[[Any], dict[str, Any]] | None = None
 
 
 class Slot(NamedTuple):
@@ -91,7 +95,9 @@ def slots(base: Tree, names: Mapping[str, TensorName]) -> dict[str, Slot]:
 
 
 def leaves_by_path(tree: Tree) -> dict[str, Any]:
-  """Flattens a tree: 'layers/attention/q/kernel': leaf."""
-  flat, _ = jax.tree.flatten_with_path(tree)
+  """Flattens a tree: 'layers/attention/q/kernel': array or its stand-in."""
+  flat, _ = jax.tree.flatten_with_path(
+    tree, is_leaf=lambda x: isinstance(x, QuantizedKernel)
+  )
   keystr = jax.tree_util.keystr
   return {keystr(p, simple=True, separator='/'): leaf for p, leaf in flat}

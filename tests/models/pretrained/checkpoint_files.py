@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt.models.pretrained.assemble import disassemble
+from lora_opt.models.pretrained.families.llama import write_config
 from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.gguf import NAMES
 from tests.models.batches import hugging_face_tensors
@@ -15,21 +16,7 @@ from tests.models.batches import hugging_face_tensors
 
 def write_folder(folder, model, shards=1, dtype=np.float32):
   """Writes a model as Hugging Face does."""
-  c = model.config
-  settings = {
-    'model_type': 'llama',
-    'hidden_act': 'silu',
-    'vocab_size': c.vocab_size,
-    'hidden_size': c.embed_dim,
-    'num_hidden_layers': c.num_layers,
-    'num_attention_heads': c.num_heads,
-    'num_key_value_heads': c.num_kv_heads,
-    'head_dim': c.head_dim,
-    'intermediate_size': c.mlp_dim,
-    'rope_theta': c.rope_theta,
-    'rms_norm_eps': c.norm_eps,
-    'tie_word_embeddings': c.tie_embeddings,
-  }
+  settings = write_config(model.config)
   (folder / 'config.json').write_text(json.dumps(settings))
   model.tokenizer.core.save(str(folder / 'tokenizer.json'))
   tensors = hugging_face_tensors(model)

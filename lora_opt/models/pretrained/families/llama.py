@@ -1,5 +1,7 @@
 """Llama 1, 2 and 3, SmolLM2 and Mistral."""
 
+from typing import Any
+
 import numpy as np
 
 from lora_opt.models.causal_lm import CausalLM, abstract_base
@@ -145,6 +147,44 @@ def rotary_divisors(
   return tuple(float(x) for x in 1 / frequency)
 
 
+def write_config(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config` reads as this config.
+
+  Raises:
+    ValueError: For the Llama 3 scaling of positions, whose settings do not
+      follow from the divisors.
+  """
+  c, factors = config, set(config.rope_divisors)
+  if len(factors) > 1:
+    raise ValueError(
+      'rope_divisors that differ from each other have no config.json; give the '
+      'folder the model came from'
+    )
+  kind = 'mistral' if c.window else 'llama'
+  return {
+    'architectures': [f'{kind.title()}ForCausalLM'],
+    'model_type': kind,
+    'vocab_size': c.vocab_size,
+    'hidden_size': c.embed_dim,
+    'num_hidden_layers': c.num_layers,
+    'num_attention_heads': c.num_heads,
+    'num_key_value_heads': c.num_kv_heads,
+    'head_dim': c.head_dim,
+    'intermediate_size': c.mlp_dim,
+    'hidden_act': c.activation,
+    'attention_bias': c.attention_bias,
+    'mlp_bias': c.mlp_bias,
+    'rms_norm_eps': c.norm_eps,
+    'rope_theta': c.rope_theta,
+    'rope_scaling': {'type': 'linear', 'factor': factors.pop()}
+    if factors
+    else None,
+    'tie_word_embeddings': c.tie_embeddings,
+    'max_position_embeddings': c.max_length,
+    **({'sliding_window': c.window} if c.window else {}),
+  }
+
+
 def ignored(config: DecoderConfig) -> str:
   """Rotary frequencies of old files, and the copy of a tied embedding."""
   buffers = r'.*rotary_emb\.inv_freq'
@@ -162,4 +202,5 @@ LLAMA = Family(
   model=CausalLM,
   ignored=ignored,
   prefix='model.',
+  write_config=write_config,
 )

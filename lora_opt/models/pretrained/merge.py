@@ -1,0 +1,181 @@
+"""A model and its adapter as one Hugging Face folder, for any program."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from lora_opt.models.lora import check_dtype
+from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
+from lora_opt.models.pretrained.files import read_json
+from lora_opt.models.quantized import QuantizedKernel, dequantize
+from lora_opt.models.variables import Tree
+
+if TYPE_CHECKING:
+  from lora_opt.models.causal_lm import CausalLM
+
+# Settings, tokenizer and templates; not the weights.
+COPIED = ('*.json', '*.txt', '*.model', '*.jinja')
+ADAPTER = ('lora_a', 'lora_b', 'magnitude')
+
+
+def merge_adapter(
+  folder: str | os.PathLike,
+  lora: Tree | None,
+  model: CausalLM,
+  *,
+  source: str | os.PathLike | None = None,
+  dtype: str | None = None,
+  shard_bytes: int = 4 * 1024**3,
+) -> None:
+  """Writes weights that contain an adapter, as transformers saves a model.
+
+  Each tensor is added up in float32 and rounded once. A quantized kernel is
+  dequantized first, so that the result computes what the model did here; it is
+  not the original base plus the adapter. An adapter on one end of a model with
+  tied embeddings unties them.
+
+  Args:
+    folder: Where to write; must not exist.
+    lora: The adapter, or None to write the base alone.
+    model: The model it belongs to, whole on this process.
+    source: The Hugging Face folder that the model came from: config.json and
+      the tokenizer's files are copied. None to write them anew, as for a model
+      from a GGUF file; the Llama family can.
+    dtype: Type of the tensors, 'float32' or 'bfloat16'; by default that of the
+      base, float32 for a quantized one.
+    shard_bytes: Bytes of a file above which a further one is begun; host
+      memory holds one file at a time.
+
+  Raises:
+    FileExistsError: If the folder exists.
+    FileNotFoundError: If `source` has no config.json.
+    ValueError: If there is no `source` and the settings cannot be written
+      without it, or for an unknown `dtype`.
+  """
+  folder = pathlib.Path(folder)
+  if folder.exists():
+    raise FileExistsError(f'{folder} exists; merge into a new folder')
+  if dtype is not None:
+    check_dtype(dtype)
+  settings = _settings(model, source)
+  lora = {} if lora is None else lora
+  leaves, untied = _leaves(model, lora)
+  if untied:
+    settings['tie_word_embeddings'] = False
+  part = folder.with_name(folder.name + '.part')
+  shutil.rmtree(part, ignore_errors=True)
+  part.mkdir(parents=True)
+  kind = _write_weights(part, leaves, lora, model, dtype, shard_bytes)
+  if source is None:
+    model.tokenizer.save(part)
+  else:
+    _copy_settings(pathlib.Path(source), part)
+  # The older of its two names, which every version of transformers reads.
+  settings.pop('dtype', None)
+  _write_json(part / 'config.json', settings | {'torch_dtype': kind})
+  part.rename(folder)  # a reader never sees half a model
+
+
+def _leaves(model: CausalLM, lora: Tree) -> tuple[dict[str, Any], bool]:
+  """All arrays by path, and whether the embeddings had to be untied."""
+  leaves = leaves_by_path(model.base)
+  # Heads that are trained whole stand in the trainable tree.
+  leaves |= {
+    path: leaf
+    for path, leaf in leaves_by_path(lora).items()
+    if path.rpartition('/')[2] not in ADAPTER
+  }
+  tied = 'head/table' in model.family.names and 'head/table' not in leaves
+  untied = tied and not lora.keys().isdisjoint(('embedding', 'head'))
+  if untied:
+    leaves['head/table'] = leaves['embedding/table']
+  return leaves, untied
+
+
+def _write_weights(folder, leaves, lora, model, dtype, shard_bytes) -> str:
+  """Writes the tensors, as many files as it takes; returns their type."""
+  adapter = leaves_by_path(lora)
+  kind = jnp.dtype(dtype or _stored_dtype(leaves))
+  files, room = [], 0
+  for name, slot in slots(leaves, model.family.names).items():
+    size = kind.itemsize * int(np.prod(slot.shape))
+    if not files or size > room:
+      files.append({})
+      room = shard_bytes
+    files[-1][name] = slot
+    room -= size
+  places = {}
+  for number, content in enumerate(files, 1):
+    file = 'model.safetensors'
+    if len(files) > 1:
+      file = f'model-{number:05}-of-{len(files):05}.safetensors'
+    tensors = {
+      name: _merged(slot, leaves, adapter, model.lora_config).astype(kind)
+      for name, slot in content.items()
+    }
+    save_file(tensors, folder / file, metadata={'format': 'pt'})
+    places |= dict.fromkeys(content, file)
+  if len(files) > 1:
+    total = sum((folder / file).stat().st_size for file in {*places.values()})
+    index = {'metadata': {'total_size': total}, 'weight_map': places}
+    _write_json(folder / 'model.safetensors.index.json', index)
+  return kind.name
+
+
+def _stored_dtype(leaves: dict[str, Any]) -> jnp.dtype:
+  if any(isinstance(leaf, QuantizedKernel) for leaf in leaves.values()):
+    return jnp.float32
+  return max(leaves.values(), key=lambda leaf: leaf.size).dtype
+
+
+def _merged(slot: Slot, leaves, adapter, lora_config) -> np.ndarray:
+  """One tensor of the checkpoint, contiguous float32."""
+
+  def part(array):
+    chosen = array if slot.layer is None else array[slot.layer]
+    if isinstance(chosen, QuantizedKernel):
+      chosen = dequantize(chosen, jnp.float32)
+    return np.asarray(chosen, np.float32)
+
+  site, _, role = slot.path.rpartition('/')
+  weight = part(leaves[slot.path])
+  if role in ('kernel', 'table') and f'{site}/lora_a' in adapter:
+    a, b = (part(adapter[f'{site}/{name}']) for name in ('lora_a', 'lora_b'))
+    change = lora_config.scale * a @ b
+    # A table has a row for each token, the transpose of a kernel.
+    weight = weight + (change.T if role == 'table' else change)
+    if lora_config.dora:
+      norms = np.linalg.norm(weight, axis=0)
+      weight *= part(adapter[f'{site}/magnitude']) / np.maximum(norms, 1e-38)
+  return np.ascontiguousarray(weight.T if slot.transposed else weight)
+
+
+def _settings(model, source) -> dict[str, Any]:
+  """The content of config.json."""
+  if source is not None:
+    return read_json(pathlib.Path(source) / 'config.json')
+  if model.family.write_config is None:
+    raise ValueError(
+      f'model {model.name}: settings of its kind cannot be written, only '
+      'copied: give source, the Hugging Face folder it came from'
+    )
+  return model.family.write_config(model.config)
+
+
+def _copy_settings(source: pathlib.Path, folder: pathlib.Path) -> None:
+  for pattern in COPIED:
+    for file in source.glob(pattern):
+      if not file.name.endswith('.index.json'):
+        shutil.copyfile(file, folder / file.name)
+
+
+def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
+  file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')

@@ -1,0 +1,42 @@
+"""transformers reads merged folders; collected where torch is installed."""
+
+import jax
+import numpy as np
+import pytest
+import transformers
+
+from tests.models.batches import row_batch
+from tests.models.parity import decoder, material
+
+pytestmark = [
+  pytest.mark.usefixtures('fast_compile'),
+  pytest.mark.filterwarnings('ignore'),  # of transformers
+]
+
+
+@pytest.mark.parametrize('name', decoder.CASES)
+def test_transformers_computes_the_same(tmp_path, name):
+  _, config = material.read_golden(f'decoder_{name}')
+  source = tmp_path / 'source'
+  source.mkdir()
+  model = decoder.our_model(decoder.CASES[name], source, config)
+  lora, batch = material.adapter(model), row_batch(*decoder.rows())
+  ours = np.asarray(jax.jit(model.logits)(model.base, lora, batch))
+  model.merge(tmp_path / 'merged', lora, source=source)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / 'merged'
+  ).eval()
+  logits, valid = decoder.torch_logits(theirs)
+  logits, valid = logits.detach().numpy(), valid.numpy()
+  material.assert_close(ours[valid], logits[valid], name)
+  assert abs(logits).max() > 0.1
+
+
+def test_a_model_from_elsewhere(tmp_path, tiny):
+  """config.json and tokenizer written anew, as for a GGUF file."""
+  tiny.merge(tmp_path / 'merged', None)
+  transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'merged')
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'merged')
+  text = 'Hello<eos>'
+  assert tokenizer.encode(text) == tiny.tokenizer.encode(text)
+  np.testing.assert_array_equal(tokenizer.eos_token_id, tiny.tokenizer.eos_id)
