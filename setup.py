@@ -20,6 +20,7 @@ TRAIN = [
   'reasoning-gym',
   'rouge-score',
   'safetensors',
+  'sentencepiece',
   'scikit-learn',
   'scipy',
   'tensorboardX',

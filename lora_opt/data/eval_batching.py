@@ -18,12 +18,13 @@ attention rule of branches (same segment, and the key's branch is 0 or one's
 own) every choice sees exactly its own text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lora_opt.data import packing
+from lora_opt.data.examples import Example
 
 LENGTHS = (256, 512, 1024, 2048)
 PROMPT_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -79,7 +80,11 @@ def pack_choices(
     ValueError: an example that does not fit the longest row, or that has no
       choices.
   """
-  _check(batch_size, lengths)
+  check_lengths(batch_size, lengths)
+
+  def encode(example):
+    return task.encode_choices(example, tokenizer)
+
   examples = task.examples(split)
   buckets = {length: [] for length in lengths}
   for index in range(len(examples)) if indices is None else indices:
@@ -88,10 +93,10 @@ def pack_choices(
       raise ValueError(
         f'task {task.name!r} has no choices: evaluate it by generation'
       )
-    prompt, choices = task.encode_choices(example, tokenizer)
-    unscored = task.unscored(example, tokenizer)
+    prompt, choices = encode(example)
+    unscored = task.unscored(example, encode)
     segment = _Segment(index, prompt, choices, unscored)
-    buckets[_bucket(segment.size, lengths, task, split, index)].append(segment)
+    buckets[bucket(segment.size, lengths, task, split, index)].append(segment)
   for length, segments in buckets.items():
     sizes = [(segment.size,) for segment in segments]
     longest_first = sorted(
@@ -113,6 +118,7 @@ def pad_prompts(
   batch_size: int = 8,
   lengths: Sequence[int] = PROMPT_LENGTHS,
   indices: Sequence[int] | None = None,
+  encode: Callable[[Example], list[int]] | None = None,
 ) -> Iterator[PromptBatch]:
   """Prompts of a split for generation, padded on the left.
 
@@ -123,6 +129,7 @@ def pad_prompts(
     batch_size: rows in a batch.
     lengths: the row lengths to use, ascending.
     indices: which examples; None takes all.
+    encode: gives the ids of an example's prompt; None for the task's own.
 
   Yields:
     Batches of (batch_size, one of lengths), short ones first.
@@ -130,12 +137,13 @@ def pad_prompts(
   Raises:
     ValueError: a prompt that does not fit the longest row.
   """
-  _check(batch_size, lengths)
+  check_lengths(batch_size, lengths)
   examples = task.examples(split)
   buckets = {length: [] for length in lengths}
   for index in range(len(examples)) if indices is None else indices:
-    prompt, _ = task.encode(examples[index], tokenizer)
-    length = _bucket(len(prompt), lengths, task, split, index)
+    example = examples[index]
+    prompt = encode(example) if encode else task.encode(example, tokenizer)[0]
+    length = bucket(len(prompt), lengths, task, split, index)
     buckets[length].append((index, prompt))
   for length, prompts in buckets.items():
     for start in range(0, len(prompts), batch_size):
@@ -219,9 +227,10 @@ def _prompt_batch(
   return batch
 
 
-def _bucket(
+def bucket(
   size: int, lengths: Sequence[int], task, split: str, index: int
 ) -> int:
+  """The shortest length that holds an example; ValueError if none does."""
   for length in lengths:
     if size <= length:
       return length
@@ -231,7 +240,8 @@ def _bucket(
   )
 
 
-def _check(batch_size: int, lengths: Sequence[int]) -> None:
+def check_lengths(batch_size: int, lengths: Sequence[int]) -> None:
+  """Raises ValueError unless there are rows, of ascending lengths."""
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size} must be at least 1')
   if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:

@@ -6,10 +6,12 @@ the arrays that it takes, always with `weights` (what the loss is summed over)
 and `segment_ids`.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from lora_opt.data import batching, eval_batching
+from lora_opt.data import batching, eval_batching, seq2seq_batching
+from lora_opt.data.seq2seq_batching import EncodedPair
 
 
 class Form(NamedTuple):
@@ -28,6 +30,13 @@ FORMS = {
     batching.eval_batches,
     eval_batching.pack_choices,
     eval_batching.pad_prompts,
+  ),
+  # Prompt on the encoder's side, completion on the decoder's.
+  'encoder_decoder': Form(
+    functools.partial(batching.train_batches, kind=EncodedPair),
+    functools.partial(batching.eval_batches, kind=EncodedPair),
+    seq2seq_batching.pack_choices,
+    seq2seq_batching.pad_prompts,
   ),
 }
 

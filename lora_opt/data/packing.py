@@ -66,6 +66,11 @@ class EncodedExample(NamedTuple):
 
   @classmethod
   def capacity(cls, length: int) -> Sizes:
+    if not isinstance(length, int):
+      raise ValueError(
+        f'length={length!r} must be one number: a decoder reads prompt and '
+        "completion from one row, that of {'targets': ...}"
+      )
     return (length,)
 
   @classmethod

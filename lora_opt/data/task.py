@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import grain
@@ -190,8 +190,18 @@ class Task:
       end=False,
     )
 
-  def unscored(self, example: Example, tokenizer) -> list[int]:
-    """How many ids at the start of each choice are read and not scored."""
+  def unscored(
+    self,
+    example: Example,
+    encode_choices: Callable[[Example], tuple[list[int], list[list[int]]]],
+  ) -> list[int]:
+    """How many ids at the start of each choice are read and not scored.
+
+    Args:
+      example: with choices.
+      encode_choices: gives the ids of prompt and choices, as the form of
+        batches has them.
+    """
     return [0] * len(example.choices)
 
   def score(self, example: Example, prediction_text: str) -> float:

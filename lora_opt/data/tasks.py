@@ -117,12 +117,12 @@ class FillBlank(MultipleChoice):
       example, choices=choices, completion=choices[example.answer]
     )
 
-  def unscored(self, example: Example, tokenizer) -> list[int]:
+  def unscored(self, example: Example, encode_choices) -> list[int]:
     after = example.row[self.after]
     options = [choice.removesuffix(after) for choice in example.choices]
     alone = dataclasses.replace(example, choices=tuple(options))
-    _, whole = self.encode_choices(example, tokenizer)
-    _, parts = self.encode_choices(alone, tokenizer)
+    _, whole = encode_choices(example)
+    _, parts = encode_choices(alone)
     return [_common(*ids) for ids in zip(whole, parts, strict=True)]
 
 

@@ -139,7 +139,7 @@ class Tokenizer:
     # Ids are to be what was encoded, not cut or filled to a stored length.
     core.no_truncation()
     core.no_padding()
-    settings = _read_json(folder / 'tokenizer_config.json')
+    settings = read_settings(folder)
     ids = [
       _special_id(core, settings.get(f'{name}_token'), folder)
       for name in ('bos', 'eos', 'pad')
@@ -265,7 +265,13 @@ def _byte_vocabulary() -> dict[str, int]:
   return {stand_ins[byte]: byte for byte in range(256)}
 
 
-def _read_json(file: pathlib.Path) -> dict:
+def read_settings(folder: pathlib.Path) -> dict:
+  """The tokenizer_config.json of a folder; empty if there is none.
+
+  Raises:
+    ValueError: If it is not JSON.
+  """
+  file = folder / 'tokenizer_config.json'
   if not file.is_file():
     return {}
   try:

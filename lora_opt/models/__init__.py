@@ -5,13 +5,16 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.gguf import from_gguf
 from lora_opt.models.pretrained.huggingface import from_folder
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
-from lora_opt.models.random_model import random_model
+from lora_opt.models.random_model import random_model, random_seq2seq
+from lora_opt.models.seq2seq_lm import Seq2SeqLM
 
 __all__ = [
   'CausalLM',
   'LoraConfig',
+  'Seq2SeqLM',
   'from_folder',
   'from_gguf',
   'random_model',
+  'random_seq2seq',
   'smollm2_135m',
 ]

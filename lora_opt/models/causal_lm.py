@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,7 @@ from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import REMAT_POLICIES, Decoder
 from lora_opt.models.lora import LoraConfig, check_dtype
-from lora_opt.models.loss import (
-  adapted_cross_entropy,
-  project_to_vocabulary,
-  token_cross_entropy,
-)
+from lora_opt.models.loss import project_to_vocabulary
 from lora_opt.models.pretrained.merge import merge_adapter
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 from lora_opt.models.quantized import stored_dtype
@@ -33,6 +29,7 @@ from lora_opt.models.variables import (
   init_collection,
   logical_axes,
 )
+from lora_opt.models.vocabulary import token_losses
 
 if TYPE_CHECKING:
   from lora_opt.models.pretrained.family import Family
@@ -79,6 +76,7 @@ class CausalLM:
       projection, an unknown `remat`, or a tokenizer that does not fit.
   """
 
+  task_type: ClassVar[str] = 'CAUSAL_LM'
   name: str
   family: Family
   config: DecoderConfig
@@ -140,12 +138,7 @@ class CausalLM:
       is computed there.
     """
     hidden, head = self._hidden(jax.lax.stop_gradient(base), lora, batch, rng)
-    targets = batch['targets']
-    needed = batch.get('weights', jnp.ones(targets.shape, jnp.float32)) != 0
-    labels = (targets, needed, self.loss_rows)
-    if head.codes is None:
-      return token_cross_entropy(hidden, head.table, *labels)
-    return adapted_cross_entropy(hidden, *head, *labels)
+    return token_losses(hidden, head, batch, self.loss_rows)
 
   def logits(self, base: Tree, lora: Tree | None, batch: Batch) -> jax.Array:
     """All logits, (batch, length, vocab) float32: for tests and inspection."""

@@ -135,7 +135,7 @@ class LoraConfig:
           f'{min(fan_in, fan_out)} of {path}; lower the rank or leave this '
           'projection out of target'
         )
-      if path in TABLES and (self.dora or self.start):
+      if path.rpartition('/')[2] in TABLES and (self.dora or self.start):
         raise ValueError(
           f'{path} takes a plain adapter only: leave it out of LoRA target='
           f'{self.target!r}, or dora and start unset'

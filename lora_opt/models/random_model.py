@@ -1,13 +1,18 @@
-"""A tiny decoder with random weights, for smoke runs and tests."""
+"""Tiny models with random weights, for smoke runs and tests."""
 
 import jax
 
 from lora_opt.data.tokenizer import Tokenizer
-from lora_opt.models.causal_lm import CausalLM, abstract_base, init_base
+from lora_opt.models import causal_lm, seq2seq_lm
+from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.config import DecoderConfig
+from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.frozen import with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.families.t5 import T5
+from lora_opt.models.pretrained.family import Family
+from lora_opt.models.seq2seq_lm import Seq2SeqLM
 
 
 def random_model(
@@ -43,9 +48,7 @@ def random_model(
   >>> model.tokenizer.decode(model.tokenizer.encode('abc'))
   'abc'
   """
-  tokenizer = Tokenizer.byte_level()
   sizes = {
-    'vocab_size': tokenizer.vocab_size,
     'embed_dim': 32,
     'num_layers': 2,
     'num_heads': 4,
@@ -53,19 +56,96 @@ def random_model(
     'head_dim': 8,
     'mlp_dim': 64,
   }
-  config = DecoderConfig(**(sizes | config))
-  stored = param_dtype or dtype
-  check_dtype(stored)
-  model = CausalLM(
-    name='random',
-    family=LLAMA,
-    config=config,
-    tokenizer=tokenizer,
-    base=abstract_base(config),
+  return _random(
+    LLAMA,
+    lambda tokenizer: DecoderConfig(
+      **({'vocab_size': tokenizer.vocab_size} | sizes | config)
+    ),
+    causal_lm.init_base,
+    jax.random.key(seed),
+    param_dtype or dtype,
+    quantize,
     lora_config=lora,
     dtype=dtype,
     remat=remat,
     unroll=unroll,
   )
-  base = init_base(config, jax.random.key(seed), stored)
+
+
+def random_seq2seq(
+  lora: LoraConfig | None = None,
+  *,
+  seed: int = 0,
+  dtype: str = 'float32',
+  param_dtype: str | None = None,
+  remat: str = 'projections',
+  unroll: int = 1,
+  quantize: str | None = None,
+  **config,
+) -> Seq2SeqLM:
+  """A T5 of any size with random weights and a byte-level tokenizer.
+
+  Args:
+    lora: Adapter settings, None for none.
+    seed: Seed of the weights.
+    dtype: Type of the computation.
+    param_dtype: Type of the stored weights, by default `dtype`.
+    remat: What the backward pass keeps, see `Decoder`.
+    unroll: Layers per step of the scans over layers.
+    quantize: Bits to keep the kernels of projections in, see `from_folder`.
+    **config: Fields of `EncoderDecoderConfig` that differ from the tiny
+      default.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: If the settings contradict each other.
+
+  >>> model = random_seq2seq(LoraConfig(rank=2), num_layers=1)
+  >>> model.config.num_layers, model.config.num_decoder_layers
+  (1, 2)
+  """
+  sizes = {
+    'embed_dim': 32,
+    'num_layers': 2,
+    'num_decoder_layers': 2,
+    'num_heads': 4,
+    'head_dim': 8,
+    'mlp_dim': 64,
+  }
+
+  def configure(tokenizer):
+    own = {'vocab_size': tokenizer.vocab_size, 'start_id': tokenizer.pad_id}
+    return EncoderDecoderConfig(**(own | sizes | config))
+
+  return _random(
+    T5,
+    configure,
+    seq2seq_lm.init_base,
+    jax.random.key(seed),
+    param_dtype or dtype,
+    quantize,
+    lora_config=lora,
+    dtype=dtype,
+    remat=remat,
+    unroll=unroll,
+  )
+
+
+def _random(
+  family: Family, configure, init_base, rng, stored, quantize, **settings
+):
+  check_dtype(stored)
+  tokenizer = Tokenizer.byte_level()
+  config = configure(tokenizer)
+  model = family.model(
+    name='random',
+    family=family,
+    config=config,
+    tokenizer=tokenizer,
+    base=family.abstract_base(config),
+    **settings,
+  )
+  base = init_base(config, rng, stored)
   return with_base(model, base, quantize)

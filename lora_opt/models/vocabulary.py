@@ -5,6 +5,7 @@ map from embed to vocab: lora_a (embed, rank) starts at random, lora_b (rank,
 vocab) at zero. That is where PEFT's embedding starts too, its A being lora_b.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lora_opt.models.lora import LoraConfig, adapter_code, lora_factors
+from lora_opt.models.loss import adapted_cross_entropy, token_cross_entropy
 
 AXES = ('embed', 'vocab')
 
@@ -22,6 +24,28 @@ class Head(NamedTuple):
   table: jax.Array  # (vocab, embed)
   codes: jax.Array | None  # (batch, length, rank), None without an adapter
   up: jax.Array | None  # (rank, vocab)
+
+
+def token_losses(
+  hidden: jax.Array, head: Head, batch: Mapping[str, jax.Array], chunk_rows: int
+) -> jax.Array:
+  """Cross-entropy of `batch['targets']` at each position that counts.
+
+  Args:
+    hidden: (batch, length, embed).
+    head: From `OutputHead`.
+    batch: (batch, length) arrays targets and optionally weights.
+    chunk_rows: Positions whose logits are held together.
+
+  Returns:
+    (batch, length) float32, 0 where the weight is 0.
+  """
+  targets = batch['targets']
+  needed = batch.get('weights', jnp.ones(targets.shape, jnp.float32)) != 0
+  labels = (targets, needed, chunk_rows)
+  if head.codes is None:
+    return token_cross_entropy(hidden, head.table, *labels)
+  return adapted_cross_entropy(hidden, *head, *labels)
 
 
 class EmbeddingTable(nn.Module):
@@ -42,9 +66,21 @@ class EmbeddingTable(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the rows (batch, length, embed), and the table for the head."""
-    table = _table(self, (self.vocab_size, self.features))
+  def __call__(
+    self, tokens: jax.Array, tied: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """Looks tokens up.
+
+    Args:
+      tokens: (batch, length) int32.
+      tied: The table (vocab, embed) of another, or None for one of its own.
+
+    Returns:
+      The rows (batch, length, embed), and the table for the head.
+    """
+    table = tied
+    if table is None:
+      table = _table(self, (self.vocab_size, self.features))
     x = table[tokens].astype(self.dtype)
     if _adapted(self):
       a, b = lora_factors(self, (self.features, self.vocab_size), AXES)

@@ -77,7 +77,8 @@ def train(
     train_steps: optimizer steps of the whole run.
     batch_size: rows of a batch, over all processes and microbatches.
     task_feature_lengths: {'targets': tokens of a row}, default 256; short
-      examples share a row.
+      examples share a row. For an encoder-decoder also 'inputs', by default
+      the same number.
     learning_rate: what `optimizer` uses, for the log only.
     clip_norm: global norm the raw gradients are clipped to, None for no
       clipping. LoRA-RITE clips by itself, in coordinates that do not depend on
@@ -109,7 +110,10 @@ def train(
     SystemExit: after SIGTERM, once a checkpoint is saved.
   """
   record = record or RunRecord()
-  length = (task_feature_lengths or {'targets': 256})['targets']
+  lengths = task_feature_lengths or {'targets': 256}
+  length = lengths['targets']
+  if 'inputs' in lengths:
+    length = (lengths['inputs'], length)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
   on_first(functools.partial(run_directory.claim, folder, record))
@@ -170,7 +174,7 @@ def train(
       learning_rate,
       done=int(state.step),
       train_steps=train_steps,
-      tokens_per_batch=batch_size * length,
+      tokens_per_batch=batch_size * int(np.sum(length)),
       period=log_period,
     ) as log:
       state = _run_steps(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lora_opt.data.seq2seq_batching import EncodedPair
 from lora_opt.models.pretrained.assemble import disassemble
 
 
@@ -56,6 +57,32 @@ def row_batch(*rows, length=None):
     'positions': np.stack([fill(range(len(row)), 0) for row in rows]),
     'segment_ids': np.stack([fill([1] * len(row), 0) for row in rows]),
   }
+
+
+def pair_batch(start_id, *pairs, lengths=None):
+  """A batch of unpacked pairs of ids, inputs and targets, padded."""
+  pairs = [
+    EncodedPair(*(np.array(ids, np.int32) for ids in pair), start_id)
+    for pair in pairs
+  ]
+  lengths = lengths or tuple(
+    map(max, zip(*(p.sizes for p in pairs), strict=True))
+  )
+  return _stack([EncodedPair.row([pair], lengths) for pair in pairs])
+
+
+def packed_pairs(start_id, *pairs):
+  """The same pairs in a single row."""
+  pairs = [
+    EncodedPair(*(np.array(ids, np.int32) for ids in pair), start_id)
+    for pair in pairs
+  ]
+  lengths = tuple(map(sum, zip(*(p.sizes for p in pairs), strict=True)))
+  return _stack([EncodedPair.row(pairs, lengths)])
+
+
+def _stack(rows):
+  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def random_adapter(model, seed=0, spread=0.1):

@@ -12,9 +12,9 @@ the text of its config.json.
 
 import argparse
 
-from tests.models.parity import decoder, material
+from tests.models.parity import decoder, encoder_decoder, material
 
-FAMILIES = {'decoder': decoder}
+FAMILIES = {'decoder': decoder, 'encoder_decoder': encoder_decoder}
 
 
 def main() -> None:

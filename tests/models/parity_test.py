@@ -1,4 +1,4 @@
-"""Decoders against transformers, and their adapters against peft."""
+"""Language models against transformers, and their adapters against peft."""
 
 import importlib.util
 
@@ -11,6 +11,7 @@ from tests.models.batches import (
   random_adapter,
   row_batch,
 )
+from tests.models.make_golden import FAMILIES
 from tests.models.parity import decoder, material
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
@@ -21,26 +22,30 @@ if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
   SOURCES.append('live')
 
 
-@pytest.fixture(scope='module', params=decoder.CASES)
+ALL = [(name, case) for name in FAMILIES for case in FAMILIES[name].CASES]
+
+
+@pytest.fixture(scope='module', params=ALL, ids='_'.join)
 def compared(request, tmp_path_factory):
-  """A case by name, our model of it, and what it computes."""
-  name = request.param
-  _, config = material.read_golden(f'decoder_{name}')
-  folder = tmp_path_factory.mktemp(name)
-  model = decoder.our_model(decoder.CASES[name], folder, config)
-  return name, model, decoder.our_arrays(model)
+  """A case: family, name, our model of it, and what it computes."""
+  family, name = request.param
+  _, config = material.read_golden(f'{family}_{name}')
+  family, case = FAMILIES[family], FAMILIES[family].CASES[name]
+  model = family.our_model(case, tmp_path_factory.mktemp(name), config)
+  return request.param, model, family.our_arrays(case, model)
 
 
-def reference(name, source):
+def reference(family, name, source):
   if source == 'golden':
-    return material.read_golden(f'decoder_{name}')[0]
-  return decoder.reference(decoder.CASES[name])[1]
+    return material.read_golden(f'{family}_{name}')[0]
+  return FAMILIES[family].reference(FAMILIES[family].CASES[name])[1]
 
 
+@pytest.mark.filterwarnings('ignore')  # of peft and transformers
 @pytest.mark.parametrize('source', SOURCES)
 def test_logits_and_gradients(compared, source):
   name, _, ours = compared
-  theirs = reference(name, source)
+  theirs = reference(*name, source)
   assert ours.keys() - theirs.keys() == {'packed logits'}
   for key, expected in theirs.items():
     material.assert_close(ours[key], expected, f'{name}: {key}')
@@ -59,9 +64,9 @@ if 'live' in SOURCES:
     """Exported by us and loaded by peft; saved by peft and loaded by us."""
     import peft
 
-    name, model, ours = compared
-    case = decoder.CASES[name]
-    adapted, *_ = decoder.reference(case)
+    (family, name), model, ours = compared
+    family, case = FAMILIES[family], FAMILIES[family].CASES[name]
+    adapted, *_ = family.reference(case)
     adapted.save_pretrained(tmp_path / 'theirs')
     lora = material.adapter(model)
     back = model.load_adapter(tmp_path / 'theirs')
@@ -71,8 +76,8 @@ if 'live' in SOURCES:
     model.export(tmp_path / 'ours', lora)
     base = adapted.unload()
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / 'ours').eval()
-    logits, valid = decoder.torch_logits(loaded)
-    logits = logits.detach().numpy()[valid.numpy()]
+    logits, valid = family.torch_logits(case, loaded)
+    logits = family.thinned(logits.detach().numpy()[valid.numpy()])
     material.assert_close(ours['logits'], logits, name)
 
   @pytest.mark.slow
@@ -104,7 +109,7 @@ if 'live' in SOURCES:
     adapted = peft.PeftModel.from_pretrained(theirs, tmp_path).eval()
     text = 'The quick brown fox jumps over the lazy dog. 17 plus 25 is 42.'
     ids = [smollm2.tokenizer.encode(text)]
-    expected, _ = decoder.torch_logits(adapted, ids)
+    expected, _ = decoder.torch_logits(None, adapted, ids)
     program = jitted(smollm2, 'logits')
     actual = program(smollm2.base, lora, row_batch(*ids))
     expected = expected.detach().numpy()

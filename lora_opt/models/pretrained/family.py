@@ -5,7 +5,7 @@ tensors of a checkpoint: loading, exporting, PEFT's names and the checks of an
 index file all go through `slots`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +46,8 @@ class Family(NamedTuple):
     prefix: Start of the names that checkpoints saved without a head leave out.
     write_config: The inverse of `read_config`, for models from elsewhere: the
       content of a config.json; None if there are none.
+    settle: Returns the config when the names of the stored tensors are known,
+      for what config.json leaves open.
   """
 
   read_config: Callable[[ConfigFile], Any]
@@ -56,6 +58,7 @@ class Family(NamedTuple):
   ignored: Callable[[Any], str]
   prefix: str = ''
   write_config: Callable[[Any], dict[str, Any]] | None = None
+  settle: Callable[[Any, Collection[str]], Any] = lambda config, names: config
 
 
 class Slot(NamedTuple):

@@ -4,7 +4,7 @@ import os
 import pathlib
 from typing import Any
 
-from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import assemble, parameter_names
@@ -61,15 +61,17 @@ def from_folder(
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   family, config = read_config(folder / 'config.json')
+  tensors = open_weights(folder)
+  config = family.settle(config, tensors.keys())
   stored = param_dtype or dtype
   check_dtype(stored)
   abstract = family.abstract_base(config)
-  # Made before the weights are there, so that a misfit costs no loading.
+  # Made before the weights are read, so that a misfit costs no loading.
   model = family.model(
     name=name or str(folder),
     family=family,
     config=config,
-    tokenizer=Tokenizer.from_folder(folder),
+    tokenizer=open_tokenizer(folder),
     base=abstract,
     lora_config=lora,
     dtype=dtype,
@@ -77,7 +79,6 @@ def from_folder(
     unroll=unroll,
     **settings,
   )
-  tensors = open_weights(folder)
   stored_as = parameter_names(family, config, tensors)
   base = assemble(
     str(folder),

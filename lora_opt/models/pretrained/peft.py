@@ -120,7 +120,7 @@ def peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
       names[path] = TensorName(f'{module}.lora_magnitude_vector')
       continue
     names[path] = linear(f'{module}.{FACTORS[factor]}.weight')
-    if site == 'embedding':
+    if site.rpartition('/')[2] == 'embedding':
       names[path] = TensorName(f'{module}.{EMBEDDING_FACTORS[factor]}')
   return names
 
@@ -137,7 +137,18 @@ def _target_modules(model: CausalLM) -> list[str]:
   projections = model.config.projections
   adapted = model.lora_config.sites(projections)
   others = [_module(model, p) for p in projections.keys() - adapted.keys()]
-  return sorted({_shortest_end(_module(model, p), others) for p in adapted})
+  ends = {p: _shortest_end(_module(model, p), others) for p in adapted}
+  adapter = leaves_by_path(jax.eval_shape(model.init, jax.random.key(0)))
+  # An end that reaches back beyond the layer's number: one for each layer.
+  return sorted(
+    {
+      end.format(layer)
+      for path, end in ends.items()
+      for layer in range(
+        adapter[f'{path}/lora_a'].shape[0] if '{}' in end else 1
+      )
+    }
+  )
 
 
 def _shortest_end(module: str, others: list[str]) -> str:
@@ -163,7 +174,7 @@ def _peft_config(model: CausalLM) -> dict:
     rank, alpha = 2 * rank, alpha * (math.sqrt(2) if lora.rslora else 2)
   return {
     'peft_type': 'LORA',
-    'task_type': 'CAUSAL_LM',
+    'task_type': model.task_type,
     'base_model_name_or_path': model.name,
     'target_modules': _target_modules(model),
     'r': rank,

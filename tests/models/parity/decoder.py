@@ -167,7 +167,7 @@ def reference(case: Case):
   adapted = torch_side.adapt(
     model, case.modules, 'CAUSAL_LM', use_rslora=case.rslora
   )
-  logits, valid = torch_logits(adapted)
+  logits, valid = torch_logits(case, adapted)
   batch = row_batch(*rows())
   losses = torch.nn.functional.cross_entropy(
     logits.flatten(0, 1),
@@ -181,10 +181,11 @@ def reference(case: Case):
   return adapted, arrays, config.to_json_string()
 
 
-def torch_logits(model, ids=None):
+def torch_logits(case: Case | None, model, ids=None):
   """Logits of a torch model on rows, and which positions are no padding."""
   import torch
 
+  del case  # all cases read the same rows
   batch = row_batch(*(ids or rows()))
   valid = torch.tensor(batch['segment_ids'] > 0)
   output = model(
@@ -192,6 +193,11 @@ def torch_logits(model, ids=None):
     attention_mask=valid.long(),
   )
   return output.logits, valid
+
+
+def thinned(logits: np.ndarray) -> np.ndarray:
+  """The logits that are compared: all."""
+  return logits
 
 
 def our_model(case: Case, folder, config: str):
@@ -203,8 +209,9 @@ def our_model(case: Case, folder, config: str):
   return from_folder(folder, lora=lora)
 
 
-def our_arrays(model) -> dict[str, np.ndarray]:
+def our_arrays(case: Case, model) -> dict[str, np.ndarray]:
   """What `reference` returns, and the logits of the packed rows."""
+  del case
   lora, packed = material.adapter(model), packed_batch()
   batch = row_batch(*rows())
   logits = jitted(model, 'logits')(model.base, lora, batch)

@@ -4,6 +4,7 @@ Weights, adapters and ids follow from names and shapes alone, so the numbers of
 the reference can be computed where torch is, and compared where it is not.
 """
 
+import json
 import pathlib
 import zlib
 
@@ -46,6 +47,8 @@ def write_folder(folder: pathlib.Path, config: str) -> None:
   }
   save_file(tensors, folder / 'model.safetensors')
   Tokenizer.byte_level().core.save(str(folder / 'tokenizer.json'))
+  special = {'eos_token': '<eos>', 'pad_token': '<pad>'}
+  (folder / 'tokenizer_config.json').write_text(json.dumps(special))
 
 
 def adapter(model):

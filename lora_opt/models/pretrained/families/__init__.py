@@ -3,6 +3,7 @@
 from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.families.t5 import MT5, T5
 
 FAMILIES = {
   'gemma': GEMMA,
@@ -10,4 +11,6 @@ FAMILIES = {
   'gpt2': GPT2,
   'llama': LLAMA,
   'mistral': LLAMA,
+  'mt5': MT5,
+  't5': T5,
 }

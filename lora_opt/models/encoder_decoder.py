@@ -1,0 +1,256 @@
+"""A T5-family encoder-decoder: two scanned stacks that share an embedding.
+
+RMSNorm before every part, no biases, no positions but relative ones in the
+scores of self-attention. The dropout that T5 was trained with is not here: the
+base is frozen, and adapters have their own.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from lora_opt.models.attention import LayerCache
+from lora_opt.models.axes import constrain
+from lora_opt.models.decoder import MLP, REMAT_POLICIES
+from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.norms import RMSNorm
+from lora_opt.models.relative_attention import (
+  Buckets,
+  RelativeAttention,
+  RelativeBias,
+)
+from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
+
+
+class BlockCache(NamedTuple):
+  """Keys and values of a decoder layer while it generates."""
+
+  own: LayerCache  # of the tokens written so far
+  cross: LayerCache | None  # of the encoder; None before the first call
+
+
+class Block(nn.Module):
+  """Self-attention, in the decoder cross-attention, and MLP.
+
+  Attributes are those of `EncoderDecoder`, and whether it is of the decoder.
+  """
+
+  config: EncoderDecoderConfig
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+  decodes: bool
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    cache: BlockCache | None,
+    mask: jax.Array,
+    bias: jax.Array,
+    encoded: jax.Array | None,
+    cross_mask: jax.Array | None,
+    slot: jax.Array | None,
+  ) -> tuple[jax.Array, BlockCache | None]:
+    """Maps x (batch, length, embed) to the same shape, and fills the cache.
+
+    Args:
+      x: (batch, length, embed).
+      cache: What was seen before, or None outside of generation.
+      mask: (batch, length, keys) bool, keys being slots with a cache.
+      bias: (1, heads, length, keys).
+      encoded: (batch, inputs, embed), in a decoder; None when the cache has
+        their keys and values.
+      cross_mask: (batch, length, inputs) bool, in a decoder.
+      slot: () int32, the slot of the first token of x.
+    """
+    c, settings = self.config, (self.lora, self.dtype, self.param_dtype)
+
+    def norm(name, x):
+      return RMSNorm(c.norm_eps, self.param_dtype, name=name)(x)
+
+    def attention(name, *arguments):
+      attend = RelativeAttention(c.num_heads, c.head_dim, *settings, name=name)
+      return attend(*arguments)
+
+    h, own = norm('attention_norm', x), None if cache is None else cache.own
+    attended, own = attention('attention', h, h, mask, bias, own, slot)
+    x = self._kept(x + attended)
+    cross = None if cache is None else cache.cross
+    if self.decodes:
+      h = norm('cross_attention_norm', x)
+      attended, cross = attention(
+        'cross_attention', h, encoded, cross_mask, None, cross
+      )
+      x = self._kept(x + attended)
+    # Two names for two kinds: their weights are called differently elsewhere.
+    mlp = MLP(c, *settings, name='mlp' if c.gated_mlp else 'plain_mlp')
+    x = constrain(x + mlp(norm('mlp_norm', x)), 'batch', None, None)
+    return x, None if cache is None else BlockCache(own, cross)
+
+  def _kept(self, x: jax.Array) -> jax.Array:
+    """Hidden states between two parts, which the backward pass may keep."""
+    return checkpoint_name(constrain(x, 'batch', None, None), 'middle')
+
+
+class Stack(nn.Module):
+  """The encoder or the decoder: scanned blocks and a final norm.
+
+  Attributes are those of `EncoderDecoder`, and whether it is the decoder.
+  """
+
+  config: EncoderDecoderConfig
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+  remat: str
+  unroll: int
+  decodes: bool
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: jax.Array,
+    table: jax.Array,
+    mask: jax.Array,
+    cache: BlockCache | None = None,
+    encoded: jax.Array | None = None,
+    cross_mask: jax.Array | None = None,
+    slot: jax.Array | None = None,
+  ) -> tuple[jax.Array, BlockCache | None]:
+    """Maps tokens to hidden states (batch, length, embed); see `Block`.
+
+    Args:
+      tokens: (batch, length) int32.
+      table: The embedding (vocab, embed), shared by both stacks.
+      mask: See `Block`, as is the rest.
+      cache: Stacked over layers on axis 0.
+      encoded, cross_mask, slot: For the decoder.
+    """
+    c = self.config
+    x, _ = EmbeddingTable(
+      c.vocab_size,
+      c.embed_dim,
+      self.lora,
+      self.dtype,
+      self.param_dtype,
+      name='embedding',
+    )(tokens, table)
+    x = constrain(x, 'batch', None, None)
+    bias = RelativeBias(
+      Buckets(c.num_buckets, c.max_distance),
+      c.num_heads,
+      self.decodes,
+      self.param_dtype,
+      name='relative_bias',
+    )(*mask.shape[1:], slot)
+    block = Block
+    if self.remat != 'none':
+      policy = REMAT_POLICIES[self.remat]
+      block = nn.remat(Block, policy=policy, prevent_cse=False)
+    layers = nn.scan(
+      block,
+      variable_axes={'params': 0, 'lora': 0},
+      split_rngs={'params': True, 'lora': True, 'dropout': True},
+      in_axes=(0, *[nn.broadcast] * 5),
+      length=c.num_decoder_layers if self.decodes else c.num_layers,
+      unroll=self.unroll,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(c, self.lora, self.dtype, self.param_dtype, self.decodes, name='layers')
+    x, cache = layers(x, cache, mask, bias, encoded, cross_mask, slot)
+    norm = RMSNorm(c.norm_eps, self.param_dtype, name='final_norm')
+    return norm(x), cache
+
+
+class EncoderDecoder(nn.Module):
+  """Embedding, encoder, decoder and head.
+
+  Attributes:
+    config: Sizes.
+    lora: Adapter settings, or None for the base alone.
+    dtype: Type of the computation.
+    param_dtype: Type the base is stored in.
+    remat: What the backward pass keeps, see `lora_opt.models.decoder.Decoder`.
+    unroll: Layers per step of the scans.
+  """
+
+  config: EncoderDecoderConfig
+  lora: LoraConfig | None = None
+  dtype: jnp.dtype = jnp.float32
+  param_dtype: jnp.dtype = jnp.float32
+  remat: str = 'projections'
+  unroll: int = 1
+
+  def setup(self):
+    c = self.config
+    types = (self.lora, self.dtype, self.param_dtype)
+    execution = (self.remat, self.unroll)
+    self.embedding = self.param(
+      'embedding',
+      nn.with_logical_partitioning(
+        nn.initializers.normal(1.0), ('vocab', 'embed')
+      ),
+      (c.vocab_size, c.embed_dim),
+      self.param_dtype,
+    )
+    self.encoder = Stack(c, *types, *execution, decodes=False)
+    self.decoder = Stack(c, *types, *execution, decodes=True)
+    self.head = OutputHead(c.vocab_size, *types)
+
+  def __call__(
+    self,
+    inputs: jax.Array,
+    input_mask: jax.Array,
+    tokens: jax.Array,
+    mask: jax.Array,
+    cross_mask: jax.Array,
+  ) -> tuple[jax.Array, Head]:
+    """Runs everything up to, not including, the product with the head.
+
+    Args:
+      inputs: (batch, inputs) int32, what the encoder reads.
+      input_mask: (batch, inputs, inputs) bool, queries before keys.
+      tokens: (batch, length) int32, what the decoder reads.
+      mask: (batch, length, length) bool.
+      cross_mask: (batch, length, inputs) bool.
+
+    Returns:
+      Hidden states (batch, length, embed) and the head.
+    """
+    encoded = self.encode(inputs, input_mask)
+    hidden, head, _ = self.decode(tokens, mask, cross_mask, encoded=encoded)
+    return hidden, head
+
+  def encode(self, inputs: jax.Array, mask: jax.Array) -> jax.Array:
+    """Hidden states (batch, inputs, embed) of the encoder."""
+    return self.encoder(inputs, self.embedding, mask)[0]
+
+  def decode(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    cross_mask: jax.Array,
+    cache: BlockCache | None = None,
+    encoded: jax.Array | None = None,
+    slot: jax.Array | None = None,
+  ) -> tuple[jax.Array, Head, BlockCache | None]:
+    """Hidden states, head, and the cache with the new keys and values.
+
+    The arguments are those of `Stack`.
+    """
+    hidden, cache = self.decoder(
+      tokens, self.embedding, mask, cache, encoded, cross_mask, slot
+    )
+    if self.config.scale_output:
+      hidden *= self.config.embed_dim**-0.5
+    tied = self.embedding if self.config.tie_embeddings else None
+    return hidden, self.head(hidden, tied), cache
+
+  def example_inputs(self) -> tuple[jax.Array, ...]:
+    """Arguments of `__call__` for one token."""
+    one, seen = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
+    return one, seen, one, seen, seen

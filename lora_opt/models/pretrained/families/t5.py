@@ -1,0 +1,147 @@
+"""T5, T5 v1.1, Flan-T5 and mT5."""
+
+import dataclasses
+from collections.abc import Collection
+
+from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.seq2seq_lm import Seq2SeqLM, abstract_base
+
+# feed_forward_proj: activation, and whether it is that of a gate.
+FEED_FORWARD = {
+  'relu': ('relu', False),
+  'gelu': ('gelu', False),
+  'gelu_new': ('gelu_tanh', False),
+  'silu': ('silu', False),
+  'gated-relu': ('relu', True),
+  'gated-gelu': ('gelu_tanh', True),  # the name is older than its exact sibling
+  'gated-gelu_new': ('gelu_tanh', True),
+  'gated-silu': ('silu', True),
+}
+
+
+def _stack(ours: str, mlp: int) -> dict[str, TensorName]:
+  """The names of one stack, whose MLP is part `mlp` of a layer."""
+  part = f'{ours}.block.{{}}.layer.'
+
+  def attention(number, name, module):
+    norm = TensorName(f'{part}{number}.layer_norm.weight')
+    kernels = {
+      f'layers/{name}/{p}/kernel': linear(f'{part}{number}.{module}.{p}.weight')
+      for p in 'qkvo'
+    }
+    return {f'layers/{name}_norm/scale': norm} | kernels
+
+  wide = {'mlp/gate': 'wi_0', 'mlp/up': 'wi_1', 'mlp/down': 'wo'}
+  wide |= {'plain_mlp/up': 'wi', 'plain_mlp/down': 'wo'}
+  names = {
+    'embedding/table': TensorName(f'{ours}.embed_tokens.weight'),
+    'relative_bias/table': TensorName(
+      f'{ours}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
+    ),
+    'final_norm/scale': TensorName(f'{ours}.final_layer_norm.weight'),
+    **attention(0, 'attention', 'SelfAttention'),
+    **attention(1, 'cross_attention', 'EncDecAttention'),
+    'layers/mlp_norm/scale': TensorName(f'{part}{mlp}.layer_norm.weight'),
+    **{
+      f'layers/{path}/kernel': linear(
+        f'{part}{mlp}.DenseReluDense.{module}.weight'
+      )
+      for path, module in wide.items()
+    },
+  }
+  return {f'{ours}/{path}': name for path, name in names.items()}
+
+
+NAMES = {
+  'embedding': TensorName('shared.weight'),
+  'head/table': TensorName('lm_head.weight'),
+  **_stack('encoder', 1),
+  **_stack('decoder', 2),
+}
+
+
+def read_t5(settings: ConfigFile) -> EncoderDecoderConfig:
+  """Reads the config.json of model_type t5.
+
+  The first T5 has one table for embedding and head, and scales the output.
+  Since transformers 5 config.json says so in `scale_decoder_outputs`, while
+  `tie_word_embeddings` is true in all of them.
+  """
+  tied = settings.get('tie_word_embeddings', True)
+  return _read(settings, settings.get('scale_decoder_outputs', tied))
+
+
+def read_mt5(settings: ConfigFile) -> EncoderDecoderConfig:
+  """Reads the config.json of model_type mt5, which never scales the output."""
+  settings.get('tie_word_embeddings', False)
+  return _read(settings, False)
+
+
+def _read(settings: ConfigFile, scaled: bool) -> EncoderDecoderConfig:
+  get = settings.get
+  settings.expect('tie_encoder_decoder', False)
+  activation, gated_mlp = settings.choose(
+    'feed_forward_proj', FEED_FORWARD, default='relu'
+  )
+  return EncoderDecoderConfig(
+    vocab_size=get('vocab_size'),
+    embed_dim=get('d_model'),
+    num_layers=get('num_layers'),
+    num_decoder_layers=get('num_decoder_layers', get('num_layers')),
+    num_heads=get('num_heads'),
+    head_dim=get('d_kv'),
+    mlp_dim=get('d_ff'),
+    num_buckets=get('relative_attention_num_buckets', 32),
+    max_distance=get('relative_attention_max_distance', 128),
+    activation=activation,
+    gated_mlp=gated_mlp,
+    norm_eps=get('layer_norm_epsilon', 1e-6),
+    tie_embeddings=scaled,
+    scale_output=scaled,
+    start_id=get('decoder_start_token_id', 0),
+  )
+
+
+def ignored(config: EncoderDecoderConfig) -> str:
+  """Copies of the embedding, and a bias of old files that nothing reads."""
+  names = [
+    r'(encoder|decoder)\.embed_tokens\.weight',
+    r'decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias'
+    r'\.weight',
+  ]
+  if config.tie_embeddings:
+    names.append(r'lm_head\.weight')
+  return '|'.join(names)
+
+
+def settle(
+  config: EncoderDecoderConfig, names: Collection[str]
+) -> EncoderDecoderConfig:
+  """Whether head and embedding are one: the first T5, or no head is stored."""
+  tied = config.scale_output or 'lm_head.weight' not in names
+  return dataclasses.replace(config, tie_embeddings=tied)
+
+
+T5 = Family(
+  read_config=read_t5,
+  harmless=(
+    # Dropout and initialisation.
+    'dropout_rate',
+    'classifier_dropout',
+    'initializer_factor',
+    # What follows from feed_forward_proj and from the architecture.
+    'dense_act_fn',
+    'is_gated_act',
+    'is_decoder',
+    'is_encoder_decoder',
+    'n_positions',  # of the pretraining data: distances have no limit
+  ),
+  names=NAMES,
+  abstract_base=abstract_base,
+  model=Seq2SeqLM,
+  ignored=ignored,
+  settle=settle,
+)
+MT5 = T5._replace(read_config=read_mt5)

@@ -1,0 +1,189 @@
+"""Attention whose positions are biases of relative distance, as T5 has it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from lora_opt.models.attention import LayerCache
+from lora_opt.models.axes import constrain
+from lora_opt.models.lora import LoraConfig, Projection
+
+
+class Buckets(NamedTuple):
+  """How distances share the rows of a table of biases.
+
+  Half of the buckets are one distance each, the other half grow by equal
+  factors up to `max_distance`; whatever is further away shares the last one.
+  """
+
+  count: int
+  max_distance: int
+
+  def of(self, distance: np.ndarray) -> np.ndarray:
+    """The bucket of every distance >= 0, exactly (no rounded logarithm).
+
+    >>> Buckets(8, 20).of(np.array([0, 3, 4, 5, 6, 9, 20, 500])).tolist()
+    [0, 3, 4, 4, 5, 6, 7, 7]
+    """
+    exact = self.count // 2
+    wide = self.count - exact
+    starts = list(range(1, exact + 1))
+    # Bucket exact + j starts at exact * (max_distance / exact) ** (j / wide).
+    for j in range(1, wide):
+      start = starts[-1]
+      while (start**wide) * exact**j < self.max_distance**j * exact**wide:
+        start += 1
+      starts.append(start)
+    return np.searchsorted(starts, distance, side='right')
+
+
+def relative_bucket(
+  offset: np.ndarray, buckets: Buckets, *, causal: bool
+) -> np.ndarray:
+  """The bucket of key position minus query position.
+
+  Args:
+    offset: integers of any shape.
+    buckets: the table.
+    causal: True gives all buckets to the past (the future is masked anyway);
+      False gives half to each side.
+
+  Returns:
+    Integers below `buckets.count`, of the same shape.
+
+  >>> offset = np.array([-9, -1, 0, 1, 9])
+  >>> relative_bucket(offset, Buckets(8, 20), causal=False).tolist()
+  [3, 1, 0, 5, 7]
+  >>> relative_bucket(offset, Buckets(8, 20), causal=True).tolist()
+  [6, 1, 0, 0, 0]
+  """
+  if causal:
+    return buckets.of(np.maximum(-offset, 0))
+  half = buckets._replace(count=buckets.count // 2)
+  return half.of(np.abs(offset)) + half.count * (offset > 0)
+
+
+class RelativeBias(nn.Module):
+  """A learned bias per head and bucket, added to the scores of all layers.
+
+  Attributes:
+    buckets: how distances share the table.
+    heads: heads of the attention.
+    causal: see `relative_bucket`.
+    param_dtype: type the table is stored in.
+  """
+
+  buckets: Buckets
+  heads: int
+  causal: bool
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self, length: int, keys: int, first: jax.Array | None = None
+  ) -> jax.Array:
+    """Biases of queries first ... first + length - 1 on keys 0 ... keys - 1.
+
+    Distances are counted in the row: inside a packed segment they are those
+    of the segment, and across segments nothing is seen.
+
+    Args:
+      length: number of queries.
+      keys: number of keys.
+      first: () int32, the place of the first query; None for 0.
+
+    Returns:
+      (1, heads, length, keys) in the stored type.
+    """
+    table = self.param(
+      'table',
+      nn.with_logical_partitioning(
+        nn.initializers.normal(0.02), ('buckets', 'heads')
+      ),
+      (self.buckets.count, self.heads),
+      self.param_dtype,
+    )
+    # One bias for each of the offsets that occur, then their places.
+    offsets = np.arange(-(keys - 1), keys)
+    bucket = relative_bucket(offsets, self.buckets, causal=self.causal)
+    query = jnp.arange(length) + (0 if first is None else first)
+    place = jnp.arange(keys)[None, :] - query[:, None] + keys - 1
+    bias = table[jnp.asarray(bucket)[place]]
+    return jnp.moveaxis(bias, -1, 0)[None]
+
+
+class RelativeAttention(nn.Module):
+  """Projections q, k, v and o around a softmax of unscaled products.
+
+  Attributes:
+    heads: number of heads.
+    head_dim: width of one.
+    lora: Adapter settings, or None for the base alone.
+    dtype: Type of the computation.
+    param_dtype: Type the base is stored in.
+  """
+
+  heads: int
+  head_dim: int
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    source: jax.Array | None,
+    mask: jax.Array,
+    bias: jax.Array | None = None,
+    cache: LayerCache | None = None,
+    slot: jax.Array | None = None,
+  ) -> tuple[jax.Array, LayerCache]:
+    """Attends from x to source, or to cached keys and values.
+
+    Args:
+      x: (batch, length, embed).
+      source: (batch, keys, embed), x itself for self-attention; None when the
+        cache already holds all keys and values.
+      mask: (batch, length, keys) bool.
+      bias: (1, heads, length, keys), or None.
+      cache: keys and values, to be read or added to.
+      slot: () int32, where those of source go in the cache; None for a cache
+        that is not written.
+
+    Returns:
+      (batch, length, embed), and the keys and values that were seen.
+    """
+    width = self.heads * self.head_dim
+
+    def heads(name, y):
+      y = self._projection(name, width, ('embed', 'heads'))(y)
+      y = y.reshape(*y.shape[:2], self.heads, self.head_dim)
+      y = constrain(y, 'batch', None, 'heads', None)
+      return checkpoint_name(y, name)
+
+    q = heads('q', x)
+    if source is None:
+      k, v = cache
+    else:
+      k, v = heads('k', source), heads('v', source)
+    if slot is not None:
+      put = jax.lax.dynamic_update_slice_in_dim
+      k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
+      v = put(cache.values, v.astype(cache.values.dtype), slot, axis=1)
+    # It accumulates bfloat16 in float32 by implicit promotion.
+    with jax.numpy_dtype_promotion('standard'):
+      out = jax.nn.dot_product_attention(
+        q, k, v, bias=bias, mask=mask[:, None], scale=1.0
+      )
+    out = checkpoint_name(out.reshape(*x.shape[:2], width), 'attended')
+    o = self._projection('o', x.shape[-1], ('heads', 'embed'))
+    return o(out), LayerCache(k, v)
+
+  def _projection(self, name, features, axes) -> Projection:
+    settings = (self.lora, self.dtype, self.param_dtype)
+    return Projection(features, axes, *settings, name=name)
