@@ -16,6 +16,11 @@ from jinja2 import sandbox
 from tokenizers import decoders, models, pre_tokenizers
 
 from lora_opt.data.gguf_file import field, open_gguf
+from lora_opt.data.sentencepiece import (
+  CONTROL,
+  USER_DEFINED,
+  sentencepiece_core,
+)
 
 LLAMA3_SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -34,8 +39,6 @@ PRE_TOKENIZERS = {
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
   ),
 }
-
-CONTROL, USER_DEFINED = 3, 4  # GGUF token types that are never split
 
 BYTE_LEVEL_CHAT = (
   '{% for message in messages %}<{{ message.role }}>{{ message.content }}<eos>'
@@ -69,7 +72,9 @@ class Tokenizer:
 
   @classmethod
   def from_gguf(cls, source: str | os.PathLike | gguf.GGUFReader) -> Tokenizer:
-    """Rebuilds the byte-level BPE tokenizer that a GGUF file describes.
+    """Rebuilds the tokenizer that a GGUF file describes.
+
+    Byte-level BPE (Llama 3, SmolLM2) and SentencePiece BPE (Llama 2, Gemma).
 
     Args:
       source: The .gguf file, or a reader that has it open.
@@ -87,26 +92,7 @@ class Tokenizer:
     def get(key, default=None):
       return field(reader, f'tokenizer.ggml.{key}', default)
 
-    kind, split = get('model'), get('pre', 'gpt-2')
-    if kind != 'gpt2' or split not in PRE_TOKENIZERS:
-      raise ValueError(
-        f'GGUF tokenizer {kind!r} with pre-tokenizer {split!r} is not '
-        f'supported; supported is gpt2 with {", ".join(PRE_TOKENIZERS)}'
-      )
-    tokens, types = get('tokens'), get('token_type')
-    try:
-      bpe = models.BPE(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=[tuple(merge.split(' ')) for merge in get('merges', [])],
-        # Llama 3 takes a word that is a token whole, whatever the merges say.
-        ignore_merges=split == 'llama-bpe',
-      )
-    except Exception as error:  # the Rust side raises plain Exception
-      raise ValueError(f'damaged GGUF tokenizer: {error}') from error
-    core = _byte_level_core(bpe, PRE_TOKENIZERS[split])
-    pairs = list(zip(tokens, types, strict=True))
-    core.add_special_tokens([t for t, kind in pairs if kind == CONTROL])
-    core.add_tokens([t for t, kind in pairs if kind == USER_DEFINED])
+    core = _gguf_core(get)
     ids = [get(f'{name}_token_id', -1) for name in ('bos', 'eos', 'padding')]
     return cls(
       core,
@@ -247,6 +233,35 @@ def _compile(template: str):
   )
   environment.globals['raise_exception'] = refuse
   return environment.from_string(template)
+
+
+def _gguf_core(get) -> tokenizers.Tokenizer:
+  """The tokenizer of a GGUF file; `get` reads its keys."""
+  kind, split = get('model'), get('pre', 'gpt-2')
+  tokens, types = get('tokens'), get('token_type')
+  if kind != 'llama' and (kind != 'gpt2' or split not in PRE_TOKENIZERS):
+    raise ValueError(
+      f'GGUF tokenizer {kind!r} with pre-tokenizer {split!r} is not '
+      f'supported; supported are llama, and gpt2 with '
+      f'{", ".join(PRE_TOKENIZERS)}'
+    )
+  try:
+    if kind == 'llama':
+      prefix = get('add_space_prefix', True)
+      return sentencepiece_core(tokens, get('scores'), types, prefix)
+    bpe = models.BPE(
+      vocab={token: i for i, token in enumerate(tokens)},
+      merges=[tuple(merge.split(' ')) for merge in get('merges', [])],
+      # Llama 3 takes a word that is a token whole, whatever the merges say.
+      ignore_merges=split == 'llama-bpe',
+    )
+  except Exception as error:  # the Rust side raises plain Exception
+    raise ValueError(f'damaged GGUF tokenizer: {error}') from error
+  core = _byte_level_core(bpe, PRE_TOKENIZERS[split])
+  pairs = list(zip(tokens, types, strict=True))
+  core.add_special_tokens([t for t, kind in pairs if kind == CONTROL])
+  core.add_tokens([t for t, kind in pairs if kind == USER_DEFINED])
+  return core
 
 
 def _byte_level_core(bpe, splits) -> tokenizers.Tokenizer:

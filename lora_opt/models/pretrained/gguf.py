@@ -1,4 +1,4 @@
-"""Llama-family models from GGUF files."""
+"""Models of the Llama and Gemma families from GGUF files."""
 
 import functools
 import os
@@ -15,28 +15,14 @@ from lora_opt.models.config import DecoderConfig
 from lora_opt.models.frozen import quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import assemble
-from lora_opt.models.pretrained.families.llama import LLAMA
-from lora_opt.models.pretrained.family import TensorName, linear
 from lora_opt.models.pretrained.files import StoredTensor
+from lora_opt.models.pretrained.gguf_config import (
+  NAMES,
+  ROPE_DIVISORS,
+  Architecture,
+  read_gguf_config,
+)
 from lora_opt.models.pretrained.placing import shardings_of
-
-ROPE_DIVISORS = 'rope_freqs.weight'
-
-# Our path: the name in a GGUF file.
-NAMES = {
-  'embedding/table': TensorName('token_embd.weight'),
-  'head/table': TensorName('output.weight'),
-  'final_norm/scale': TensorName('output_norm.weight'),
-  'layers/attention_norm/scale': TensorName('blk.{}.attn_norm.weight'),
-  'layers/mlp_norm/scale': TensorName('blk.{}.ffn_norm.weight'),
-  'layers/attention/q/kernel': linear('blk.{}.attn_q.weight'),
-  'layers/attention/k/kernel': linear('blk.{}.attn_k.weight'),
-  'layers/attention/v/kernel': linear('blk.{}.attn_v.weight'),
-  'layers/attention/o/kernel': linear('blk.{}.attn_output.weight'),
-  'layers/mlp/gate/kernel': linear('blk.{}.ffn_gate.weight'),
-  'layers/mlp/up/kernel': linear('blk.{}.ffn_up.weight'),
-  'layers/mlp/down/kernel': linear('blk.{}.ffn_down.weight'),
-}
 
 
 def from_gguf(
@@ -51,7 +37,7 @@ def from_gguf(
   partitioner: Any | None = None,
   quantize: str | None = None,
 ) -> CausalLM:
-  """Loads a Llama-family model, dequantized, with the tokenizer inside.
+  """Loads a Llama, Gemma or Gemma 3 model, dequantized, with its tokenizer.
 
   Args:
     path: The .gguf file.
@@ -70,19 +56,21 @@ def from_gguf(
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If the file is damaged or cut short, is not of the Llama
+    ValueError: If the file is damaged or cut short, is of another
       architecture, or does not fit the settings.
   """
   path = pathlib.Path(path)
   reader = open_gguf(path)
   tensors = {tensor.name: tensor for tensor in reader.tensors}
-  config = _config(path, reader, tensors)
+  architecture, config = read_gguf_config(
+    path, functools.partial(field, reader), tensors
+  )
   stored = param_dtype or dtype
   check_dtype(stored)
   # Made before the weights are there, so that a misfit costs no loading.
   model = CausalLM(
     name=name or str(path),
-    family=LLAMA,
+    family=architecture.family,
     config=config,
     tokenizer=Tokenizer.from_gguf(reader),
     base=abstract_base(config),
@@ -95,7 +83,7 @@ def from_gguf(
   def stored_tensor(key, tensor) -> StoredTensor:
     # GGUF lists dimensions fastest first, the reverse of NumPy.
     shape = tuple(int(size) for size in tensor.shape[::-1])
-    read = functools.partial(_read, path, tensor, config)
+    read = functools.partial(_read, path, tensor, architecture, config)
     return StoredTensor(path, key, shape, np.dtype(np.float32), read)
 
   stored_tensors = {
@@ -115,48 +103,10 @@ def from_gguf(
   return with_base(model, base, quantize)
 
 
-def _config(path, reader, tensors) -> DecoderConfig:
-  architecture = field(reader, 'general.architecture')
-  if architecture != 'llama':
-    raise ValueError(
-      f'{path} is of architecture {architecture!r}; only llama is supported'
-    )
-
-  def get(key, default=None):
-    return field(reader, f'llama.{key}', default)
-
-  if get('rope.scaling.type', 'none') != 'none':
-    raise ValueError(
-      f'{path}: rope scaling {get("rope.scaling.type")!r} is not supported'
-    )
-  heads, width = get('attention.head_count'), get('embedding_length')
-  head_dim = get('attention.key_length', width // heads)
-  if get('rope.dimension_count', head_dim) != head_dim:
-    raise ValueError(
-      f'{path}: rotary positions over {get("rope.dimension_count")} of '
-      f'{head_dim} dimensions are not supported'
-    )
-  divisors = ()
-  if ROPE_DIVISORS in tensors:
-    divisors = tuple(float(x) for x in tensors[ROPE_DIVISORS].data)
-  return DecoderConfig(
-    vocab_size=get('vocab_size', len(field(reader, 'tokenizer.ggml.tokens'))),
-    embed_dim=width,
-    num_layers=get('block_count'),
-    num_heads=heads,
-    num_kv_heads=get('attention.head_count_kv', heads),
-    head_dim=head_dim,
-    mlp_dim=get('feed_forward_length'),
-    rope_theta=get('rope.freq_base', 10_000.0),
-    rope_divisors=divisors,
-    norm_eps=get('attention.layer_norm_rms_epsilon'),
-    tie_embeddings='output.weight' not in tensors,
-    max_length=get('context_length'),
-  )
-
-
-def _read(path, tensor, config: DecoderConfig) -> np.ndarray:
-  """Returns a tensor dequantized, in the row order of Hugging Face."""
+def _read(
+  path, tensor, architecture: Architecture, config: DecoderConfig
+) -> np.ndarray:
+  """Returns a tensor dequantized, as Hugging Face would have stored it."""
   try:
     weight = quants.dequantize(tensor.data, tensor.tensor_type)
   except NotImplementedError as error:
@@ -164,9 +114,11 @@ def _read(path, tensor, config: DecoderConfig) -> np.ndarray:
       f'{path}: tensor {tensor.name} is of type {tensor.tensor_type.name}, '
       'which the package gguf cannot dequantize'
     ) from error
-  if tensor.name.endswith('attn_q.weight'):
+  if tensor.name.endswith('norm.weight'):
+    return weight - np.float32(architecture.norm_offset)
+  if architecture.interleaved and tensor.name.endswith('attn_q.weight'):
     return _unpermute(weight, config.num_heads)
-  if tensor.name.endswith('attn_k.weight'):
+  if architecture.interleaved and tensor.name.endswith('attn_k.weight'):
     return _unpermute(weight, config.num_kv_heads)
   return weight
 

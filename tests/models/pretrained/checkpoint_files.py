@@ -39,6 +39,11 @@ def gguf_tensors(model):
   """The base weights under the names and in the row order of GGUF."""
   c = model.config
   tensors = disassemble(model.base, NAMES)
+  if c.norm == 'rms_plus_one':  # Gemma: the one is in the file, no reordering
+    return {
+      name: tensor + 1 if name.endswith('norm.weight') else tensor
+      for name, tensor in tensors.items()
+    }
   for name, tensor in tensors.items():
     for kind, heads in (('q', c.num_heads), ('k', c.num_kv_heads)):
       if f'attn_{kind}.' in name:
@@ -64,8 +69,9 @@ def write_gguf(path, model, tensors=None, kind='F32', merges=(), **settings):
     'rope.freq_base': c.rope_theta,
     'context_length': c.max_length,
   }
-  keys = {f'llama.{key}': value for key, value in keys.items()} | settings
-  writer = gguf.GGUFWriter(path, keys.pop('architecture', 'llama'))
+  kind_of_model = settings.pop('architecture', 'llama')
+  keys = {f'{kind_of_model}.{k}': v for k, v in keys.items()} | settings
+  writer = gguf.GGUFWriter(path, kind_of_model)
   for key, value in keys.items():
     if isinstance(value, str):
       writer.add_string(key, value)

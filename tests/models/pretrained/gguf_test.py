@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.families import FAMILIES
 from lora_opt.models.pretrained.gguf import from_gguf
 from lora_opt.models.pretrained.smollm2 import smollm2_135m, smollm2_path
+from lora_opt.models.random_model import random_model
 from tests.models.batches import losses_of, paths, row_batch
 from tests.models.pretrained.checkpoint_files import gguf_tensors, write_gguf
 
@@ -29,6 +31,46 @@ def test_round_trip(tmp_path, tiny):
   text = 'Hello <eos> é'
   assert model.tokenizer.encode(text) == tiny.tokenizer.encode(text)
   assert (model.tokenizer.bos_id, model.tokenizer.eos_id) == (None, 257)
+
+
+@pytest.mark.parametrize('architecture', ['gemma', 'gemma3'])
+def test_gemma_comes_back(tmp_path, architecture):
+  options = {
+    'norm': 'rms_plus_one',
+    'activation': 'gelu_tanh',
+    'scale_embedding': True,
+    'norm_eps': 2.0**-20,
+  }
+  settings = {}
+  if architecture == 'gemma3':
+    options |= {
+      'post_norms': True,
+      'qk_norm': True,
+      'attention_scale': 8**-0.5,
+      'window': 3,
+      'windowed_layers': (True, True),
+      'local_rope_theta': 10_000.0,
+      'rope_divisors': (8.0,) * 4,
+    }
+    settings = {
+      'gemma3.attention.sliding_window': 3,
+      'gemma3.rope.scaling.type': 'linear',
+      'gemma3.rope.scaling.factor': 8.0,
+    }
+  written = random_model(**options)
+  write_gguf(
+    tmp_path / 'm.gguf', written, architecture=architecture, **settings
+  )
+  model = from_gguf(tmp_path / 'm.gguf')
+  assert model.config == written.config
+  assert (
+    model.family
+    is FAMILIES[{'gemma': 'gemma', 'gemma3': 'gemma3_text'}[architecture]]
+  )
+  for (path, ours), (_, theirs) in zip(
+    paths(model.base), paths(written.base), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs, err_msg=path)
 
 
 @pytest.mark.parametrize(('kind', 'bits'), [('F16', 11), ('Q8_0', 7)])
@@ -54,7 +96,7 @@ def test_rope_divisors_are_read(tmp_path, tiny):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'architecture': 'gpt2'}, "architecture 'gpt2'; only llama"),
+    ({'architecture': 'gpt2'}, "architecture 'gpt2'; supported are llama, g"),
     ({'llama.rope.scaling.type': 'yarn'}, "rope scaling 'yarn' is not"),
     ({'llama.rope.dimension_count': 4}, 'over 4 of 8 dimensions'),
     ({'llama.block_count': None}, 'no metadata key llama.block_count'),
