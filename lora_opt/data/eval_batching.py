@@ -132,7 +132,7 @@ def pad_prompts(
     encode: gives the ids of an example's prompt; None for the task's own.
 
   Yields:
-    Batches of (batch_size, one of lengths), short ones first.
+    Batches of (batch_size, one of lengths), short prompts first.
 
   Raises:
     ValueError: a prompt that does not fit the longest row.
@@ -146,6 +146,9 @@ def pad_prompts(
     length = bucket(len(prompt), lengths, task, split, index)
     buckets[length].append((index, prompt))
   for length, prompts in buckets.items():
+    # Prompts of one length tend to have answers of one length: the rows of a
+    # batch then end together.
+    prompts.sort(key=lambda pair: len(pair[1]))
     for start in range(0, len(prompts), batch_size):
       chunk = prompts[start : start + batch_size]
       yield _prompt_batch(chunk, batch_size, length)

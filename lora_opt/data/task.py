@@ -204,6 +204,24 @@ class Task:
     """
     return [0] * len(example.choices)
 
+  def end_ids(self, tokenizer) -> tuple[int, ...]:
+    """The tokens that end a written completion: end of text, end of turn.
+
+    Raises:
+      ValueError: the tokenizer has neither.
+    """
+    ids = [tokenizer.eos_id]
+    if self.chat and tokenizer.chat_template:
+      turn = tokenizer.encode(encoding.end_of_turn(tokenizer))
+      ids += turn if len(turn) == 1 else []
+    ids = tuple(dict.fromkeys(i for i in ids if i is not None))
+    if not ids:
+      raise ValueError(
+        f'task {self.name!r}: the tokenizer has neither an end-of-text token '
+        '(eos_id) nor an end of turn of one token, so that no answer could end'
+      )
+    return ids
+
   def score(self, example: Example, prediction_text: str) -> float:
     """1 if the text is the right completion, else 0."""
     return float(prediction_text.strip() == example.completion.strip())

@@ -1,7 +1,7 @@
 """Numbers as a reader wants them: how the report writes what it found."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -79,3 +79,20 @@ def shorten(text: str, length: int = 1500) -> str:
   if len(text) <= length:
     return text
   return f'{text[:length]} … ({len(text) - length:,} more characters)'
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+  """Rows of cells as lines: the first column left, the others right.
+
+  >>> print(aligned([('', 'Score'), ('mean', '5')]))
+        Score
+  mean      5
+  """
+  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  lines = []
+  for name, *cells in table:
+    line = [name.ljust(widths[0])]
+    for cell, width in zip(cells, widths[1:], strict=True):
+      line.append(cell.rjust(width))
+    lines.append('  '.join(line).rstrip())
+  return '\n'.join(lines)

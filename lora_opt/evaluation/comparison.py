@@ -79,15 +79,9 @@ def format_table(before: Json | None, after: Json | None) -> str:
   rows = compare(before, after)
   if not rows:
     return ''
-  table = [('', 'Before', 'After', 'Change'), *(row[:4] for row in rows)]
-  widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  lines = []
-  for name, *cells in table:
-    aligned = [name.ljust(widths[0])]
-    for cell, width in zip(cells, widths[1:], strict=True):
-      aligned.append(cell.rjust(width))
-    lines.append('  '.join(aligned).rstrip())
-  return '\n'.join(lines)
+  return _text.aligned(
+    [('', 'Before', 'After', 'Change'), *(row[:4] for row in rows)]
+  )
 
 
 def score_interval(summary: Json) -> tuple[float, float, float] | None:

@@ -1,6 +1,7 @@
-"""Batched greedy decoding with a key-value cache."""
+"""Batched decoding with a key-value cache, greedy or sampled."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,50 +10,128 @@ import jax.numpy as jnp
 from lora_opt.training.partitioning import Placement
 
 
-def make_greedy_decoder(
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How the next token is drawn from the logits.
+
+  First the temperature applies, then `top_k`, then `top_p`.
+
+  Attributes:
+    temperature: divides the logits; 0 takes the likeliest token.
+    top_k: draw among the k likeliest tokens; None for no such limit.
+    top_p: draw among the fewest tokens that have this probability together;
+      None for no such limit.
+    seed: of the draws. An example draws the same in every batch.
+
+  Raises:
+    ValueError: for a value out of range.
+
+  >>> Sampling(temperature=0.7, top_p=1.5)
+  Traceback (most recent call last):
+    ...
+  ValueError: top_p=1.5 must be above 0 and at most 1
+  """
+
+  temperature: float = 0.0
+  top_k: int | None = None
+  top_p: float | None = None
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.temperature < 0:
+      raise ValueError(f'temperature={self.temperature} must not be negative')
+    if self.top_k is not None and self.top_k < 1:
+      raise ValueError(f'top_k={self.top_k} must be at least 1')
+    if self.top_p is not None and not 0 < self.top_p <= 1:
+      raise ValueError(f'top_p={self.top_p} must be above 0 and at most 1')
+
+  def pick(self, logits: jax.Array, keys: jax.Array) -> jax.Array:
+    """Draws a token for each row.
+
+    Args:
+      logits: (batch, vocab) float32.
+      keys: (batch,) random keys; not looked at when temperature is 0.
+
+    Returns:
+      (batch,) int32.
+    """
+    if self.temperature == 0:
+      return jnp.argmax(logits, -1).astype(jnp.int32)
+    logits = logits / self.temperature
+    draw = jax.vmap(jax.random.categorical)
+    if self.top_k is None and self.top_p is None:
+      return draw(keys, logits).astype(jnp.int32)
+    count = min(self.top_k or logits.shape[-1], logits.shape[-1])
+    likely, tokens = jax.lax.top_k(logits, count)
+    if self.top_p is not None:
+      chance = jax.nn.softmax(likely)
+      before = jnp.cumsum(chance, axis=-1) - chance
+      likely = jnp.where(before < self.top_p, likely, -jnp.inf)
+    place = draw(keys, likely)[:, None]
+    return jnp.take_along_axis(tokens, place, axis=-1)[:, 0].astype(jnp.int32)
+
+
+GREEDY = Sampling()
+
+
+def make_decoder(
   model: Any,
   max_new_tokens: int,
-  end_id: int,
+  end_ids: Sequence[int],
   placement: Placement,
-) -> Callable[[Any, Any, jax.Array, jax.Array], jax.Array]:
-  """Builds a jitted greedy decoder; each new prompt shape compiles once.
+  sampling: Sampling = GREEDY,
+) -> Callable[[Any, Any, jax.Array, jax.Array, jax.Array], jax.Array]:
+  """Builds a jitted decoder; each new prompt shape compiles once.
+
+  The whole loop runs on the device.
 
   Args:
     model: has `start_decoding(base, lora, tokens, valid, max_new_tokens)` and
       `decode_step(base, lora, cache, tokens)`; both return the logits of the
       next token of each row, and a cache.
     max_new_tokens: decoding stops after so many tokens, or as soon as every row
-      has produced `end_id`.
-    end_id: token that ends a completion.
+      has ended.
+    end_ids: tokens that end a completion, at least one.
     placement: of the model. The result is whole on every device.
+    sampling: how a token is drawn.
 
   Returns:
-    `decode(base, lora, tokens, valid) -> (batch, max_new_tokens)` int32 for
-    prompts (batch, length) padded on the left, where `valid` is False; rows are
-    filled with `end_id` behind their end.
+    `decode(base, lora, tokens, valid, example) -> (batch, max_new_tokens)`
+    int32 for prompts (batch, length) padded on the left, where `valid` is
+    False; `example` (batch,) int32 tells the random draws of rows apart. Rows
+    are filled with the first of `end_ids` behind their end, and rows without a
+    prompt consist of it.
   """
 
-  def decode(base, lora, tokens, valid):
+  def decode(base, lora, tokens, valid, example):
+    ends = jnp.asarray(end_ids, jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.key(sampling.seed), example
+    )
+
+    def pick(logits, count, ended):
+      now = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
+      token = jnp.where(ended, ends[:1], sampling.pick(logits, now))
+      return token, ended | jnp.any(token[:, None] == ends[None], axis=1)
+
+    def unfinished(carry):
+      count, _, ended, *_ = carry
+      return (count < max_new_tokens) & ~jnp.all(ended)
+
+    def advance(carry):
+      count, token, ended, cache, out = carry
+      logits, cache = model.decode_step(base, lora, cache, token)
+      token, ended = pick(logits, count, ended)
+      return count + 1, token, ended, cache, out.at[:, count].set(token)
+
     logits, cache = model.start_decoding(
       base, lora, tokens, valid, max_new_tokens
     )
-    out = jnp.full((tokens.shape[0], max_new_tokens), end_id, jnp.int32)
-
-    def unfinished(carry):
-      count, token, *_ = carry
-      return (count < max_new_tokens) & jnp.any(token != end_id)
-
-    def advance(carry):
-      count, token, cache, out = carry
-      out = out.at[:, count].set(token)
-      logits, cache = model.decode_step(base, lora, cache, token)
-      following = jnp.argmax(logits, -1).astype(jnp.int32)
-      # A row that has ended stays ended, whatever the model would say next.
-      following = jnp.where(token == end_id, end_id, following)
-      return count + 1, following, cache, out
-
-    token = jnp.argmax(logits, -1).astype(jnp.int32)
-    start = (jnp.zeros((), jnp.int32), token, cache, out)
+    first = jnp.zeros((), jnp.int32)
+    token, ended = pick(logits, first, ~jnp.any(valid, axis=1))
+    out = jnp.full((tokens.shape[0], max_new_tokens), end_ids[0], jnp.int32)
+    out = out.at[:, 0].set(token)
+    start = (first + 1, token, ended, cache, out)
     return jax.lax.while_loop(unfinished, advance, start)[-1]
 
   return placement.jit(decode, out_shardings=placement.whole)

@@ -1,5 +1,6 @@
 """Scores adapters on the evaluation split of a task."""
 
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import tqdm
 
 from lora_opt.evaluation import likelihood as likelihoods
 from lora_opt.evaluation import metrics
-from lora_opt.evaluation.decoding import make_greedy_decoder
+from lora_opt.evaluation.decoding import GREEDY, Sampling, make_decoder
 from lora_opt.training.partitioning import Placement
 
 
@@ -18,7 +19,7 @@ class Evaluator:
 
   Tasks with choices: the choice of greatest log-likelihood is the prediction;
   all choices of a question share one pass over its prompt. Generation tasks:
-  cached greedy decoding, scored by the task. The loss is the mean negative
+  cached decoding, scored by the task. The loss is the mean negative
   log-likelihood of a token of the right completion.
   """
 
@@ -30,6 +31,7 @@ class Evaluator:
     *,
     batch_size: int = 8,
     max_new_tokens: int = 64,
+    sampling: Sampling = GREEDY,
     loss_batch_size: int = 4,
     length: int = 512,
   ):
@@ -42,6 +44,7 @@ class Evaluator:
       batch_size: questions or prompts in a batch, rounded up so that the
         devices share them evenly.
       max_new_tokens: limit of a generated completion.
+      sampling: how its tokens are drawn, by default the likeliest ones.
       loss_batch_size: packed rows in a batch for the loss of generation tasks,
         rounded up likewise.
       length: positions of such a row.
@@ -57,8 +60,9 @@ class Evaluator:
     self._losses = placement.jit(
       model.token_losses, out_shardings=placement.whole
     )
-    self._decode = make_greedy_decoder(
-      model, max_new_tokens, model.tokenizer.eos_id, placement
+    self._end_ids = task.end_ids(model.tokenizer)
+    self._decode = make_decoder(
+      model, max_new_tokens, self._end_ids, placement, sampling
     )
 
   def __call__(self, base: Any, lora: Any, step: int = 0) -> dict[str, Any]:
@@ -72,8 +76,10 @@ class Evaluator:
     Returns:
       A JSON-able dict: step, task, metrics (score and 95 % interval of each, by
       name), metric (the first of them), its score and interval, loss,
-      num_examples and predictions (a dict per example: prompt, reference,
-      prediction, score, and more for choices, see `likelihood.predict`).
+      num_examples, overlap (how many of them also stand in train, with the
+      metrics without these; left out where there are none or train is not at
+      hand) and predictions (a dict per example: prompt, reference, prediction,
+      score, and more for choices, see `likelihood.predict`).
     """
     examples = self._task.examples('eval')
     if self._task.kind == 'generation':
@@ -91,14 +97,16 @@ class Evaluator:
       'metrics': scores,
       'loss': loss,
       'num_examples': len(examples),
+      **self._without_overlap(predictions),
       'predictions': predictions,
     }
 
   def generate(self, base: Any, lora: Any) -> list[dict[str, Any]]:
-    """Completes the prompt of every example of the evaluation split, greedily.
+    """Completes the prompt of every example of the evaluation split.
 
     Returns:
-      For each example prompt, reference, prediction and score.
+      For each example prompt, reference, references (if several texts are
+      right), prediction and score.
     """
     tokenizer = self._model.tokenizer
     examples = self._task.examples('eval')
@@ -107,19 +115,22 @@ class Evaluator:
       tokenizer, batch_size=self._batch_size, form=batch_form(self._model)
     )
     for batch in self._progress(batches):
+      names = ('tokens', 'valid', 'example')
       prompt = self._placement.put_rows(
-        {'tokens': batch.tokens, 'valid': batch.valid}
+        {name: getattr(batch, name) for name in names}
       )
       completions = np.asarray(
-        self._decode(base, lora, prompt['tokens'], prompt['valid'])
+        self._decode(base, lora, *(prompt[name] for name in names))
       )
       for index, ids in zip(batch.example, completions, strict=True):
         if index >= 0:
-          text = tokenizer.decode(until(ids, tokenizer.eos_id))
+          text = tokenizer.decode(until(ids, self._end_ids))
           example = examples[int(index)]
+          several = tuple(getattr(example, 'references', ()))
           predictions[index] = {
             'prompt': example.prompt,
             'reference': example.completion,
+            **({'references': several} if several else {}),
             'prediction': text,
             'score': float(self._task.score(example, text)),
           }
@@ -144,6 +155,17 @@ class Evaluator:
     return float(loss), list(
       map(likelihoods.predict, examples, likelihood, tokens)
     )
+
+  def _without_overlap(self, predictions) -> dict[str, Any]:
+    try:
+      shared = set(self._task.overlap())
+    except OSError:  # evaluating needs no training data
+      return {}
+    rest = [p for i, p in enumerate(predictions) if i not in shared]
+    if not shared or not rest:
+      return {}
+    scores = metrics.score_all(self._metrics(), rest)
+    return {'overlap': {'num_examples': len(shared), 'metrics': scores}}
 
   def _metrics(self) -> Sequence[metrics.Metric]:
     """Those of the task, or what its kind is usually judged by."""
@@ -187,11 +209,10 @@ def batch_form(model: Any) -> str:
   return getattr(model, 'batch_form', 'decoder')
 
 
-def until(ids: Sequence[int], end_id: int) -> list[int]:
-  """The ids before the first `end_id`.
+def until(ids: Sequence[int], end_ids: Sequence[int]) -> list[int]:
+  """The ids before the first of `end_ids`.
 
-  >>> until([5, 7, 2, 2], end_id=2)
+  >>> until([5, 7, 2, 2], end_ids=[2])
   [5, 7]
   """
-  ids = [int(i) for i in ids]
-  return ids[: ids.index(end_id)] if end_id in ids else ids
+  return list(itertools.takewhile(lambda i: i not in end_ids, map(int, ids)))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jinja2
 import markupsafe
 
-from lora_opt.evaluation import _text, comparison, curves, history
+from lora_opt.evaluation import _text, comparison, curves, history, results
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.comparison import format_table
 
@@ -57,8 +57,8 @@ def write_report(model_dir: str | Path) -> Path:
 
   Args:
     model_dir: the folder of the run. Read are `metrics.jsonl`, `run.json`,
-      `dataset.json`, `evaluation/before.json`, `evaluation/after.json` and
-      `operative_config.gin`, as far as they are there.
+      `dataset.json`, `evaluation/before.json`, `evaluation/after.json`,
+      `evaluation/scores/` and `operative_config.gin`, as far as they are there.
 
   Returns:
     The path of the report.
@@ -80,6 +80,8 @@ def write_report(model_dir: str | Path) -> Path:
     subtitle=[run[k] for k in ('model', 'optimizer') if run.get(k)],
     rows=comparison.compare(before, after),
     tracks=_tracks(before, after),
+    header=results.HEADER,
+    scores=results.table(results.read_results(model_dir)),
     curves=[c._replace(svg=markupsafe.Markup(c.svg)) for c in drawings],
     diverged=[r['step'] for r in rows if 'loss' in r and r['loss'] is None],
     groups=_groups(before, after),

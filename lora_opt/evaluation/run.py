@@ -1,17 +1,18 @@
-"""Run modes eval, infer and merge: what to do with an exported adapter."""
+"""Run modes eval, infer and merge: what to do with an adapter."""
 
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
+from lora_opt.evaluation import results
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
-from lora_opt.training import run_directory
+from lora_opt.evaluation.report import write_report
+from lora_opt.training.checkpointing import is_checkpoint, read_trainable
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import on_first
 from lora_opt.training.run_directory import RunRecord
@@ -29,39 +30,40 @@ def score(
   adapter: str | None = None,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
-  """Scores an adapter on the evaluation split of a task.
+  """Scores an adapter on the evaluation split of one or several tasks.
 
   Args:
-    model_dir: the run's folder; takes evaluation/<task>.json.
+    model_dir: the run's folder; takes evaluation/scores/<task>.json, the
+      predictions as <task>.jsonl beside it, and a report of all of them.
     model: a `lora_opt.models.CausalLM` or what offers the same.
-    task: a task of `lora_opt.data.tasks` or what offers the same.
+    task: a task of `lora_opt.data.tasks` or what offers the same, or a list of
+      them.
     partitioner: how arrays are split over devices.
     evaluator: makes the evaluation from (model, task, placement).
-    adapter: folder of an exported adapter; None for the one in `model_dir`,
-      'none' for the model without an adapter.
+    adapter: folder of an exported adapter, or a checkpoint of a run such as
+      MODEL_DIR/checkpoints/step_40; None for MODEL_DIR/adapter, 'none' for the
+      model without an adapter.
     record: unused; every run mode is given it.
 
   Returns:
-    The file of the result, predictions included.
+    The folder of the results.
 
   Raises:
     FileNotFoundError: there is no adapter.
     ValueError: the adapter does not fit the model.
   """
   del record
-  folder, lora, base, evaluate = _prepare(
-    model_dir, model, task, partitioner, evaluator, adapter
-  )
-  result = evaluate(base, lora)
-  path = folder / 'evaluation' / f'{task.name}.json'
-  on_first(functools.partial(run_directory.write_json, path, result))
-  low, high = result['interval']
-  print(
-    f'{task.name}: {result["metric"]} {result["score"]:.4f} '
-    f'[{low:.4f}, {high:.4f}], loss {result["loss"]:.4f} on '
-    f'{result["num_examples"]} examples\n{path}'
-  )
-  return path
+  folder = pathlib.Path(model_dir)
+  found = []
+  for base, lora, evaluate in _evaluators(
+    folder, model, task, partitioner, evaluator, adapter
+  ):
+    found.append(evaluate(base, lora))
+    on_first(functools.partial(results.write_result, folder, found[-1]))
+  print(f'\n{results.format_results(found)}\n')
+  print(f'results: {folder / results.FOLDER}')
+  on_first(functools.partial(_report, folder))
+  return folder / results.FOLDER
 
 
 def infer(
@@ -74,34 +76,30 @@ def infer(
   adapter: str | None = None,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
-  """Writes completions for the prompts of a task's evaluation split.
+  """Writes completions for the prompts of the evaluation split of tasks.
 
   Args: as of `score`.
 
   Returns:
-    MODEL_DIR/inference/<task>.jsonl: prompt, reference, prediction and score,
-    one example a line.
+    MODEL_DIR/inference with a <task>.jsonl for each task: prompt, reference,
+    prediction and score, one example a line.
 
   Raises: as `score`.
   """
   del record
-  folder, lora, base, evaluate = _prepare(
-    model_dir, model, task, partitioner, evaluator, adapter
-  )
-  predictions = evaluate.generate(base, lora)
-  path = folder / 'inference' / f'{task.name}.jsonl'
-  on_first(functools.partial(_write_lines, path, predictions))
-  for prediction in predictions[:_SHOWN]:
-    print(f'> {prediction["prompt"]}\n{prediction["prediction"]}\n')
-  print(f'{len(predictions)} completions: {path}')
-  return path
-
-
-def _write_lines(path: pathlib.Path, rows: Sequence[Any]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(
-    ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-  )
+  folder = pathlib.Path(model_dir)
+  for (base, lora, evaluate), each in zip(
+    _evaluators(folder, model, task, partitioner, evaluator, adapter),
+    _as_list(task),
+    strict=True,
+  ):
+    predictions = evaluate.generate(base, lora)
+    path = folder / 'inference' / f'{each.name}.jsonl'
+    on_first(functools.partial(results.write_lines, path, predictions))
+    for prediction in predictions[:_SHOWN]:
+      print(f'> {prediction["prompt"]}\n{prediction["prediction"]}\n')
+    print(f'{len(predictions)} completions: {path}')
+  return folder / 'inference'
 
 
 def merge(
@@ -118,7 +116,7 @@ def merge(
   Args:
     model_dir: the run's folder; takes merged/.
     model: a `lora_opt.models.CausalLM` or what offers the same.
-    adapter: folder of an exported adapter; None for the one in `model_dir`.
+    adapter: as of `score`.
     source: the Hugging Face folder the model came from, for config.json and
       tokenizer; None to write them anew, for a Llama-family model.
     dtype: 'float32' or 'bfloat16'; None for the type of the base.
@@ -137,22 +135,44 @@ def merge(
   if jax.process_count() > 1:
     raise ValueError('run_mode=merge needs one process that holds all weights')
   folder = pathlib.Path(model_dir)
-  lora = model.load_adapter(adapter or folder / 'adapter')
+  lora = _load(model, folder, adapter)
   model.merge(folder / 'merged', lora, source=source, dtype=dtype)
   print(f'merged model: {folder / "merged"}')
   return folder / 'merged'
 
 
-def _prepare(model_dir, model, task, partitioner, evaluator, adapter):
-  folder = pathlib.Path(model_dir)
-  task.validate(['eval'])
-  if adapter == 'none':
-    lora = None
-  else:
-    lora = model.load_adapter(adapter or folder / 'adapter')
+def _evaluators(
+  folder: pathlib.Path,
+  model: Any,
+  task: Any,
+  partitioner: Partitioner,
+  evaluator: Callable[..., Evaluator],
+  adapter: str | None,
+) -> Iterator[tuple[Any, Any, Evaluator]]:
+  """Frozen weights, adapter and evaluation, for one task after the other."""
+  for each in _as_list(task):
+    each.validate(['eval'])
+  lora = _load(model, folder, adapter)
   placement = partitioner.place(model)
   base = put(model.base, placement.base)
   if lora is not None:
     lora = put(lora, placement.trainable)
-  evaluate = make_evaluator(evaluator, model, task, placement)
-  return folder, lora, base, evaluate
+  for each in _as_list(task):
+    yield base, lora, make_evaluator(evaluator, model, each, placement)
+
+
+def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:
+  if adapter == 'none':
+    return None
+  path = pathlib.Path(adapter or folder / 'adapter')
+  if is_checkpoint(path):
+    return read_trainable(path, jax.eval_shape(model.init, jax.random.key(0)))
+  return model.load_adapter(path)
+
+
+def _report(folder: pathlib.Path) -> None:
+  print(f'report:  {write_report(folder)}')
+
+
+def _as_list(task: Any) -> Sequence[Any]:
+  return task if isinstance(task, list | tuple) else [task]

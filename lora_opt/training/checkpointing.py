@@ -239,3 +239,42 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       ),
     )['state']
   return state, facts
+
+
+def is_checkpoint(path: pathlib.Path) -> bool:
+  """Whether this folder is a checkpoint, such as checkpoints/step_40."""
+  return (path / 'state').is_dir()
+
+
+def read_trainable(path: pathlib.Path, like: Any) -> Any:
+  """The trained parameters of a checkpoint, and nothing else of it.
+
+  Args:
+    path: such as MODEL_DIR/checkpoints/step_40.
+    like: tree of what they should be, arrays or `jax.ShapeDtypeStruct`.
+
+  Returns:
+    The same tree with NumPy arrays.
+
+  Raises:
+    ValueError: the checkpoint is damaged, or holds others; names the first
+      that differs.
+  """
+  path = path.absolute()
+  if reason := damage(path):
+    raise ValueError(f'the checkpoint {path} is damaged: {reason}')
+  arrays, _ = _read(path)
+
+  def find(place, wanted):
+    name = jax.tree_util.keystr(place, simple=True, separator='/')
+    found = arrays.get(f'lora/{name}')
+    if found is None:
+      raise ValueError(f'{path} has no {name}: it is of another model or LORA')
+    if found.shape != wanted.shape:
+      raise ValueError(
+        f'{path}: {name} has shape {found.shape}, the model wants '
+        f'{wanted.shape}: take the LORA settings of that run'
+      )
+    return found
+
+  return jax.tree.map_with_path(find, like)

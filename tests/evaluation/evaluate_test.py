@@ -1,14 +1,20 @@
 """Scores of an evaluation, against a slow and simple one."""
 
+import contextlib
+import dataclasses
 import json
 
+import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lora_opt.data.tasks import Generation, MultipleChoice
 from lora_opt.evaluation import run
 from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.training.checkpointing import Checkpoints, read_trainable
+from lora_opt.training.train_state import TrainState
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
@@ -90,19 +96,49 @@ def test_generation_has_the_loss_of_separate_rows(model, placement, lora):
   ]  # fmt: skip
 
 
-def test_run_modes_read_an_adapter_and_write_their_results(
+def test_examples_of_train_are_reported_apart(model, placement):
+  task = dataclasses.replace(CHOICES, train=CHOICES.eval[:1])
+  result = Evaluator(model, task, placement, batch_size=2)(model.base, None)
+  assert result['overlap']['num_examples'] == 1
+  scores = [float(p['score']) for p in result['predictions'][1:]]
+  rest = result['overlap']['metrics']['accuracy']
+  assert rest['score'] == np.mean(scores)
+  plain = Evaluator(model, CHOICES, placement, batch_size=2)(model.base, None)
+  assert 'overlap' not in plain
+
+
+def saved_run(folder, model, lora):
+  """A run's folder with one adapter, exported and as a checkpoint."""
+  model.export(folder / 'adapter', lora)
+  state = TrainState(jnp.zeros((), jnp.int32), lora, {'moment': jnp.ones(3)})
+  batches = iter(grain.MapDataset.range(3).to_iter_dataset())
+  with contextlib.closing(Checkpoints(folder)) as checkpoints:
+    checkpoints.save(state, batches)
+  return folder / 'checkpoints' / 'step_0'
+
+
+def test_run_modes_take_an_adapter_a_checkpoint_or_nothing(
   tmp_path, model, lora, capsys
 ):
-  model.export(tmp_path / 'adapter', lora)
-  path = run.score(tmp_path, model, CHOICES)
-  with_adapter = json.loads(path.read_text())
-  bare = json.loads(
-    run.score(tmp_path, model, CHOICES, adapter='none').read_text()
-  )
-  assert with_adapter['loss'] != bare['loss']
-  assert 'accuracy' in capsys.readouterr().out
+  checkpoint = saved_run(tmp_path, model, lora)
 
-  lines = run.infer(tmp_path, model, WRITING).read_text().splitlines()
+  def loss(**settings):
+    folder = run.score(tmp_path, model, [CHOICES], **settings)
+    return json.loads((folder / 'choices.json').read_text())['loss']
+
+  adapted = loss()
+  assert loss(adapter=str(checkpoint)) == adapted
+  assert loss(adapter='none') != pytest.approx(adapted, rel=1e-3)
+  printed = capsys.readouterr().out
+  assert 'choices  accuracy' in printed and '95 % interval' in printed
+  lines = (tmp_path / 'evaluation/scores/choices.jsonl').read_text()
+  assert len(lines.splitlines()) == 3
+  assert 'accuracy_per_byte' in (tmp_path / 'report.html').read_text()
+
+
+def test_infer_writes_a_line_for_each_prompt(tmp_path, model):
+  folder = run.infer(tmp_path, model, [WRITING], adapter='none')
+  lines = (folder / 'writing.jsonl').read_text().splitlines()
   assert [json.loads(line)['reference'] for line in lines] == [
     'yes', 'no', 'maybe',
   ]  # fmt: skip
@@ -111,3 +147,13 @@ def test_run_modes_read_an_adapter_and_write_their_results(
 def test_a_missing_adapter_is_named(tmp_path, model):
   with pytest.raises(FileNotFoundError, match='adapter'):
     run.score(tmp_path, model, CHOICES)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, model, lora):
+  checkpoint = saved_run(tmp_path, model, lora)
+  longer = {'more': lora['layers'], **lora}
+  with pytest.raises(ValueError, match='has no more/attention'):
+    read_trainable(checkpoint, longer)
+  wider = jax.tree.map(lambda x: jnp.concatenate([x, x]), lora)
+  with pytest.raises(ValueError, match='attention/k/lora_a has shape'):
+    read_trainable(checkpoint, wider)

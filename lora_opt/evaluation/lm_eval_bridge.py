@@ -1,0 +1,280 @@
+"""A model for EleutherAI's harness, `lm-eval`, which then runs its own tasks.
+
+  import lm_eval
+  from lora_opt.evaluation.lm_eval_bridge import harness_model
+  from lora_opt.models import smollm2_135m
+
+  model = harness_model(smollm2_135m())
+  lm_eval.simple_evaluate(model, tasks=['arc_easy'])
+
+`lm-eval` is imported by `harness_model` alone; it is no dependency. Decoders
+only.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_opt.evaluation.decoding import Sampling, make_decoder
+from lora_opt.evaluation.evaluate import until
+from lora_opt.training.partitioning import DATA_PARALLEL, put
+
+# Row lengths, so that few shapes compile; the longest is the model's own.
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+# Positions whose logits exist at a time.
+POSITIONS = 2048
+MAX_NEW_TOKENS = 256
+
+
+class Scored(NamedTuple):
+  """What is asked about one continuation: all ids, how many to predict."""
+
+  ids: Sequence[int]
+  count: int
+
+
+class Bridge:
+  """The three questions of the harness, answered by a `CausalLM`.
+
+  The harness gives requests whose `args` are (context, continuation) to be
+  scored, (text,) to be scored whole, or (context, settings) to be continued.
+  """
+
+  def __init__(self, model: Any, adapter: Any = None, *, batch_size: int = 16):
+    """Places the weights.
+
+    Args:
+      model: a `lora_opt.models.CausalLM`.
+      adapter: its adapter, as `model.load_adapter` returns it, or None.
+      batch_size: prompts continued together.
+    """
+    super().__init__()
+    self._model = model
+    self._placement = DATA_PARALLEL.place(model)
+    self._base = put(model.base, self._placement.base)
+    self._adapter = adapter
+    if adapter is not None:
+      self._adapter = put(adapter, self._placement.trainable)
+    shards = self._placement.row_shards
+    self._shards = shards
+    self._batch_size = -(-batch_size // shards) * shards
+    self._score = self._placement.jit(
+      functools.partial(_score, model), out_shardings=self._placement.whole
+    )
+
+  @property
+  def tokenizer_name(self) -> str:
+    """Tells the harness's caches of prompts apart."""
+    return self._model.name
+
+  def apply_chat_template(
+    self,
+    chat_history: Sequence[dict[str, str]],
+    add_generation_prompt: bool = True,
+  ) -> str:
+    """The turns of a conversation as text."""
+    return self._model.tokenizer.apply_chat(
+      chat_history, add_generation_prompt=add_generation_prompt
+    )
+
+  def loglikelihood(
+    self, requests: Sequence[Any], disable_tqdm: bool = False
+  ) -> list[tuple[float, bool]]:
+    """Log-likelihood of each continuation, and whether it is the greedy one."""
+    del disable_tqdm
+    return self._scores([self._pair(*request.args) for request in requests])
+
+  def loglikelihood_rolling(
+    self, requests: Sequence[Any], disable_tqdm: bool = False
+  ) -> list[float]:
+    """Log-likelihood of each text from its first token on.
+
+    Texts longer than the model's context are scored part by part, each with as
+    much of what stands before as fits.
+    """
+    del disable_tqdm
+    parts, owners = [], []
+    for owner, request in enumerate(requests):
+      ids = self._model.tokenizer.encode(request.args[0])
+      windows = list(self._windows(ids))
+      parts += windows
+      owners += [owner] * len(windows)
+    totals = np.zeros(len(requests))
+    found = [likelihood for likelihood, _ in self._scores(parts)]
+    np.add.at(totals, np.asarray(owners, int), found)
+    return totals.tolist()
+
+  def generate_until(
+    self, requests: Sequence[Any], disable_tqdm: bool = False
+  ) -> list[str]:
+    """Continues each context, up to the first of its stop texts."""
+    del disable_tqdm
+    groups: dict[str, list[int]] = {}
+    for index, request in enumerate(requests):
+      key = repr(sorted(request.args[1].items()))
+      groups.setdefault(key, []).append(index)
+    texts = [''] * len(requests)
+    for group in groups.values():
+      settings = dict(requests[group[0]].args[1])
+      contexts = [requests[index].args[0] for index in group]
+      for index, text in zip(
+        group, self._continue(contexts, settings), strict=True
+      ):
+        texts[index] = text
+    return texts
+
+  def _pair(self, context: str, continuation: str) -> Scored:
+    """Ids of both; white space between them goes with the continuation."""
+    tokenizer = self._model.tokenizer
+    if not context:
+      ids = tokenizer.encode(continuation)
+      return Scored([self._prefix, *ids], len(ids))
+    bare = context.rstrip()
+    continuation = context[len(bare) :] + continuation
+    start = len(tokenizer.encode(bare))
+    ids = tokenizer.encode(bare + continuation)
+    return Scored(ids, len(ids) - start)
+
+  @property
+  def _prefix(self) -> int:
+    """What the first token of a text is predicted from."""
+    tokenizer = self._model.tokenizer
+    bos = tokenizer.bos_id
+    return tokenizer.eos_id if bos is None else bos
+
+  def _windows(self, ids: Sequence[int]) -> Iterator[Scored]:
+    longest = self._model.config.max_length
+    for start in range(0, len(ids), longest):
+      end = min(start + longest, len(ids))
+      seen = ids[max(0, end - longest - 1) : end] if start else ids[:end]
+      yield Scored(seen if start else [self._prefix, *seen], end - start)
+
+  def _scores(self, parts: Sequence[Scored]) -> list[tuple[float, bool]]:
+    results: list[tuple[float, bool]] = [(0.0, True)] * len(parts)
+    longest = self._model.config.max_length
+    for length, places in _by_length(
+      [min(len(part.ids) - 1, longest) for part in parts], longest
+    ):
+      rows = max(1, POSITIONS // length // self._shards) * self._shards
+      for start in range(0, len(places), rows):
+        some = places[start : start + rows]
+        batch = _score_batch([parts[i] for i in some], rows, length)
+        found = self._score(
+          self._base, self._adapter, self._placement.put_rows(batch)
+        )
+        likelihoods, greedy = map(np.asarray, found)
+        for row, i in enumerate(some):
+          results[i] = float(likelihoods[row]), bool(greedy[row])
+    return results
+
+  def _continue(self, contexts, settings) -> list[str]:
+    tokenizer = self._model.tokenizer
+    stops = settings.get('until') or []
+    stops = [stops] if isinstance(stops, str) else list(stops)
+    new = int(settings.get('max_gen_toks', MAX_NEW_TOKENS))
+    single = [ids[0] for ids in map(tokenizer.encode, stops) if len(ids) == 1]
+    end_ids = [tokenizer.eos_id, *single]
+    decode = make_decoder(
+      self._model, new, end_ids, self._placement, _sampling(settings)
+    )
+    longest = self._model.config.max_length - new
+    prompts = [tokenizer.encode(c)[-longest:] or [self._prefix]
+               for c in contexts]  # fmt: skip
+    texts = [''] * len(prompts)
+    for length, places in _by_length(list(map(len, prompts)), longest):
+      for start in range(0, len(places), self._batch_size):
+        some = places[start : start + self._batch_size]
+        batch = _prompt_batch(
+          [prompts[i] for i in some], some, self._batch_size, length
+        )
+        rows = self._placement.put_rows(batch)
+        inputs = (rows[name] for name in ('tokens', 'valid', 'example'))
+        ids = np.asarray(decode(self._base, self._adapter, *inputs))
+        for row, i in enumerate(some):
+          text = tokenizer.decode(until(ids[row], end_ids))
+          texts[i] = _cut(text, stops)
+    return texts
+
+
+def harness_model(model: Any, adapter: Any = None, **settings) -> Any:
+  """The model as an `lm_eval.api.model.LM`; arguments are those of `Bridge`."""
+  from lm_eval.api.model import LM
+
+  return type('HarnessModel', (Bridge, LM), {})(model, adapter, **settings)
+
+
+def _score(model, base, adapter, batch):
+  """For each row the wanted log-likelihood, and whether it is greedy."""
+  logits = model.logits(base, adapter, batch)
+  targets, wanted = batch['targets'], batch['weights'] != 0
+  chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+  losses = jax.nn.logsumexp(logits, -1) - chosen
+  greedy = jnp.argmax(logits, -1).astype(targets.dtype) == targets
+  return (
+    -jnp.sum(jnp.where(wanted, losses, 0), axis=1),
+    jnp.all(greedy | ~wanted, axis=1),
+  )
+
+
+def _score_batch(parts, rows, length) -> dict[str, np.ndarray]:
+  names = ('tokens', 'targets', 'segment_ids')
+  batch = {name: np.zeros((rows, length), np.int32) for name in names}
+  batch['positions'] = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+  batch['weights'] = np.zeros((rows, length), np.float32)
+  for row, part in enumerate(parts):
+    ids = part.ids[-length - 1 :]
+    size = len(ids) - 1
+    batch['tokens'][row, :size] = ids[:-1]
+    batch['targets'][row, :size] = ids[1:]
+    batch['segment_ids'][row, :size] = 1
+    batch['weights'][row, max(0, size - part.count) : size] = 1
+  return batch
+
+
+def _prompt_batch(prompts, places, rows, length) -> dict[str, np.ndarray]:
+  """Prompts padded on the left, and what tells their draws apart."""
+  batch = {
+    'tokens': np.zeros((rows, length), np.int32),
+    'valid': np.zeros((rows, length), bool),
+    'example': np.zeros(rows, np.int32),
+  }
+  for row, (ids, place) in enumerate(zip(prompts, places, strict=True)):
+    batch['tokens'][row, length - len(ids) :] = ids
+    batch['valid'][row, length - len(ids) :] = True
+    batch['example'][row] = place
+  return batch
+
+
+def _by_length(sizes, longest) -> Iterator[tuple[int, list[int]]]:
+  """Row lengths with the places of what fits them best, longest first."""
+  lengths = [length for length in LENGTHS if length < longest] + [longest]
+  buckets: dict[int, list[int]] = {}
+  for place in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+    fitting = next(length for length in lengths if sizes[place] <= length)
+    buckets.setdefault(fitting, []).append(place)
+  yield from buckets.items()
+
+
+def _sampling(settings) -> Sampling:
+  temperature = float(settings.get('temperature') or 0.0)
+  if settings.get('do_sample') is False:
+    temperature = 0.0
+  elif settings.get('do_sample') and 'temperature' not in settings:
+    temperature = 1.0
+  return Sampling(
+    temperature, settings.get('top_k') or None, settings.get('top_p')
+  )
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+  """The text before the first of these.
+
+  >>> _cut('four\\n\\nQuestion: five', ['Question', '\\n\\n'])
+  'four'
+  """
+  ends = [text.find(stop) for stop in stops if stop and stop in text]
+  return text[: min(ends)] if ends else text

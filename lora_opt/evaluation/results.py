@@ -1,0 +1,76 @@
+"""Results of evaluations as files, and all of them in one table."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_opt.evaluation import _text
+from lora_opt.evaluation._text import Json
+from lora_opt.training import run_directory
+
+# Those that `--run_mode=eval` wrote, in the folder of a run.
+FOLDER = 'evaluation/scores'
+HEADER = ('Task', 'Metric', 'Score', '95 % interval', 'Examples')
+
+
+def write_result(model_dir: pathlib.Path, result: Json) -> None:
+  """Writes an evaluation: scores as JSON, predictions as JSON lines beside.
+
+  Args:
+    model_dir: the run's folder.
+    result: what an evaluator returned.
+  """
+  scores = dict(result)
+  predictions = scores.pop('predictions')
+  path = model_dir / FOLDER / f'{result["task"]}.json'
+  run_directory.write_json(path, scores)
+  write_lines(path.with_suffix('.jsonl'), predictions)
+
+
+def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Writes JSON lines, a row each."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  lines = (json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+  path.write_text(''.join(lines), encoding='utf-8')
+
+
+def read_results(model_dir: pathlib.Path) -> list[Json]:
+  """What `write_result` left in a run's folder, by name of task."""
+  files = sorted((model_dir / FOLDER).glob('*.json'))
+  return [json.loads(file.read_text(encoding='utf-8')) for file in files]
+
+
+def table(results: Sequence[Json]) -> list[tuple[str, ...]]:
+  """A row for each score of each task, in percent; see `HEADER`.
+
+  Scores without the examples that also stand in train have rows of their own.
+
+  >>> score = {'score': 0.25, 'interval': [0.1, 0.4]}
+  >>> result = {'task': 'sky', 'num_examples': 8, 'metrics': {'f1': score}}
+  >>> print(_text.aligned(table([result])))
+  sky  f1  25.0  10.0 to 40.0  8
+  """
+  rows = []
+  for result in results:
+    count = result['num_examples']
+    rows += _rows(result['task'], result['metrics'], count)
+    if overlap := result.get('overlap'):
+      rest = count - overlap['num_examples']
+      name = f'{result["task"]}, none of train'
+      rows += _rows(name, overlap['metrics'], rest)
+  return rows
+
+
+def format_results(results: Sequence[Json]) -> str:
+  """The table with its header, as aligned text."""
+  return _text.aligned([HEADER, *table(results)])
+
+
+def _rows(task: str, metrics: Json, count: int) -> list[tuple[str, ...]]:
+  rows = []
+  for metric, found in metrics.items():
+    score = _text.minus(f'{100 * found["score"]:.1f}')
+    low, high = (_text.minus(f'{100 * x:.1f}') for x in found['interval'])
+    rows.append((task, metric, score, f'{low} to {high}', f'{count:,}'))
+  return rows

@@ -1,0 +1,144 @@
+"""The bridge to EleutherAI's harness, against plain forward passes.
+
+Where `lm_eval` is importable, the harness itself runs a local task.
+"""
+
+import importlib.util
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from lora_opt.evaluation.lm_eval_bridge import Bridge, harness_model
+from lora_opt.models import random_model
+from tests.models.batches import row_batch
+
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
+
+@pytest.fixture(scope='module')
+def model():
+  # The longest row is short, so that texts go beyond it.
+  return random_model(num_layers=1, max_length=24, remat='none')
+
+
+@pytest.fixture(scope='module')
+def bridge(model):
+  return Bridge(model, batch_size=2)
+
+
+def request(*args):
+  return types.SimpleNamespace(args=args)
+
+
+def step_by_step(model, ids, count):
+  """Log-probabilities of the last `count` ids, and whether they are greedy."""
+  batch = row_batch(ids)
+  logits = np.asarray(jax.jit(model.logits)(model.base, None, batch))[0]
+  logs = np.asarray(jax.nn.log_softmax(logits))[: len(ids) - 1]
+  targets = np.asarray(ids[1:])
+  likelihood = logs[np.arange(len(targets)), targets][-count:].sum()
+  return likelihood, bool((logs.argmax(-1) == targets)[-count:].all())
+
+
+def test_continuations_have_the_likelihood_of_one_row(model, bridge):
+  encode = model.tokenizer.encode
+  pairs = [('Sky:', ' blue'), ('Grass: ', 'green'), ('', 'abc'), ('Q', 'x')]
+  found = bridge.loglikelihood([request(*pair) for pair in pairs])
+  rows = [
+    (encode('Sky: blue'), 5),
+    (encode('Grass: green'), 6),
+    ([model.tokenizer.bos_id, *encode('abc')], 3),
+    (encode('Qx'), 1),
+  ]
+  for (likelihood, greedy), (ids, count) in zip(found, rows, strict=True):
+    expected = step_by_step(model, ids, count)
+    assert likelihood == pytest.approx(expected[0], abs=1e-4)
+    assert greedy == expected[1]
+
+
+def test_the_greedy_continuation_is_called_greedy(model, bridge):
+  settings = {'until': [], 'max_gen_toks': 3}
+  (written,) = bridge.generate_until([request('Sky', settings)])
+  assert len(model.tokenizer.encode(written)) == 3
+  ((_, greedy), (_, other)) = bridge.loglikelihood(
+    [request('Sky', written), request('Sky', 'zzz')]
+  )
+  assert greedy and not other
+
+
+def test_a_text_beyond_the_context_is_scored_part_by_part(model, bridge):
+  text = 'abcdefghij' * 6  # 60 tokens, 24 to a row
+  ids = model.tokenizer.encode(text)
+  (found,) = bridge.loglikelihood_rolling([request(text)])
+  start = model.tokenizer.bos_id
+  expected = (
+    step_by_step(model, [start, *ids[:24]], 24)[0]
+    + step_by_step(model, ids[23:48], 24)[0]
+    # The rest is shorter: it sees more of what stands before.
+    + step_by_step(model, ids[35:60], 12)[0]
+  )
+  assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_generation_ends_at_the_first_stop_text(model, bridge):
+  free = {'until': [], 'max_gen_toks': 8}
+  contexts = ['one', 'a longer one', 'two']
+  whole = bridge.generate_until([request(c, free) for c in contexts])
+  stop = whole[0][2:4]
+  cut = bridge.generate_until(
+    [request(c, {'until': [stop], 'max_gen_toks': 8}) for c in contexts]
+  )
+  assert cut == [text.split(stop)[0] for text in whole]
+
+
+def test_the_harness_runs_a_local_task(model, tmp_path):
+  """Live where `pip install lm-eval` was done; the bridge alone elsewhere."""
+  if importlib.util.find_spec('lm_eval') is None:
+    with pytest.raises(ModuleNotFoundError, match='lm_eval'):
+      harness_model(model)
+    return
+  run_live(model, tmp_path)
+
+
+def run_live(model, folder):
+  import lm_eval
+  from lm_eval.tasks import TaskManager
+
+  rows = [
+    '{"question": "Sky?", "choices": ["blue", "red"], "answer": 0}',
+    '{"question": "Grass?", "choices": ["pink", "green"], "answer": 1}',
+  ]
+  (folder / 'rows.jsonl').write_text('\n'.join(rows) + '\n')
+  (folder / 'colours.yaml').write_text(f"""
+task: colours
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {folder}/rows.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+""")
+  results = lm_eval.simple_evaluate(
+    harness_model(model),
+    tasks=['colours'],
+    task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+    bootstrap_iters=0,
+  )
+  found = results['results']['colours']
+  assert found['acc,none'] in (0.0, 0.5, 1.0)
+  samples = results['samples']['colours']
+  for sample, row in zip(samples, ('blue red', 'pink green'), strict=True):
+    context = sample['arguments'][0][0]
+    for (likelihood, _), choice in zip(
+      sample['filtered_resps'], row.split(), strict=True
+    ):
+      ids = model.tokenizer.encode(f'{context} {choice}')
+      expected = step_by_step(model, ids, len(choice) + 1)[0]
+      assert likelihood == pytest.approx(expected, abs=1e-4)
