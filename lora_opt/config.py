@@ -24,6 +24,7 @@ import optax
 from lora_opt import models
 from lora_opt.data import sources
 from lora_opt.data import tasks
+from lora_opt.evaluation import decoding
 from lora_opt.evaluation import evaluate
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation import run

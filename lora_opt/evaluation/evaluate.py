@@ -1,5 +1,6 @@
 """Scores adapters on the evaluation split of a task."""
 
+import functools
 import itertools
 import sys
 from collections.abc import Iterable, Sequence
@@ -60,10 +61,8 @@ class Evaluator:
     self._losses = placement.jit(
       model.token_losses, out_shardings=placement.whole
     )
-    self._end_ids = task.end_ids(model.tokenizer)
-    self._decode = make_decoder(
-      model, max_new_tokens, self._end_ids, placement, sampling
-    )
+    self._max_new_tokens = max_new_tokens
+    self._sampling = sampling
 
   def __call__(self, base: Any, lora: Any, step: int = 0) -> dict[str, Any]:
     """Evaluates.
@@ -114,17 +113,18 @@ class Evaluator:
     batches = self._task.prompt_batches(
       tokenizer, batch_size=self._batch_size, form=batch_form(self._model)
     )
+    end_ids, decode = self._decoder
     for batch in self._progress(batches):
       names = ('tokens', 'valid', 'example')
       prompt = self._placement.put_rows(
         {name: getattr(batch, name) for name in names}
       )
       completions = np.asarray(
-        self._decode(base, lora, *(prompt[name] for name in names))
+        decode(base, lora, *(prompt[name] for name in names))
       )
       for index, ids in zip(batch.example, completions, strict=True):
         if index >= 0:
-          text = tokenizer.decode(until(ids, self._end_ids))
+          text = tokenizer.decode(until(ids, end_ids))
           example = examples[int(index)]
           several = tuple(getattr(example, 'references', ()))
           predictions[index] = {
@@ -137,6 +137,18 @@ class Evaluator:
           if example.references:
             predictions[index]['references'] = list(example.references)
     return predictions
+
+  @functools.cached_property
+  def _decoder(self):
+    """What ends a completion, and the compiled decoder."""
+    end_ids = self._task.end_ids(self._model.tokenizer)
+    return end_ids, make_decoder(
+      self._model,
+      self._max_new_tokens,
+      end_ids,
+      self._placement,
+      self._sampling,
+    )
 
   def _choose(self, base, lora, examples):
     batches = self._task.choice_batches(
