@@ -7,8 +7,21 @@ from typing import Any
 _NUMBER = r'-?\$?\d[\d,]*(?:\.\d+)?'
 
 
+def gsm8k(text: str) -> str | None:
+  """The publisher's own rule of GSM8K: first '#### number', commas left out.
+
+  Answers are then compared as texts. See `dataset.py` in
+  https://github.com/openai/grade-school-math.
+
+  >>> gsm8k('18 eggs at 2 dollars.\\n#### 1,036')
+  '1036'
+  """
+  found = re.search(r'#### (-?[0-9.,]+)', text)
+  return found and found[1].replace(',', '')
+
+
 def after_hashes(text: str) -> str | None:
-  """The number after the last '####', the form of GSM8K's own answers.
+  """The number after the last '####', in one spelling: a lenient `gsm8k`.
 
   >>> after_hashes('18 eggs at 2 dollars.\\n#### $1,036')
   '1036'

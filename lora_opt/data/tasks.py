@@ -26,6 +26,7 @@ from lora_opt.data.examples import Example, Record, Template
 from lora_opt.data.extraction import (
   after_hashes,
   first_match,
+  gsm8k,
   last_number,
   same_number,
 )
@@ -41,6 +42,7 @@ __all__ = [
   'Task',
   'after_hashes',
   'first_match',
+  'gsm8k',
   'last_number',
   'same_number',
 ]

@@ -11,6 +11,7 @@ from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
+from lora_opt.models.step_cache import StepCache, attend_to_cache
 
 
 class LayerCache(NamedTuple):
@@ -127,16 +128,16 @@ class Attention(nn.Module):
     self,
     x: jax.Array,
     view: View,
-    cache: LayerCache | None,
+    cache: LayerCache | StepCache | None,
     slot: jax.Array | None,
-  ) -> tuple[jax.Array, LayerCache | None]:
+  ) -> tuple[jax.Array, LayerCache | StepCache | None]:
     """Attends from x to itself, or to the cache after adding x to it.
 
     Args:
       x: (batch, length, embed).
       view: Rotations, and which keys are visible: the slots of the cache, or
         the positions of x without one.
-      cache: Earlier keys and values, or None.
+      cache: Earlier keys and values, or None; a `StepCache` for one token.
       slot: Scalar int32, the cache slot of the first new key.
 
     Returns:
@@ -146,16 +147,20 @@ class Attention(nn.Module):
     q = checkpoint_name(self._placed(q, 'q_norm', view.angles), 'q')
     k = checkpoint_name(self._placed(k, 'k_norm', view.angles), 'k')
     v = checkpoint_name(v, 'v')
-    if cache is not None:
-      put = jax.lax.dynamic_update_slice_in_dim
-      k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
-      v = put(cache.values, v.astype(cache.values.dtype), slot, axis=1)
-      cache = LayerCache(k, v)
-    # It accumulates bfloat16 in float32 by implicit promotion.
-    with jax.numpy_dtype_promotion('standard'):
-      out = jax.nn.dot_product_attention(
-        q, k, v, mask=view.mask[:, None], scale=self.config.attention_scale
-      )
+    if isinstance(cache, StepCache):
+      cache = cache.append(k, v, slot)
+      out = attend_to_cache(q, cache, view.mask, self.config.attention_scale)
+    else:
+      if cache is not None:
+        put = jax.lax.dynamic_update_slice_in_dim
+        k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
+        v = put(cache.values, v.astype(cache.values.dtype), slot, axis=1)
+        cache = LayerCache(k, v)
+      # It accumulates bfloat16 in float32 by implicit promotion.
+      with jax.numpy_dtype_promotion('standard'):
+        out = jax.nn.dot_product_attention(
+          q, k, v, mask=view.mask[:, None], scale=self.config.attention_scale
+        )
     out = checkpoint_name(out.reshape(*x.shape[:2], -1), 'attended')
     o = self._projection('o', self.config.embed_dim, ('heads', 'embed'))
     return o(out), cache

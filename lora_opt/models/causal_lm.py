@@ -21,6 +21,7 @@ from lora_opt.models.pretrained.merge import merge_adapter
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.start import adapter_in_force
+from lora_opt.models.step_cache import StepCache
 from lora_opt.models.variables import (
   Tree,
   abstract_params,
@@ -44,7 +45,7 @@ MAX_VOCAB_PADDING = 1024
 class DecodeCache(NamedTuple):
   """What cached decoding remembers; `start_decoding` makes it."""
 
-  layers: list[LayerCache]  # by layer
+  layers: list[StepCache]  # by layer
   valid: jax.Array  # (batch, slots) bool, False on padding and unused slots
   next_slot: jax.Array  # () int32, the same for every row
 
@@ -178,12 +179,11 @@ class CausalLM:
     logits, stacked = self._next(
       base, lora, tokens, positions, mask, LayerCache(empty, empty), start
     )
-    more = [(0, 0), (0, max_new_tokens), (0, 0), (0, 0)]
     layers = [
-      jax.tree.map(lambda x, i=i: jnp.pad(x[i], more), stacked)
+      StepCache.start(stacked.keys[i], stacked.values[i], max_new_tokens)
       for i in range(c.num_layers)
     ]
-    seen = jnp.pad(valid, more[:2])
+    seen = jnp.pad(valid, [(0, 0), (0, max_new_tokens)])
     return logits, DecodeCache(layers, seen, start + length)
 
   def decode_step(

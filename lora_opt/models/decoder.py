@@ -15,10 +15,11 @@ from lora_opt.models.axes import constrain
 from lora_opt.models.config import ACTIVATIONS, DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
+from lora_opt.models.step_cache import StepCache
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
 # Of all layers stacked, or layer by layer.
-Cache = LayerCache | list[LayerCache] | None
+Cache = LayerCache | list[StepCache] | None
 
 # What the backward pass keeps of a layer besides its input. The rest (norms,
 # softmax, products of the gate) is cheaper to compute again than to read back.
