@@ -16,6 +16,7 @@ TRAIN = [
   'matplotlib',
   'numpy',
   'orbax-checkpoint',
+  'pyarrow',
   'qwix',
   'reasoning-gym',
   'rouge-score',

@@ -10,7 +10,8 @@ What an example is in a row differs by form; here it is a class of
 lora_opt.data.packing, by default the one of decoders.
 """
 
-from collections.abc import Sequence
+import concurrent.futures
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -81,8 +82,9 @@ def encode_split(
   examples = task.examples(split)
   chosen = range(len(examples)) if indices is None else indices
   kept, long = [], 0
-  for index in chosen:
-    encoded = kind.of(task, examples[index], tokenizer)
+  for index, encoded in zip(
+    chosen, _encoded(kind, task, tokenizer, examples, chosen), strict=True
+  ):
     sizes = encoded.sizes
     if any(s > c for s, c in zip(sizes, capacity, strict=True)):
       long += 1
@@ -212,6 +214,20 @@ def check_policy(too_long: str) -> None:
     raise ValueError(
       f'too_long={too_long!r} must be one of {", ".join(POLICIES)}'
     )
+
+
+def _encoded(
+  kind: type[Encoded], task, tokenizer, examples, indices: Sequence[int]
+) -> Iterator[Encoded]:
+  """Tokenises in threads: tokenizers let go of the interpreter's lock."""
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    # Rows are read and checked here, one after the other.
+    made = (examples[index] for index in indices)
+    futures = pool.map(lambda example: kind.of(task, example, tokenizer), made)
+    try:
+      yield from futures
+    finally:
+      pool.shutdown(cancel_futures=True)  # after an error nothing is waited for
 
 
 def _positions(sizes: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lora_opt.data import forms, order, tasks
+from lora_opt.data import order, tasks
 from lora_opt.data.mixture import Mixture
 
 SIZES = {'a': 30, 'b': 12, 'c': 5}
@@ -123,20 +123,23 @@ def test_each_task_keeps_its_own_policy_for_long_examples(toy):
   assert dataset.rows.order.counts == (9 - first['too_long'], 9)
 
 
-@pytest.mark.parametrize('form', forms.FORMS)
+@pytest.mark.parametrize('form', ['decoder', 'encoder_decoder'])
 def test_stopped_in_mid_epoch_it_replays_the_same_batches(toy, form):
+  toy.pad_id = 255  # what a decoder behind an encoder begins with
+
   def make():
     return iter(stream(toy, mixture(rates=(1, 2, 1)), form=form))
 
   whole = list(itertools.islice(make(), 14))
   stopped = make()
-  for _ in range(5):
+  done, state = 0, stopped.get_state()
+  while done < 5 or not state['row']:
     next(stopped)
-  state = stopped.get_state()
-  assert state['row'] > 0
+    done, state = done + 1, stopped.get_state()
   resumed = make()
   resumed.set_state(state)
-  for batch in whole[5:]:
+  assert done < 14
+  for batch in whole[done:]:
     assert_same(next(resumed), batch)
 
 
