@@ -9,6 +9,7 @@ from lora_opt import config
 ROOT = pathlib.Path(__file__).parent.parent
 OPTIMIZERS = sorted(p.stem for p in (ROOT / 'configs/optimizers').glob('*.gin'))
 MODELS = sorted(p.stem for p in (ROOT / 'configs/models').glob('*.gin'))
+LORAS = sorted(p.stem for p in (ROOT / 'configs/lora').glob('*.gin'))
 FINETUNE = 'configs/runs/finetune.gin'
 
 
@@ -43,6 +44,17 @@ def test_every_model_file_completes_a_run(model):
   text = (ROOT / f'configs/models/{model}.gin').read_text()
   path = ['MODEL_PATH=weights'] if 'MODEL_PATH' in text else []
   config.load(files(models=model), BINDINGS + path)
+
+
+@pytest.mark.parametrize('lora', LORAS)
+def test_every_adapter_file_completes_a_run(lora):
+  config.load(files(lora=lora), BINDINGS)
+
+
+def test_what_dora_adds_is_trained_by_every_recipe():
+  config.load(files(lora='dora'), BINDINGS)
+  for name in OPTIMIZERS:
+    assert config.settings()[f'lora_opt.{name}.other'] == '%OTHER'
 
 
 @pytest.mark.parametrize('order', [1, -1])

@@ -7,6 +7,7 @@ from lora_opt.models.pretrained.huggingface import from_folder
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
 from lora_opt.models.random_model import random_model, random_seq2seq
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
+from lora_opt.models.start import olora, pissa
 
 __all__ = [
   'CausalLM',
@@ -14,6 +15,8 @@ __all__ = [
   'Seq2SeqLM',
   'from_folder',
   'from_gguf',
+  'olora',
+  'pissa',
   'random_model',
   'random_seq2seq',
   'smollm2_135m',

@@ -14,7 +14,7 @@ batches and the cache of decoding are split by rows.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -118,12 +118,12 @@ class Partitioner:
     )
 
     def shardings(names, tree):
-      return jax.tree.map(
-        lambda names, x: NamedSharding(mesh, _spec(names, x.ndim, rules)),
-        names,
-        tree,
-        is_leaf=_is_spec,
-      )
+      def of(names, arrays):
+        return jax.tree.map(
+          lambda x: NamedSharding(mesh, _spec(names, x.ndim, rules)), arrays
+        )
+
+      return jax.tree.map(of, names, tree, is_leaf=_is_spec)
 
     return Placement(mesh, rules, *map(shardings, names, trees))
 
@@ -298,9 +298,15 @@ def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
   return tuple((name, axes) for name, axes in rules if divides(name, axes))
 
 
-def _pairs(names: Any, trees: Any) -> Iterator[tuple[PartitionSpec, Any]]:
-  specs = jax.tree.leaves(names, is_leaf=_is_spec)
-  return zip(specs, jax.tree.leaves(trees), strict=True)
+def _pairs(names: Any, trees: Any) -> list[tuple[PartitionSpec, Any]]:
+  """Each array with its names; one in few bits is several arrays."""
+  pairs = []
+
+  def add(spec, arrays):
+    pairs.extend((spec, x) for x in jax.tree.leaves(arrays))
+
+  jax.tree.map(add, names, trees, is_leaf=_is_spec)
+  return pairs
 
 
 def _spec(names: Sequence[str | None], rank: int, rules: Rules):

@@ -41,9 +41,10 @@ def create_train_state(
 
 
 def count_parameters(tree: Any) -> int:
-  """Number of scalars in all leaves.
+  """Number of scalars in all leaves; of weights, however few bits they have.
 
   >>> count_parameters({'a': jnp.zeros((2, 3)), 'b': jnp.zeros(4)})
   10
   """
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+  leaves = jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, 'size'))
+  return sum(leaf.size for leaf in leaves)

@@ -9,6 +9,7 @@ import pytest
 
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.random_model import random_model
+from lora_opt.models.start import pissa
 from tests.models.batches import (
   gradients,
   jitted,
@@ -170,3 +171,9 @@ def test_rank_above_a_dimension_names_the_site():
     ValueError, match='rank=17 is larger than fan_out=16 of layers/attention/k'
   ):
     random_model(LoraConfig(rank=17))
+
+
+@pytest.mark.parametrize('settings', [{'dora': True}, {'start': pissa}])
+def test_tables_take_plain_adapters_only(settings):
+  with pytest.raises(ValueError, match='head takes a plain adapter only: lea'):
+    random_model(LoraConfig('.*/q|head', rank=2, **settings))

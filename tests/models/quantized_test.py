@@ -38,9 +38,8 @@ def random_kernel(fan_in, fan_out):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('block', [8, 32])
-def test_rounds_to_the_nearest_code(kind, block):
-  kernel = random_kernel(32, 10)
+def test_rounds_to_the_nearest_code(kind):
+  kernel, block = random_kernel(32, 10), 8
   q = quantize_kernel(jnp.asarray(kernel), kind, block)
   assert (q.shape, q.size) == (kernel.shape, kernel.size)
   actual = dequantize(q, jnp.float32)
