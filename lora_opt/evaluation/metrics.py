@@ -13,6 +13,7 @@ and rouge-score, imported when a metric is first used.
 import contextlib
 import dataclasses
 import functools
+import re
 import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -120,17 +121,29 @@ def matthews() -> Metric:
   return Metric('matthews', _labels, summary)
 
 
-def pearson() -> Metric:
-  """Linear correlation of predicted and right numbers; 0 if undefined."""
+def pearson(written: bool = False) -> Metric:
+  """Linear correlation of predicted and right numbers; 0 if undefined.
+
+  Args:
+    written: the numbers are the last ones in the texts, -1 where there is none.
+  """
   return Metric(
-    'pearson', _numbers, functools.partial(_correlation, 'pearsonr')
+    'pearson',
+    _written_numbers if written else _numbers,
+    functools.partial(_correlation, 'pearsonr'),
   )
 
 
-def spearman() -> Metric:
-  """Correlation of the ranks of these numbers; 0 if undefined."""
+def spearman(written: bool = False) -> Metric:
+  """Correlation of the ranks of these numbers; 0 if undefined.
+
+  Args:
+    written: as of `pearson`.
+  """
   return Metric(
-    'spearman', _numbers, functools.partial(_correlation, 'spearmanr')
+    'spearman',
+    _written_numbers if written else _numbers,
+    functools.partial(_correlation, 'spearmanr'),
   )
 
 
@@ -195,6 +208,15 @@ def _labels(row: Prediction) -> tuple[int, int]:
 
 def _numbers(row: Prediction) -> tuple[float, float]:
   return row['answer'], row['value']
+
+
+def _written_numbers(row: Prediction) -> tuple[float, float]:
+  return _last_number(row['reference']), _last_number(row['prediction'])
+
+
+def _last_number(text: str) -> float:
+  found = re.findall(r'-?\d+(?:\.\d+)?', text)
+  return float(found[-1]) if found else -1.0
 
 
 def _correlation(kind: str, answers: np.ndarray, values: np.ndarray) -> float:

@@ -39,6 +39,7 @@ PROMPTS = {
   '\nAnswer:',
   'rte': 'First "0\nQuestion: Second True or False?\nAnswer:',
   'wnli': 'First "0\nQuestion: Second True or False?\nAnswer:',
+  'stsb_text': 'stsb sentence1: First "0 sentence2: Second',
   'super_ni': 'Definition: Give the text a title.\n\n'
   ' Positive Example 1 -\nInput: Rain fell.\n Output: Rain!\n\n'
   ' Positive Example 2 -\nInput: Sun shone.\n Output: Sun.\n\n'
@@ -58,6 +59,7 @@ ANSWERS = {
   'qnli': ' no',
   'rte': ' False',
   'wnli': ' True',
+  'stsb_text': ' 3.8',
   'super_ni': ' Snow',
 }
 

@@ -152,3 +152,14 @@ def test_a_task_names_its_metrics_and_the_first_is_the_headline(
   assert result['score'] == result['metrics']['matthews']['score']
   low, high = result['metrics']['f1']['interval']
   assert low <= result['metrics']['f1']['score'] <= high
+
+
+def test_numbers_can_be_read_from_texts():
+  texts = [('3.8', 'about 3.5'), ('1.0', 'it is 1.25'), ('4.0', 'none')]
+  rows = [{'reference': r, 'prediction': p} for r, p in texts]
+  numbers = [
+    {'answer': a, 'value': v} for a, v in ((3.8, 3.5), (1, 1.25), (4, -1))
+  ]
+  for metric in (metrics.pearson, metrics.spearman):
+    found = metrics.score_all([metric(written=True)], rows)
+    assert found == metrics.score_all([metric()], numbers)
