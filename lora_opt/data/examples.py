@@ -19,6 +19,8 @@ class Example:
     answer: index of the right choice; None for generation.
     row: the row that this example was made of.
     references: all texts that would be right, if there are several.
+    texts: what an encoder reads, one text or two; empty for the prompt.
+    number: what a regression is to say; None for other tasks.
   """
 
   prompt: str
@@ -27,6 +29,8 @@ class Example:
   answer: int | None = None
   row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   references: tuple[str, ...] = ()
+  texts: tuple[str, ...] = ()
+  number: float | None = None
 
 
 class Examples(Sequence):

@@ -8,7 +8,14 @@ from typing import Any, ClassVar, NamedTuple
 import grain
 from absl import logging
 
-from lora_opt.data import batching, encoding, eval_batching, forms, sources
+from lora_opt.data import (
+  batching,
+  encoding,
+  eval_batching,
+  forms,
+  sources,
+  text_batching,
+)
 from lora_opt.data.examples import Example, Examples, Record, Template
 from lora_opt.data.overlap import overlap
 
@@ -26,6 +33,8 @@ class Task:
     train, eval: the two sources: those of lora_opt.data.sources, or any
       sequence of dicts.
     prompt: text with field names in braces.
+    texts: names of the one or two fields that an encoder reads, put together
+      by its tokenizer's own template. None: it reads the prompt.
     chat: put the prompt as a user's turn of the model's chat template, and the
       completion as the assistant's. False gives plain text. See
       lora_opt.data.encoding for both forms and for the boundary.
@@ -55,10 +64,19 @@ class Task:
   on_bad: str = 'error'
   leave_out_overlap: bool = False
   metrics: Sequence[Any] = ()
+  texts: Sequence[str] | None = None
 
   def __post_init__(self):
     Template(self.prompt)
     batching.check_policy(self.too_long)
+    fields = self.texts
+    if fields is not None and (
+      isinstance(fields, str) or len(fields) not in (1, 2)
+    ):
+      raise ValueError(
+        f'task {self.name!r}: texts must name one field or two, found '
+        f'{fields!r}'
+      )
     if self.on_bad not in ON_BAD:
       raise ValueError(
         f'task {self.name!r}: on_bad={self.on_bad!r} must be one of '
@@ -159,6 +177,14 @@ class Task:
   def example(self, record: Record) -> Example:
     """Makes an example of one row: every kind of task has its own way."""
     raise AssertionError(f'{type(self).__name__} must make examples')
+
+  def whole_example(self, record: Record) -> Example:
+    """The example with the texts that an encoder reads."""
+    example = self.example(record)
+    if self.texts is None:
+      return example
+    texts = tuple(record.text(field) for field in self.texts)
+    return dataclasses.replace(example, texts=texts)
 
   def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of the completion to be learned.
@@ -294,6 +320,26 @@ class Task:
       self, tokenizer, batch_size=batch_size, indices=indices
     )
 
+  def label_batches(
+    self,
+    tokenizer,
+    *,
+    batch_size: int,
+    longest: int,
+    split: str = 'eval',
+    form: str = 'encoder',
+    indices: Sequence[int] | None = None,
+  ) -> Iterator[text_batching.LabelBatch]:
+    """Texts to label, of a form that lora_opt.data.forms has."""
+    return forms.find(form).label_batches(
+      self,
+      tokenizer,
+      split,
+      batch_size=batch_size,
+      longest=longest,
+      indices=indices,
+    )
+
 
 class _Checked(NamedTuple):
   """The rows of a split that are used, and what is wrong with the others."""
@@ -311,7 +357,7 @@ class _Splits(dict):
 
   def __missing__(self, split: str) -> _Checked:
     task = self._task
-    examples = Examples(task.source(split), task.example, split)
+    examples = Examples(task.source(split), task.whole_example, split)
     skip = task.on_bad == 'skip'
     self[split] = _Checked(*(examples.usable() if skip else (examples, [])))
     return self[split]

@@ -12,12 +12,15 @@ up any data set without code:
 >>> task.examples('eval')[0].completion
 'green'
 
-Three kinds: `MultipleChoice` and `Classification` are scored by likelihood,
-`Generation` by what the model writes. What all have in common (the sources, the
-prompt, chat or plain, batches) is in lora_opt.data.task.Task.
+Four kinds: `MultipleChoice` and `Classification` are scored by likelihood,
+`Generation` by what the model writes. Encoders take `Classification`, and
+`Regression`, by labels and numbers instead of words. What all have in common
+(the sources, the prompt, chat or plain, batches) is in
+lora_opt.data.task.Task.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -39,6 +42,7 @@ __all__ = [
   'Generation',
   'Mixture',
   'MultipleChoice',
+  'Regression',
   'Task',
   'after_hashes',
   'first_match',
@@ -186,6 +190,38 @@ class Classification(Task):
         f'0 to {len(names) - 1} ({", ".join(names)})'
       )
     return label
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regression(Task):
+  """Text with a number, such as how alike two sentences are; for encoders.
+
+  Args:
+    prompt: the text, if `texts` does not name its fields.
+    number: name of the field that holds the number.
+
+  The other fields are those of every Task.
+  """
+
+  kind: ClassVar[str] = 'regression'
+  prompt: str = ''
+  number: str = 'score'
+
+  @property
+  def metric(self) -> str:
+    """The first of those that a regression is judged by."""
+    return 'pearson'
+
+  def example(self, record: Record) -> Example:
+    number = record.field(self.number)
+    real = isinstance(number, int | float) and not isinstance(number, bool)
+    if not real or not math.isfinite(number):
+      raise record.error(
+        f'field {self.number!r} must be a number, found '
+        f'{type(number).__name__} {number!r}'
+      )
+    prompt = record.fill(self.prompt)
+    return Example(prompt, f'{number:g}', row=record.row, number=float(number))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

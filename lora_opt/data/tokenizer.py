@@ -9,11 +9,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import gguf
 import tokenizers
 from jinja2 import sandbox
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from lora_opt.data.gguf_file import field, open_gguf
 from lora_opt.data.sentencepiece import (
@@ -44,6 +45,14 @@ BYTE_LEVEL_CHAT = (
   '{% for message in messages %}<{{ message.role }}>{{ message.content }}<eos>'
   '{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'
 )
+
+
+class TextIds(NamedTuple):
+  """One text or a pair of texts, with the special tokens around them."""
+
+  ids: list[int]
+  types: list[int]  # the types the template gives: 0, and 1 in a second text
+  texts: list[int | None]  # which text a token is of; None for special ones
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,6 +153,11 @@ class Tokenizer:
     core.add_special_tokens(
       ['<bos>', '<eos>', '<pad>', '<system>', '<user>', '<assistant>']
     )
+    core.post_processor = processors.TemplateProcessing(
+      single='<bos> $A <eos>',
+      pair='<bos> $A <eos> $B:1 <eos>:1',
+      special_tokens=[('<bos>', 256), ('<eos>', 257)],
+    )
     return cls(core, *(256, 257, 258), BYTE_LEVEL_CHAT)
 
   def save(self, path: str | os.PathLike) -> None:
@@ -181,6 +195,27 @@ class Tokenizer:
   def encode(self, text: str) -> list[int]:
     """Ids of a text; special tokens in it are recognized, none are added."""
     return self.core.encode(text, add_special_tokens=False).ids
+
+  def encode_texts(self, text: str, pair: str | None = None) -> TextIds:
+    """Ids of a text or of two, put together by the tokenizer's own template.
+
+    Args:
+      text: The text.
+      pair: A second text that belongs to it, or None.
+
+    Raises:
+      ValueError: If the tokenizer has no template.
+
+    >>> Tokenizer.byte_level().encode_texts('ab', 'c').ids
+    [256, 97, 98, 257, 99, 257]
+    """
+    if not self.core.num_special_tokens_to_add(pair is not None):
+      raise ValueError(
+        'the tokenizer has no template for texts (post_processor in '
+        'tokenizer.json): it is not one of an encoder'
+      )
+    encoded = self.core.encode(text, pair)
+    return TextIds(encoded.ids, encoded.type_ids, encoded.sequence_ids)
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids, without the special tokens."""

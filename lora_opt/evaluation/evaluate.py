@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from lora_opt.evaluation import classify, metrics
 from lora_opt.evaluation import likelihood as likelihoods
-from lora_opt.evaluation import metrics
 from lora_opt.evaluation.decoding import GREEDY, Sampling, make_decoder
 from lora_opt.training.partitioning import Placement
 
@@ -21,7 +21,8 @@ class Evaluator:
   Tasks with choices: the choice of greatest log-likelihood is the prediction;
   all choices of a question share one pass over its prompt. Generation tasks:
   cached decoding, scored by the task. The loss is the mean negative
-  log-likelihood of a token of the right completion.
+  log-likelihood of a token of the right completion. Encoders: the likeliest
+  label, or the number, and its mean loss.
   """
 
   def __init__(
@@ -48,7 +49,7 @@ class Evaluator:
       sampling: how its tokens are drawn, by default the likeliest ones.
       loss_batch_size: packed rows in a batch for the loss of generation tasks,
         rounded up likewise.
-      length: positions of such a row.
+      length: positions of such a row; longer texts of an encoder are cut.
     """
     self._model = model
     self._task = task
@@ -57,7 +58,14 @@ class Evaluator:
     self._batch_size = -(-batch_size // shards) * shards
     self._loss_batch_size = -(-loss_batch_size // shards) * shards
     self._length = length
+    self._labels = batch_form(model) == 'encoder'
     # Every process sees all results: they are whole on every device.
+    if self._labels:
+      classify.check_outputs(model, task)
+      self._predict = placement.jit(
+        model.predict, out_shardings=placement.whole
+      )
+      return
     self._losses = placement.jit(
       model.token_losses, out_shardings=placement.whole
     )
@@ -81,7 +89,9 @@ class Evaluator:
       score, and more for choices, see `likelihood.predict`).
     """
     examples = self._task.examples('eval')
-    if self._task.kind == 'generation':
+    if self._labels:
+      loss, predictions = self._label(base, lora, examples)
+    elif self._task.kind == 'generation':
       loss = self._completion_loss(base, lora)
       predictions = self.generate(base, lora)
     else:
@@ -150,6 +160,25 @@ class Evaluator:
       self._sampling,
     )
 
+  def _label(self, base, trainable, examples):
+    batches = self._task.label_batches(
+      self._model.tokenizer,
+      batch_size=self._batch_size,
+      longest=min(self._length, self._model.config.max_length),
+      form=batch_form(self._model),
+    )
+    outputs = classify.collect_outputs(
+      self._progress(batches),
+      lambda arrays: self._predict(
+        base, trainable, self._placement.put_rows(arrays)
+      ),
+      len(examples),
+    )
+    losses, predictions = zip(
+      *map(classify.judge, examples, outputs), strict=True
+    )
+    return float(np.mean(losses)), list(predictions)
+
   def _choose(self, base, lora, examples):
     batches = self._task.choice_batches(
       self._model.tokenizer,
@@ -183,6 +212,8 @@ class Evaluator:
     """Those of the task, or what its kind is usually judged by."""
     if named := tuple(getattr(self._task, 'metrics', ())):
       return named
+    if self._labels:
+      return classify.usual_metrics(self._task)
     if self._task.kind == 'generation':
       return (metrics.mean_score(self._task.metric),)
     return (

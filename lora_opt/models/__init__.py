@@ -4,19 +4,25 @@ from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.gguf import from_gguf
 from lora_opt.models.pretrained.huggingface import from_folder
+from lora_opt.models.pretrained.minilm import minilm_l6
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
+from lora_opt.models.random_encoder import random_encoder
 from lora_opt.models.random_model import random_model, random_seq2seq
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
+from lora_opt.models.sequence_classifier import SequenceClassifier
 from lora_opt.models.start import olora, pissa
 
 __all__ = [
   'CausalLM',
   'LoraConfig',
   'Seq2SeqLM',
+  'SequenceClassifier',
   'from_folder',
   'from_gguf',
+  'minilm_l6',
   'olora',
   'pissa',
+  'random_encoder',
   'random_model',
   'random_seq2seq',
   'smollm2_135m',

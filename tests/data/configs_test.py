@@ -38,6 +38,7 @@ PROMPTS = {
   'qnli': 'First "0\nSecond\nQuestion: Does this response answer the question?'
   '\nAnswer:',
   'rte': 'First "0\nQuestion: Second True or False?\nAnswer:',
+  'stsb': 'First "0\nSecond',
   'wnli': 'First "0\nQuestion: Second True or False?\nAnswer:',
   'stsb_text': 'stsb sentence1: First "0 sentence2: Second',
   'super_ni': 'Definition: Give the text a title.\n\n'

@@ -12,9 +12,13 @@ the text of its config.json.
 
 import argparse
 
-from tests.models.parity import decoder, encoder_decoder, material
+from tests.models.parity import decoder, encoder, encoder_decoder, material
 
-FAMILIES = {'decoder': decoder, 'encoder_decoder': encoder_decoder}
+FAMILIES = {
+  'decoder': decoder,
+  'encoder': encoder,
+  'encoder_decoder': encoder_decoder,
+}
 
 
 def main() -> None:

@@ -126,12 +126,33 @@ def parameter_names(
   known = slots(family.abstract_base(config), family.names)
   found = {}
   for name in stored:
-    full = name
-    if name not in known and f'{family.prefix}{name}' in known:
-      full = f'{family.prefix}{name}'
+    full = _full_name(family, known, name)
     if full in known or not ignored.fullmatch(name):
       found[full] = name
   return found
+
+
+def head_names(
+  family: Family, head: Tree, stored: Mapping[str, object]
+) -> dict[str, str]:
+  """The same for those tensors of a trained head that a checkpoint has.
+
+  Args:
+    family: Whose checkpoint it is.
+    head: Tree {'head': ...} of arrays or of their shapes.
+    stored: Names in the checkpoint, as a mapping or set.
+  """
+  known = slots(head, family.names)
+  full = {_full_name(family, known, name): name for name in stored}
+  return {name: full[name] for name in known if name in full}
+
+
+def _full_name(family, known, name):
+  for old, new in family.renamed.items():
+    name = name.replace(old, new)
+  if name not in known and f'{family.prefix}{name}' in known:
+    return f'{family.prefix}{name}'
+  return name
 
 
 def check_tensors(

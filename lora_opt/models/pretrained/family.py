@@ -48,6 +48,10 @@ class Family(NamedTuple):
       content of a config.json; None if there are none.
     settle: Returns the config when the names of the stored tensors are known,
       for what config.json leaves open.
+    renamed: What of a name old checkpoints spell differently: what it is now.
+    abstract_head: For models with a trained head, returns its tree of
+      `jax.ShapeDtypeStruct` for a config and a number of outputs. Its names
+      are in `names` too, under 'head/'; a checkpoint may lack them.
   """
 
   read_config: Callable[[ConfigFile], Any]
@@ -59,6 +63,8 @@ class Family(NamedTuple):
   prefix: str = ''
   write_config: Callable[[Any], dict[str, Any]] | None = None
   settle: Callable[[Any, Collection[str]], Any] = lambda config, names: config
+  renamed: Mapping[str, str] = {}
+  abstract_head: Callable[[Any, int], Tree] | None = None
 
 
 class Slot(NamedTuple):

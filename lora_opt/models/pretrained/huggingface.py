@@ -1,16 +1,22 @@
 """Models from Hugging Face folders, without torch."""
 
+import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
-from lora_opt.models.pretrained.assemble import assemble, parameter_names
+from lora_opt.models.pretrained.assemble import (
+  assemble,
+  head_names,
+  parameter_names,
+)
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import FAMILIES
-from lora_opt.models.pretrained.family import Family
+from lora_opt.models.pretrained.family import Family, Tree
 from lora_opt.models.pretrained.placing import shardings_of
 from lora_opt.models.pretrained.weight_files import open_weights
 
@@ -89,7 +95,24 @@ def from_folder(
     shardings_of(model, partitioner),
     quantized_paths(model, quantize),
   )
+  if family.abstract_head is not None:
+    head = _read_head(str(folder), model, tensors)
+    model = dataclasses.replace(model, head=head)
   return with_base(model, base, quantize)
+
+
+def _read_head(source: str, model: Any, tensors: Mapping[str, Any]) -> Tree:
+  """The parts of a trained head that a checkpoint has."""
+  family, found = model.family, {}
+  whole = family.abstract_head(model.config, model.outputs)
+  for name, part in whole.items():
+    part = {'head': {name: part}}
+    stored_as = head_names(family, part, tensors)
+    if stored_as:
+      there = {full: tensors[key] for full, key in stored_as.items()}
+      read = assemble(source, part, family.names, there, 'float32')
+      found |= read['head']
+  return found
 
 
 def read_config(file: pathlib.Path) -> tuple[Family, Any]:

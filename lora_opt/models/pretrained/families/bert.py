@@ -1,0 +1,185 @@
+"""BERT (MiniLM is one) and RoBERTa."""
+
+from typing import Any
+
+from lora_opt.models.encoder_config import EncoderConfig
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.pretrained.files import read_json
+from lora_opt.models.sequence_classifier import (
+  SequenceClassifier,
+  abstract_base,
+  abstract_head,
+)
+
+# transformers' name of an activation: ours.
+ACTIVATIONS = {
+  'gelu': 'gelu',
+  'gelu_new': 'gelu_tanh',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'relu': 'relu',
+  'silu': 'silu',
+  'swish': 'silu',
+  'tanh': 'tanh',
+}
+
+# Rates of dropout are settings of ours; the rest only language models use.
+HARMLESS = (
+  'attention_probs_dropout_prob',
+  'classifier_dropout',
+  'directionality',
+  'hidden_dropout_prob',
+  'pooler_fc_size',
+  'pooler_num_attention_heads',
+  'pooler_num_fc_layers',
+  'pooler_size_per_head',
+  'pooler_type',
+  'tie_word_embeddings',
+)
+
+# The first checkpoints have older names for the arrays of a norm.
+RENAMED = {
+  'LayerNorm.gamma': 'LayerNorm.weight',
+  'LayerNorm.beta': 'LayerNorm.bias',
+}
+
+# The heads of pretraining, heads of tasks (read apart), and buffers.
+UNUSED = (
+  r'cls\..*|lm_head\..*|classifier\..*|(bert\.|roberta\.)?pooler\..*'
+  r'|(bert\.|roberta\.)?embeddings\.position_ids'
+)
+
+
+def read_bert(settings: ConfigFile) -> EncoderConfig:
+  """Reads the config.json of model_type bert."""
+  return EncoderConfig(**sizes(settings), **absolute(settings))
+
+
+def read_roberta(settings: ConfigFile) -> EncoderConfig:
+  """Reads the config.json of model_type roberta."""
+  # Positions are counted from the id of padding, whose row nobody uses.
+  offset = settings.get('pad_token_id', 1) + 1
+  return EncoderConfig(**sizes(settings), **absolute(settings, offset))
+
+
+def absolute(settings: ConfigFile, offset: int = 0) -> dict[str, Any]:
+  """Positions and head of BERT and RoBERTa."""
+  settings.expect('position_embedding_type', 'absolute')
+  settings.expect('is_decoder', False)
+  settings.expect('add_cross_attention', False)
+  pooling = pooling_of_sentences(settings)
+  return {
+    'max_length': settings.get('max_position_embeddings', 512) - offset,
+    'position_offset': offset,
+    'token_types': settings.get('type_vocab_size', 2),
+    'pooling': pooling or 'first',
+    'pooler': None if pooling else 'tanh',
+  }
+
+
+def sizes(settings: ConfigFile) -> dict[str, Any]:
+  """What all encoders of the BERT family call alike."""
+  settings.expect('pruned_heads', {})
+  return {
+    'vocab_size': settings.get('vocab_size'),
+    'embed_dim': settings.get('hidden_size'),
+    'num_layers': settings.get('num_hidden_layers'),
+    'num_heads': settings.get('num_attention_heads'),
+    'mlp_dim': settings.get('intermediate_size'),
+    'activation': settings.choose('hidden_act', ACTIVATIONS, 'gelu'),
+    'norm_eps': settings.get('layer_norm_eps', 1e-12),
+  }
+
+
+def pooling_of_sentences(settings: ConfigFile) -> str | None:
+  """What a folder of sentence-transformers pools; None for another folder."""
+  file = settings.path.parent / '1_Pooling' / 'config.json'
+  if not file.is_file():
+    return None
+  found = read_json(file)
+  modes = [key for key, on in found.items() if key.startswith('pooling') and on]
+  known = {
+    'pooling_mode_mean_tokens': 'mean',
+    'pooling_mode_cls_token': 'first',
+  }
+  if len(modes) != 1 or modes[0] not in known:
+    raise ValueError(
+      f'{file}: pooling by {", ".join(modes) or "nothing"} is not supported; '
+      f'one of {", ".join(known)} is'
+    )
+  return known[modes[0]]
+
+
+def encoder_names(prefix: str, q: str, k: str, v: str) -> dict[str, TensorName]:
+  """What BERT and its successors have in common.
+
+  Args:
+    prefix: Start of every name, such as 'bert.'.
+    q: Name of the query projection.
+    k: Name of the key projection.
+    v: Name of the value projection.
+  """
+  layer = f'{prefix}encoder.layer.{{}}'
+  maps = {
+    'attention/q': f'attention.self.{q}',
+    'attention/k': f'attention.self.{k}',
+    'attention/v': f'attention.self.{v}',
+    'attention/o': 'attention.output.dense',
+    'mlp/up': 'intermediate.dense',
+    'mlp/down': 'output.dense',
+  }
+  norms = {
+    'attention_norm': 'attention.output.LayerNorm',
+    'mlp_norm': 'output.LayerNorm',
+  }
+  embeddings = f'{prefix}embeddings'
+  names = {
+    'embedding/table': TensorName(f'{embeddings}.word_embeddings.weight'),
+    'positions': TensorName(f'{embeddings}.position_embeddings.weight'),
+    'token_types': TensorName(f'{embeddings}.token_type_embeddings.weight'),
+  }
+  names |= norm_names('embedding_norm', f'{embeddings}.LayerNorm')
+  for ours, theirs in maps.items():
+    names |= linear_names(f'layers/{ours}', f'{layer}.{theirs}')
+  for ours, theirs in norms.items():
+    names |= norm_names(f'layers/{ours}', f'{layer}.{theirs}')
+  return names
+
+
+def linear_names(ours: str, theirs: str) -> dict[str, TensorName]:
+  """Kernel and bias of a linear map."""
+  return {
+    f'{ours}/kernel': linear(f'{theirs}.weight'),
+    f'{ours}/bias': TensorName(f'{theirs}.bias'),
+  }
+
+
+def norm_names(ours: str, theirs: str) -> dict[str, TensorName]:
+  """Scale and bias of a LayerNorm."""
+  return {
+    f'{ours}/scale': TensorName(f'{theirs}.weight'),
+    f'{ours}/bias': TensorName(f'{theirs}.bias'),
+  }
+
+
+BERT = Family(
+  read_config=read_bert,
+  harmless=HARMLESS,
+  names=encoder_names('bert.', 'query', 'key', 'value')
+  | linear_names('head/dense', 'bert.pooler.dense')
+  | linear_names('head/out', 'classifier'),
+  abstract_base=abstract_base,
+  model=SequenceClassifier,
+  ignored=lambda config: UNUSED,
+  prefix='bert.',
+  renamed=RENAMED,
+  abstract_head=abstract_head,
+)
+
+ROBERTA = BERT._replace(
+  read_config=read_roberta,
+  names=encoder_names('roberta.', 'query', 'key', 'value')
+  | linear_names('head/dense', 'classifier.dense')
+  | linear_names('head/out', 'classifier.out_proj'),
+  prefix='roberta.',
+)

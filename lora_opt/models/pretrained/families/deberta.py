@@ -1,0 +1,95 @@
+"""DeBERTa-v3, and of DeBERTa-v2 what has no convolution."""
+
+from lora_opt.models.encoder_config import (
+  TERMS,
+  EncoderConfig,
+  RelativePositions,
+)
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.pretrained.families.bert import (
+  ACTIVATIONS,
+  BERT,
+  HARMLESS,
+  encoder_names,
+  linear_names,
+  norm_names,
+  sizes,
+)
+from lora_opt.models.pretrained.family import TensorName
+
+
+def read_config(settings: ConfigFile) -> EncoderConfig:
+  """Reads the config.json of model_type deberta-v2."""
+  common = sizes(settings)
+  width = common['embed_dim']
+  settings.expect('conv_kernel_size', 0)
+  settings.expect('embedding_size', width)
+  settings.expect('pooler_hidden_size', width)
+  settings.expect('attention_head_size', width // common['num_heads'])
+  return EncoderConfig(
+    **common,
+    max_length=settings.get('max_position_embeddings', 512),
+    absolute_positions=settings.get('position_biased_input', True),
+    token_types=settings.get('type_vocab_size', 0),
+    relative=relative_positions(settings),
+    pooler=settings.choose('pooler_hidden_act', ACTIVATIONS, 'gelu'),
+  )
+
+
+def relative_positions(settings: ConfigFile) -> RelativePositions | None:
+  """The settings of disentangled attention; None without it."""
+  get = settings.get
+  longest = get('max_relative_positions', -1)
+  if longest < 1:
+    longest = get('max_position_embeddings', 512)
+  buckets = get('position_buckets', -1)
+  terms = get('pos_att_type', ())
+  if isinstance(terms, str):
+    terms = [term.strip() for term in terms.lower().split('|')]
+  for term in terms:
+    if term not in TERMS:
+      settings.refuse('pos_att_type', term, TERMS)
+  shared = get('share_att_key', False)
+  norms = {'none': False, 'layer_norm': True}
+  norm = settings.choose('norm_rel_ebd', norms, 'none')
+  if not get('relative_attention', False):
+    settings.expect('pos_att_type', None, [])
+    return None
+  return RelativePositions(
+    span=buckets if buckets > 0 else longest,
+    buckets=buckets > 0,
+    max_distance=longest,
+    terms=tuple(term for term in TERMS if term in terms),
+    shared=shared,
+    norm=norm,
+  )
+
+
+def ignored(config: EncoderConfig) -> str:
+  """What a checkpoint may hold and the model has no use for."""
+  unused = [
+    r'(lm|mask)_predictions\..*|cls\..*|classifier\..*|pooler\..*',
+    r'(deberta\.)?embeddings\.position_ids',
+  ]
+  if not config.absolute_positions:
+    unused.append(r'(deberta\.)?embeddings\.position_embeddings\.weight')
+  if config.relative is None:
+    unused.append(r'(deberta\.)?encoder\.LayerNorm\..*')
+  return '|'.join(unused)
+
+
+ATTENTION = 'deberta.encoder.layer.{}.attention.self'
+
+DEBERTA = BERT._replace(
+  read_config=read_config,
+  harmless=(*HARMLESS, 'cls_dropout', 'legacy', 'pooler_dropout'),
+  names=encoder_names('deberta.', 'query_proj', 'key_proj', 'value_proj')
+  | {'distances': TensorName('deberta.encoder.rel_embeddings.weight')}
+  | norm_names('distances_norm', 'deberta.encoder.LayerNorm')
+  | linear_names('layers/attention/position_k', f'{ATTENTION}.pos_key_proj')
+  | linear_names('layers/attention/position_q', f'{ATTENTION}.pos_query_proj')
+  | linear_names('head/dense', 'pooler.dense')
+  | linear_names('head/out', 'classifier'),
+  ignored=ignored,
+  prefix='deberta.',
+)
