@@ -9,9 +9,11 @@ from lora_opt.models.config import DecoderConfig
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.frozen import with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
+from lora_opt.models.pretrained.families.gemma import GEMMA3
+from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.families.t5 import T5
-from lora_opt.models.pretrained.family import Family
+from lora_opt.models.pretrained.family import Family, leaves_by_path
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
 
 
@@ -56,11 +58,15 @@ def random_model(
     'head_dim': 8,
     'mlp_dim': 64,
   }
-  return _random(
-    LLAMA,
-    lambda tokenizer: DecoderConfig(
+
+  def configure(tokenizer):
+    return DecoderConfig(
       **({'vocab_size': tokenizer.vocab_size} | sizes | config)
-    ),
+    )
+
+  return _random(
+    _decoder_family(configure(Tokenizer.byte_level())),
+    configure,
     causal_lm.init_base,
     jax.random.key(seed),
     param_dtype or dtype,
@@ -70,6 +76,13 @@ def random_model(
     remat=remat,
     unroll=unroll,
   )
+
+
+def _decoder_family(config: DecoderConfig) -> Family:
+  """The first family with a name for every array of such a decoder."""
+  needed = leaves_by_path(causal_lm.abstract_base(config)).keys()
+  families = (LLAMA, GEMMA3, GPT2)
+  return next((f for f in families if f.names.keys() >= needed), LLAMA)
 
 
 def random_seq2seq(

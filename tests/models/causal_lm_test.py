@@ -141,7 +141,9 @@ def test_execution_settings_do_not_change_the_numbers(tiny, settings):
     np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
 
 
-def test_bfloat16_is_close_to_float32(tiny):
+@families
+def test_bfloat16_is_close_to_float32(options):
+  tiny = with_options(options)
   batch, lora = row_batch(FIRST, SECOND), random_adapter(tiny)
   half = dataclasses.replace(
     tiny,
@@ -153,6 +155,16 @@ def test_bfloat16_is_close_to_float32(tiny):
   np.testing.assert_allclose(losses, losses_of(tiny, batch, lora), atol=0.1)
   assert losses.dtype == np.float32
   assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {losses.dtype}
+
+
+@families
+def test_every_adapter_has_names_outside(options, tmp_path):
+  model = with_options(options)
+  lora = random_adapter(model)
+  model.export(tmp_path, lora)
+  back = model.load_adapter(tmp_path)
+  for ours, theirs in zip(*map(jax.tree.leaves, (back, lora)), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_compute_and_storage_types_are_apart(tiny):

@@ -75,6 +75,18 @@ def test_every_name_is_a_parameter_and_back(published):
   )
 
 
+def test_config_can_be_written_and_read_back(published, tmp_path):
+  _, family, config, _ = published
+  if len(set(getattr(config, 'rope_divisors', ()))) > 1:
+    with pytest.raises(ValueError, match='divisors that differ'):
+      family.write_config(config)
+    return
+  if family.write_config is not None:
+    settings = json.dumps(family.write_config(config))
+    (tmp_path / 'config.json').write_text(settings)
+    assert read_config(tmp_path / 'config.json') == (family, config)
+
+
 if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
 
   def test_shapes_are_those_of_transformers(published):

@@ -1,5 +1,7 @@
 """Gemma 1, and the text models of Gemma 3."""
 
+from typing import Any
+
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
@@ -111,6 +113,30 @@ def _rotary(settings, head_dim):
   return theta, float(local.get('rope_theta', local_outside)), divisors
 
 
+def write_config(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config` reads as this config."""
+  return llama.common_settings(config) | {
+    'architectures': ['GemmaForCausalLM'],
+    'model_type': 'gemma',
+    'hidden_act': 'gelu_pytorch_tanh',
+    'hidden_activation': 'gelu_pytorch_tanh',
+  }
+
+
+def write_config3(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config3` reads as this config."""
+  kinds = {True: 'sliding_attention', False: 'full_attention'}
+  return llama.common_settings(config) | {
+    'architectures': ['Gemma3ForCausalLM'],
+    'model_type': 'gemma3_text',
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'query_pre_attn_scalar': round(config.attention_scale**-2, 6),
+    'rope_local_base_freq': config.local_rope_theta,
+    'sliding_window': config.window,
+    'layer_types': [kinds[windowed] for windowed in config.windowed_layers],
+  }
+
+
 GEMMA = Family(
   read_config=read_config,
   harmless=('attention_dropout',),
@@ -119,10 +145,12 @@ GEMMA = Family(
   model=CausalLM,
   ignored=llama.ignored,
   prefix='model.',
+  write_config=write_config,
 )
 GEMMA3 = GEMMA._replace(
   read_config=read_config3,
   # The hybrid cache of older transformers.
   harmless=('attention_dropout', 'cache_implementation'),
   names=NAMES3,
+  write_config=write_config3,
 )

@@ -1,5 +1,7 @@
 """GPT-2, whose linear maps are stored as (fan_in, fan_out)."""
 
+from typing import Any
+
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
@@ -63,6 +65,25 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
   )
 
 
+def write_config(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config` reads as this config."""
+  c = config
+  names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+  return {
+    'architectures': ['GPT2LMHeadModel'],
+    'model_type': 'gpt2',
+    'vocab_size': c.vocab_size,
+    'n_embd': c.embed_dim,
+    'n_layer': c.num_layers,
+    'n_head': c.num_heads,
+    'n_inner': c.mlp_dim,
+    'n_positions': c.max_length,
+    'activation_function': names[c.activation],
+    'layer_norm_epsilon': c.norm_eps,
+    'tie_word_embeddings': c.tie_embeddings,
+  }
+
+
 def _ignored(config):
   """The causal masks of old files, and the copy of a tied embedding."""
   masks = r'.*\.attn\.(masked_)?bias'
@@ -84,4 +105,5 @@ GPT2 = Family(
   model=CausalLM,
   ignored=_ignored,
   prefix='transformer.',
+  write_config=write_config,
 )

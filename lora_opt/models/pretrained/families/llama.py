@@ -154,16 +154,27 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
     ValueError: For the Llama 3 scaling of positions, whose settings do not
       follow from the divisors.
   """
+  c = config
+  kind = 'mistral' if c.window else 'llama'
+  return common_settings(c) | {
+    'architectures': [f'{kind.title()}ForCausalLM'],
+    'model_type': kind,
+    'hidden_act': c.activation,
+    'mlp_bias': c.mlp_bias,
+    **({'sliding_window': c.window} if c.window else {}),
+  }
+
+
+def common_settings(config: DecoderConfig) -> dict[str, Any]:
+  """The settings that Llama and its kin name alike; see `write_config`."""
   c, factors = config, set(config.rope_divisors)
   if len(factors) > 1:
     raise ValueError(
       'rope_divisors that differ from each other have no config.json; give the '
       'folder the model came from'
     )
-  kind = 'mistral' if c.window else 'llama'
+  linear_scaling = {'rope_type': 'linear', 'factor': max(factors, default=1.0)}
   return {
-    'architectures': [f'{kind.title()}ForCausalLM'],
-    'model_type': kind,
     'vocab_size': c.vocab_size,
     'hidden_size': c.embed_dim,
     'num_hidden_layers': c.num_layers,
@@ -171,17 +182,12 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
     'num_key_value_heads': c.num_kv_heads,
     'head_dim': c.head_dim,
     'intermediate_size': c.mlp_dim,
-    'hidden_act': c.activation,
     'attention_bias': c.attention_bias,
-    'mlp_bias': c.mlp_bias,
     'rms_norm_eps': c.norm_eps,
     'rope_theta': c.rope_theta,
-    'rope_scaling': {'type': 'linear', 'factor': factors.pop()}
-    if factors
-    else None,
+    'rope_scaling': linear_scaling if factors else None,
     'tie_word_embeddings': c.tie_embeddings,
     'max_position_embeddings': c.max_length,
-    **({'sliding_window': c.window} if c.window else {}),
   }
 
 
