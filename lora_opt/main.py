@@ -132,6 +132,8 @@ def run() -> None:
       raise
     print(f'\nerror: {message}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
+    if _is_loss_of_a_process(error):
+      os._exit(1)  # the usual exit waits for the process that is gone
     sys.exit(1)
 
 
@@ -148,9 +150,7 @@ def explain(error: Exception) -> str | None:
       f'{message}\nThe checkpoints that are there are whole: make room on the '
       'disk of MODEL_DIR and run the same command again.'
     )
-  from lora_opt.training import processes
-
-  if processes.is_loss_of_a_process(error):
+  if _is_loss_of_a_process(error):
     return (
       'another process of this run is gone or cannot be reached, so this one '
       'stops too. Its own log says why. The checkpoints that are there are '
@@ -158,6 +158,15 @@ def explain(error: Exception) -> str | None:
       f'\n({message.splitlines()[0]})'
     )
   return message if isinstance(error, ValueError | OSError) else None
+
+
+def _is_loss_of_a_process(error: Exception) -> bool:
+  jax = sys.modules.get('jax')  # an early mistake need not wait for its import
+  return (
+    jax is not None
+    and isinstance(error, jax.errors.JaxRuntimeError)
+    and jax.process_count() > 1
+  )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Where activations lie when a model is split over devices."""
+"""Where activations and weights lie while a split model computes."""
 
 import jax
 from flax import linen as nn
@@ -24,3 +24,29 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(
     x, nn.logical_to_mesh_axes(names, rules)
   )
+
+
+def gathered(weight: jax.Array, *names: str | None) -> jax.Array:
+  """Brings a weight together along the axes that rows of a batch are split by.
+
+  What is split along such an axis only to be stored (`fsdp`) is made whole
+  where it is used, so that it is never the rows that move. What is split along
+  another one (`tensor`) stays split.
+
+  Args:
+    weight: in the type it is used in: that is what is sent.
+    names: the logical name of each of its axes.
+
+  >>> gathered(jax.numpy.ones((2, 3)), 'embed', 'mlp').shape
+  (2, 3)
+  """
+  axes = dict(nn.get_logical_axis_rules())
+  rows = _mesh_axes(axes.get('batch'))
+  return constrain(
+    weight,
+    *(None if rows & _mesh_axes(axes.get(name)) else name for name in names),
+  )
+
+
+def _mesh_axes(axes: str | tuple[str, ...] | None) -> set[str]:
+  return {axes} if isinstance(axes, str) else set(axes or ())

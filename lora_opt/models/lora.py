@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from lora_opt.models.axes import gathered
 from lora_opt.models.dora import column_gain
 from lora_opt.models.quantized import QuantizedKernel, matmul
 
@@ -174,9 +175,10 @@ class Projection(nn.Module):
     # XLA runs a rank-3 dot far slower than the same rank-2 one on CPU.
     rows = x.reshape(-1, fan_in)
     if isinstance(kernel, QuantizedKernel):
-      y = matmul(rows, kernel)
+      parts = jax.tree.map(lambda part: gathered(part, *self.axes), kernel)
+      y = matmul(rows, parts)
     else:
-      y = rows @ kernel.astype(self.dtype)
+      y = rows @ gathered(kernel.astype(self.dtype), *self.axes)
     if self.lora is not None and self.lora.adapts('/'.join(self.path)):
       a, b = lora_factors(self, (fan_in, self.features), self.axes)
       y += adapter(self, rows, a, b)
@@ -225,7 +227,8 @@ def lora_factors(
       boxed = nn.with_logical_partitioning(rounded, axes)
       return boxed(module.make_rng('lora'))
 
-    return module.variable('lora', name, make).value.astype(module.dtype)
+    value = module.variable('lora', name, make).value
+    return gathered(value.astype(module.dtype), *axes)
 
   return (
     factor('lora_a', lora.init_a, (shape[0], lora.rank), (down, 'lora_rank')),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lora_opt.models.axes import gathered
 from lora_opt.models.lora import LoraConfig, adapter_code, lora_factors
 from lora_opt.models.loss import adapted_cross_entropy, token_cross_entropy
 
@@ -81,7 +82,7 @@ class EmbeddingTable(nn.Module):
     table = tied
     if table is None:
       table = _table(self, (self.vocab_size, self.features))
-    x = table[tokens].astype(self.dtype)
+    x = gathered(table, *AXES[::-1])[tokens].astype(self.dtype)
     if _adapted(self):
       a, b = lora_factors(self, (self.features, self.vocab_size), AXES)
       codes = jnp.take(b, tokens.reshape(-1), axis=1).T
@@ -121,7 +122,7 @@ class OutputHead(nn.Module):
       a, up = lora_factors(self, (features, self.vocab_size), AXES)
       rows = hidden.reshape(-1, features)
       codes = adapter_code(self, rows, a).reshape(*hidden.shape[:-1], -1)
-    return Head(table.astype(self.dtype), codes, up)
+    return Head(gathered(table.astype(self.dtype), *AXES[::-1]), codes, up)
 
 
 def _table(module: nn.Module, shape: tuple[int, int]) -> jax.Array:

@@ -10,7 +10,8 @@ import functools
 import json
 import pathlib
 import zlib
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import grain
 import jax
@@ -131,10 +132,20 @@ class Checkpoints:
     leaves = [arrays[name] for name in by_name(state)]
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
-  def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    """Waits for what is being written, unless that needs a lost process."""
+    lost = isinstance(error, jax.errors.JaxRuntimeError)
+    if not (lost and jax.process_count() > 1):
+      self._manager.wait_until_finished()
+      self._manager.close()
 
 
 def by_name(state: TrainState) -> dict[str, jax.Array]:
@@ -191,7 +202,7 @@ def damage(path: pathlib.Path) -> str:
   """
   # Whatever a library makes of damaged files is damage.
   try:
-    state, facts = _read(path)
+    state, facts = read(path)
     expected = facts['checksums']
     if facts['checksum'] != _facts_checksum(facts):
       return 'the checksum of its facts differs'
@@ -206,7 +217,7 @@ def damage(path: pathlib.Path) -> str:
   return ''
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Arrays and facts of a checkpoint, without the other processes."""
   this = jax.process_index()
   with ocp.CheckpointManager(
@@ -263,7 +274,7 @@ def read_trainable(path: pathlib.Path, like: Any) -> Any:
   path = path.absolute()
   if reason := damage(path):
     raise ValueError(f'the checkpoint {path} is damaged: {reason}')
-  arrays, _ = _read(path)
+  arrays, _ = read(path)
 
   def find(place, wanted):
     name = jax.tree_util.keystr(place, simple=True, separator='/')

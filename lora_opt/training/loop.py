@@ -165,14 +165,16 @@ def train(
   )
   before = _evaluate_once(folder / _BEFORE, evaluate, base, state)
   with (
-    contextlib.closing(Checkpoints(folder, keep_checkpoints)) as checkpoints,
+    Checkpoints(folder, keep_checkpoints) as checkpoints,
     contextlib.closing(iter(data)) as batches,
   ):
     state = checkpoints.restore(state, batches)
+    if done := int(state.step):
+      print(f'Going on from step {done}.', flush=True)
     with open_step_log(
       folder,
       learning_rate,
-      done=int(state.step),
+      done=done,
       train_steps=train_steps,
       tokens_per_batch=batch_size * int(np.sum(length)),
       period=log_period,

@@ -110,7 +110,7 @@ class Partitioner:
       ValueError: see `shape`.
     """
     devices = jax.devices() if devices is None else devices
-    mesh = make_mesh(self.shape(len(devices)), devices)
+    mesh = Mesh(device_grid(self.shape(len(devices)), devices), MESH_AXES)
     names = model.logical_axes()
     trees = (model.base, jax.eval_shape(model.init, jax.random.key(0)))
     rules = _dividing_rules(
@@ -118,12 +118,11 @@ class Partitioner:
     )
 
     def shardings(names, tree):
-      def of(names, arrays):
-        return jax.tree.map(
-          lambda x: NamedSharding(mesh, _spec(names, x.ndim, rules)), arrays
-        )
-
-      return jax.tree.map(of, names, tree, is_leaf=_is_spec)
+      return _map_names(
+        lambda names, x: NamedSharding(mesh, _spec(names, x.ndim, rules)),
+        names,
+        tree,
+      )
 
     return Placement(mesh, rules, *map(shardings, names, trees))
 
@@ -248,10 +247,10 @@ def put(tree: Any, shardings: Any) -> Any:
   return jax.tree.map(place, tree, shardings)
 
 
-def make_mesh(
+def device_grid(
   shape: tuple[int, int, int], devices: Sequence[jax.Device]
-) -> Mesh:
-  """A mesh whose neighbours are neighbours in the machine.
+) -> np.ndarray:
+  """The devices of a mesh; its neighbours are neighbours in the machine.
 
   Devices of one slice (TPU) are joined by a fast network, slices by a slow one:
   only `data` extends over slices. Elsewhere JAX lists devices by process, so
@@ -266,17 +265,16 @@ def make_mesh(
   """
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
-    return Mesh(mesh_utils.create_device_mesh(shape, devices), MESH_AXES)
+    return mesh_utils.create_device_mesh(shape, devices)
   data, *inner = shape
   if data % slices:
     raise ValueError(
       f'data={data} must be a multiple of the {slices} slices: fsdp and tensor '
       'stay within one'
     )
-  grid = mesh_utils.create_hybrid_device_mesh(
+  return mesh_utils.create_hybrid_device_mesh(
     (data // slices, *inner), (slices, 1, 1), devices
   )
-  return Mesh(grid, MESH_AXES)
 
 
 def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
@@ -286,10 +284,14 @@ def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
   nowhere.
   """
   sizes: dict[str, set[int]] = {name: {n} for name, n in units.items()}
-  for spec, x in _pairs(names, trees):
-    for name, size in zip(spec, x.shape, strict=False):
+
+  def note(names, x):
+    for name, size in zip(names, x.shape, strict=False):
       if isinstance(name, str):
         sizes.setdefault(name, set()).add(size)
+
+  for pair in zip(names, trees, strict=True):
+    _map_names(note, *pair)
 
   def divides(name, axes):
     parts = math.prod(mesh.shape[axis] for axis in _as_tuple(axes))
@@ -298,22 +300,17 @@ def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
   return tuple((name, axes) for name, axes in rules if divides(name, axes))
 
 
-def _pairs(names: Any, trees: Any) -> list[tuple[PartitionSpec, Any]]:
-  """Each array with its names; one in few bits is several arrays."""
-  pairs = []
-
-  def add(spec, arrays):
-    pairs.extend((spec, x) for x in jax.tree.leaves(arrays))
-
-  jax.tree.map(add, names, trees, is_leaf=_is_spec)
-  return pairs
+def _map_names(function: Callable[..., Any], names: Any, tree: Any) -> Any:
+  """Maps over names and arrays; the parts of a quantized one share names."""
+  return jax.tree.map(
+    lambda names, part: jax.tree.map(lambda x: function(names, x), part),
+    names,
+    tree,
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
 
 
 def _spec(names: Sequence[str | None], rank: int, rules: Rules):
   """The mesh axes of an array; those beyond `names` are whole."""
   names = (*names, *[None] * (rank - len(names)))
   return nn.logical_to_mesh_axes(names, rules)
-
-
-def _is_spec(x: Any) -> bool:
-  return isinstance(x, PartitionSpec)

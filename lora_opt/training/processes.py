@@ -57,13 +57,6 @@ def start(
     os.environ['TQDM_DISABLE'] = '1'
 
 
-def is_loss_of_a_process(error: Exception) -> bool:
-  """Whether an error is what JAX raises when another process went away."""
-  return jax.process_count() > 1 and isinstance(
-    error, jax.errors.JaxRuntimeError
-  )
-
-
 def is_first() -> bool:
   """Whether this process writes the files and speaks to the user."""
   return jax.process_index() == 0

@@ -1,6 +1,5 @@
 """Scores of an evaluation, against a slow and simple one."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -112,7 +111,7 @@ def saved_run(folder, model, lora):
   model.export(folder / 'adapter', lora)
   state = TrainState(jnp.zeros((), jnp.int32), lora, {'moment': jnp.ones(3)})
   batches = iter(grain.MapDataset.range(3).to_iter_dataset())
-  with contextlib.closing(Checkpoints(folder)) as checkpoints:
+  with Checkpoints(folder) as checkpoints:
     checkpoints.save(state, batches)
   return folder / 'checkpoints' / 'step_0'
 

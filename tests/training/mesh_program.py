@@ -48,7 +48,7 @@ def tiny_model():
     LoraConfig(rank=RANK, dropout=0.1),
     num_layers=LAYERS,
     num_heads=8,
-    num_kv_heads=4,
+    num_kv_heads=8,
     head_dim=4,
     vocab_size=320,
   )

@@ -31,7 +31,8 @@ def test_the_same_run_may_go_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['EVAL_PERIOD', 'loop.train.checkpoint_period', 'MODEL_DIR']
+  'name',
+  ['EVAL_PERIOD', 'loop.train.checkpoint_period', 'MODEL_DIR', 'FSDP'],
 )
 def test_what_does_not_change_the_result_may_change(tmp_path, name):
   with_checkpoints(tmp_path, **{name: '1'})

@@ -1,0 +1,1 @@
+"""Injects faults into a small run; see tests.faults.harness."""
