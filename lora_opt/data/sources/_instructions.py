@@ -150,21 +150,24 @@ class NaturalInstructions(Rows):
     """The places of the chosen rows in the source."""
     if self.tasks is None and self.categories is None:
       return range(len(self.source))
-    chosen = [
-      place
-      for place, row in enumerate(self.source)
-      if (self.tasks is None or row['task'] in self.tasks)
-      and (
-        self.categories is None
-        or not set(self.categories).isdisjoint(row['categories'])
-      )
-    ]
+    chosen = [i for i in range(len(self.source)) if self._wanted(i)]
     if not chosen:
       raise ValueError(
         f'{self.title}: no row of tasks={self.tasks} and '
         f'categories={self.categories}'
       )
     return chosen
+
+  def _wanted(self, place: int) -> bool:
+    try:
+      row = self.source[place]
+      named = self.tasks is None or row['task'] in self.tasks
+      mine = row['categories'] if self.categories is not None else ()
+    except (KeyError, TypeError, ValueError):
+      return True  # it raises again when it is used: the task decides
+    return named and (
+      self.categories is None or not set(self.categories).isdisjoint(mine)
+    )
 
   def _example(self, row: Row, number: int) -> str:
     if number >= len(row['example_inputs']):
@@ -204,10 +207,12 @@ class InstructionFiles(Rows):
 
   def where(self, index: int) -> str:
     """File and line of the row."""
-    return self._rows[index]['_place']
-
-  def __getitem__(self, index: int) -> Row:
-    return {k: v for k, v in super().__getitem__(index).items() if k[0] != '_'}
+    for meta in self._metas:
+      lines = JsonLines(str(self._lines(meta)))
+      if index < len(lines):
+        return lines.where(index)
+      index -= len(lines)
+    raise IndexError(f'{self.title} has {len(self)} rows')
 
   def facts(self) -> dict[str, Any]:
     """The files, their sizes and their SHA-256."""
@@ -224,7 +229,7 @@ class InstructionFiles(Rows):
       meta.name.replace('.meta.json', f'.{self.split}.jsonl')
     )
 
-  def _load(self) -> list[Row]:
+  def _load(self) -> list[Row | ValueError]:
     rows = []
     for meta in self._metas:
       facts = json.loads(meta.read_text('utf-8'))
@@ -238,12 +243,21 @@ class InstructionFiles(Rows):
         for name in ('input', 'output', 'explanation')
       }
       lines = JsonLines(str(self._lines(meta)))
-      for i, row in enumerate(lines):
-        outputs = row['output']
-        outputs = [outputs] if isinstance(outputs, str) else outputs
-        place = {'_place': lines.where(i)}
-        rows.append(task | {'input': row['input'], 'outputs': outputs} | place)
+      rows += [_instance(task, lines, i) for i in range(len(lines))]
     return rows
+
+
+def _instance(task: Row, lines: JsonLines, index: int) -> Row | ValueError:
+  """The row of a line, or what is wrong with the line."""
+  try:
+    row = lines[index]
+    outputs = row['output']
+    outputs = [outputs] if isinstance(outputs, str) else outputs
+    return {**task, 'input': row['input'], 'outputs': outputs}
+  except KeyError as error:
+    return ValueError(f'{lines.where(index)}: no field {error}')
+  except ValueError as error:
+    return error
 
 
 def _closed(text: str) -> str:
