@@ -1,41 +1,20 @@
 """The encoder-decoder that training and evaluation receive."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.attention import LayerCache, packed_mask, segment_mask
-from lora_opt.models.causal_lm import check_settings
 from lora_opt.models.encoder_decoder import BlockCache, EncoderDecoder
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
-from lora_opt.models.lora import LoraConfig
+from lora_opt.models.language_model import Batch, LanguageModel
 from lora_opt.models.loss import project_to_vocabulary
 from lora_opt.models.pretrained.family import leaves_by_path
-from lora_opt.models.pretrained.merge import merge_adapter
-from lora_opt.models.pretrained.peft import export_adapter, import_adapter
-from lora_opt.models.quantized import stored_dtype
-from lora_opt.models.start import adapter_in_force
-from lora_opt.models.variables import (
-  Tree,
-  abstract_params,
-  apply_variables,
-  init_adapter,
-  init_collection,
-  logical_axes,
-)
-from lora_opt.models.vocabulary import token_losses
-
-if TYPE_CHECKING:
-  from lora_opt.models.pretrained.family import Family
-
-Batch = Mapping[str, jax.Array]
+from lora_opt.models.variables import Tree, abstract_params, init_collection
 
 
 class Seq2SeqCache(NamedTuple):
@@ -47,11 +26,10 @@ class Seq2SeqCache(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Seq2SeqLM:
-  """An encoder-decoder with frozen weights, its tokenizer and adapter settings.
+class Seq2SeqLM(LanguageModel):
+  """An encoder-decoder; attributes and most methods are `LanguageModel`'s.
 
-  The sibling of `CausalLM`, with the same attributes and methods; every method
-  that computes is a pure function of its arguments. Batches hold
+  Batches hold
 
     encoder_tokens, encoder_segment_ids    (batch, inputs) int32
     tokens, targets, segment_ids           (batch, length) int32, and
@@ -62,28 +40,16 @@ class Seq2SeqLM:
   completions of one prompt share one pass of the encoder.
 
   Raises:
-    ValueError: For a target that matches no projection, a rank larger than a
-      projection, an unknown `remat`, or a tokenizer that does not fit.
+    ValueError: As `LanguageModel`, or if decoders start with another token than
+      the tokenizer's padding.
   """
 
+  network: ClassVar = EncoderDecoder
   batch_form: ClassVar[str] = 'encoder_decoder'
   task_type: ClassVar[str] = 'SEQ_2_SEQ_LM'
-  name: str
-  family: Family
-  config: EncoderDecoderConfig
-  tokenizer: Tokenizer
-  base: Tree
-  lora_config: LoraConfig | None = None
-  dtype: str = 'float32'
-  remat: str = 'projections'
-  unroll: int = 1
-  loss_rows: int = 256
-  start: Tree | None = None
 
   def __post_init__(self):
-    check_settings(
-      self.config, self.tokenizer, self.lora_config, self.remat, self.dtype
-    )
+    super().__post_init__()
     if self.tokenizer.pad_id != self.config.start_id:
       raise ValueError(
         f'the padding token of the tokenizer has id {self.tokenizer.pad_id}, '
@@ -91,52 +57,10 @@ class Seq2SeqLM:
         'token for both'
       )
 
-  def init(self, rng: jax.Array) -> Tree:
-    """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
-    if self.lora_config is None:
-      return {}
-    return init_adapter(
-      self._network(self.lora_config), self.base, self.start, rng
-    )
-
-  def logical_axes(self) -> tuple[Tree, Tree]:
-    """Names the axes of every array, for sharding rules.
-
-    Returns:
-      Trees of `PartitionSpec` like `base` and like the adapter, with the
-      names layers, vocab, embed, heads, mlp, buckets and lora_rank.
-    """
-    return logical_axes(self._network(self.lora_config))
-
   @property
   def axis_units(self) -> Mapping[str, int]:
     """Into how many parts an axis can be split: whole heads stay together."""
     return {'heads': self.config.num_heads}
-
-  def token_losses(
-    self, base: Tree, lora: Tree | None, batch: Batch, rng=None
-  ) -> jax.Array:
-    """Cross-entropy of `batch['targets']` at each position of the decoder.
-
-    Differentiable in `lora`; the gradient of `base` is zero by definition.
-
-    Args:
-      base: Frozen weights.
-      lora: Adapter, or None for the base model.
-      batch: See the class.
-      rng: Key of the adapter's dropout; None for no dropout.
-
-    Returns:
-      (batch, length) float32, in nats; 0 where the weight is 0, since nothing
-      is computed there.
-    """
-    hidden, head = self._hidden(jax.lax.stop_gradient(base), lora, batch, rng)
-    return token_losses(hidden, head, batch, self.loss_rows)
-
-  def logits(self, base: Tree, lora: Tree | None, batch: Batch) -> jax.Array:
-    """All logits, (batch, length, vocab) float32: for tests and inspection."""
-    hidden, head = self._hidden(base, lora, batch, None)
-    return project_to_vocabulary(hidden, *head)
 
   def start_decoding(
     self,
@@ -199,14 +123,6 @@ class Seq2SeqLM:
     """
     return self._step(base, lora, cache, tokens, None)
 
-  def export(self, folder: str | os.PathLike, lora: Tree) -> None:
-    """Writes the adapter in PEFT's format; see `export_adapter`."""
-    export_adapter(folder, lora, self)
-
-  def load_adapter(self, folder: str | os.PathLike) -> Tree:
-    """Reads an adapter in PEFT's format; see `import_adapter`."""
-    return import_adapter(folder, self)
-
   def merge(
     self,
     folder: str | os.PathLike,
@@ -215,7 +131,7 @@ class Seq2SeqLM:
     source: str | os.PathLike | None = None,
     dtype: str | None = None,
   ) -> None:
-    """Writes base and adapter as one model; see `merge_adapter`.
+    """Writes base and adapter as one model; see `LanguageModel`.
 
     Raises:
       ValueError: also for an adapter of one use of a table that has others:
@@ -230,7 +146,7 @@ class Seq2SeqLM:
         f'{", ".join(sorted(sites & shared))}: the adapter cannot be merged, '
         'since the table is also used without it; keep it as an adapter'
       )
-    merge_adapter(folder, lora, self, source=source, dtype=dtype)
+    super().merge(folder, lora, source=source, dtype=dtype)
 
   def _step(self, base, lora, cache, tokens, encoded):
     slot = cache.next_slot
@@ -249,32 +165,14 @@ class Seq2SeqLM:
     logits = project_to_vocabulary(hidden, *head)[:, 0]
     return logits, Seq2SeqCache(layers, cache.readable, slot + 1)
 
-  def _hidden(self, base, lora, batch, rng):
+  def _inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
     inputs, own = batch['encoder_segment_ids'], batch['segment_ids']
-    network, variables = self._with(base, lora)
-    return network.apply(
-      variables,
+    return (
       batch['encoder_tokens'],
       segment_mask(inputs, inputs),
       batch['tokens'],
       packed_mask(own, batch.get('branches')),
       segment_mask(own, inputs),
-      rngs=None if rng is None else {'dropout': rng},
-    )
-
-  def _with(self, base: Tree, lora: Tree | None) -> tuple[EncoderDecoder, Tree]:
-    """The network and its variables, adapted or as the checkpoint has it."""
-    settings, lora = adapter_in_force(self.lora_config, lora, self.start)
-    return self._network(settings), apply_variables(base, lora)
-
-  def _network(self, lora: LoraConfig | None) -> EncoderDecoder:
-    return EncoderDecoder(
-      self.config,
-      lora,
-      jnp.dtype(self.dtype),
-      stored_dtype(self.base),
-      self.remat,
-      self.unroll,
     )
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from lora_opt.data.tokenizer import Tokenizer
-from lora_opt.models.causal_lm import check_settings
 from lora_opt.models.encoder import Encoder, Head
 from lora_opt.models.encoder_config import EncoderConfig
+from lora_opt.models.language_model import check_settings
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 from lora_opt.models.quantized import stored_dtype

@@ -19,7 +19,7 @@ from lora_opt.models.quantized import QuantizedKernel, dequantize
 from lora_opt.models.variables import Tree
 
 if TYPE_CHECKING:
-  from lora_opt.models.causal_lm import CausalLM
+  from lora_opt.models.language_model import LanguageModel
 
 # Settings, tokenizer and templates; not the weights.
 COPIED = ('*.json', '*.txt', '*.model', '*.jinja')
@@ -29,7 +29,7 @@ ADAPTER = ('lora_a', 'lora_b', 'magnitude')
 def merge_adapter(
   folder: str | os.PathLike,
   lora: Tree | None,
-  model: CausalLM,
+  model: LanguageModel,
   *,
   source: str | os.PathLike | None = None,
   dtype: str | None = None,
@@ -84,7 +84,7 @@ def merge_adapter(
   part.rename(folder)  # a reader never sees half a model
 
 
-def _leaves(model: CausalLM, lora: Tree) -> tuple[dict[str, Any], bool]:
+def _leaves(model: LanguageModel, lora: Tree) -> tuple[dict[str, Any], bool]:
   """All arrays by path, and whether the embeddings had to be untied."""
   leaves = leaves_by_path(model.base)
   # Heads that are trained whole stand in the trainable tree.
