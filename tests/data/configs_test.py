@@ -118,6 +118,7 @@ def check(task, name, toy):
   task.validate()
   assert task.name == name
   example = task.examples('eval')[0]
+  assert example.texts == tuple(example.row[t] for t in task.texts or ())
   assert all(task.encode(example, toy))
   if example.choices:
     assert len(task.encode_choices(example, toy)[1]) == len(example.choices)
