@@ -1,7 +1,12 @@
 """SentencePiece vocabularies: the order of joins, bytes, spaces."""
 
-import pytest
+import io
+import pathlib
 
+import pytest
+import sentencepiece
+
+from lora_opt.data import packing
 from lora_opt.data.sentencepiece import sentencepiece_core
 
 BYTES = [f'<0x{value:02X}>' for value in range(256)]
@@ -54,3 +59,32 @@ def test_text_comes_back(space_prefix, text):
   tokenizer = core(space_prefix)
   ids = tokenizer.encode(text, add_special_tokens=False).ids
   assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize('space_prefix', [False, True])
+def test_pieces_are_those_of_the_library(space_prefix):
+  lines = pathlib.Path(packing.__file__).read_text().splitlines()
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(lines),
+    model_writer=model,
+    model_type='bpe',
+    vocab_size=450,
+    byte_fallback=True,
+    add_dummy_prefix=space_prefix,
+    remove_extra_whitespaces=False,
+    normalization_rule_name='identity',
+    minloglevel=2,
+  )
+  theirs = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+  ids = range(theirs.get_piece_size())
+  kinds = {2: theirs.is_unknown, 3: theirs.is_control, 6: theirs.is_byte}
+  ours = sentencepiece_core(
+    [theirs.id_to_piece(i) for i in ids],
+    [theirs.get_score(i) for i in ids],
+    [next((k for k, of in kinds.items() if of(i)), 1) for i in ids],
+    space_prefix,
+  )
+  for line in [*lines, 'été 東京  two', ' x']:
+    found = ours.encode(line, add_special_tokens=False).ids
+    assert found == theirs.encode(line), line
