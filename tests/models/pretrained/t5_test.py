@@ -102,6 +102,22 @@ def test_decoder_layers_default_to_those_of_the_encoder(tmp_path):
   assert read_config(tmp_path / 'config.json')[1].num_decoder_layers == 3
 
 
+@pytest.mark.parametrize(
+  'settings',
+  [
+    {},
+    {'feed_forward_proj': 'relu', 'tie_word_embeddings': True},
+    {'model_type': 'mt5', 'feed_forward_proj': 'gated-silu'},
+  ],
+)
+def test_settings_are_written_as_they_are_read(tmp_path, settings):
+  file = tmp_path / 'config.json'
+  file.write_text(json.dumps(CONFIG | settings))
+  family, config = read_config(file)
+  file.write_text(json.dumps(family.write_config(config)))
+  assert read_config(file) == (family, config)
+
+
 def test_merged_folder_gives_the_logits_of_the_adapter(tmp_path):
   folder = tmp_path / 'base'
   folder.mkdir()

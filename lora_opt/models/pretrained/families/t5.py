@@ -1,7 +1,9 @@
 """T5, T5 v1.1, Flan-T5 and mT5."""
 
 import dataclasses
+import functools
 from collections.abc import Collection
+from typing import Any
 
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
@@ -104,6 +106,36 @@ def _read(settings: ConfigFile, scaled: bool) -> EncoderDecoderConfig:
   )
 
 
+def write_config(
+  config: EncoderDecoderConfig, model_type: str = 't5'
+) -> dict[str, Any]:
+  """The config.json that is read as this config."""
+  c, kind = config, {'t5': 'T5', 'mt5': 'MT5'}[model_type]
+  names = {ours: theirs for theirs, ours in reversed(FEED_FORWARD.items())}
+  settings = {
+    'architectures': [f'{kind}ForConditionalGeneration'],
+    'model_type': model_type,
+    'is_encoder_decoder': True,
+    'vocab_size': c.vocab_size,
+    'd_model': c.embed_dim,
+    'd_kv': c.head_dim,
+    'd_ff': c.mlp_dim,
+    'num_layers': c.num_layers,
+    'num_decoder_layers': c.num_decoder_layers,
+    'num_heads': c.num_heads,
+    'relative_attention_num_buckets': c.num_buckets,
+    'relative_attention_max_distance': c.max_distance,
+    'feed_forward_proj': names[c.activation, c.gated_mlp],
+    'layer_norm_epsilon': c.norm_eps,
+    'tie_word_embeddings': c.tie_embeddings,
+    'decoder_start_token_id': c.start_id,
+    'pad_token_id': c.start_id,
+  }
+  if model_type == 't5':
+    settings['scale_decoder_outputs'] = c.scale_output
+  return settings
+
+
 def ignored(config: EncoderDecoderConfig) -> str:
   """Copies of the embedding, and a bias of old files that nothing reads."""
   names = [
@@ -143,5 +175,9 @@ T5 = Family(
   model=Seq2SeqLM,
   ignored=ignored,
   settle=settle,
+  write_config=write_config,
 )
-MT5 = T5._replace(read_config=read_mt5)
+MT5 = T5._replace(
+  read_config=read_mt5,
+  write_config=functools.partial(write_config, model_type='mt5'),
+)
