@@ -13,6 +13,7 @@ from lora_opt.evaluation import classify, metrics
 from lora_opt.evaluation import likelihood as likelihoods
 from lora_opt.evaluation.decoding import GREEDY, Sampling, make_decoder
 from lora_opt.training.partitioning import Placement
+from lora_opt.training.processes import is_first
 
 
 class Evaluator:
@@ -243,7 +244,11 @@ class Evaluator:
     # long at all.
     seldom = {} if sys.stderr.isatty() else {'delay': 30, 'mininterval': 30}
     return tqdm.tqdm(
-      list(batches), desc=f'evaluating {self._task.name}', leave=False, **seldom
+      list(batches),
+      desc=f'evaluating {self._task.name}',
+      leave=False,
+      disable=not is_first(),
+      **seldom,
     )
 
 

@@ -54,7 +54,6 @@ def start(
     # One voice: the first process tells what is the same in all of them. Errors
     # are still everyone's, on standard error.
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
-    os.environ['TQDM_DISABLE'] = '1'
 
 
 def is_first() -> bool:

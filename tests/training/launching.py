@@ -71,7 +71,7 @@ class Run:
           subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         )
 
-  def wait(self, timeout: float = 600) -> list[int]:
+  def wait(self, timeout: float = 1200) -> list[int]:
     """Exit codes, once all have ended; none is left running."""
     deadline = time.monotonic() + timeout
     try:
@@ -92,14 +92,15 @@ class Run:
   def text(self) -> str:
     return '\n'.join(log.read_text() for log in self.logs)
 
-  def hold_at(self, step: int, index: int, timeout: float = 600) -> None:
+  def hold_at(self, step: int, index: int, timeout: float = 1200) -> None:
     """Stops process `index` once so many steps are logged."""
     deadline = time.monotonic() + timeout
     while steps_logged(self.folder) < step:
-      assert all(process.poll() is None for process in self.processes), (
-        self.text()
-      )
-      assert time.monotonic() < deadline, self.text()
+      ended = any(process.poll() is not None for process in self.processes)
+      if ended or time.monotonic() > deadline:
+        for process in self.processes:
+          process.kill()
+        raise AssertionError(self.text())
       time.sleep(0.001)
     self.processes[index].send_signal(signal.SIGSTOP)
     assert not (self.folder / 'adapter').exists(), 'it was too fast'
