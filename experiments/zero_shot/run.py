@@ -15,7 +15,7 @@ from experiments.zero_shot import questions
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.models import smollm2_135m
-from lora_opt.training import sharding
+from lora_opt.training.partitioning import DATA_PARALLEL
 
 CHUNK = 250  # questions between two writes
 METRICS = (
@@ -62,10 +62,11 @@ def main(argv=None):
   parser.add_argument('--out', default='runs/zero_shot', type=pathlib.Path)
   args = parser.parse_args(argv)
   args.out.mkdir(parents=True, exist_ok=True)
-  model, mesh = smollm2_135m(), sharding.data_mesh()
+  model = smollm2_135m()
+  placement = DATA_PARALLEL.place(model)
 
   def evaluator(model, task):
-    return Evaluator(model, task, mesh, batch_size=4)
+    return Evaluator(model, task, placement, batch_size=4)
 
   for name in args.sets:
     source = questions.rows(args.data_dir, name)
