@@ -1,4 +1,4 @@
-"""SentencePiece's own tokenizer: `spiece.model`, as T5 and mT5 come.
+"""SentencePiece's own tokenizer, as T5, mT5 and DeBERTa-v3 come.
 
 Its conversion to `tokenizers` is not exact (pieces of equal score, combining
 characters), so the original library does the work.
@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import sentencepiece
 
-from lora_opt.data.tokenizer import read_settings
+from lora_opt.data.tokenizer import TextIds, read_settings
 
-FILE = 'spiece.model'
+FILES = ('spiece.model', 'spm.model')  # T5's name, and DeBERTa's
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,29 +35,32 @@ class SentencePieceTokenizer:
 
   @classmethod
   def from_folder(cls, path: str | os.PathLike) -> 'SentencePieceTokenizer':
-    """Reads spiece.model and, if present, tokenizer_config.json.
+    """Reads one of `FILES` and, if present, tokenizer_config.json.
 
     Args:
       path: The folder.
 
     Returns:
       The tokenizer. Without a word on `extra_ids` in the settings it has T5's
-      100 sentinels, or none if they are among the pieces, as for mT5.
+      100 sentinels, or none if they are among the pieces, as for mT5, or if
+      there is a piece [CLS], as for DeBERTa.
 
     Raises:
-      FileNotFoundError: If there is no spiece.model.
+      FileNotFoundError: If there is no such file.
       ValueError: If a file is damaged.
     """
-    file = pathlib.Path(path) / FILE
-    if not file.is_file():
-      raise FileNotFoundError(f'no {FILE} in {path}')
+    files = [pathlib.Path(path) / name for name in FILES]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+      raise FileNotFoundError(f'no {" or ".join(FILES)} in {path}')
     try:
       core = sentencepiece.SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:
       raise ValueError(f'{file} is not a SentencePiece model') from error
     settings = read_settings(pathlib.Path(path))
     last = core.id_to_piece(core.get_piece_size() - 1)
-    default = 0 if 'extra_id_' in last else 100
+    own = 'extra_id_' in last or not core.is_unknown(core.piece_to_id('[CLS]'))
+    default = 0 if own else 100
     return cls(core, settings.get('extra_ids', default))
 
   @property
@@ -111,6 +114,27 @@ class SentencePieceTokenizer:
       known = self._special.get(part)
       ids += self.core.encode(part) if known is None else [known]
     return ids
+
+  def encode_texts(self, text: str, pair: str | None = None) -> TextIds:
+    """Ids of a text or of two in DeBERTa's template, [CLS] a [SEP] b [SEP].
+
+    Raises:
+      ValueError: If there are no such pieces.
+    """
+    first, last = (self.core.piece_to_id(p) for p in ('[CLS]', '[SEP]'))
+    if self.core.is_unknown(first) or self.core.is_unknown(last):
+      raise ValueError(
+        'the SentencePiece model has no pieces [CLS] and [SEP]: it is not one '
+        'of an encoder'
+      )
+    ids, types, texts = [first], [0], [None]
+    for number, part in enumerate((text, pair)):
+      if part is not None:
+        own = self.encode(part)
+        ids += [*own, last]
+        types += [number] * (len(own) + 1)
+        texts += [number] * len(own) + [None]
+    return TextIds(ids, types, texts)
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids, without the special tokens."""

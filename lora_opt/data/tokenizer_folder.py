@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from lora_opt.data import sentencepiece_tokenizer
+from lora_opt.data import sentencepiece_tokenizer, vocabulary_files
 from lora_opt.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from lora_opt.data.tokenizer import Tokenizer
 
@@ -11,7 +11,10 @@ from lora_opt.data.tokenizer import Tokenizer
 def open_tokenizer(
   path: str | os.PathLike,
 ) -> Tokenizer | SentencePieceTokenizer:
-  """Reads tokenizer.json, or spiece.model where there is no such file.
+  """Reads tokenizer.json or, without one, the files that it is made from.
+
+  These are spiece.model or spm.model (SentencePiece), vocab.json with
+  merges.txt (RoBERTa, GPT-2), or vocab.txt (BERT).
 
   Args:
     path: The folder.
@@ -20,14 +23,20 @@ def open_tokenizer(
     The tokenizer.
 
   Raises:
-    FileNotFoundError: If there is neither.
+    FileNotFoundError: If there is none of them.
     ValueError: If a file is damaged or names an unknown special token.
   """
   folder = pathlib.Path(path)
   if (folder / 'tokenizer.json').is_file():
     return Tokenizer.from_folder(folder)
-  if (folder / sentencepiece_tokenizer.FILE).is_file():
+  if any((folder / file).is_file() for file in sentencepiece_tokenizer.FILES):
     return SentencePieceTokenizer.from_folder(folder)
+  if (folder / 'merges.txt').is_file() and (folder / 'vocab.json').is_file():
+    return vocabulary_files.from_byte_pairs(folder)
+  if (folder / 'vocab.txt').is_file():
+    return vocabulary_files.from_wordpiece(folder)
+  known = ', '.join((*sentencepiece_tokenizer.FILES, 'vocab.txt'))
   raise FileNotFoundError(
-    f'no tokenizer.json in {folder}, nor {sentencepiece_tokenizer.FILE}'
+    f'no tokenizer.json in {folder}, nor one of {known}, nor vocab.json with '
+    'merges.txt'
   )

@@ -101,5 +101,5 @@ def test_missing_and_damaged_files_are_named(folder):
   file.unlink()
   with pytest.raises(FileNotFoundError, match='no tokenizer.json in .* spiece'):
     open_tokenizer(folder)
-  with pytest.raises(FileNotFoundError, match=r'no spiece\.model in'):
+  with pytest.raises(FileNotFoundError, match=r'no spiece\.model or '):
     SentencePieceTokenizer.from_folder(folder)
