@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.assemble import assemble
 from lora_opt.models.pretrained.peft import import_adapter
+from lora_opt.models.random_model import random_model
+from lora_opt.models.start import pissa
 from tests.models.batches import (
   hugging_face_tensors,
   jitted,
@@ -195,3 +197,29 @@ def test_names_cover_the_whole_tree(tiny):
     f'{p}/kernel' if p.startswith('layers/') else f'{p}/table'
     for p in tiny.config.projections
   }
+
+
+def test_adapter_that_started_inside_the_base(tmp_path):
+  settings = LoraConfig('.*/q', rank=2, alpha=3, start=pissa, rslora=True)
+  model = random_model(settings)
+  start = model.init(jax.random.key(0))
+  lora = jax.tree.map(lambda x, d: x + d, start, random_adapter(model))
+  model.export(tmp_path, lora)
+  config = json.loads((tmp_path / CONFIG).read_text())
+  assert config['r'] == 4
+  scale = config['lora_alpha'] / math.sqrt(config['r'])
+  np.testing.assert_allclose(scale, settings.scale)
+  tensors = load_file(tmp_path / WEIGHTS)
+  name = 'base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight'
+  a, b = (tensors[name.format(factor)] for factor in 'AB')
+  now, then = (tree['layers']['attention']['q'] for tree in (lora, start))
+  moved = (
+    now['lora_a'][1] @ now['lora_b'][1] - then['lora_a'][1] @ then['lora_b'][1]
+  )
+  np.testing.assert_allclose(b @ a, moved.T, atol=1e-5)
+  back = model.load_adapter(tmp_path)
+  for ours, theirs in zip(*map(jax.tree.leaves, (back, lora)), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+  other = random_model(settings, seed=1)
+  with pytest.raises(ValueError, match='did not start from the weights that'):
+    other.load_adapter(tmp_path)
