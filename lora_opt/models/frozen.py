@@ -26,8 +26,7 @@ def with_base(model: Model, base: Tree, quantize: str | None = None) -> Model:
     base, start = split_base(base, lora, lora.sites(projections))
   if quantize is not None:
     base = quantize_base(base, projections, quantize)
-  taken = {} if start is None else {'start': start}
-  return dataclasses.replace(model, base=base, **taken)
+  return dataclasses.replace(model, base=base, start=start)
 
 
 def quantized_paths(model: Model, quantize: str | None) -> dict[str, str]:

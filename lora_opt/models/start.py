@@ -7,7 +7,6 @@ train the factors, so that the model starts exactly at W.
 import dataclasses
 import functools
 from collections.abc import Collection
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,11 +120,6 @@ def adapter_in_force(
   if start is None:
     return None, None
   return dataclasses.replace(lora_config, dora=False), start
-
-
-def start_of(model: Any) -> Tree | None:
-  """What was taken out of a model's base; None for kinds that take nothing."""
-  return getattr(model, 'start', None)
 
 
 def join_start(lora: Tree, start: Tree) -> Tree:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 Tree = Any  # nested dict of arrays
@@ -60,7 +61,8 @@ def init_adapter(
   leaves = jax.tree.leaves(base)
   if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
     return init_collection(network, 'lora', rng)
-  return _complete(network, base, start or {}, rng)
+  # Copied, since a training step may overwrite what it is given.
+  return _complete(network, base, jax.tree.map(jnp.copy, start or {}), rng)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,8 +1,12 @@
 """PiSSA and OLoRA against the definitions of their papers."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.random_model import random_model
 from lora_opt.models.start import olora, pissa
 
 SHAPES = [(12, 30), (30, 12), (12, 12)]
@@ -41,3 +45,17 @@ def test_kernel_of_lower_rank_than_the_adapter():
   a, b = pissa(np.zeros((5, 6)), 2, 1.0)
   assert not a.any()
   assert not b.any()
+
+
+def test_training_may_overwrite_what_init_returns():
+  model = random_model(LoraConfig('.*/q', rank=2, start=pissa), num_layers=1)
+  lora = model.init(jax.random.key(0))
+  step = jax.jit(
+    lambda tree: jax.tree.map(jnp.negative, tree), donate_argnums=0
+  )
+  step(lora)
+  again = model.init(jax.random.key(1))
+  for ours, theirs in zip(
+    *map(jax.tree.leaves, (again, model.start)), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)

@@ -25,7 +25,7 @@ from lora_opt.models.pretrained.family import (
   linear,
 )
 from lora_opt.models.pretrained.files import open_safetensors, read_json
-from lora_opt.models.start import join_start, split_start, start_of
+from lora_opt.models.start import join_start, split_start
 
 if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM, Tree
@@ -57,7 +57,7 @@ def export_adapter(
     ValueError: If the model has no adapter settings.
   """
   config = _peft_config(model)
-  start = start_of(model)
+  start = model.start
   if start is not None:
     lora = join_start(lora, start)
   folder = pathlib.Path(folder)
@@ -101,7 +101,7 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
     if not name.endswith('.base_layer.weight')
   }
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  start = start_of(model)
+  start = model.start
   if start is not None:
     abstract = jax.eval_shape(join_start, abstract, start)
   names = peft_names(abstract, model)
@@ -228,7 +228,7 @@ def _peft_config(model: CausalLM) -> dict:
       f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
     )
   rank, alpha = lora.rank, lora.alpha
-  if start_of(model) is not None:
+  if model.start is not None:
     # Twice the rank at the same scale.
     rank, alpha = 2 * rank, alpha * (math.sqrt(2) if lora.rslora else 2)
   saved = _saved_modules(model)
