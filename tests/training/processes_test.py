@@ -143,8 +143,11 @@ def test_killing_one_ends_all_and_loses_nothing(tmp_path, start, whole, index):
   for other, code in enumerate(codes):
     if other != index:
       assert code != 0
-      assert 'another process of this run is gone' in (
-        run.logs[other].read_text()
+      said = run.logs[other].read_text()
+      # Ours where a connection broke, JAX's where a heartbeat was missed.
+      assert (
+        'another process of this run is gone' in said
+        or 'indicates that another task died' in said
       )
   run = start(folder, FOUR)
   assert run.finish() == adapter(whole(FOUR))
