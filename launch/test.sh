@@ -1,7 +1,15 @@
 #!/usr/bin/env bash
 # Sets everything up and runs all tests; further arguments go to pytest.
+#   --integrations [NAME ...]  instead installs the libraries that LoRA pairs
+#                              come from and runs what needs them: see
+#                              launch/integrations.sh
+#   WITH_TORCH=1               also installs torch, transformers and peft, and
+#                              compares with them live, not with golden numbers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ "${1:-}" = --integrations ]; then
+  exec bash launch/integrations.sh "${@:2}"
+fi
 bash launch/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

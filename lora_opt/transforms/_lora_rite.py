@@ -135,18 +135,22 @@ def _advance(
     factors.repeat_ranks(),
   )
   decay = moments.decay
-  carry = decay * cross  # M from old coordinates of the partner to the new
-  take = (1 - decay) * matmul(inverse, moments.root)
+  # M from old coordinates of the partner to the new.
+  carry = matmul(decay * cross, inverse.mT)
+  take = matmul((1 - decay) * matmul(inverse, moments.root), inverse.mT)
   old_mu = [
     m.astype(g.dtype)
     for m, g in zip(factors.flatten(state.mu), gradients, strict=True)
   ]
+  # Where the gradients are not finite, M times I, and nothing more, is M:
+  # choosing between new and old would read the old momentum once more.
+  eye = jnp.eye(carry.shape[-1], dtype=carry.dtype)[None]
+  carry = _kept_unless(finite, carry, eye)
   mu = [
-    _kept_unless(finite, carried + taken, m)
-    for carried, taken, m in zip(
-      factors.products(old_mu, matmul(carry, inverse.mT)),
-      factors.products(gradients, matmul(take, inverse.mT)),
-      old_mu,
+    carried + _kept_unless(finite, taken, 0)
+    for carried, taken in zip(
+      factors.products(old_mu, carry),
+      factors.products(gradients, take),
       strict=True,
     )
   ]

@@ -1,6 +1,6 @@
 """Does `lora_opt.pairs` read a library's tree as that library means it?
 
-    python -m tests.integrations.layouts.check MODULE [--record FILE]
+    python -m tests.integrations.layouts.check MODULE [--expect FILE]
 
 runs every case of one module beside this file, in an environment that has the
 library. Refactoring the pairs found, (A T, B T^-T), must leave the library's
@@ -112,12 +112,16 @@ def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('module', help='a module beside this one')
   parser.add_argument('--record', help='JSON file that gets what was read')
+  parser.add_argument('--expect', help='such a file, which must say the same')
   args = parser.parse_args(argv)
   module = importlib.import_module(f'tests.integrations.layouts.{args.module}')
   read = {}
   for name, make in module.CASES.items():
     read[name] = check(make())
     print(f'{name}: {len(read[name]["sites"])} sites, {read[name]["layout"]}')
+  if args.expect:
+    expected = json.loads(pathlib.Path(args.expect).read_text())
+    assert read == {name: expected[name] for name in read}
   if args.record:
     path = pathlib.Path(args.record)
     old = json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Installs each library that LoRA pairs come from into an environment of its
+# own (they do not agree on versions) and runs there what the default tests
+# know only from records: the layout of its tree against its own forward pass,
+# and the script that trains with it. About 10 GB and, the first time, an hour.
+#   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext peft
+#   PYTHON312=python3.12   for gemma and MaxText, which need it
+#   ENVIRONMENTS=folder    where the environments go (default .venv-integrations)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python3}
+python312=${PYTHON312:-python3.12}
+environments=${ENVIRONMENTS:-.venv-integrations}
+
+# environment NAME INTERPRETER PACKAGE...: makes it, once.
+environment() {
+  local name=$1 interpreter=$2
+  shift 2
+  local folder=$environments/$name
+  if [ "$(cat "$folder/.packages" 2> /dev/null)" = "$*" ]; then
+    return
+  fi
+  echo "integrations: installing $name" >&2
+  rm -rf "$folder"
+  "$interpreter" -m venv "$folder"
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+  echo "$*" > "$folder/.packages"
+}
+
+# layouts NAME MODULE: what is read must be what the tests have on record.
+layouts() {
+  "$environments/$1/bin/python" -m "tests.integrations.layouts.$2" "${@:3}"
+}
+
+check() {
+  layouts "$1" check "$2" --expect tests/golden/layouts.json
+}
+
+run() {
+  "$environments/$1/bin/python" -m "experiments.libraries.$2"
+}
+
+jax_stack=(jax==0.10.2 flax==0.12.8 optax==0.2.8 orbax-checkpoint==0.12.8)
+
+tunix() {
+  environment tunix "$python" google-tunix==0.1.7 qwix==0.1.8 "${jax_stack[@]}"
+  check tunix tunix_gemma
+  run tunix nnx_optimizer
+  run tunix tunix_trainer
+}
+
+gemma() {
+  environment gemma "$python312" gemma==4.0.1
+  check gemma gemma_linen
+  run gemma gemma_linen
+}
+
+keras() {
+  environment keras "$python" keras-hub==0.32.0 jax==0.10.2 optax==0.2.8
+  check keras keras_gemma
+}
+
+levanter() {
+  environment levanter "$python" levanter==1.1
+  check levanter levanter_gpt2
+}
+
+lorax() {
+  environment lorax "$python" jax-lorax==0.3.1 'jax<0.4.36' 'jaxlib<0.4.36'
+  layouts lorax lorax_dict --expect tests/golden/layouts.json
+}
+
+maxtext() {
+  # Its extras are for accelerators; this is what its decoder imports.
+  environment maxtext "$python312" maxtext==0.2.5 google-tunix==0.1.7 \
+    qwix==0.1.8 "${jax_stack[@]}" absl-py aqtp cloud-tpu-diagnostics grain \
+    ml-goodput-measurement omegaconf pydantic sentencepiece tensorboardX \
+    tensorflow-datasets tiktoken transformers
+  check maxtext maxtext_decoder
+}
+
+peft() {
+  environment peft "$python" torch==2.13.0 transformers==5.23.0 peft==0.21.2 \
+    safetensors jax==0.10.2 optax==0.2.8
+  check peft peft_torch
+  run peft peft_in_out
+}
+
+names=("$@")
+if [ ${#names[@]} -eq 0 ]; then
+  names=(tunix gemma keras levanter lorax maxtext peft)
+fi
+for name in "${names[@]}"; do
+  echo "== $name"
+  "$name"
+done
+echo "integrations: all of ${names[*]} passed"
