@@ -2,7 +2,7 @@
 # Installs each library that LoRA pairs come from into an environment of its
 # own (they do not agree on versions) and runs there what the default tests
 # know only from records: the layout of its tree against its own forward pass,
-# and the script that trains with it. About 10 GB and, the first time, an hour.
+# and the script that trains with it. About 10 GB of packages.
 #   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext peft
 #   PYTHON312=python3.12   for gemma and MaxText, which need it
 #   ENVIRONMENTS=folder    where the environments go (default .venv-integrations)
@@ -50,7 +50,8 @@ tunix() {
 }
 
 gemma() {
-  environment gemma "$python312" gemma==4.0.1
+  environment gemma "$python312" gemma==4.0.1 "sentencepiece<0.2.2" \
+    "${jax_stack[@]}"
   check gemma gemma_linen
   run gemma gemma_linen
 }
@@ -61,20 +62,24 @@ keras() {
 }
 
 levanter() {
-  environment levanter "$python" levanter==1.1
+  # The releases of both want an older jax than this package.
+  environment levanter "$python" levanter==1.2.dev1644 haliax==1.4.dev453 \
+    chex jax==0.10.2
   check levanter levanter_gpt2
 }
 
 lorax() {
-  environment lorax "$python" jax-lorax==0.3.1 'jax<0.4.36' 'jaxlib<0.4.36'
+  environment lorax "$python" jax-lorax==0.3.1 'plum-dispatch<2.6' \
+    'jax<0.4.36' 'jaxlib<0.4.36'
   layouts lorax lorax_dict --expect tests/golden/layouts.json
 }
 
 maxtext() {
   # Its extras are for accelerators; this is what its decoder imports.
   environment maxtext "$python312" maxtext==0.2.5 google-tunix==0.1.7 \
-    qwix==0.1.8 "${jax_stack[@]}" absl-py aqtp cloud-tpu-diagnostics grain \
-    ml-goodput-measurement omegaconf pydantic sentencepiece tensorboardX \
+    qwix==0.1.8 tokamax==0.0.17 jax==0.12.0.1 flax==0.12.12 optax==0.2.8 \
+    absl-py aqtp cloud-tpu-diagnostics drjax grain ml-goodput-measurement \
+    omegaconf pathwaysutils pydantic sentencepiece tensorboardX \
     tensorflow-datasets tiktoken transformers
   check maxtext maxtext_decoder
 }
