@@ -31,7 +31,15 @@ TRAIN = [
 ]
 # To compare with, never at work.
 TORCH = ['peft', 'torch', 'transformers']
-TEST = ['hypothesis', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff']
+TEST = [
+  'hypothesis',
+  'jsonschema',
+  'pre-commit',
+  'pytest',
+  'pytest-xdist',
+  'pyyaml',
+  'ruff',
+]
 
 setuptools.setup(
   name='lora_opt',
