@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Runs one training on this machine in several processes that act as one.
+
+    MODEL_DIR=folder launch/processes.py [--processes=2] [--devices=4] \\
+      [--dry_run] -- FLAG ...
+
+FLAGs are those of `python -m lora_opt.main`. What process I says is in
+MODEL_DIR/logs/process_I.log; what the first says is shown too. SIGTERM and the
+first Ctrl-C let all of them save the same step and end, the second Ctrl-C kills
+them. When one fails, the others have --grace_seconds to say what they saw.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def training_command(flags: Sequence[str]) -> list[str]:
+  """Trains in MODEL_DIR, which the environment says.
+
+  >>> training_command(['--gin.TRAIN_STEPS=2'])[-2:]
+  ['--', '--gin.TRAIN_STEPS=2']
+  """
+  return ['bash', str(ROOT / 'launch/train.sh'), '--', *flags]
+
+
+def simulated(devices: int | None) -> dict[str, str]:
+  """Environment variables for so many simulated devices of a process.
+
+  >>> simulated(None)
+  {}
+  """
+  if devices is None:
+    return {}
+  given = os.environ.get('XLA_FLAGS', '')
+  count = f'--xla_force_host_platform_device_count={devices}'
+  return {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'{given} {count}'.strip()}
+
+
+def shown(command: Sequence[str], settings: Mapping[str, str]) -> str:
+  """The command as a shell reads it, with what is set for it in front.
+
+  >>> shown(['echo', 'a b'], {'X': '1'})
+  "X=1 echo 'a b'"
+  """
+  first = [f'{name}={shlex.quote(value)}' for name, value in settings.items()]
+  return ' '.join([*first, shlex.join(command)])
+
+
+class Processes:
+  """The processes of one run, each with a log; the first also speaks here."""
+
+  def __init__(
+    self,
+    commands: Sequence[Sequence[str]],
+    settings: Mapping[str, str],
+    logs: pathlib.Path,
+  ):
+    logs.mkdir(parents=True, exist_ok=True)
+    self.logs = [logs / f'process_{i}.log' for i in range(len(commands))]
+    self._speaker: threading.Thread | None = None
+    self._asked_to_end = False
+    self._running: list[subprocess.Popen] = []
+    for command, log in zip(commands, self.logs, strict=True):
+      first = not self._running
+      with log.open('ab') as file:
+        process = subprocess.Popen(
+          command,
+          env=os.environ | settings,
+          stdin=subprocess.DEVNULL,
+          stdout=subprocess.PIPE if first else file,
+          stderr=subprocess.STDOUT,
+          # Ctrl-C must reach this program alone, which passes on SIGTERM.
+          start_new_session=True,
+        )
+      self._running.append(process)
+      if first:
+        self._speaker = threading.Thread(target=self._speak, daemon=True)
+        self._speaker.start()
+
+  def _speak(self) -> None:
+    out = self._running[0].stdout
+    with self.logs[0].open('ab') as log:
+      while chunk := out.read1():
+        log.write(chunk)
+        log.flush()
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+  def pass_on(self, number: int, frame: object = None) -> None:
+    """A signal to this program, told to all processes."""
+    del frame
+    kill = number == signal.SIGINT and self._asked_to_end
+    self._asked_to_end = True
+    for process in self._running:
+      process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+
+  def wait(self, grace_seconds: float) -> int:
+    """Waits for the end of all, and leaves none.
+
+    Args:
+      grace_seconds: how long the others may go on once one has failed.
+
+    Returns:
+      0, or the exit code of the process that failed first, as shells have it.
+    """
+    failed, deadline = None, None
+    try:
+      while any(process.poll() is None for process in self._running):
+        if failed is None and (failed := self._failed()) is not None:
+          deadline = time.monotonic() + grace_seconds
+        if deadline is not None and time.monotonic() > deadline:
+          break
+        time.sleep(0.05)
+      failed = self._failed() if failed is None else failed
+    finally:
+      for process in self._running:
+        if process.poll() is None:
+          # With the processes that make its batches.
+          os.killpg(process.pid, signal.SIGKILL)
+          process.wait()
+      self._speaker.join(timeout=5)
+    if failed is None:
+      return 0
+    code = self._running[failed].returncode
+    how = f'exit code {code}' if code > 0 else signal.Signals(-code).name
+    print(
+      f'processes: process {failed} ended first, with {how}; see '
+      f'{self.logs[failed]}',
+      file=sys.stderr,
+    )
+    return code if code > 0 else 128 - code
+
+  def _failed(self) -> int | None:
+    for index, process in enumerate(self._running):
+      if process.poll():
+        return index
+    return None
+
+
+def free_port() -> int:
+  with contextlib.closing(socket.socket()) as server:
+    server.bind(('localhost', 0))
+    return server.getsockname()[1]
+
+
+def main(arguments: Sequence[str]) -> int:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--processes', type=int, default=2, help='how many')
+  parser.add_argument(
+    '--devices',
+    type=int,
+    help='simulated devices of each process; without it, the real ones',
+  )
+  parser.add_argument(
+    '--port', type=int, default=0, help='of the first process; 0: a free one'
+  )
+  parser.add_argument('--grace_seconds', type=float, default=40)
+  parser.add_argument(
+    '--dry_run', action='store_true', help='only print the commands'
+  )
+  parser.add_argument('flags', nargs='*', metavar='FLAG')
+  options = parser.parse_args(arguments)
+  model_dir = os.environ.get('MODEL_DIR')
+  if not model_dir:
+    parser.error('set MODEL_DIR=folder of the run')
+  if options.processes < 1:
+    parser.error('--processes must be at least 1')
+  address = f'localhost:{options.port or free_port()}'
+  commands = [
+    training_command(
+      [
+        *options.flags,
+        f'--coordinator_address={address}',
+        f'--process_count={options.processes}',
+        f'--process_index={index}',
+      ],
+    )
+    for index in range(options.processes)
+  ]
+  settings = {'MODEL_DIR': model_dir, **simulated(options.devices)}
+  if options.dry_run:
+    for command in commands:
+      print(shown(command, settings))
+    return 0
+  processes = Processes(commands, settings, pathlib.Path(model_dir) / 'logs')
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, processes.pass_on)
+  return processes.wait(options.grace_seconds)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""Runs a grid of trainings, each in a numbered folder of its own.
+
+    launch/sweep.py GRID FOLDER [--dry_run]                   one after another
+    launch/sweep.py GRID FOLDER --slurm [-- SBATCH_OPTION ...]  as a job array
+
+GRID is a JSON file of flags of `python -m lora_opt.main`: those of every run,
+and for each name in "grid" the values that it takes; every combination is run.
+
+    {"flags": ["--gin_file=configs/runs/quickstart.gin"],
+     "grid": {"gin.PEAK_LEARNING_RATE": [1e-3, 1e-2],
+              "gin.RANDOM_SEED": [0, 1, 2]}}
+
+The same command again skips the runs that are finished (run.json is there) and
+goes on with the others from their newest checkpoints. A combination keeps its
+number: values that are added to the grid later get new ones.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from processes import ROOT, shown, training_command
+
+
+class Run(NamedTuple):
+  """One training of the sweep."""
+
+  folder: pathlib.Path
+  choice: list[str]  # its flags that differ from run to run
+  flags: list[str]  # all of them
+
+  def finished(self) -> bool:
+    return (self.folder / 'run.json').exists()
+
+
+def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
+  """The flags of every run, and those of each, the last name varying first.
+
+  Raises:
+    ValueError: not such a file; says where.
+  """
+  try:
+    read = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path}: {error}') from error
+  if not isinstance(read, dict) or set(read) != {'flags', 'grid'}:
+    raise ValueError(f'{path}: must be {{"flags": [...], "grid": {{...}}}}')
+  flags, grid = read['flags'], read['grid']
+  if not isinstance(flags, list) or not isinstance(grid, dict):
+    raise ValueError(f'{path}: flags must be a list, and grid an object')
+  for name, values in grid.items():
+    if not isinstance(values, list) or not values:
+      raise ValueError(f'{path}: {name} must be a list of values')
+  return flags, choices(grid)
+
+
+def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
+  """Every combination, as flags.
+
+  >>> choices({'gin.A': [1, 2], 'gin.B': ['x']})
+  [['--gin.A=1', '--gin.B=x'], ['--gin.A=2', '--gin.B=x']]
+  """
+  one = [
+    [f'--{name}={x if isinstance(x, str) else json.dumps(x)}' for x in values]
+    for name, values in grid.items()
+  ]
+  return [list(combination) for combination in itertools.product(*one)]
+
+
+def numbered(folder: pathlib.Path, wanted: list[list[str]]) -> list[list[str]]:
+  """All combinations by number: those of runs.json, then what is new."""
+  file = folder / 'runs.json'
+  known = json.loads(file.read_text()) if file.exists() else []
+  return known + [choice for choice in wanted if choice not in known]
+
+
+def plan(grid: pathlib.Path, folder: pathlib.Path) -> list[Run]:
+  """The runs of a sweep, by number."""
+  flags, wanted = read_grid(grid)
+  return [
+    Run(folder / f'{index:04d}', choice, [*flags, *choice])
+    for index, choice in enumerate(numbered(folder, wanted))
+    if choice in wanted
+  ]
+
+
+def prepare(folder: pathlib.Path, runs: list[Run]) -> None:
+  """Writes what a run's number stands for, and the flags of each run."""
+  folder.mkdir(parents=True, exist_ok=True)
+  part = folder / 'runs.json.part'
+  choices_by_number = numbered(folder, [run.choice for run in runs])
+  part.write_text(json.dumps(choices_by_number, indent=1) + '\n')
+  part.rename(folder / 'runs.json')
+  for run in runs:
+    if run.finished():
+      continue
+    run.folder.mkdir(exist_ok=True)
+    (run.folder / 'flags.txt').write_text(
+      ''.join(f'{flag}\n' for flag in run.flags)
+    )
+
+
+def ranges(numbers: Sequence[int]) -> str:
+  """As `sbatch --array` takes them.
+
+  >>> ranges([0, 1, 2, 5, 7, 8])
+  '0-2,5,7-8'
+  """
+  groups: list[list[int]] = []
+  for index in numbers:
+    if groups and index == groups[-1][1] + 1:
+      groups[-1][1] = index
+    else:
+      groups.append([index, index])
+  return ','.join(f'{a}-{b}' if b > a else f'{a}' for a, b in groups)
+
+
+def train(run: Run, log: pathlib.Path) -> int:
+  """Trains in a process of its own, to which SIGTERM and Ctrl-C are told."""
+  with log.open('ab') as out:
+    process = subprocess.Popen(
+      training_command(run.flags),
+      env=os.environ | {'MODEL_DIR': str(run.folder)},
+      stdin=subprocess.DEVNULL,
+      stdout=out,
+      stderr=out,
+      start_new_session=True,
+    )
+  stopped = []
+
+  def stop(number: int, frame: object) -> None:
+    del frame
+    stopped.append(number)
+    process.terminate()
+
+  before = [signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)]
+  code = process.wait()
+  signal.signal(signal.SIGTERM, before[0])
+  signal.signal(signal.SIGINT, before[1])
+  if stopped:
+    raise KeyboardInterrupt
+  return code
+
+
+def run_all(runs: Sequence[Run]) -> list[Run]:
+  """Trains one after another and says how far it is.
+
+  Returns:
+    The runs that failed; the others went on all the same.
+  """
+  failed = []
+  for done, run in enumerate(runs, start=1):
+    head = f'[{done}/{len(runs)}] {run.folder}'
+    print(f'{head}: {shlex.join(run.choice)}', flush=True)
+    started = time.monotonic()
+    log = run.folder / 'log.txt'
+    code = train(run, log)
+    seconds = time.monotonic() - started
+    if code == 0 and run.finished():
+      print(f'{head}: finished in {seconds:.0f} s', flush=True)
+    else:
+      failed.append(run)
+      print(f'{head}: ended with {code}, see {log}', flush=True)
+  return failed
+
+
+def array_command(
+  folder: pathlib.Path, runs: Sequence[Run], options: Sequence[str]
+) -> Iterator[str]:
+  """What submits the runs as a job array."""
+  yield from ('env', f'SWEEP={folder}', 'bash')
+  yield str(ROOT / 'launch/slurm.sh')
+  yield f'--array={ranges([int(run.folder.name) for run in runs])}'
+  yield from (*options, '--')
+
+
+def main(arguments: Sequence[str]) -> int:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('grid', type=pathlib.Path, metavar='GRID')
+  parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
+  parser.add_argument('--slurm', action='store_true', help='as a job array')
+  parser.add_argument(
+    '--dry_run',
+    action='store_true',
+    help='only list the runs, and print the commands',
+  )
+  # By hand, since argparse takes positional arguments in one piece only.
+  cut = arguments.index('--') if '--' in arguments else len(arguments)
+  options = parser.parse_args(arguments[:cut])
+  for_sbatch = arguments[cut + 1 :]
+  try:
+    runs = plan(options.grid, options.folder)
+  except (OSError, ValueError) as error:
+    parser.error(str(error))
+  waiting = [run for run in runs if not run.finished()]
+  print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished')
+  submission = list(array_command(options.folder, waiting, for_sbatch))
+  if options.dry_run:
+    for run in runs:
+      if run.finished():
+        print(f'# {run.folder} is finished')
+      else:
+        settings = {'MODEL_DIR': str(run.folder)}
+        print(shown(training_command(run.flags), settings))
+    if options.slurm and waiting:
+      print(shlex.join(submission))
+    return 0
+  prepare(options.folder, runs)
+  if not waiting:
+    return 0
+  if options.slurm:
+    return subprocess.run(submission, check=False).returncode
+  try:
+    failed = run_all(waiting)
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on')
+    return 130
+  print(f'{len(runs) - len(failed)} of {len(runs)} runs are finished')
+  return 1 if failed else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
