@@ -109,6 +109,7 @@ def merge(
   adapter: str | None = None,
   source: str | None = None,
   dtype: str | None = None,
+  labels: Sequence[str] | None = None,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
   """Writes a model that contains an adapter, as a Hugging Face folder.
@@ -118,8 +119,11 @@ def merge(
     model: a `lora_opt.models.CausalLM` or what offers the same.
     adapter: as of `score`.
     source: the Hugging Face folder the model came from, for config.json and
-      tokenizer; None to write them anew, for a Llama-family model.
+      tokenizer; None to write them anew, which decoders and encoder-decoders
+      can.
     dtype: 'float32' or 'bfloat16'; None for the type of the base.
+    labels: for a classifier, what its labels are called; None for those of
+      the source.
     record: unused; every run mode is given it.
 
   Returns:
@@ -136,7 +140,8 @@ def merge(
     raise ValueError('run_mode=merge needs one process that holds all weights')
   folder = pathlib.Path(model_dir)
   lora = _load(model, folder, adapter)
-  model.merge(folder / 'merged', lora, source=source, dtype=dtype)
+  named = {} if labels is None else {'labels': labels}
+  model.merge(folder / 'merged', lora, source=source, dtype=dtype, **named)
   print(f'merged model: {folder / "merged"}')
   return folder / 'merged'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import jax
@@ -15,6 +15,7 @@ from lora_opt.models.encoder import Encoder, Head
 from lora_opt.models.encoder_config import EncoderConfig
 from lora_opt.models.language_model import check_settings
 from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.merge import merge_adapter
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
 from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.start import adapter_in_force
@@ -182,12 +183,33 @@ class SequenceClassifier:
     """Reads adapter and head in PEFT's format; see `import_adapter`."""
     return import_adapter(folder, self)
 
-  def _outputs(self, base, trainable, batch, rng):
+  def merge(
+    self,
+    folder: str | os.PathLike,
+    trainable: Tree | None,
+    *,
+    source: str | os.PathLike | None = None,
+    dtype: str | None = None,
+    labels: Sequence[str] | None = None,
+  ) -> None:
+    """Writes encoder, adapter and head as one model; see `merge_adapter`."""
+    head = self._head_in_force(trainable)
+    if trainable is None:
+      trainable = (self.start or {}) | {'head': head}
+    merge_adapter(
+      folder, trainable, self, source=source, dtype=dtype, labels=labels
+    )
+
+  def _head_in_force(self, trainable: Tree | None) -> Tree:
     head = self.head if trainable is None else trainable['head']
     if 'out' not in head:
       raise ValueError(
         f'{self.name} came without a trained head: it needs an adapter'
       )
+    return head
+
+  def _outputs(self, base, trainable, batch, rng):
+    head = self._head_in_force(trainable)
     encoder_rngs, head_rngs = None, None
     if rng is not None:
       encoder_rngs, head_rngs = (

@@ -52,6 +52,7 @@ class Family(NamedTuple):
     abstract_head: For models with a trained head, returns its tree of
       `jax.ShapeDtypeStruct` for a config and a number of outputs. Its names
       are in `names` too, under 'head/'; a checkpoint may lack them.
+    classifier: transformers' class of the model with such a head.
   """
 
   read_config: Callable[[ConfigFile], Any]
@@ -65,6 +66,7 @@ class Family(NamedTuple):
   settle: Callable[[Any, Collection[str]], Any] = lambda config, names: config
   renamed: Mapping[str, str] = {}
   abstract_head: Callable[[Any, int], Tree] | None = None
+  classifier: str | None = None
 
 
 class Slot(NamedTuple):

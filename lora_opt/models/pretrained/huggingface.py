@@ -67,6 +67,12 @@ def from_folder(
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   family, config = read_config(folder / 'config.json')
+  known = {field.name for field in dataclasses.fields(family.model)}
+  if unknown := sorted(settings.keys() - known):
+    raise ValueError(
+      f'{folder / "config.json"} is that of a {family.model.__name__}, which '
+      f'has no setting {", ".join(unknown)}; leave it out, or take another folder'
+    )
   tensors = open_weights(folder)
   config = family.settle(config, tensors.keys())
   stored = param_dtype or dtype
@@ -110,9 +116,22 @@ def _read_head(source: str, model: Any, tensors: Mapping[str, Any]) -> Tree:
     stored_as = head_names(family, part, tensors)
     if stored_as:
       there = {full: tensors[key] for full, key in stored_as.items()}
+      if name == 'out':
+        _check_outputs(family, model.outputs, there)
       read = assemble(source, part, family.names, there, 'float32')
       found |= read['head']
   return found
+
+
+def _check_outputs(family: Family, outputs: int, head: Mapping) -> None:
+  """Raises ValueError if a checkpoint's head has another number of outputs."""
+  bias = head.get(family.names['head/out/bias'].name)
+  if bias is not None and bias.shape != (outputs,):
+    raise ValueError(
+      f'{bias.file}: tensor {bias.name} has shape {bias.shape}, outputs='
+      f'{outputs} (NUM_OUTPUTS) calls for {(outputs,)}; ask for as many as the '
+      'head has, or take a checkpoint without one to start a new head'
+    )
 
 
 def read_config(file: pathlib.Path) -> tuple[Family, Any]:

@@ -6,12 +6,14 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
 from lora_opt.models.pretrained.files import read_json
@@ -20,19 +22,21 @@ from lora_opt.models.variables import Tree
 
 if TYPE_CHECKING:
   from lora_opt.models.language_model import LanguageModel
+  from lora_opt.models.sequence_classifier import SequenceClassifier
 
 # Settings, tokenizer and templates; not the weights.
-COPIED = ('*.json', '*.txt', '*.model', '*.jinja')
+COPIED = ('*.json', '*.txt', '*.model', '*.jinja', '1_Pooling/config.json')
 ADAPTER = ('lora_a', 'lora_b', 'magnitude')
 
 
 def merge_adapter(
   folder: str | os.PathLike,
   lora: Tree | None,
-  model: LanguageModel,
+  model: LanguageModel | SequenceClassifier,
   *,
   source: str | os.PathLike | None = None,
   dtype: str | None = None,
+  labels: Sequence[str] | None = None,
   shard_bytes: int = 4 * 1024**3,
 ) -> None:
   """Writes weights that contain an adapter, as transformers saves a model.
@@ -44,13 +48,16 @@ def merge_adapter(
 
   Args:
     folder: Where to write; must not exist.
-    lora: The adapter, or None to write the base alone.
+    lora: The adapter, with the head if one is trained; None to write the model
+      of the checkpoint.
     model: The model it belongs to, whole on this process.
     source: The Hugging Face folder that the model came from: config.json and
       the tokenizer's files are copied. None to write them anew, as for a model
-      from a GGUF file; the Llama family can.
+      from a GGUF file; encoders and SentencePiece models cannot.
     dtype: Type of the tensors, 'float32' or 'bfloat16'; by default that of the
       base, float32 for a quantized one.
+    labels: For a head of labels, what they are called, in order; by default
+      as in `source` if it has as many, else LABEL_0, LABEL_1 ...
     shard_bytes: Bytes of a file above which a further one is begun; host
       memory holds one file at a time.
 
@@ -58,7 +65,7 @@ def merge_adapter(
     FileExistsError: If the folder exists.
     FileNotFoundError: If `source` has no config.json.
     ValueError: If there is no `source` and the settings cannot be written
-      without it, or for an unknown `dtype`.
+      without it, for an unknown `dtype`, or other than one label an output.
   """
   folder = pathlib.Path(folder)
   if folder.exists():
@@ -66,7 +73,11 @@ def merge_adapter(
   if dtype is not None:
     check_dtype(dtype)
   settings = _settings(model, source)
-  lora = {} if lora is None else lora
+  if model.family.abstract_head is not None:
+    settings |= _head_settings(model, settings, labels)
+  if lora is None:
+    # Without it, what its start took out of the base goes back.
+    lora = model.start or {}
   leaves, untied = _leaves(model, lora)
   if untied:
     settings['tie_word_embeddings'] = False
@@ -152,7 +163,7 @@ def _merged(slot: Slot, leaves, adapter, lora_config) -> np.ndarray:
     change = lora_config.scale * a @ b
     # A table has a row for each token, the transpose of a kernel.
     weight = weight + (change.T if role == 'table' else change)
-    if lora_config.dora:
+    if f'{site}/magnitude' in adapter:
       norms = np.linalg.norm(weight, axis=0)
       weight *= part(adapter[f'{site}/magnitude']) / np.maximum(norms, 1e-38)
   return np.ascontiguousarray(weight.T if slot.transposed else weight)
@@ -162,19 +173,56 @@ def _settings(model, source) -> dict[str, Any]:
   """The content of config.json."""
   if source is not None:
     return read_json(pathlib.Path(source) / 'config.json')
-  if model.family.write_config is None:
+  writable = isinstance(model.tokenizer, Tokenizer)
+  if model.family.write_config is None or not writable:
     raise ValueError(
-      f'model {model.name}: settings of its kind cannot be written, only '
-      'copied: give source, the Hugging Face folder it came from'
+      f'model {model.name}: settings or tokenizer of its kind cannot be '
+      'written, only copied: give source, the Hugging Face folder it came from'
     )
   return model.family.write_config(model.config)
+
+
+def _head_settings(
+  model: SequenceClassifier,
+  found: dict[str, Any],
+  labels: Sequence[str] | None,
+) -> dict[str, Any]:
+  """What config.json says of a head of labels or numbers.
+
+  Args:
+    model: Whose head it is.
+    found: The settings of the folder it came from.
+    labels: Their names, or None.
+  """
+  count, known = model.outputs, found.get('id2label') or {}
+  if labels is None and len(known) == count:
+    labels = [known[key] for key in sorted(known, key=int)]
+  elif labels is None:
+    labels = [f'LABEL_{index}' for index in range(count)]
+  if len(set(labels)) != count:
+    raise ValueError(
+      f'labels={list(labels)!r}: model {model.name} has {count} output(s) and '
+      'needs as many different labels'
+    )
+  settings = {
+    'id2label': {str(index): label for index, label in enumerate(labels)},
+    'label2id': {label: index for index, label in enumerate(labels)},
+    'problem_type': 'single_label_classification',
+  }
+  if count == 1:
+    settings['problem_type'] = 'regression'
+  if model.task_type == 'SEQ_CLS':
+    settings['architectures'] = [model.family.classifier]
+  return settings
 
 
 def _copy_settings(source: pathlib.Path, folder: pathlib.Path) -> None:
   for pattern in COPIED:
     for file in source.glob(pattern):
       if not file.name.endswith('.index.json'):
-        shutil.copyfile(file, folder / file.name)
+        copy = folder / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:

@@ -151,6 +151,11 @@ def test_misfit_is_named(folder, settings, message):
     from_folder(folder)
 
 
+def test_a_setting_of_another_kind_of_model(folder):
+  with pytest.raises(ValueError, match=r'is that of a CausalLM.* outputs;'):
+    from_folder(folder, outputs=2)
+
+
 def test_tokenizer_of_another_model(folder):
   tokenizer = Tokenizer.byte_level()
   tokenizer.core.add_special_tokens(['<extra>'])

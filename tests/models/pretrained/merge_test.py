@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -65,8 +66,6 @@ def test_other_families_copy_their_settings(tmp_path, case):
   model = decoder.our_model(decoder.CASES[case], source, config)
   (source / 'chat_template.jinja').write_text('{{ messages }}')
   lora = material.adapter(model)
-  with pytest.raises(ValueError, match='cannot be written, only copied: give'):
-    model.merge(tmp_path / 'merged', lora)
   model.merge(tmp_path / 'merged', lora, source=source)
   merged = from_folder(tmp_path / 'merged')
   # GPT-2's case has an adapter on its tied head.
@@ -102,6 +101,15 @@ def test_run_mode(tmp_path, tiny, capsys):
   np.testing.assert_allclose(logits(merged), logits(tiny, lora), atol=1e-4)
   with pytest.raises(FileExistsError, match='merge into a new folder'):
     run.merge(tmp_path, tiny)
+
+
+def test_a_tokenizer_that_cannot_be_written_is_named(tmp_path, tiny):
+  rows = tiny.tokenizer.vocab_size
+  other = types.SimpleNamespace(vocab_size=rows)
+  model = dataclasses.replace(tiny, tokenizer=other)
+  with pytest.raises(ValueError, match='only copied: give source'):
+    model.merge(tmp_path / 'merged', None)
+  assert not (tmp_path / 'merged').exists()
 
 
 def test_scaled_positions_need_the_folder(tmp_path, tiny):

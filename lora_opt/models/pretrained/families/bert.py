@@ -174,6 +174,7 @@ BERT = Family(
   prefix='bert.',
   renamed=RENAMED,
   abstract_head=abstract_head,
+  classifier='BertForSequenceClassification',
 )
 
 ROBERTA = BERT._replace(
@@ -182,4 +183,5 @@ ROBERTA = BERT._replace(
   | linear_names('head/dense', 'classifier.dense')
   | linear_names('head/out', 'classifier.out_proj'),
   prefix='roberta.',
+  classifier='RobertaForSequenceClassification',
 )

@@ -92,4 +92,5 @@ DEBERTA = BERT._replace(
   | linear_names('head/out', 'classifier'),
   ignored=ignored,
   prefix='deberta.',
+  classifier='DebertaV2ForSequenceClassification',
 )
