@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import transformers
 
-from tests.models.batches import row_batch
-from tests.models.parity import decoder, material
+from tests.models.batches import jitted, pair_batch, row_batch
+from tests.models.parity import decoder, encoder_decoder, material
 
 pytestmark = [
   pytest.mark.usefixtures('fast_compile'),
@@ -38,5 +38,26 @@ def test_a_model_from_elsewhere(tmp_path, tiny):
   transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'merged')
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'merged')
   text = 'Hello<eos>'
-  assert tokenizer.encode(text) == tiny.tokenizer.encode(text)
+  ids = tokenizer.encode(text, add_special_tokens=False)
+  assert ids == tiny.tokenizer.encode(text)
   np.testing.assert_array_equal(tokenizer.eos_token_id, tiny.tokenizer.eos_id)
+
+
+def test_an_encoder_decoder(tmp_path):
+  case = encoder_decoder.CASES['t5_gated']
+  source = tmp_path / 'source'
+  source.mkdir()
+  _, config = material.read_golden('encoder_decoder_t5_gated')
+  model = encoder_decoder.our_model(case, source, config)
+  lora = material.adapter(model)
+  batch = pair_batch(encoder_decoder.START, *case.pairs())
+  ours = np.asarray(jitted(model, 'logits')(model.base, lora, batch))
+  model.merge(tmp_path / 'merged', lora, source=source)
+  theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    tmp_path / 'merged'
+  ).eval()
+  logits, valid = encoder_decoder.torch_logits(case, theirs)
+  logits, valid = logits.detach().numpy(), valid.numpy()
+  material.assert_close(ours[valid], logits[valid], 't5_gated')
+  base = np.asarray(jitted(model, 'logits')(model.base, None, batch))
+  assert abs(ours - base)[valid].max() > 0.1
