@@ -70,8 +70,9 @@ def from_folder(
   known = {field.name for field in dataclasses.fields(family.model)}
   if unknown := sorted(settings.keys() - known):
     raise ValueError(
-      f'{folder / "config.json"} is that of a {family.model.__name__}, which '
-      f'has no setting {", ".join(unknown)}; leave it out, or take another folder'
+      f'{folder / "config.json"} is that of a {family.model.__name__}, '
+      f'which has no setting {", ".join(unknown)}; leave it out, or take '
+      'another folder'
     )
   tensors = open_weights(folder)
   config = family.settle(config, tensors.keys())
