@@ -3,16 +3,21 @@
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
 
 
-def test_the_optax_example_trains(capsys):
-  (example,) = re.findall(r'```python\n(.*?)```', README, re.S)
+# What the best rank 4 leaves: the squares of the other singular values.
+@pytest.mark.parametrize(('number', 'least'), [(0, 22.185), (1, 0.385)])
+# qwix uses two names that flax has deprecated.
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_the_example_trains(number, least, capsys):
+  example = re.findall(r'```python\n(.*?)```', README, re.S)[number]
   exec(compile(example, 'README.md', 'exec'), {})
   loss = float(capsys.readouterr().out.removeprefix('loss '))
-  # The best rank 4 of that target leaves 22.185 (its other singular values).
-  assert abs(loss - 22.185) < 0.05
+  assert abs(loss - least) < 0.01 * least + 0.005
 
 
 def test_every_path_it_names_is_there():
