@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and runs all tests; further arguments go to pytest.
+#   -m long                    only the tests that take minutes each: real
+#                              processes, every mesh, injected faults
 #   --integrations [NAME ...]  instead installs the libraries that LoRA pairs
 #                              come from and runs what needs them: see
 #                              launch/integrations.sh

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_faults_lose_nothing():
   done = subprocess.run(
     [sys.executable, '-m', 'tests.faults', '--count=10', '--seed=1'],

@@ -67,7 +67,7 @@ def test_sigterm_is_passed_on_to_all(tmp_path):
   assert len(list(tmp_path.glob('saved*'))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_real_processes_train(tmp_path):
   folder = tmp_path / 'run'
   said = output(

@@ -22,7 +22,11 @@ if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
   SOURCES.append('live')
 
 
-ALL = [(name, case) for name in FAMILIES for case in FAMILIES[name].CASES]
+# Encoders have a test of their own.
+LANGUAGE_MODELS = ('decoder', 'encoder_decoder')
+ALL = [
+  (name, case) for name in LANGUAGE_MODELS for case in FAMILIES[name].CASES
+]
 
 
 @pytest.fixture(scope='module', params=ALL, ids='_'.join)

@@ -16,7 +16,11 @@ from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step_log import TrainingDivergedError
 from lora_opt.training.train_state import TrainState
 
-pytestmark = pytest.mark.usefixtures('fast_compile')
+pytestmark = [
+  pytest.mark.usefixtures('fast_compile'),
+  # After a read that failed, Orbax's threads call an event loop that is gone.
+  pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning'),
+]
 
 
 class Place:

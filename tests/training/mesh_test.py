@@ -60,7 +60,7 @@ def test_the_step_moves_only_what_it_must():
       assert size <= LARGEST_WEIGHT, (name, size)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize('recipe', ['adamw', 'lora_rite', 'reflora'])
 def test_every_mesh_gives_the_curve_of_one_device(recipe):
   rows = measure(recipes=[recipe])[recipe]
@@ -72,7 +72,7 @@ def test_every_mesh_gives_the_curve_of_one_device(recipe):
       assert {kind for kind, *_ in row['collectives']} == {'all-reduce'}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_recipe_gives_the_curve_of_one_device():
   for recipe, rows in measure(meshes=[[1, 8, 1], [2, 2, 2]]).items():
     for name, row in rows.items():

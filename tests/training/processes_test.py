@@ -12,7 +12,7 @@ from safetensors.numpy import load
 from lora_opt.evaluation.history import read_metrics
 from tests.training.launching import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 STEPS, PERIOD = 30, 10
 
