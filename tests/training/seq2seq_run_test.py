@@ -112,9 +112,9 @@ def test_choices_of_the_exported_adapter_are_scored(folder, model):
     for i in range(4)
   ]
   choice = tasks.MultipleChoice(name='which', train=rows, eval=rows, chat=False)
-  path = evaluation.score(folder, model, choice, evaluator=evaluator)
-  result = json.loads(path.read_text())
-  assert len(result['predictions']) == 4
-  for prediction in result['predictions']:
+  scores = evaluation.score(folder, model, choice, evaluator=evaluator)
+  lines = (scores / 'which.jsonl').read_text().splitlines()
+  assert len(lines) == 4
+  for prediction in map(json.loads, lines):
     best = int(np.argmax(prediction['log_likelihoods']))
     assert prediction['prediction'] == prediction['choices'][best]
