@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.models.batches import (
-  hugging_face_tensors,
   jitted,
   random_adapter,
   row_batch,
@@ -89,25 +88,10 @@ if 'live' in SOURCES:
   def test_smollm2_with_an_adapter_in_peft(smollm2, tmp_path):
     """The default model's own weights in torch, an adapter exported by us."""
     import peft
-    import transformers
 
-    from tests.models.parity.reference import load
+    from experiments.smollm2_torch import smollm2_in_torch
 
-    c = smollm2.config
-    config = transformers.LlamaConfig(
-      vocab_size=c.vocab_size,
-      hidden_size=c.embed_dim,
-      intermediate_size=c.mlp_dim,
-      num_hidden_layers=c.num_layers,
-      num_attention_heads=c.num_heads,
-      num_key_value_heads=c.num_kv_heads,
-      rms_norm_eps=c.norm_eps,
-      rope_parameters={'rope_type': 'default', 'rope_theta': c.rope_theta},
-      tie_word_embeddings=True,
-      max_position_embeddings=c.max_length,
-    )
-    theirs = transformers.LlamaForCausalLM(config)
-    load(theirs, hugging_face_tensors(smollm2))
+    theirs = smollm2_in_torch(smollm2)
     lora = random_adapter(smollm2, spread=0.02)
     smollm2.export(tmp_path, lora)
     adapted = peft.PeftModel.from_pretrained(theirs, tmp_path).eval()
