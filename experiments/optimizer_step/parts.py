@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from runners import JaxRunner
-from trees import SHAPES, make_gradients, make_tree
 
 import lora_opt
+from experiments.optimizer_step.runners import JaxRunner
+from experiments.optimizer_step.trees import SHAPES, make_gradients, make_tree
 from lora_opt import linalg
 
 

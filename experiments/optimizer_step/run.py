@@ -17,11 +17,11 @@ import sys
 import jax
 import optax
 import tqdm
-from draw import draw, table
-from runners import JaxRunner, TorchRunner
-from trees import SHAPES, make_gradients, make_tree
 
 import lora_opt
+from experiments.optimizer_step.draw import draw, table
+from experiments.optimizer_step.runners import JaxRunner, TorchRunner
+from experiments.optimizer_step.trees import SHAPES, make_gradients, make_tree
 
 BASELINE = 'optax.adamw'
 FOLDER = pathlib.Path(__file__).parent
@@ -96,9 +96,9 @@ def torch_runners(args, tree: str) -> dict[str, TorchRunner]:
   layers, shapes = SHAPES[tree]
   numbers = [str(layers), str(args.rank)]
   numbers += [f'{fan_in},{fan_out}' for fan_in, fan_out in shapes.values()]
-  worker = str(FOLDER / 'torch_worker.py')
+  worker = ['-m', 'experiments.optimizer_step.torch_worker']
   return {
-    name: TorchRunner([args.torch_python, worker, method, path, *numbers])
+    name: TorchRunner([args.torch_python, *worker, method, path, *numbers])
     for name, (method, path) in wanted.items()
     if path
   }

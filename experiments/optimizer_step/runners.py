@@ -1,11 +1,12 @@
 """What is timed: one optimizer step of ours, of optax, of the authors."""
 
-import subprocess
 import time
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from experiments.worker import Worker
 
 
 class JaxRunner:
@@ -40,35 +41,17 @@ class JaxRunner:
 
 
 class TorchRunner:
-  """A worker process under another Python; it answers one line per step."""
+  """A step of `torch_worker.py`, in a process under another Python."""
 
   compile_seconds = None
 
   def __init__(self, command: list[str]):
-    self._process = subprocess.Popen(
-      command,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      bufsize=1,
-    )
-    self.state_bytes = None
-    self.state_bytes = int(self._answer())
+    self._worker = Worker(command)
+    self.state_bytes = self._worker.ask('state')
 
   def __call__(self) -> float:
-    self._process.stdin.write('step\n')
-    return float(self._answer())
-
-  def _answer(self) -> str:
-    while line := self._process.stdout.readline():
-      # The authors' constructors print, too.
-      if line.startswith('answer '):
-        return line.split()[1]
-    raise RuntimeError(
-      f'{self._process.args} ended with code {self._process.wait()}; its own '
-      'message stands above'
-    )
+    """Seconds of one step."""
+    return self._worker.ask('step')
 
   def close(self) -> None:
-    self._process.stdin.close()
-    self._process.wait()
+    self._worker.close()

@@ -1,8 +1,8 @@
 """Steps of a PyTorch optimizer, timed on request; run by a Python with torch.
 
-`torch_worker.py METHOD PATH LAYERS RANK FAN_IN,FAN_OUT...` writes the bytes of
-the state, and then, for each line on standard input, the seconds of a step.
-PATH is a checkout of the authors' repository, or - for torch's own AdamW.
+`torch_worker METHOD PATH LAYERS RANK FAN_IN,FAN_OUT...` answers `state` with
+the bytes of the state and `step` with the seconds of a step. PATH is a checkout
+of the authors' repository, or - for torch's own AdamW.
 """
 
 import sys
@@ -10,9 +10,7 @@ import time
 
 import torch
 
-
-def answer(value) -> None:
-  print('answer', value, flush=True)
+from experiments.worker import serve
 
 
 def make_pairs(layers, rank, shapes):
@@ -83,9 +81,7 @@ def main(method, path, layers, rank, *shapes):
     return time.perf_counter() - start
 
   step()
-  answer(state_bytes(optimizer))
-  for _ in sys.stdin:
-    answer(step())
+  serve(lambda line: step() if line == 'step' else state_bytes(optimizer))
 
 
 if __name__ == '__main__':
