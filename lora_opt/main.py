@@ -42,6 +42,19 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
   'dry_run', False, 'Check and print the configuration, then stop.'
 )
+flags.DEFINE_integer(
+  'profile',
+  None,
+  'Trace so many training steps into MODEL_DIR/profile, with a page that says '
+  'where their time goes; the same as --gin.PROFILE_STEPS=...',
+  lower_bound=1,
+)
+flags.DEFINE_string(
+  'compilation_cache_dir',
+  os.path.join('~', '.cache', 'lora_opt', 'compiled'),
+  'Compiled programs are kept here for the next run; empty for none. '
+  'JAX_COMPILATION_CACHE_DIR in the environment comes first.',
+)
 flags.DEFINE_string(
   'coordinator_address',
   None,
@@ -86,6 +99,7 @@ def main(argv: Sequence[str]) -> None:
   from lora_opt.training import loop, processes
   from lora_opt.training.run_directory import RunRecord
 
+  _keep_compiled_programs(FLAGS.compilation_cache_dir)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
   if FLAGS.coordinator_address or FLAGS.process_count:
     processes.start(
@@ -99,7 +113,10 @@ def main(argv: Sequence[str]) -> None:
 
   # gin logs every folder it did not find a file in; its error says it all.
   logging.set_verbosity(logging.FATAL)
-  config.load(FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
+  bindings = list(FLAGS.gin_bindings)
+  if FLAGS.profile:
+    bindings.append(f'PROFILE_STEPS = {FLAGS.profile}')
+  config.load(FLAGS.gin_file, bindings, FLAGS.gin_search_paths)
   logging.set_verbosity(logging.WARNING)
   if FLAGS.dry_run:
     print(config.text())
@@ -118,6 +135,14 @@ def main(argv: Sequence[str]) -> None:
       operative_config_text=config.operative_text,
     )
   )
+
+
+def _keep_compiled_programs(folder: str) -> None:
+  import jax
+
+  if folder and not jax.config.jax_compilation_cache_dir:
+    folder = os.path.abspath(os.path.expanduser(folder))
+    jax.config.update('jax_compilation_cache_dir', folder)
 
 
 def run() -> None:

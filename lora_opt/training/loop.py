@@ -15,7 +15,7 @@ import optax
 
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
-from lora_opt.training import run_directory
+from lora_opt.training import profile, run_directory
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.partitioning import (
   DATA_PARALLEL,
@@ -59,6 +59,7 @@ def train(
   log_period: int = 1,
   data_workers: int = 0,
   diagnostics: bool = True,
+  profile_steps: int | None = None,
   initial_adapter: str | None = None,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
@@ -97,6 +98,8 @@ def train(
       when it is needed. The batches are the same.
     diagnostics: log balance, condition, dead directions, stable rank and step
       size of the factors with them; costs about an optimizer step.
+    profile_steps: trace so many steps, the third and those after it, into
+      MODEL_DIR/profile, with a page that says where their time goes.
     initial_adapter: folder of an exported adapter to start from.
     record: command line and configuration, for the folder and the report.
 
@@ -120,6 +123,8 @@ def train(
   placement = partitioner.place(model)
   placement.check_batch(batch_size, microbatches)
   _check_task(task)
+  if profile_steps:
+    profile.check(profile_steps, train_steps)
 
   if clip_norm is not None:
     optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
@@ -150,6 +155,8 @@ def train(
     loss_normalizing_factor=loss_normalizing_factor,
     diagnostics_period=log_period if diagnostics else None,
   )
+  if profile_steps:
+    train_step = profile.traced(train_step, folder / 'profile', profile_steps)
   evaluate = make_evaluator(evaluator, model, task, placement)
   on_first(
     functools.partial(
