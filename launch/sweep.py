@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a grid of trainings, each in a numbered folder of its own.
 
-    launch/sweep.py GRID FOLDER [--dry_run]                   one after another
+    launch/sweep.py GRID FOLDER [--dry_run] [--hours H] [--jobs N]
     launch/sweep.py GRID FOLDER --slurm [-- SBATCH_OPTION ...]  as a job array
 
 GRID is a JSON file of flags of `python -m lora_opt.main`: those of every run,
@@ -11,14 +11,20 @@ and for each name in "grid" the values that it takes; every combination is run.
      "grid": {"gin.PEAK_LEARNING_RATE": [1e-3, 1e-2],
               "gin.RANDOM_SEED": [0, 1, 2]}}
 
-The same command again skips the runs that are finished (run.json is there) and
-goes on with the others from their newest checkpoints. A combination keeps its
-number: values that are added to the grid later get new ones.
+In place of "grid", "runs" may name the flags of each run, in the order in which
+they are to be run: [["--gin.A=1", "--gin.B=2"], ...].
+
+The same command again skips the runs that are finished (run.json is there) or
+diverged (diverged.json: the same steps would diverge again) and goes on with
+the others from their newest checkpoints. A combination keeps its number: values
+that are added to the grid later get new ones.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import shlex
@@ -26,7 +32,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from processes import ROOT, shown, training_command
@@ -40,11 +46,13 @@ class Run(NamedTuple):
   flags: list[str]  # all of them
 
   def finished(self) -> bool:
-    return (self.folder / 'run.json').exists()
+    """Whether its outcome is known; that it diverged is one too."""
+    ends = ('run.json', 'diverged.json')
+    return any((self.folder / name).exists() for name in ends)
 
 
 def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
-  """The flags of every run, and those of each, the last name varying first.
+  """The flags of every run, and those of each; the last name varies first.
 
   Raises:
     ValueError: not such a file; says where.
@@ -53,15 +61,34 @@ def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     read = json.loads(path.read_text())
   except json.JSONDecodeError as error:
     raise ValueError(f'{path}: {error}') from error
-  if not isinstance(read, dict) or set(read) != {'flags', 'grid'}:
-    raise ValueError(f'{path}: must be {{"flags": [...], "grid": {{...}}}}')
-  flags, grid = read['flags'], read['grid']
-  if not isinstance(flags, list) or not isinstance(grid, dict):
-    raise ValueError(f'{path}: flags must be a list, and grid an object')
-  for name, values in grid.items():
+  if not isinstance(read, dict) or set(read) not in (
+    {'flags', 'grid'},
+    {'flags', 'runs'},
+  ):
+    raise ValueError(
+      f'{path}: must be {{"flags": [...], "grid": {{...}}}}, or with "runs": '
+      '[[...], ...] in place of the grid'
+    )
+  flags = read['flags']
+  if not isinstance(flags, list):
+    raise ValueError(f'{path}: flags must be a list')
+  if 'runs' in read:
+    return flags, _listed(path, read['runs'])
+  if not isinstance(read['grid'], dict):
+    raise ValueError(f'{path}: grid must be an object')
+  for name, values in read['grid'].items():
     if not isinstance(values, list) or not values:
       raise ValueError(f'{path}: {name} must be a list of values')
-  return flags, choices(grid)
+  return flags, choices(read['grid'])
+
+
+def _listed(path: pathlib.Path, runs: object) -> list[list[str]]:
+  lists = isinstance(runs, list) and all(isinstance(run, list) for run in runs)
+  if not lists:
+    raise ValueError(f'{path}: runs must be a list of lists of flags')
+  if len({tuple(run) for run in runs}) < len(runs):
+    raise ValueError(f'{path}: runs names the same run twice')
+  return runs
 
 
 def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
@@ -85,12 +112,12 @@ def numbered(folder: pathlib.Path, wanted: list[list[str]]) -> list[list[str]]:
 
 
 def plan(grid: pathlib.Path, folder: pathlib.Path) -> list[Run]:
-  """The runs of a sweep, by number."""
+  """The runs of a sweep, in the order of the grid."""
   flags, wanted = read_grid(grid)
+  numbers = {tuple(c): i for i, c in enumerate(numbered(folder, wanted))}
   return [
-    Run(folder / f'{index:04d}', choice, [*flags, *choice])
-    for index, choice in enumerate(numbered(folder, wanted))
-    if choice in wanted
+    Run(folder / f'{numbers[tuple(choice)]:04d}', choice, [*flags, *choice])
+    for choice in wanted
   ]
 
 
@@ -117,7 +144,7 @@ def ranges(numbers: Sequence[int]) -> str:
   '0-2,5,7-8'
   """
   groups: list[list[int]] = []
-  for index in numbers:
+  for index in sorted(numbers):
     if groups and index == groups[-1][1] + 1:
       groups[-1][1] = index
     else:
@@ -125,53 +152,131 @@ def ranges(numbers: Sequence[int]) -> str:
   return ','.join(f'{a}-{b}' if b > a else f'{a}' for a, b in groups)
 
 
-def train(run: Run, log: pathlib.Path) -> int:
-  """Trains in a process of its own, to which SIGTERM and Ctrl-C are told."""
-  with log.open('ab') as out:
-    process = subprocess.Popen(
-      training_command(run.flags),
-      env=os.environ | {'MODEL_DIR': str(run.folder)},
-      stdin=subprocess.DEVNULL,
-      stdout=out,
-      stderr=out,
-      start_new_session=True,
-    )
-  stopped = []
+class Training:
+  """A run in a process of its own."""
 
-  def stop(number: int, frame: object) -> None:
-    del frame
-    stopped.append(number)
-    process.terminate()
+  def __init__(self, run: Run, head: str, cores: Collection[int]):
+    """Starts it.
 
-  before = [signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)]
-  code = process.wait()
-  signal.signal(signal.SIGTERM, before[0])
-  signal.signal(signal.SIGINT, before[1])
-  if stopped:
-    raise KeyboardInterrupt
-  return code
+    Args:
+      run: what to run.
+      head: how lines about it begin.
+      cores: those that it may use; empty for all.
+    """
+    self.run = run
+    self._head = head
+    self._log = run.folder / 'log.txt'
+    self._started = time.monotonic()
+    print(f'{head}: {shlex.join(run.choice)}', flush=True)
+    with self._log.open('ab') as out, _confined(cores):
+      self.process = subprocess.Popen(
+        training_command(run.flags),
+        env=os.environ | {'MODEL_DIR': str(run.folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        start_new_session=True,
+      )
+
+  def ended(self) -> bool:
+    """Whether the process is gone."""
+    return self.process.poll() is not None
+
+  def report(self, stopped: bool) -> bool:
+    """Says how it ended.
+
+    Args:
+      stopped: it was asked to end.
+
+    Returns:
+      Whether that is how it should end.
+    """
+    code = self.process.returncode
+    seconds = time.monotonic() - self._started
+    if self.run.finished():
+      how = 'finished' if code == 0 else 'diverged'
+      print(f'{self._head}: {how} in {seconds:.0f} s', flush=True)
+      return True
+    if stopped:
+      print(f'{self._head}: stopped, goes on from its checkpoint', flush=True)
+      return True
+    print(f'{self._head}: ended with {code}, see {self._log}', flush=True)
+    return False
 
 
-def run_all(runs: Sequence[Run]) -> list[Run]:
-  """Trains one after another and says how far it is.
+@contextlib.contextmanager
+def _confined(cores: Collection[int]) -> Iterator[None]:
+  """What is started inside may use these cores only; empty for all."""
+  if not cores:
+    yield
+    return
+  before = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, cores)
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, before)
+
+
+def shares(cores: Collection[int], jobs: int) -> list[list[int]]:
+  """Cores for each of several jobs; none named where each may use all.
+
+  >>> shares({0, 1, 2, 3, 4}, 2)
+  [[0, 2, 4], [1, 3]]
+  >>> shares({0, 1}, 1)
+  [[]]
+  """
+  if jobs == 1 or len(cores) < jobs:
+    return [[] for _ in range(jobs)]
+  return [sorted(cores)[job::jobs] for job in range(jobs)]
+
+
+def run_all(
+  runs: Sequence[Run], *, jobs: int = 1, hours: float | None = None
+) -> tuple[list[Run], bool]:
+  """Trains one after another, or several at once, and says how far it is.
+
+  SIGTERM and Ctrl-C let the runs that are under way save and end.
+
+  Args:
+    runs: what to run, in this order.
+    jobs: how many at once, on a share of the cores each.
+    hours: then those under way are stopped too.
 
   Returns:
-    The runs that failed; the others went on all the same.
+    The runs that failed (the others went on all the same), and whether a
+    signal stopped the sweep.
   """
-  failed = []
-  for done, run in enumerate(runs, start=1):
-    head = f'[{done}/{len(runs)}] {run.folder}'
-    print(f'{head}: {shlex.join(run.choice)}', flush=True)
-    started = time.monotonic()
-    log = run.folder / 'log.txt'
-    code = train(run, log)
-    seconds = time.monotonic() - started
-    if code == 0 and run.finished():
-      print(f'{head}: finished in {seconds:.0f} s', flush=True)
-    else:
-      failed.append(run)
-      print(f'{head}: ended with {code}, see {log}', flush=True)
-  return failed
+  deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
+  signals: list[int] = []
+  handled = (signal.SIGTERM, signal.SIGINT)
+  before = [
+    signal.signal(n, lambda number, _: signals.append(number)) for n in handled
+  ]
+  cores = getattr(os, 'sched_getaffinity', lambda _: ())(0)
+  free = shares(cores, jobs)[::-1]
+  failed, under_way = [], []
+  waiting = list(enumerate(runs, start=1))[::-1]
+  stopping = False
+  while under_way or (waiting and not stopping):
+    while waiting and free and not stopping:
+      count, run = waiting.pop()
+      head = f'[{count}/{len(runs)}] {run.folder}'
+      cores = free.pop()
+      under_way.append((Training(run, head, cores), cores))
+    time.sleep(0.05)
+    if not stopping and (signals or time.monotonic() > deadline):
+      stopping = True
+      for training, _ in under_way:
+        training.process.terminate()
+    for training, cores in [x for x in under_way if x[0].ended()]:
+      under_way.remove((training, cores))
+      free.append(cores)
+      if not training.report(stopping):
+        failed.append(training.run)
+  for number, handler in zip(handled, before, strict=True):
+    signal.signal(number, handler)
+  return failed, bool(signals)
 
 
 def array_command(
@@ -191,6 +296,10 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument('grid', type=pathlib.Path, metavar='GRID')
   parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
   parser.add_argument('--slurm', action='store_true', help='as a job array')
+  parser.add_argument('--hours', type=float, help='stop then, to go on later')
+  parser.add_argument(
+    '--jobs', type=int, default=1, help='so many at once, each on its cores'
+  )
   parser.add_argument(
     '--dry_run',
     action='store_true',
@@ -199,6 +308,8 @@ def main(arguments: Sequence[str]) -> int:
   # By hand, since argparse takes positional arguments in one piece only.
   cut = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:cut])
+  if options.jobs < 1:
+    parser.error('--jobs must be at least 1')
   for_sbatch = arguments[cut + 1 :]
   try:
     runs = plan(options.grid, options.folder)
@@ -222,13 +333,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   if options.slurm:
     return subprocess.run(submission, check=False).returncode
-  try:
-    failed = run_all(waiting)
-  except KeyboardInterrupt:
+  failed, stopped = run_all(waiting, jobs=options.jobs, hours=options.hours)
+  done = sum(run.finished() for run in runs)
+  print(f'{done} of {len(runs)} runs are finished')
+  if done < len(runs) and not failed:
     print('stopped; the same command goes on')
-    return 130
-  print(f'{len(runs) - len(failed)} of {len(runs)} runs are finished')
-  return 1 if failed else 0
+  return 130 if stopped else 1 if failed else 0
 
 
 if __name__ == '__main__':

@@ -27,7 +27,11 @@ from lora_opt.training.processes import StopOnSigterm, on_first
 from lora_opt.training.results import write_results
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step import make_train_step
-from lora_opt.training.step_log import StepLog, open_step_log
+from lora_opt.training.step_log import (
+  StepLog,
+  TrainingDivergedError,
+  open_step_log,
+)
 from lora_opt.training.train_state import (
   TrainState,
   create_train_state,
@@ -35,6 +39,7 @@ from lora_opt.training.train_state import (
 
 _BEFORE = 'evaluation/before.json'
 _AFTER = 'evaluation/after.json'
+_DIVERGED = 'diverged.json'
 
 
 def train(
@@ -53,6 +58,7 @@ def train(
   seed: int = 0,
   partitioner: Partitioner = DATA_PARALLEL,
   evaluator: Callable[..., Evaluator] = Evaluator,
+  evaluate_before: bool = True,
   eval_period: int | None = None,
   checkpoint_period: int = 100,
   keep_checkpoints: int = 2,
@@ -90,6 +96,8 @@ def train(
     partitioner: how arrays are split over devices; all data parallel by
       default.
     evaluator: makes the evaluation from (model, task, placement).
+    evaluate_before: evaluate before the first step too; the runs of a sweep
+      need not repeat it.
     eval_period: steps between evaluations during training; None for none.
     checkpoint_period: steps between checkpoints; there is one at the end too.
     keep_checkpoints: how many of them to keep.
@@ -109,7 +117,8 @@ def train(
   Raises:
     OSError: `model_dir` cannot be written.
     ValueError: bad data or settings, or `model_dir` holds another run.
-    TrainingDivergedError: loss or gradient stopped being finite.
+    TrainingDivergedError: loss or gradient stopped being finite; also said in
+      diverged.json, which a sweep takes for the run's outcome.
     SystemExit: after SIGTERM, once a checkpoint is saved.
   """
   record = record or RunRecord()
@@ -170,7 +179,9 @@ def train(
       },
     )
   )
-  before = _evaluate_once(folder / _BEFORE, evaluate, base, state)
+  before = {}
+  if evaluate_before:
+    before = _evaluate_once(folder / _BEFORE, evaluate, base, state)
   with (
     Checkpoints(folder, keep_checkpoints) as checkpoints,
     contextlib.closing(iter(data)) as batches,
@@ -178,14 +189,17 @@ def train(
     state = checkpoints.restore(state, batches)
     if done := int(state.step):
       print(f'Going on from step {done}.', flush=True)
-    with open_step_log(
-      folder,
-      learning_rate,
-      done=done,
-      train_steps=train_steps,
-      tokens_per_batch=batch_size * int(np.sum(length)),
-      period=log_period,
-    ) as log:
+    with (
+      open_step_log(
+        folder,
+        learning_rate,
+        done=done,
+        train_steps=train_steps,
+        tokens_per_batch=batch_size * int(np.sum(length)),
+        period=log_period,
+      ) as log,
+      _noted(folder / _DIVERGED),
+    ):
       state = _run_steps(
         lambda state, batch: train_step(state, base, batch),
         state,
@@ -225,6 +239,18 @@ def _check_task(task: Any) -> None:
       f'{len(overlap)} evaluation questions also stand in the training data '
       '(leave_out_overlap=True on a task leaves them out)'
     )
+
+
+@contextlib.contextmanager
+def _noted(path: pathlib.Path) -> Iterator[None]:
+  """Leaves a file that says so if the training inside diverges."""
+  on_first(functools.partial(path.unlink, missing_ok=True))
+  try:
+    yield
+  except TrainingDivergedError as error:
+    note = {'error': str(error)}
+    on_first(functools.partial(run_directory.write_json, path, note))
+    raise
 
 
 def _run_steps(

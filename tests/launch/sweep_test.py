@@ -117,12 +117,75 @@ def test_a_combination_keeps_its_number(tmp_path, grid):
   said = output(
     'sweep.py', write(tmp_path, larger), str(folder), '--dry_run'
   ).splitlines()
+  # In the order of the grid, in which the new value comes first.
   assert [line.split()[0] for line in said[1:]] == [
-    *('#', '#'),
-    f'MODEL_DIR={folder}/0004',
-    f'MODEL_DIR={folder}/0005',
+    *(f'MODEL_DIR={folder}/0004', '#'),
+    *(f'MODEL_DIR={folder}/0005', '#'),
   ]
-  assert said[3].endswith('--gin_file=a.gin --gin.RANDOM_SEED=7')
+  assert said[1].endswith('--gin_file=a.gin --gin.RANDOM_SEED=7')
+
+
+def test_runs_may_be_listed_in_an_order_of_their_own(tmp_path):
+  folder = tmp_path / 'sweep'
+  runs = [['--gin.A=2', '--gin.B=1'], ['--gin.A=1']]
+  grid = write(tmp_path, {'flags': ['--gin.C=3'], 'runs': runs})
+  python = fake_python(tmp_path, 'touch "$MODEL_DIR/run.json"')
+  said = output('sweep.py', grid, str(folder), PYTHON=python)
+  assert f'[1/2] {folder}/0000: --gin.A=2 --gin.B=1' in said
+  assert json.loads((folder / 'runs.json').read_text()) == runs
+  grid = write(tmp_path, {'flags': ['--gin.C=3'], 'runs': runs[::-1]})
+  said = output('sweep.py', grid, str(folder), '--dry_run').splitlines()
+  assert said[1:] == [
+    f'# {folder}/0001 is finished',
+    f'# {folder}/0000 is finished',
+  ]
+
+
+def test_a_run_that_diverged_is_not_tried_again(tmp_path, grid):
+  folder = tmp_path / 'sweep'
+  python = fake_python(
+    tmp_path,
+    'echo x >> "$MODEL_DIR/started"\n'
+    'case "$*" in *SEED=1) touch "$MODEL_DIR/diverged.json"; exit 1 ;; esac\n'
+    'touch "$MODEL_DIR/run.json"',
+  )
+  said = output('sweep.py', grid, str(folder), PYTHON=python)
+  assert f'[2/4] {folder}/0001: diverged' in said
+  assert '4 of 4 runs are finished' in said
+  output('sweep.py', grid, str(folder), PYTHON=python)
+  assert (folder / '0001/started').read_text().count('x') == 1
+
+
+def test_it_stops_when_the_time_is_over_and_goes_on(tmp_path, grid):
+  folder = tmp_path / 'sweep'
+  python = fake_python(tmp_path, FOREVER, 'touch "$MODEL_DIR/saved"; exit 0')
+  said = output('sweep.py', grid, str(folder), '--hours=0.0003', PYTHON=python)
+  assert f'{folder}/0000: stopped, goes on from its checkpoint' in said
+  assert said.splitlines()[-1] == 'stopped; the same command goes on'
+  assert not (folder / '0001/arguments.txt').exists()
+  python = fake_python(tmp_path, 'touch "$MODEL_DIR/run.json"')
+  said = output('sweep.py', grid, str(folder), PYTHON=python)
+  assert '4 of 4 runs are finished' in said
+
+
+def test_several_run_at_once(tmp_path, grid):
+  folder = tmp_path / 'sweep'
+  # Each waits until another one has begun too.
+  python = fake_python(
+    tmp_path,
+    f'touch {tmp_path}/begun.$(basename "$MODEL_DIR")\n'
+    f'for _ in {{1..200}}; do\n'
+    f'  [ "$(ls {tmp_path}/begun.* | wc -l)" -ge 2 ] && break; sleep 0.05\n'
+    'done\n'
+    'touch "$MODEL_DIR/run.json"',
+  )
+  said = output('sweep.py', grid, str(folder), '--jobs=2', PYTHON=python)
+  lines = said.splitlines()
+  assert [line.split(':')[0] for line in lines[1:3]] == [
+    f'[1/4] {folder}/0000',
+    f'[2/4] {folder}/0001',
+  ]
+  assert lines[-1] == '4 of 4 runs are finished'
 
 
 @pytest.mark.parametrize(
@@ -130,6 +193,8 @@ def test_a_combination_keeps_its_number(tmp_path, grid):
   [
     ({'grid': {}}, 'must be {"flags"'),
     ({'flags': [], 'grid': {'gin.A': 1}}, 'gin.A must be a list'),
+    ({'flags': [], 'runs': ['--a']}, 'runs must be a list of lists'),
+    ({'flags': [], 'runs': [['-a'], ['-a']]}, 'names the same run twice'),
   ],
 )
 def test_a_bad_grid_is_named(tmp_path, bad, said):

@@ -146,6 +146,8 @@ def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
   with pytest.raises(TrainingDivergedError, match='at step 7'):
     run(tmp_path, model, task, poison, checkpoint_period=5)
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['step_5']
+  note = json.loads((tmp_path / 'diverged.json').read_text())
+  assert 'at step 7' in note['error']
 
 
 def test_an_unusable_row_ends_the_run_before_anything_is_trained(
