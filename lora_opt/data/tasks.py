@@ -12,7 +12,7 @@ up any data set without code:
 >>> task.examples('eval')[0].completion
 'green'
 
-Four kinds: `MultipleChoice` and `Classification` are scored by likelihood,
+`MultipleChoice`, `Classification` and `Completion` are scored by likelihood,
 `Generation` by what the model writes. Encoders take `Classification`, and
 `Regression`, by labels and numbers instead of words. What all have in common
 (the sources, the prompt, chat or plain, batches) is in
@@ -38,6 +38,7 @@ from lora_opt.data.task import Task
 
 __all__ = [
   'Classification',
+  'Completion',
   'FillBlank',
   'Generation',
   'Mixture',
@@ -225,6 +226,42 @@ class Regression(Task):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion(Task):
+  """A text that the model learns to write, judged by its likelihood alone.
+
+  Nothing is decoded: evaluating costs a hundredth of what it does for a
+  `Generation`, and tells apart models that would all write it wrong. Its metric
+  is `lora_opt.evaluation.metrics.likelihood`.
+
+  Args:
+    prompt, completion: texts with field names in braces: what the model is
+      given, and what it learns to write.
+
+  The other fields are those of every Task.
+  """
+
+  kind: ClassVar[str] = 'choice'
+  prompt: str = '{question}'
+  completion: str = '{answer}'
+
+  def __post_init__(self):
+    super().__post_init__()
+    Template(self.completion)
+
+  def example(self, record: Record) -> Example:
+    completion = _completion(record, self.completion)
+    prompt = record.fill(self.prompt)
+    return Example(prompt, completion, (completion,), 0, record.row)
+
+
+def _completion(record: Record, template: str) -> str:
+  completion = record.fill(template)
+  if not completion.strip():
+    raise record.error(f'the completion {template!r} is empty')
+  return completion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Generation(Task):
   """A question that the model answers in its own words.
 
@@ -276,9 +313,7 @@ class Generation(Task):
     return self.scorer or getattr(self.eval, 'score', None)
 
   def example(self, record: Record) -> Example:
-    completion = record.fill(self.completion)
-    if not completion.strip():
-      raise record.error(f'the completion {self.completion!r} is empty')
+    completion = _completion(record, self.completion)
     if self.answer is not None:
       record.text(self.answer)
     elif not self._scorer and self._extract(completion) is None:

@@ -84,10 +84,12 @@ class Evaluator:
     Returns:
       A JSON-able dict: step, task, metrics (score and 95 % interval of each, by
       name), metric (the first of them), its score and interval, loss,
-      num_examples, overlap (how many of them also stand in train, with the
-      metrics without these; left out where there are none or train is not at
-      hand) and predictions (a dict per example: prompt, reference, prediction,
-      score, and more for choices, see `likelihood.predict`).
+      num_examples, halves (the scores of the even and of the odd examples: the
+      one to choose settings by, the other to report), overlap (how many
+      examples also stand in train, with the metrics without these; left out
+      where there are none or train is not at hand) and predictions (a dict per
+      example: prompt, reference, prediction, score, and more for choices, see
+      `likelihood.predict`).
     """
     examples = self._task.examples('eval')
     if self._labels:
@@ -107,6 +109,7 @@ class Evaluator:
       'metrics': scores,
       'loss': loss,
       'num_examples': len(examples),
+      'halves': [self._scores(predictions[start::2]) for start in (0, 1)],
       **self._without_overlap(predictions),
       'predictions': predictions,
     }
@@ -197,6 +200,15 @@ class Evaluator:
     return float(loss), list(
       map(likelihoods.predict, examples, likelihood, tokens)
     )
+
+  def _scores(self, predictions) -> dict[str, float]:
+    """The score by every metric; none of no predictions."""
+    if not predictions:
+      return {}
+    return {
+      metric.name: float(metric.summary(*metric.columns(predictions)))
+      for metric in self._metrics()
+    }
 
   def _without_overlap(self, predictions) -> dict[str, Any]:
     try:

@@ -89,6 +89,26 @@ def accuracy_per_byte() -> Metric:
   return _share_right('accuracy_per_byte', 'choice_per_byte')
 
 
+def likelihood() -> Metric:
+  """Geometric mean of the probabilities of the right completion's tokens.
+
+  exp(-loss), between 0 and 1, where every token of every example counts alike.
+
+  >>> row = {'answer': 0, 'log_likelihoods': [-2 * np.log(2)], 'tokens': [2]}
+  >>> round(score_all([likelihood()], [row])['likelihood']['score'], 6)
+  0.5
+  """
+
+  def read(row):
+    right = row['answer']
+    return row['log_likelihoods'][right], row['tokens'][right]
+
+  def summary(log_likelihoods, tokens):
+    return float(np.exp(np.sum(log_likelihoods) / np.sum(tokens)))
+
+  return Metric('likelihood', read, summary)
+
+
 def f1(average: str = 'binary', positive: int = 1) -> Metric:
   """F1 of the predicted labels, as scikit-learn computes it; 0 if undefined.
 

@@ -93,6 +93,17 @@ def test_generation_can_extract_by_expression_or_field():
   assert whole.score(example, ' 4\n') == 1
 
 
+def test_a_completion_is_its_only_choice():
+  task = tasks.Completion(name='sums', train=SUMS, eval=SUMS, chat=False)
+  (example,) = task.examples('eval')
+  assert example.prompt == SUMS[0]['question']
+  assert example.choices == (SUMS[0]['answer'],) == (example.completion,)
+  assert example.answer == 0
+  empty = dataclasses.replace(task, eval=[SUMS[0] | {'answer': ' '}])
+  with pytest.raises(ValueError, match='is empty'):
+    empty.validate(['eval'])
+
+
 def test_generation_uses_a_given_scorer():
   task = sums(scorer=lambda text, row: 0.5 * (row['final'] in text))
   assert task.metric == 'score'

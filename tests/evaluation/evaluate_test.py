@@ -104,6 +104,9 @@ def test_examples_of_train_are_reported_apart(model, placement):
   assert rest['score'] == np.mean(scores)
   plain = Evaluator(model, CHOICES, placement, batch_size=2)(model.base, None)
   assert 'overlap' not in plain
+  scores = [float(p['score']) for p in plain['predictions']]
+  halves = [half['accuracy'] for half in plain['halves']]
+  assert halves == [np.mean(scores[::2]), np.mean(scores[1::2])]
 
 
 def saved_run(folder, model, lora):
