@@ -50,7 +50,7 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
-  package_data={'lora_opt.evaluation': ['report.html.jinja']},
+  package_data={'lora_opt.evaluation': ['*.jinja', '*.css']},
   packages=setuptools.find_namespace_packages(include=['lora_opt*']),
   install_requires=['jax>=0.7', 'optax>=0.2.6'],
   extras_require={'train': TRAIN, 'test': TRAIN + TEST, 'torch': TORCH},

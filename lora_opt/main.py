@@ -2,6 +2,7 @@
 
     python -m lora_opt.main --run_mode=train \\
       --gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine
+    python -m lora_opt.main --run_mode=report runs/sweep
 
 `--gin.NAME=VALUE` sets the macro NAME, `--gin.module.function.argument=VALUE`
 any argument of any function the files mention; both may be repeated, and win
@@ -22,10 +23,12 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum(
   'run_mode',
   'train',
-  ['train', 'eval', 'infer', 'merge'],
+  ['train', 'eval', 'infer', 'merge', 'report'],
   'train: fine-tune, evaluate before and after, export the adapter. '
   'eval: score an adapter. infer: write completions for prompts. '
-  'merge: write the model with the adapter in its weights.',
+  'merge: write the model with the adapter in its weights. '
+  'report STUDY: compare the runs of a sweep, or their results.jsonl, on a '
+  'page in their folder; takes no gin files.',
 )
 flags.DEFINE_multi_string(
   'gin_file', [], 'A gin file; repeat it for more, later ones override.'
@@ -85,6 +88,9 @@ def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
+  if FLAGS.run_mode == 'report':
+    _report(argv[1:])
+    return
   if len(argv) > 1:
     raise ValueError(f'not a flag: {argv[1]}; see --helpshort')
   if not FLAGS.gin_file:
@@ -143,6 +149,17 @@ def _keep_compiled_programs(folder: str) -> None:
   if folder and not jax.config.jax_compilation_cache_dir:
     folder = os.path.abspath(os.path.expanduser(folder))
     jax.config.update('jax_compilation_cache_dir', folder)
+
+
+def _report(folders: Sequence[str]) -> None:
+  from lora_opt.evaluation.study.page import write_study_report
+
+  if len(folders) != 1:
+    raise ValueError(
+      '--run_mode=report takes one folder: that of a sweep, or one with its '
+      'results.jsonl'
+    )
+  print(f'report: {write_study_report(folders[0])}')
 
 
 def run() -> None:

@@ -1,26 +1,12 @@
 """A run's curves as inline SVG in the colours and fonts of the page."""
 
-import io
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import matplotlib
-from matplotlib import figure, ticker
-
-from lora_opt.evaluation import _text
+from lora_opt.evaluation import _text, drawing
 from lora_opt.evaluation._text import Json
 
-# Matplotlib draws in these colours. The page's own are then put in their
-# place, so that the curves follow its light and dark themes.
-_THEME = {
-  '#0000a1': 'var(--accent)',
-  '#0000a2': 'var(--second)',
-  '#0000a3': 'var(--muted)',
-  '#0000a4': 'var(--line)',
-}
-_ACCENT, _SECOND, _MUTED, _LINE = _THEME
 _POINTS = 1000  # drawn in one curve
 
 Series = Sequence[tuple[float, float]]
@@ -65,7 +51,7 @@ def draw_curves(
   for name in names:
     line, points = _series(train, name), _series(tests, name)
     if max(len(line), len(points)) > 1:
-      svg = _draw(name, line, points, percent=name == metric)
+      svg = _draw(name, line, points, share=name == metric)
       curves.append(Curve(_text.label(name), bool(line), bool(points), svg))
   return curves
 
@@ -77,55 +63,29 @@ def _series(rows: Iterable[Json], name: str) -> Series:
   return sorted({x: y for x, y in pairs if None not in (x, y)}.items())
 
 
-def _draw(name: str, line: Series, points: Series, percent: bool) -> str:
-  canvas = figure.Figure(figsize=(5.0, 2.6), layout='constrained')
-  axes = canvas.add_subplot()
-  if line:
-    stride = math.ceil(len(line) / _POINTS)
-    steps, values = zip(*line[::stride], strict=True)
-    if name == 'learning_rate':  # is exact; a mean would only bend it
-      axes.plot(steps, values, color=_ACCENT, linewidth=1.8)
-    else:
-      smooth = _smooth([value for _, value in line])[::stride]
-      axes.plot(steps, values, color=_ACCENT, alpha=0.25, linewidth=0.8)
-      axes.plot(steps, smooth, color=_ACCENT, linewidth=1.8)
-  if points:
-    steps, values = zip(*points, strict=True)
-    axes.plot(steps, values, color=_SECOND, linewidth=1, marker='o',
-              markersize=4.5)  # fmt: skip
-  if percent or name.startswith('timing/'):
-    top = max(value for _, value in [*line, *points])
-    axes.set_ylim(0, 1.15 * top if top > 0 else 1)
-  tick = (lambda y, _: f'{100 * y:.3g} %') if percent else _tick
-  axes.yaxis.set_major_formatter(tick)
-  axes.xaxis.set_major_formatter(_tick)
-  nice = [1, 2, 2.5, 5, 10]
-  axes.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=nice))
-  axes.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=nice, integer=True))
-  axes.spines[['top', 'right', 'left']].set_visible(False)
-  axes.spines['bottom'].set_color(_LINE)
-  axes.grid(axis='y', color=_LINE, linewidth=0.7)
-  axes.set_axisbelow(True)
-  axes.tick_params(length=0, labelsize=9, colors=_MUTED, pad=5)
-  axes.margins(x=0.02)
-  return _inline(canvas, name)
+def _draw(name: str, line: Series, points: Series, share: bool) -> str:
+  def draw(axes, ink):
+    drawing.plain(axes, ink)
+    if line:
+      stride = math.ceil(len(line) / _POINTS)
+      steps, values = zip(*line[::stride], strict=True)
+      if name == 'learning_rate':  # is exact; a mean would only bend it
+        axes.plot(steps, values, color=ink.accent, linewidth=1.8)
+      else:
+        smooth = _smooth([value for _, value in line])[::stride]
+        axes.plot(steps, values, color=ink.accent, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smooth, color=ink.accent, linewidth=1.8)
+    if points:
+      steps, values = zip(*points, strict=True)
+      axes.plot(steps, values, color=ink.second, linewidth=1, marker='o',
+                markersize=4.5)  # fmt: skip
+    if share or name.startswith('timing/'):
+      top = max(value for _, value in [*line, *points])
+      axes.set_ylim(0, 1.15 * top if top > 0 else 1)
+    if share:
+      axes.yaxis.set_major_formatter(drawing.percent)
 
-
-def _inline(canvas: figure.Figure, name: str) -> str:
-  """The figure as an <svg> element of the page, the same at every run."""
-  text = io.StringIO()
-  # The salt keeps the ids of several drawings on one page apart.
-  style = {'svg.fonttype': 'none', 'svg.hashsalt': name}
-  with matplotlib.rc_context(style):
-    canvas.savefig(text, format='svg', transparent=True)
-  svg = text.getvalue()
-  svg = svg[svg.index('<svg') :]
-  svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg, flags=re.DOTALL)
-  svg = re.sub(r' id="[\w.]+_\d+"', '', svg)  # counted, so not unique on a page
-  svg = re.sub(r'\b(width|height)="[\d.]+pt" ', '', svg, count=2)
-  svg = re.sub('|'.join(_THEME), lambda match: _THEME[match[0]], svg)
-  title = _text.label(name).replace('"', '').replace('<', '').replace('&', '')
-  return svg.replace('<svg', f'<svg role="img" aria-label="{title}"', 1)
+  return drawing.to_svg(draw, (5.0, 2.6), name)
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -150,7 +110,3 @@ def _decayed(values: Sequence[float]) -> list[tuple[float, float]]:
     total, weight = keep * total + value, keep * weight + 1
     sums.append((total, weight))
   return sums
-
-
-def _tick(value: float, _: int) -> str:
-  return _text.brief(value)

@@ -9,15 +9,20 @@
 import argparse
 import collections
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import markupsafe
 
-from lora_opt.evaluation import _text, comparison, curves, history, results
+from lora_opt.evaluation import (
+  _html,
+  _text,
+  comparison,
+  curves,
+  history,
+  results,
+)
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.comparison import format_table
 
@@ -75,7 +80,9 @@ def write_report(model_dir: str | Path) -> Path:
   rows = history.read_metrics(model_dir)
   data = model_dir / 'dataset.json'
   drawings = curves.draw_curves(rows, [e for e in (before, after) if e])
-  html = _template().render(
+  return _html.write(
+    model_dir / REPORT_FILE,
+    'report.html.jinja',
     title=_text.first('task', run, after, before) or model_dir.resolve().name,
     subtitle=[run[k] for k in ('model', 'optimizer') if run.get(k)],
     rows=comparison.compare(before, after),
@@ -90,23 +97,6 @@ def write_report(model_dir: str | Path) -> Path:
     command=run.get('command'),
     config=_read_text(model_dir / 'operative_config.gin'),
   )
-  path = model_dir / REPORT_FILE
-  partial = path.with_suffix('.partial')
-  partial.write_text(html, encoding='utf-8')
-  os.replace(partial, path)
-  return path
-
-
-def _template() -> jinja2.Template:
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters['shorten'] = _text.shorten
-  return environment.get_template('report.html.jinja')
 
 
 def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:

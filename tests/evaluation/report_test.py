@@ -1,4 +1,3 @@
-import html.parser
 import json
 import re
 import subprocess
@@ -7,6 +6,7 @@ import sys
 import pytest
 
 from lora_opt.evaluation import comparison, report
+from tests.evaluation.balanced import Balanced
 
 EVIL = '<script>alert("x")</script> & \'quoted\''
 
@@ -94,25 +94,6 @@ def page(model_dir):
 
 def headings(text):
   return re.findall(r'<h2>(.*?)</h2>', text)
-
-
-class Balanced(html.parser.HTMLParser):
-  """Every element of a page is closed, in order."""
-
-  def check(self, text):
-    self.open = []
-    self.feed(text)
-    assert self.open == []
-
-  def handle_starttag(self, tag, attrs):
-    if tag not in ('meta', 'br'):
-      self.open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    pass
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
 
 
 def test_everything_is_there(model_dir):

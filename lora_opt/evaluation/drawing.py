@@ -1,0 +1,115 @@
+"""Drawings as inline SVG in the colours and fonts of a page, or as PNG."""
+
+import io
+import pathlib
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib import axes as mpl_axes
+from matplotlib import figure, ticker
+
+from lora_opt.evaluation import _text
+
+
+class Ink(NamedTuple):
+  """Colours of a drawing, by what they are for."""
+
+  accent: str
+  second: str
+  muted: str
+  line: str
+
+
+# Matplotlib draws in these. The page's own colours are then put in their
+# place, so that drawings follow its light and dark themes.
+PAGE = Ink('#0000a1', '#0000a2', '#0000a3', '#0000a4')
+_THEME = {color: f'var(--{name})' for name, color in PAGE._asdict().items()}
+# The page's light theme, for what has no page around it.
+PAPER = Ink('#2563a8', '#c2601c', '#676e77', '#dfdfd9')
+
+
+def plain(axes: mpl_axes.Axes, ink: Ink = PAGE) -> None:
+  """No frame, a few light lines to read the height by."""
+  nice = [1, 2, 2.5, 5, 10]
+  axes.xaxis.set_major_formatter(tick)
+  axes.yaxis.set_major_formatter(tick)
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=nice))
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=nice, integer=True))
+  axes.spines[['top', 'right', 'left']].set_visible(False)
+  axes.spines['bottom'].set_color(ink.line)
+  axes.grid(axis='y', color=ink.line, linewidth=0.7)
+  axes.set_axisbelow(True)
+  axes.tick_params(length=0, labelsize=9, colors=ink.muted, pad=5)
+  axes.margins(x=0.02)
+
+
+def tick(value: float, _: int) -> str:
+  """What stands at an axis."""
+  return _text.brief(value)
+
+
+def percent(value: float, _: int) -> str:
+  """The same for shares."""
+  return _text.minus(f'{100 * value:.3g} %')
+
+
+def to_svg(
+  draw: Callable[[mpl_axes.Axes, Ink], None],
+  size: tuple[float, float],
+  name: str,
+) -> str:
+  """One drawing as an <svg> element.
+
+  Args:
+    draw: draws on axes in these colours.
+    size: width and height in inches.
+    name: what it shows, for those who hear the page.
+  """
+  canvas = figure.Figure(figsize=size, layout='constrained')
+  draw(canvas.add_subplot(), PAGE)
+  return inline(canvas, name)
+
+
+def inline(canvas: figure.Figure, name: str) -> str:
+  """The figure as an <svg> element of the page, the same at every run."""
+  text = io.StringIO()
+  # The salt keeps the ids of several drawings on one page apart.
+  style = {'svg.fonttype': 'none', 'svg.hashsalt': name}
+  with matplotlib.rc_context(style):
+    canvas.savefig(text, format='svg', transparent=True)
+  svg = text.getvalue()
+  svg = svg[svg.index('<svg') :]
+  svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg, flags=re.DOTALL)
+  svg = re.sub(r' id="[\w.]+_\d+"', '', svg)  # counted, so not unique on a page
+  svg = re.sub(r'\b(width|height)="[\d.]+pt" ', '', svg, count=2)
+  svg = re.sub('|'.join(_THEME), lambda match: _THEME[match[0]], svg)
+  title = _text.label(name).replace('"', '').replace('<', '').replace('&', '')
+  return svg.replace('<svg', f'<svg role="img" aria-label="{title}"', 1)
+
+
+def to_png(
+  draws: dict[str, Callable[[mpl_axes.Axes, Ink], None]],
+  size: tuple[float, float],
+  path: pathlib.Path,
+  *,
+  columns: int = 1,
+) -> None:
+  """Drawings side by side as a PNG.
+
+  Args:
+    draws: title -> what draws on axes in these colours.
+    size: width and height of each in inches.
+    path: of the file.
+    columns: drawings in a row.
+  """
+  rows = -(-len(draws) // columns)
+  canvas = figure.Figure(
+    figsize=(size[0] * columns, size[1] * rows), layout='constrained', dpi=150
+  )
+  for place, (title, draw) in enumerate(draws.items(), start=1):
+    axes = canvas.add_subplot(rows, columns, place)
+    axes.set_title(title, fontsize=10, loc='left')
+    draw(axes, PAPER)
+  canvas.savefig(path)

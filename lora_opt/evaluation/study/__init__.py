@@ -1,0 +1,1 @@
+"""Many runs compared: their results in small rows, ranked, drawn, reported."""

@@ -1,0 +1,90 @@
+"""How fast methods learn, and what their steps cost."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.study.ranking import Chosen, Group
+
+_WINDOW = 0.1  # of the run: the loss of a single batch says little
+
+
+class Pace(NamedTuple):
+  """A method against the baseline; None where there is nothing to say."""
+
+  reached: int  # runs whose loss came down to the baseline's last one
+  runs: int
+  steps: float | None  # to get there, over the baseline's: median of all
+  step_seconds: float | None  # over the baseline's: median of all groups
+  memory: float | None  # peak over the baseline's, likewise
+
+
+def paces(
+  chosen: Mapping[Group, Mapping[str, Chosen]], baseline: str
+) -> dict[str, Pace]:
+  """The pace of every method; none without a baseline."""
+  methods = sorted({method for found in chosen.values() for method in found})
+  if baseline not in methods:
+    return {}
+  return {
+    method: _pace(chosen.values(), method, baseline) for method in methods
+  }
+
+
+def _pace(groups, method: str, baseline: str) -> Pace:
+  steps, seconds, memory, runs = [], [], [], 0
+  for found in groups:
+    mine, theirs = found[method].rows, found[baseline].rows
+    for row, other in zip(mine, theirs, strict=True):
+      runs += 1
+      target = smooth(other['curve']['loss'])[-1]
+      step = step_to(row['curve'], target)
+      if step is not None:
+        steps.append(step / step_to(other['curve'], target))
+    seconds += _ratio(mine, theirs, 'step_seconds')
+    memory += _ratio(mine, theirs, 'peak_memory_bytes')
+  # Those that never got there took longer than any that did.
+  late = runs - len(steps)
+  median = statistics.median_low([*steps, *[float('inf')] * late])
+  return Pace(
+    len(steps),
+    runs,
+    median if median != float('inf') else None,
+    statistics.median(seconds) if seconds else None,
+    statistics.median(memory) if memory else None,
+  )
+
+
+def smooth(losses: Sequence[float]) -> list[float]:
+  """The mean over the last tenth of the run, at every point.
+
+  >>> smooth([3.0, 1.0])
+  [3.0, 1.0]
+  """
+  width = max(1, round(_WINDOW * len(losses)))
+  return [
+    statistics.fmean(losses[max(0, end - width) : end])
+    for end in range(1, len(losses) + 1)
+  ]
+
+
+def step_to(curve: Json, target: float) -> int | None:
+  """The first step whose smoothed loss is at the target or below it.
+
+  >>> step_to({'step': [1, 2, 3], 'loss': [3.0, 2.0, 1.0]}, 2.5)
+  2
+  """
+  for step, loss in zip(curve['step'], smooth(curve['loss']), strict=True):
+    if loss <= target:
+      return step
+  return None
+
+
+def _ratio(mine, theirs, name: str) -> list[float]:
+  values = [
+    [row[name] for row in rows if row.get(name)] for rows in (mine, theirs)
+  ]
+  if not all(values):
+    return []
+  return [statistics.median(values[0]) / statistics.median(values[1])]

@@ -1,0 +1,319 @@
+"""The report of a study: one HTML file that needs nothing around it, and PNGs.
+
+python -m lora_opt.main --run_mode=report STUDY
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import markupsafe
+import numpy as np
+
+from lora_opt.evaluation import _html, _text, drawing
+from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.study import drawings, ranking, words
+from lora_opt.evaluation.study import rows as study_rows
+from lora_opt.evaluation.study.drawings import Draw
+from lora_opt.evaluation.study.pace import Pace, paces
+from lora_opt.evaluation.study.ranking import BASELINE, Group, Ranking
+from lora_opt.training.run_directory import read_json
+
+PAGE_FILE = 'report.html'
+PICTURES = 'pictures'
+_LARGE, _SMALL = (5.0, 2.8), (2.6, 1.9)
+_STATE = ('condition_max', 'imbalance_max', 'stable_rank_mean')
+_STATE += ('dead_directions_total', 'relative_step_mean')
+
+
+class Panel(NamedTuple):
+  """One drawing with its title; `mark` is a word beside it."""
+
+  title: str
+  svg: str
+  mark: str = ''
+
+
+class Section(NamedTuple):
+  """The drawings of one group."""
+
+  title: str
+  panels: list[Panel]
+
+
+def write_study_report(folder: str | Path) -> Path:
+  """Writes report.html and pictures/*.png from the runs of a study.
+
+  Args:
+    folder: what launch/sweep.py left, or a folder with results.jsonl.
+
+  Returns:
+    The path of the page.
+
+  Raises:
+    FileNotFoundError: there is no such folder, or no run in it has ended.
+  """
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise FileNotFoundError(f'{folder}: no such folder; give that of a study')
+  if any(folder.glob('[0-9]' * 4)):
+    study_rows.collect(folder)
+  rows = study_rows.read_rows(folder)
+  if not rows:
+    raise FileNotFoundError(
+      f'{folder}: no run has ended here: there is neither results.jsonl nor a '
+      'folder such as 0000 with run.json'
+    )
+  study = read_json(folder / study_rows.STUDY_FILE) or {}
+  ranked = ranking.rank(rows)
+  pace = paces(ranked.chosen, BASELINE)
+  groups = ranking.group_rows(rows)
+  style = drawings.styles(sorted(set(ranking.label_methods(rows))))
+  pictures = folder / PICTURES
+  pictures.mkdir(exist_ok=True)
+  return _html.write(
+    folder / PAGE_FILE,
+    'study.html.jinja',
+    title=study.get('title') or folder.resolve().name,
+    models=sorted({row['model'] for row in rows if row['model']}),
+    ended=len(rows),
+    planned=study.get('runs', len(rows)),
+    findings=words.sentences(ranked, pace),
+    places=[_place_cells(place) for place in ranked.places],
+    overview=_overview(ranked, pictures),
+    table_head=[group.title for group in ranked.chosen],
+    table=_by_group(ranked),
+    rates=_rates(ranked),
+    incomplete=[group.title for group in ranked.incomplete],
+    sweeps=[_sweeps(g, found, ranked, pictures) for g, found in groups.items()],
+    key=[(m, _key(style[m])) for m in style],
+    curves=_curves(ranked, style, pictures),
+    baseline=BASELINE,
+    pace=[_pace_cells(method, found) for method, found in pace.items()],
+    state_head=[_text.label(name) for name in _STATE],
+    state=_state(ranked),
+    pairs=_pairs(ranked, pictures),
+    halves=ranked.halves,
+    facts=_facts(rows, ranked),
+    folder=str(folder),
+  )
+
+
+def _svg(draw: Draw, size: tuple[float, float], name: str) -> str:
+  return markupsafe.Markup(drawing.to_svg(draw, size, name))
+
+
+def _place_cells(place: ranking.Place) -> dict[str, str]:
+  best = place.verdict == 'best'
+  return {
+    'method': place.method,
+    'score': words.points(place.score.mean),
+    'span': words.span(place.score),
+    'behind': '' if best else words.points(place.behind.mean),
+    'behind_span': '' if best else words.span(place.behind),
+    'verdict': place.verdict,
+  }
+
+
+def _overview(ranked: Ranking, pictures: Path) -> str:
+  if not ranked.places:
+    return ''
+  draw = drawings.scores(ranked.places)
+  size = (5.0, 0.5 + 0.27 * len(ranked.places))
+  drawing.to_png({'Mean score': draw}, size, pictures / 'ranking.png')
+  return _svg(draw, size, 'mean scores')
+
+
+def _by_group(ranked: Ranking) -> list[tuple[str, list[tuple[str, str]]]]:
+  """Method, and for each group its score and how it stands there."""
+  standing = {
+    group: ranking.best_in_group(found)
+    for group, found in ranked.chosen.items()
+  }
+  table = []
+  for place in ranked.places:
+    cells = []
+    for group, (best, behind) in standing.items():
+      chosen = ranked.chosen[group][place.method]
+      low = behind[place.method].low
+      if place.method == best:
+        kind = 'best'
+      else:
+        kind = 'behind' if low is not None and low > 0 else ''
+      cells.append((words.points(float(np.mean(chosen.scores))), kind))
+    table.append((place.method, cells))
+  return table
+
+
+def _rates(ranked: Ranking) -> list[tuple[str, list[tuple[str, str]]]]:
+  """Method, and for each group the rate chosen, marked where at an edge."""
+  return [
+    (
+      place.method,
+      [
+        (
+          _text.brief(found[place.method].learning_rate),
+          'edge' if found[place.method].at_edge else '',
+        )
+        for found in ranked.chosen.values()
+      ],
+    )
+    for place in ranked.places
+  ]
+
+
+def _sweeps(
+  group: Group,
+  found: Mapping[str, Sequence[Json]],
+  ranked: Ranking,
+  pictures: Path,
+) -> Section:
+  """Score against learning rate, a panel for each method."""
+  chosen = ranked.chosen.get(group, {})
+  scores = [
+    ranking.score(row, 1)
+    for rows in found.values()
+    for row in rows
+    if 'score' in row
+  ]
+  low, high = min(scores, default=0), max(scores, default=1)
+  room = 0.06 * (high - low) or 0.01
+  level = None
+  if BASELINE in chosen:
+    level = float(np.mean(chosen[BASELINE].scores))
+  draws = {
+    method: drawings.sweep(
+      rows, chosen.get(method), level, (low - room, high + room)
+    )
+    for method, rows in sorted(found.items())
+  }
+  path = pictures / f'sweep_{_file_name(group)}.png'
+  drawing.to_png(draws, _SMALL, path, columns=4)
+  panels = [
+    Panel(m, _svg(draw, _SMALL, f'{group.title}, {m}'))
+    for m, draw in draws.items()
+  ]
+  return Section(group.title, panels)
+
+
+def _curves(
+  ranked: Ranking, style: Mapping[str, Mapping], pictures: Path
+) -> list[Panel]:
+  draws = {
+    group.title: drawings.losses(found, style)
+    for group, found in ranked.chosen.items()
+  }
+  if draws:
+    drawing.to_png(draws, _LARGE, pictures / 'loss.png', columns=2)
+  return [
+    Panel(title, _svg(draw, _LARGE, f'loss, {title}'))
+    for title, draw in draws.items()
+  ]
+
+
+def _key(style: Mapping[str, object]) -> markupsafe.Markup:
+  """A short stroke in a method's colour and dashes."""
+  dashes = style['linestyle']
+  pattern = '' if dashes == '-' else ' '.join(str(3 * x) for x in dashes[1])
+  return markupsafe.Markup(
+    '<svg class="stroke" viewBox="0 0 30 6" aria-hidden="true"><path '
+    'd="M0 3H30" stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
+  ).format(style['color'], pattern)
+
+
+def _pace_cells(method: str, found: Pace) -> tuple[str, ...]:
+  return (
+    method,
+    _text.show(found.steps, '{:.2f}'),
+    f'{found.reached} of {found.runs}',
+    _text.show(found.step_seconds, '{:.2f}'),
+    _text.show(found.memory, '{:.2f}'),
+  )
+
+
+def _state(ranked: Ranking) -> list[tuple[str, ...]]:
+  """Method, and medians of the last state of the factors over all its runs."""
+  table = []
+  for place in ranked.places:
+    cells = []
+    for name in _STATE:
+      values = [
+        row['diagnostics'][name]
+        for found in ranked.chosen.values()
+        for row in found[place.method].rows
+        if name in row['diagnostics']
+      ]
+      middle = statistics.median(values) if values else None
+      cells.append(_text.NONE if middle is None else _text.brief(middle))
+    table.append((place.method, *cells))
+  return table
+
+
+def _pairs(ranked: Ranking, pictures: Path) -> list[Section]:
+  """Stable rank of each pair, by method: the mean over seeds of a group."""
+  sections = []
+  for group, found in ranked.chosen.items():
+    tables = {
+      method: _mean_table([row['pairs'] for row in chosen.rows])
+      for method, chosen in found.items()
+      if all(row.get('pairs') for row in chosen.rows)
+    }
+    values = [
+      x for t in tables.values() for layers in t.values() for x in layers
+    ]
+    if not values:
+      continue
+    limits = (min(values), max(values))
+    draws = {m: drawings.pairs(t, limits) for m, t in sorted(tables.items())}
+    path = pictures / f'pairs_{_file_name(group)}.png'
+    drawing.to_png(draws, _SMALL, path, columns=4)
+    title = f'{group.title}: from {limits[0]:.1f} to {limits[1]:.1f}'
+    panels = [
+      Panel(m, _svg(draw, _SMALL, f'pairs, {group.title}, {m}'))
+      for m, draw in draws.items()
+    ]
+    sections.append(Section(title, panels))
+  return sections
+
+
+def _mean_table(tables: Sequence[Json]) -> dict[str, list[float]]:
+  """Stable ranks by short name of the site, averaged over runs."""
+  ranks = [table['stable_rank'] for table in tables]
+  return {
+    site.rpartition('.')[2]: np.mean([t[site] for t in ranks], axis=0).tolist()
+    for site in ranks[0]
+  }
+
+
+def _facts(rows: Sequence[Json], ranked: Ranking) -> list[tuple[str, str]]:
+  """Name and value of what the runs had in common."""
+  facts = []
+  for group, found in ranked.chosen.items():
+    row = next(iter(found.values())).rows[0]
+    budget = ', '.join(f'{k}={v}' for k, v in row['budget'].items())
+    seeds = ', '.join(map(str, ranked.seeds[group]))
+    facts.append(
+      (
+        group.title,
+        f'{row["metric"]} of {row["num_examples"]:,} examples; seeds {seeds}; '
+        f'{budget}',
+      )
+    )
+  diverged = sum('score' not in row for row in rows)
+  versions = {
+    ', '.join(f'{k} {v}' for k, v in row['versions'].items())
+    for row in rows
+    if row.get('versions')
+  }
+  total = sum(row.get('seconds', 0) for row in rows)
+  return [
+    *facts,
+    ('Diverged', f'{diverged} runs'),
+    ('Time of all runs', _text.duration(total)),
+    ('Versions', '; '.join(sorted(versions))),
+  ]
+
+
+def _file_name(group: Group) -> str:
+  return '_'.join(word.strip(',') for word in group.title.split())

@@ -1,0 +1,271 @@
+"""Which method did best: learning rates chosen, scores with intervals, ties.
+
+A group is a task at a rank, in which methods are compared. The rules:
+
+1. Only whole blocks count: a seed of a group in which every method has run with
+   the same number of learning rates.
+2. A method's learning rate in a group is the one of the best mean score over
+   these seeds on the even examples; its score is that on the odd ones. A rate
+   at which a run diverged is not chosen. (Where an evaluation has no halves,
+   both are the whole score, which flatters every method alike.)
+3. A method's overall score is the mean over groups of the mean over seeds.
+4. The method of the best overall score is the best; another is tied with it if
+   the 95 % interval of the difference, paired by seed, includes zero.
+
+Intervals are Student's over seeds, by Welch and Satterthwaite where several
+groups join: they say what other initial values and orders of the data would
+change, for these tasks and these examples.
+"""
+
+import collections
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lora_opt.evaluation._text import Json
+
+BASELINE = 'adamw'
+
+
+class Group(NamedTuple):
+  """Where methods are compared: a task, a rank, what else was alike."""
+
+  task: str
+  rank: int | None
+  budget: str = ''
+
+  @property
+  def title(self) -> str:
+    """As a reader has it.
+
+    >>> Group('cola', 4).title
+    'cola, rank 4'
+    """
+    rank = '' if self.rank is None else f', rank {self.rank}'
+    return f'{self.task}{rank}{self.budget and ", " + self.budget}'
+
+
+class Interval(NamedTuple):
+  """A mean with its 95 % interval; no bounds from one seed."""
+
+  mean: float
+  low: float | None = None
+  high: float | None = None
+
+
+class Chosen(NamedTuple):
+  """A method in a group, at the learning rate chosen for it."""
+
+  learning_rate: float
+  at_edge: bool  # the least or greatest of those tried
+  rows: list[Json]  # by seed
+  scores: list[float]  # by seed, of the examples not chosen by
+
+
+class Place(NamedTuple):
+  """A line of the ranking."""
+
+  method: str
+  score: Interval
+  behind: Interval  # the best's score less this one's
+  verdict: str  # 'best', 'tied', 'behind', or 'open' without an interval
+
+
+class Ranking(NamedTuple):
+  """What follows from the rows of a study."""
+
+  places: list[Place]  # the best first
+  chosen: dict[Group, dict[str, Chosen]]  # of whole groups
+  seeds: dict[Group, list[int]]  # those that count
+  incomplete: list[Group]
+  halves: bool  # whether rates were chosen on other examples
+
+
+def label_methods(rows: Sequence[Json]) -> list[str]:
+  """A name for the method of each row: the recipe, and what varies of it.
+
+  >>> label_methods([
+  ...   {'method': 'lora_plus', 'options': {'lora_plus.lr_ratio': '4'}},
+  ...   {'method': 'lora_plus', 'options': {'lora_plus.lr_ratio': '16'}},
+  ...   {'method': 'adamw', 'options': {'adamw.b2': '0.99'}},
+  ... ])
+  ['lora_plus lr_ratio=4', 'lora_plus lr_ratio=16', 'adamw']
+  """
+  values = collections.defaultdict(lambda: collections.defaultdict(set))
+  for row in rows:
+    for name in {n for r in rows for n in r['options']}:
+      values[row['method']][name].add(row['options'].get(name))
+  labels = []
+  for row in rows:
+    varied = [
+      f'{name.rpartition(".")[2]}={row["options"][name]}'
+      for name, found in sorted(values[row['method']].items())
+      if len(found) > 1 and name in row['options']
+    ]
+    labels.append(' '.join([row['method'], *varied]))
+  return labels
+
+
+def group_rows(rows: Sequence[Json]) -> dict[Group, dict[str, list[Json]]]:
+  """Rows by group and method; what differs in budget is a group of its own."""
+  labels = label_methods(rows)
+  budgets = collections.defaultdict(lambda: collections.defaultdict(set))
+  for row in rows:
+    for name, value in row['budget'].items():
+      budgets[row['task']][name].add(value)
+  found: dict[Group, dict[str, list[Json]]] = {}
+  for row, label in zip(rows, labels, strict=True):
+    differing = ' '.join(
+      f'{name}={value}'
+      for name, value in row['budget'].items()
+      if len(budgets[row['task']][name]) > 1
+    )
+    group = Group(row['task'], row['rank'], differing)
+    found.setdefault(group, {}).setdefault(label, []).append(row)
+  ordered = sorted(found, key=lambda g: (g.task, g.rank or 0, g.budget))
+  return {group: found[group] for group in ordered}
+
+
+def rank(rows: Sequence[Json]) -> Ranking:
+  """Ranks the methods of a study by the rules above."""
+  groups = group_rows(rows)
+  methods = sorted({method for found in groups.values() for method in found})
+  chosen, seeds, incomplete = {}, {}, []
+  for group, found in groups.items():
+    whole = whole_seeds(found, methods)
+    best = {method: choose(found[method], whole) for method in methods if whole}
+    if not whole or None in best.values():
+      incomplete.append(group)
+      continue
+    chosen[group], seeds[group] = best, whole
+  places = _places(methods, chosen)
+  halves = all(row.get('halves') for row in rows if 'score' in row)
+  return Ranking(places, chosen, seeds, incomplete, halves)
+
+
+def whole_seeds(
+  found: Mapping[str, Sequence[Json]], methods: Iterable[str]
+) -> list[int]:
+  """Seeds for which every method ran at as many rates as any did.
+
+  >>> row = lambda seed, rate: {'seed': seed, 'learning_rate': rate}
+  >>> whole_seeds({'a': [row(0, 1), row(1, 1)], 'b': [row(0, 2)]}, 'ab')
+  [0]
+  """
+  tried = {
+    method: collections.Counter(row['seed'] for row in found.get(method, ()))
+    for method in methods
+  }
+  most = max(
+    (n for counts in tried.values() for n in counts.values()), default=0
+  )
+  seeds = sorted({seed for counts in tried.values() for seed in counts})
+  return [
+    seed
+    for seed in seeds
+    if all(counts[seed] == most for counts in tried.values())
+  ]
+
+
+def choose(rows: Sequence[Json], seeds: Sequence[int]) -> Chosen | None:
+  """The learning rate of a method in a group; None if all diverged."""
+  by_rate = collections.defaultdict(dict)
+  for row in rows:
+    if row['seed'] in seeds:
+      by_rate[row['learning_rate']][row['seed']] = row
+  able = {
+    rate: found
+    for rate, found in by_rate.items()
+    if len(found) == len(seeds) and all('score' in r for r in found.values())
+  }
+  if not able:
+    return None
+  merit = {
+    rate: np.mean([score(row, 0) for row in found.values()])
+    for rate, found in able.items()
+  }
+  rate = max(sorted(merit), key=merit.__getitem__)
+  edge = len(by_rate) > 1 and rate in (min(by_rate), max(by_rate))
+  ordered = [able[rate][seed] for seed in seeds]
+  return Chosen(rate, edge, ordered, [score(row, 1) for row in ordered])
+
+
+def score(row: Json, half: int) -> float:
+  """The main score on one half of the examples, or on all if there is none."""
+  halves = row.get('halves')
+  return halves[half][row['metric']] if halves else row['score']
+
+
+def _places(
+  methods: Sequence[str], chosen: Mapping[Group, Mapping[str, Chosen]]
+) -> list[Place]:
+  if not chosen:
+    return []
+  scores = {
+    method: [found[method].scores for found in chosen.values()]
+    for method in methods
+  }
+  means = {method: mean_interval(scores[method]) for method in methods}
+  order = sorted(methods, key=lambda method: -means[method].mean)
+  best = order[0]
+  places = []
+  for method in order:
+    behind = difference(scores[best], scores[method])
+    verdict = 'best' if method == best else _verdict(behind)
+    places.append(Place(method, means[method], behind, verdict))
+  return places
+
+
+def _verdict(behind: Interval) -> str:
+  if behind.low is None:
+    return 'open'
+  return 'tied' if behind.low <= 0 else 'behind'
+
+
+def difference(
+  first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
+) -> Interval:
+  """Mean of first less second, paired by group and seed."""
+  return mean_interval(
+    [np.subtract(a, b) for a, b in zip(first, second, strict=True)]
+  )
+
+
+def mean_interval(groups: Sequence[Sequence[float]]) -> Interval:
+  """The mean over groups of the mean over seeds, with its 95 % interval.
+
+  >>> low, middle, high = -1.24, 0.0, 1.24
+  >>> found = mean_interval([[-0.5, 0.0, 0.5]])
+  >>> [round(float(x), 2) for x in found] == [middle, low, high]
+  True
+  >>> mean_interval([[1.0], [2.0]])
+  Interval(mean=1.5, low=None, high=None)
+  """
+  mean = float(np.mean([np.mean(group) for group in groups]))
+  if min(len(group) for group in groups) < 2:
+    return Interval(mean)
+  parts = [np.var(group, ddof=1) / len(group) for group in groups]
+  variance = float(np.sum(parts))
+  if variance == 0:
+    return Interval(mean, mean, mean)
+  freedom = variance**2 / sum(
+    part**2 / (len(group) - 1)
+    for part, group in zip(parts, groups, strict=True)
+  )
+  from scipy import stats  # slow, and only here
+
+  half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) / len(groups)
+  return Interval(mean, mean - half, mean + half)
+
+
+def best_in_group(
+  found: Mapping[str, Chosen],
+) -> tuple[str, dict[str, Interval]]:
+  """The best method of a group, and how far each one is behind it."""
+  best = max(sorted(found), key=lambda method: np.mean(found[method].scores))
+  return best, {
+    method: difference([found[best].scores], [chosen.scores])
+    for method, chosen in found.items()
+  }

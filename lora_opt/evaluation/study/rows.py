@@ -1,0 +1,206 @@
+"""What each run of a study came to, in one small row, fit to be committed.
+
+A row has what was chosen for the run (`method`, `options`, `task`, `rank`,
+`learning_rate`, `seed`, `budget`), what it scored (`metric`, `score`,
+`interval`, `halves`, `loss`, `num_examples`; or `diverged`), and how it went
+(`curve`, `seconds`, `step_seconds`, `peak_memory_bytes`, `diagnostics`,
+`pairs`).
+"""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lora_opt import diagnostics
+from lora_opt.evaluation import history
+from lora_opt.evaluation._text import Json, number
+from lora_opt.evaluation.results import write_lines
+from lora_opt.training.run_directory import read_json, write_json
+
+ROWS_FILE = 'results.jsonl'
+STUDY_FILE = 'study.json'
+_CURVE_POINTS = 60
+# Settings that must be alike where methods are compared.
+_BUDGET = (
+  *('MODEL', 'TRAIN_STEPS', 'BATCH_SIZE', 'TASK_FEATURE_LENGTHS'),
+  *('LORA_ALPHA', 'TRAIN_EXAMPLES', 'EVAL_EXAMPLES', 'MAX_NEW_TOKENS'),
+)
+_ADAPTER = 'adapter/adapter_model.safetensors'
+
+
+def collect(
+  runs: Path, results: Path | None = None, *, title: str = ''
+) -> list[Json]:
+  """Writes a row for each run that has ended.
+
+  Rows of runs that are no longer there are kept.
+
+  Args:
+    runs: the folder of a sweep: 0000, 0001, ...
+    results: takes results.jsonl, and study.json with how many runs there are
+      to be; by default `runs`.
+    title: what the study asks; by default what it was said to ask before.
+
+  Returns:
+    All rows, by name of run.
+  """
+  results = results or runs
+  known = {row['run']: row for row in read_rows(results)}
+  for folder in sorted(runs.glob('[0-9]' * 4)):
+    row = read_run(folder)
+    if row is not None:
+      known[row['run']] = row
+  rows = [known[name] for name in sorted(known)]
+  write_lines(results / ROWS_FILE, rows)
+  planned = read_json(runs / 'runs.json') or rows
+  before = read_json(results / STUDY_FILE) or {}
+  title = title or before.get('title') or results.resolve().name
+  write_json(results / STUDY_FILE, {'title': title, 'runs': len(planned)})
+  return rows
+
+
+def read_rows(folder: Path) -> list[Json]:
+  """The rows that `collect` left in a folder; none if there is no file."""
+  path = folder / ROWS_FILE
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text('utf-8').splitlines()]
+
+
+def read_run(folder: Path) -> Json | None:
+  """The row of one run, or None where it has not ended."""
+  run = read_json(folder / 'run.json')
+  diverged = read_json(folder / 'diverged.json')
+  settings = read_json(folder / 'settings.json')
+  if settings is None or (run is None and diverged is None):
+    return None
+  data = read_json(folder / 'dataset.json') or {}
+  row = {
+    'run': folder.name,
+    'model': (run or {}).get('model'),
+    'task': (run or data).get('task'),
+    **_choice(settings),
+  }
+  if run is None:
+    return row | {'diverged': diverged['error'], **_curve(folder)}
+  after = read_json(folder / 'evaluation/after.json')
+  scored = ('metric', 'score', 'interval', 'halves', 'loss', 'num_examples')
+  return {
+    **row,
+    **{name: after[name] for name in scored if name in after},
+    **_curve(folder),
+    'seconds': round(run['seconds'], 1),
+    'peak_memory_bytes': run['peak_memory_bytes'],
+    'versions': run['versions'],
+    'pairs': _pairs(folder / _ADAPTER),
+  }
+
+
+def _choice(settings: Mapping[str, str]) -> dict[str, Any]:
+  """What was chosen for a run."""
+  method, options = _method(settings)
+  budget = {name: settings[name] for name in _BUDGET if name in settings}
+  return {
+    'method': method,
+    'options': options,
+    'rank': _value(settings.get('LORA_RANK')),
+    'learning_rate': _value(settings.get('PEAK_LEARNING_RATE')),
+    'seed': _value(settings.get('RANDOM_SEED')),
+    'budget': budget,
+  }
+
+
+def _method(settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+  """The name of a run's recipe, and what is set of it and of those inside.
+
+  >>> _method({'OPTIMIZER': '@lora_opt.adamw()', 'lora_opt.adamw.b2': '0.9'})
+  ('adamw', {'adamw.b2': '0.9'})
+  """
+  name = settings.get('OPTIMIZER', '').strip('@()').rpartition('.')[2]
+  options: dict[str, str] = {}
+  names = [name]
+  for recipe in names:
+    for setting, value in settings.items():
+      if not setting.startswith(f'lora_opt.{recipe}.'):
+        continue
+      inner = re.fullmatch(r'@lora_opt\.(\w+)\(\)', value)
+      if inner and inner[1] not in names:
+        names.append(inner[1])
+      if inner or value[:1] not in ('@', '%'):
+        options[setting.removeprefix('lora_opt.')] = value
+  return name, options
+
+
+def _value(text: str | None) -> Any:
+  """A setting as Python has it."""
+  try:
+    return None if text is None else ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
+
+
+def _curve(folder: Path) -> dict[str, Any]:
+  """Loss over the steps, seconds of a step, last state of the factors."""
+  train = [
+    row
+    for row in history.read_metrics(folder)
+    if row.get('split') == 'train' and number(row.get('loss')) is not None
+  ]
+  if not train:
+    return {}
+  size = math.ceil(len(train) / _CURVE_POINTS)
+  parts = [train[start : start + size] for start in range(0, len(train), size)]
+  rates = [
+    row['timing/steps_per_second']
+    for row in train
+    if number(row.get('timing/steps_per_second'))
+  ]
+  last = {k: v for k, v in train[-1].items() if k.startswith('lora/')}
+  return {
+    'curve': {
+      'step': [part[-1]['step'] for part in parts],
+      'loss': [_short(np.mean([row['loss'] for row in p])) for p in parts],
+    },
+    'step_seconds': _short(1 / np.median(rates)) if rates else None,
+    'diagnostics': {
+      name.removeprefix('lora/'): _short(value)
+      for name, value in last.items()
+      if number(value) is not None
+    },
+  }
+
+
+def _pairs(path: Path) -> dict[str, dict[str, list[float]]]:
+  """Numbers of every pair of a PEFT adapter, by site and by layer.
+
+  >>> _pairs(Path('nowhere'))
+  {}
+  """
+  if not path.exists():
+    return {}
+  from safetensors.numpy import load_file  # not needed to read rows
+
+  found = diagnostics.diagnose(load_file(path))
+  table: dict[str, dict[str, list[float]]] = {}
+  for name in sorted(found, key=_by_layer):
+    site = re.sub(r'^.*?\.(\d+)\.', '', name)
+    for what in ('stable_rank', 'condition', 'imbalance'):
+      value = _short(float(np.mean(getattr(found[name], what))))
+      table.setdefault(what, {}).setdefault(site, []).append(value)
+  return table
+
+
+def _by_layer(name: str) -> tuple[int, str]:
+  layer = re.search(r'\.(\d+)\.', name)
+  return (int(layer[1]) if layer else -1), name
+
+
+def _short(value: float) -> float:
+  """Four digits, so that rows stay small."""
+  return float(f'{value:.4g}')

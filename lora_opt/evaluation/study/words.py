@@ -1,0 +1,181 @@
+"""What a study found, in sentences that follow from its numbers by rule."""
+
+from collections.abc import Mapping, Sequence
+
+from lora_opt.evaluation import _text
+from lora_opt.evaluation.study.pace import Pace
+from lora_opt.evaluation.study.ranking import (
+  BASELINE,
+  Interval,
+  Place,
+  Ranking,
+  best_in_group,
+)
+
+
+def points(value: float) -> str:
+  """A score or a difference of scores, in points.
+
+  >>> points(0.71234)
+  '71.2'
+  """
+  return _text.minus(f'{100 * value:.1f}')
+
+
+def span(interval: Interval) -> str:
+  """The bounds of an interval, or a dash."""
+  if interval.low is None:
+    return _text.NONE
+  return f'{points(interval.low)} to {points(interval.high)}'
+
+
+def listed(names: Sequence[str]) -> str:
+  """Names in a sentence.
+
+  >>> listed(['a', 'b', 'c'])
+  'a, b and c'
+  """
+  return ' and '.join(
+    [', '.join(names[:-1]), names[-1]] if names[1:] else names
+  )
+
+
+def recommended(ranking: Ranking) -> str:
+  """The method to use.
+
+  Of the best and those tied with it: the one that is best, or tied with the
+  best, in the most groups; among equals, the one of the highest mean.
+  """
+  within = _groups_within(ranking)
+  able = [p.method for p in ranking.places if p.verdict in ('best', 'tied')]
+  return max(able, key=lambda method: within[method])
+
+
+def sentences(ranking: Ranking, pace: Mapping[str, Pace]) -> list[str]:
+  """The findings, the most important first."""
+  if not ranking.places:
+    return [
+      'Nothing can be compared yet: there is no task in which every method has '
+      'run with the same number of learning rates.'
+    ]
+  best, *others = ranking.places
+  if best.behind.low is None or any(p.verdict == 'open' for p in others):
+    return [_highest(best, ranking), _only_one_seed(), *_edges(ranking)]
+  chosen = recommended(ranking)
+  return [
+    f'Recommended: {chosen}. {_reason(chosen, ranking)}',
+    _highest(best, ranking),
+    *_ties(others),
+    *_against_baseline(ranking),
+    *_beaten(chosen, ranking),
+    *_cost(chosen, pace),
+    *_edges(ranking),
+  ]
+
+
+def _highest(best: Place, ranking: Ranking) -> str:
+  seeds = sorted({len(found) for found in ranking.seeds.values()})
+  groups = len(ranking.chosen)
+  spread = '' if best.score.low is None else f' [{span(best.score)}]'
+  many = 'comparison' if groups == 1 else 'comparisons'
+  return (
+    f'{best.method} has the highest mean score, {points(best.score.mean)}'
+    f'{spread}, over {groups} {many} (a task at a rank) of '
+    f'{listed([str(n) for n in seeds])} seed{"s" if seeds != [1] else ""}.'
+  )
+
+
+def _only_one_seed() -> str:
+  return (
+    'With one seed there are no intervals: the order may be chance, and '
+    'nothing is recommended.'
+  )
+
+
+def _reason(method: str, ranking: Ranking) -> str:
+  count = _groups_within(ranking)[method]
+  total = len(ranking.chosen)
+  return (
+    'It is the best, or not told apart from the best, overall and in '
+    f'{count} of {total} comparisons, more than or as many as any other.'
+  )
+
+
+def _ties(others: Sequence[Place]) -> list[str]:
+  tied = [place for place in others if place.verdict == 'tied']
+  behind = [place for place in others if place.verdict == 'behind']
+  said = []
+  if tied:
+    verb = 'is' if len(tied) == 1 else 'are'
+    names = listed([place.method for place in tied])
+    said.append(
+      f'{names} {verb} tied with it: the interval of the difference includes '
+      'zero.'
+    )
+  if behind:
+    names = listed([f'{p.method} (by {points(p.behind.mean)})' for p in behind])
+    said.append(f'Behind it by more than seeds explain: {names}.')
+  return said
+
+
+def _against_baseline(ranking: Ranking) -> list[str]:
+  place = next((p for p in ranking.places if p.method == BASELINE), None)
+  if place is None or place.verdict == 'best':
+    return []
+  if place.verdict == 'tied':
+    return [
+      f'{BASELINE} is among them: these numbers alone are no reason to leave '
+      'it.'
+    ]
+  gain = f'{points(place.behind.mean)} points [{span(place.behind)}]'
+  return [f'Over {BASELINE} the best one gains {gain}.']
+
+
+def _beaten(method: str, ranking: Ranking) -> list[str]:
+  losses = []
+  for group, found in ranking.chosen.items():
+    best, behind = best_in_group(found)
+    low = behind[method].low
+    if low is not None and low > 0:
+      by = f'{points(behind[method].mean)} [{span(behind[method])}]'
+      losses.append(f'{group.title} ({best} by {by})')
+  if not losses:
+    return [f'In no comparison is another method better than {method}.']
+  return [f'Others are better than {method} on {listed(losses)}.']
+
+
+def _cost(method: str, pace: Mapping[str, Pace]) -> list[str]:
+  found = pace.get(method)
+  if method == BASELINE or found is None or found.step_seconds is None:
+    return []
+  return [
+    f'A step with {method} took {found.step_seconds:.2f} times as long as with '
+    f'{BASELINE}, the model included.'
+  ]
+
+
+def _edges(ranking: Ranking) -> list[str]:
+  counts = {
+    place.method: sum(
+      found[place.method].at_edge for found in ranking.chosen.values()
+    )
+    for place in ranking.places
+  }
+  total = len(ranking.chosen)
+  names = [f'{name} ({n} of {total})' for name, n in counts.items() if n]
+  if not names:
+    return []
+  return [
+    'The chosen learning rate is the least or the greatest one tried, so that '
+    f'the method may do better beyond, for {listed(names)}.'
+  ]
+
+
+def _groups_within(ranking: Ranking) -> dict[str, int]:
+  """In how many groups each method is the best or tied with it."""
+  counts = {place.method: 0 for place in ranking.places}
+  for found in ranking.chosen.values():
+    _, behind = best_in_group(found)
+    for method, interval in behind.items():
+      counts[method] += interval.low is None or interval.low <= 0
+  return counts
