@@ -15,4 +15,5 @@ fi
 bash launch/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" "$@"
+# Neighbouring tests share fixtures and compiled programs: keep them together.
+exec .venv/bin/python -m pytest -n "${TEST_PROCESSES:-2}" --dist worksteal "$@"
