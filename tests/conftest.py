@@ -1,25 +1,20 @@
 """Settings for every test. Warnings are errors (pyproject.toml)."""
 
 import os
-import shutil
-import tempfile
+import pathlib
 
 # Before jax is imported: tests must not depend on the machine's accelerator.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-# Programs that one process compiled serve the others of the same test run.
-_OWN_CACHE = 'JAX_COMPILATION_CACHE_DIR' not in os.environ
-if _OWN_CACHE:
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp('_compiled')
+# Programs that one process compiled serve all others, and the next run.
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR',
+  str(pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'compiled'),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax
 import pytest
-
-
-def pytest_unconfigure(config):
-  # Workers were given the folder by the process that made it.
-  if _OWN_CACHE:
-    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 
 @pytest.fixture(scope='module', autouse=True)
