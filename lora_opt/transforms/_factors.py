@@ -235,4 +235,10 @@ def hold_weak_directions(
   floor = linalg.cutoff(h.dtype) * jnp.trace(h, axis1=1, axis2=2)
   floor = jnp.maximum(floor[:, None, None], jnp.finfo(h.dtype).tiny)
   solved = linalg.solve_positive(h + jnp.maximum(square, floor) * eye, h)
+  # Eigenvalues of W lie between zero and one, so tr W^2 <= tr W. If not, or if
+  # it is NaN, rounding has made H indefinite, since the factors are too far
+  # from balanced: A rests.
+  trace = jnp.trace(solved, axis1=1, axis2=2)
+  resolved = jnp.sum(solved * solved.mT, axis=(1, 2)) <= trace + 0.1
+  solved = jnp.where(resolved[:, None, None], solved, 0)
   return jnp.concatenate([solved.mT, jnp.broadcast_to(eye, h.shape)])
