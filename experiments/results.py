@@ -1,0 +1,103 @@
+"""Results that are small enough to commit, and READMEs made from them."""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+DIGITS = 4
+
+
+def save_rows(path: pathlib.Path, rows: Iterable[dict]) -> None:
+  """One JSON object a line, numbers to four digits, null for inf and NaN."""
+  lines = [json.dumps(_plain(row), separators=(',', ':')) for row in rows]
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+
+
+def load_rows(path: pathlib.Path) -> list[dict]:
+  """What `save_rows` wrote, lists of numbers as arrays, inf for null."""
+  lines = path.read_text(encoding='utf-8').splitlines()
+  return [{k: _array(v) for k, v in json.loads(line).items()} for line in lines]
+
+
+def _plain(x: Any) -> Any:
+  if isinstance(x, dict):
+    return {k: _plain(v) for k, v in x.items()}
+  if isinstance(x, np.ndarray | list | tuple):
+    return [_plain(v) for v in x]
+  if isinstance(x, float | np.floating):
+    return float(f'{x:.{DIGITS}g}') if np.isfinite(x) else None
+  return int(x) if isinstance(x, np.integer) else x
+
+
+def _array(x: Any) -> Any:
+  if x is None:
+    return np.inf
+  if not isinstance(x, list):
+    return x
+  try:
+    values = np.array(x, np.float64)
+  except (TypeError, ValueError):
+    return x  # words, or lists of different lengths
+  return np.where(np.isnan(values), np.inf, values)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+  """A table.
+
+  >>> print(markdown(['a', 'b'], [[1, 'x']]))
+  | a | b |
+  | --- | --- |
+  | 1 | x |
+  """
+  lines = [header, ['---'] * len(header), *rows]
+  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+
+
+def with_section(readme: str, name: str, text: str) -> str:
+  """The README with this text between the marks of this name.
+
+  Raises:
+    ValueError: the README lacks `<!-- NAME -->` ... `<!-- end of NAME -->`.
+
+  >>> print(with_section('<!-- a -->old<!-- end of a -->!', 'a', 'new'))
+  <!-- a -->
+  new
+  <!-- end of a -->!
+  """
+  begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
+  if readme.count(begin) != 1 or readme.count(end) != 1:
+    raise ValueError(f'README: add one line "{begin}" and one "{end}".')
+  before, after = readme.split(begin)[0], readme.split(end)[1]
+  return f'{before}{begin}\n{text.strip()}\n{end}{after}'
+
+
+def rebuild(
+  about: str,
+  folder: pathlib.Path,
+  sections: Callable[[pathlib.Path], dict[str, str]],
+  draw: Callable[[pathlib.Path], None],
+  argv: Sequence[str] | None = None,
+) -> None:
+  """The command line of a report: tables into the README, and pictures.
+
+  Args:
+    about: what --help says.
+    folder: where results and README are; --folder is another.
+    sections: folder -> {name of a section of the README: its text}.
+    draw: folder -> None; draws into it.
+    argv: arguments; None: of the command line.
+  """
+  parser = argparse.ArgumentParser(description=about)
+  parser.add_argument('--folder', type=pathlib.Path, default=folder)
+  folder = parser.parse_args(argv).folder
+  readme = folder / 'README.md'
+  text = readme.read_text(encoding='utf-8')
+  for name, section in sections(folder).items():
+    text = with_section(text, name, section)
+  readme.write_text(text, encoding='utf-8')
+  draw(folder)

@@ -1,0 +1,133 @@
+"""Sweeps of the learning rate over seeds, and how sure their results are."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+
+def short(x: float, digits: int = 2) -> str:
+  """Rounded, and without an exponent where it can be read.
+
+  >>> short(275.2), short(0.00123), short(1.23e-9)
+  ('280', '0.0012', '1.2e-09')
+  """
+  return f'{float(f"{x:.{digits}g}"):g}'
+
+
+class Interval(NamedTuple):
+  """A mean over seeds and its 95 % confidence interval."""
+
+  middle: float
+  low: float
+  high: float
+
+  def text(self, digits: int = 2) -> str:
+    """As in a table.
+
+    >>> Interval(275.2, 261.0, 0.00123).text()
+    '280 [260, 0.0012]'
+    """
+    if not np.isfinite(self.middle):
+      return 'diverges'
+    middle, low, high = (short(x, digits) for x in self)
+    return f'{middle} [{low}, {high}]'
+
+
+class Best(NamedTuple):
+  """What the best learning rate of a sweep gives."""
+
+  index: int
+  rate: float
+  loss: Interval
+  octaves: float  # of learning rates whose loss is at most twice the best
+  at_edge: bool  # the sweep ends here: a better rate may lie outside
+
+  def rate_text(self) -> str:
+    return short(self.rate) + (' (edge)' if self.at_edge else '')
+
+
+def sweep(
+  train: Callable, rates: Sequence[float], seeds: int, options: Any = ()
+) -> Any:
+  """Trains with every learning rate and every seed in one compiled call.
+
+  Args:
+    train: (rate, seed, options) -> tree of arrays. What depends on the seed
+      alone, such as the problem, is computed once for all rates. The same
+      function is compiled once.
+    rates: learning rates.
+    seeds: 0 to seeds - 1 are taken.
+    options: a tree of arrays for `train`.
+
+  Returns:
+    The tree with arrays (rates, seeds, ...).
+
+  >>> sweep(lambda rate, seed, options: rate * seed, [1.0, 2.0], 3)
+  array([[0., 1., 2.],
+         [0., 2., 4.]], dtype=float32)
+  """
+  run = _compiled(train)
+  results = run(jnp.asarray(rates), jnp.arange(seeds), options)
+  return jax.tree.map(np.asarray, results)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(train):
+  over_rates = jax.vmap(train, in_axes=(0, None, None))
+  return jax.jit(jax.vmap(over_rates, in_axes=(None, 0, None), out_axes=1))
+
+
+def geometric_mean(values: Sequence[float]) -> Interval:
+  """The geometric mean over seeds, with the interval of Student's t.
+
+  Losses of different seeds differ by factors, so logarithms are averaged. (To
+  resample three to five numbers would make the interval too narrow.) If one
+  of them is infinite, all three numbers are.
+
+  >>> print(geometric_mean([1.0, 2.0, 4.0]).text())
+  2 [0.36, 11]
+  """
+  logs = np.log(np.maximum(np.asarray(values, np.float64), 1e-300))
+  if not np.all(np.isfinite(logs)):
+    return Interval(np.inf, np.inf, np.inf)
+  half = 0.0
+  if len(logs) > 1:
+    error = np.std(logs, ddof=1) / np.sqrt(len(logs))
+    half = stats.t.ppf(0.975, len(logs) - 1) * error
+  middle = np.mean(logs)
+  return Interval(*np.exp([middle, middle - half, middle + half]).tolist())
+
+
+def best_rate(rates: Sequence[float], losses: np.ndarray) -> Best:
+  """The rate of the least geometric mean over seeds.
+
+  The interval is that of the loss at this rate: it does not know that the
+  rate was chosen by the same seeds.
+
+  Args:
+    rates: learning rates, ascending by equal factors.
+    losses: (rates, seeds); inf where training diverged.
+
+  Returns:
+    `Best`.
+
+  >>> best_rate([0.1, 0.2, 0.4], np.array([[4.0], [1.0], [3.0]])).rate
+  0.2
+  """
+  intervals = [geometric_mean(row) for row in losses]
+  means = np.array([interval.middle for interval in intervals])
+  index = int(np.argmin(means))
+  good = int(np.sum(means <= 2 * means[index]))
+  octave = np.log2(rates[1] / rates[0]) if len(rates) > 1 else 0.0
+  return Best(
+    index,
+    float(rates[index]),
+    intervals[index],
+    float(good * octave),
+    index in (0, len(rates) - 1),
+  )

@@ -1,0 +1,83 @@
+"""The experiments that need no model run, and their READMEs say the results."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import results, sweeps
+from experiments.invariance import report as invariance_report
+from experiments.invariance import run as invariance
+from experiments.matrix_factorization import report as factorization_report
+from experiments.matrix_factorization import run as factorization
+
+
+@pytest.fixture(autouse=True)
+def compile_fast():
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.mark.parametrize(
+  ('run', 'flags', 'file'),
+  [
+    (invariance, '--seeds 1 --steps 2 --methods sgd', 'results'),
+    (factorization, '--parts sweep --seeds 1 --steps 2 --methods sgd', 'sweep'),
+  ],
+)
+def test_runs(tmp_path, run, flags, file):
+  """What is written has the form of what is committed, and is finite."""
+  run.main([*flags.split(), '--out', str(tmp_path)])
+  rows = results.load_rows(tmp_path / f'{file}.jsonl')
+  committed = results.load_rows(run.FOLDER / f'{file}.jsonl')
+  assert [r.keys() for r in rows] == [committed[0].keys()] * len(rows)
+  name = 'largest' if run is invariance else 'losses'
+  assert all(np.isfinite(row[name]).any() for row in rows)
+
+
+@pytest.mark.parametrize(
+  'report',
+  [invariance_report, factorization_report],
+)
+def test_tables_are_those_of_the_results(report):
+  """No table is typed by hand, and every picture is shown."""
+  text = (report.FOLDER / 'README.md').read_text(encoding='utf-8')
+  made = report.sections(report.FOLDER)
+  assert made
+  for name, section in made.items():
+    assert results.with_section(text, name, section) == text
+  pictures = list(report.FOLDER.glob('*.png'))
+  assert pictures
+  assert all(f']({path.name})' in text for path in pictures)
+
+
+def test_rows_come_back(tmp_path):
+  rows = [{'a': np.array([[1.23456, np.inf]]), 'b': 'x', 'c': [3], 'd': np.nan}]
+  results.save_rows(tmp_path / 'r.jsonl', rows)
+  [line] = (tmp_path / 'r.jsonl').read_text().splitlines()
+  plain = {'a': [[1.235, None]], 'b': 'x', 'c': [3], 'd': None}
+  assert json.loads(line) == plain
+  [row] = results.load_rows(tmp_path / 'r.jsonl')
+  np.testing.assert_array_equal(row['a'], [[1.235, np.inf]])
+  assert row['d'] == np.inf
+
+
+def test_section_without_marks():
+  with pytest.raises(ValueError, match='add one line "<!-- x -->"'):
+    results.with_section('no marks', 'x', 'text')
+
+
+def test_interval_of_known_numbers():
+  # t of two degrees of freedom is 4.303; the logs are -1, 0, 1.
+  interval = sweeps.geometric_mean(np.exp([-1.0, 0.0, 1.0]))
+  assert interval.middle == pytest.approx(1)
+  assert np.log(interval.high) == pytest.approx(4.303 / np.sqrt(3), rel=1e-3)
+  assert sweeps.geometric_mean([1.0, np.inf]).text() == 'diverges'
+
+
+def test_best_rate_at_the_edge():
+  best = sweeps.best_rate([1.0, 2.0, 4.0], np.array([[1.0], [1.5], [np.inf]]))
+  assert best.rate_text() == '1 (edge)'
+  assert best.octaves == 2
