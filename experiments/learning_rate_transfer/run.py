@@ -1,7 +1,8 @@
 """Does the best learning rate stay where it is over rank, alpha and width?
 
 Sweeps the learning rate for LoRA-RITE with and without its normalisations and
-for AdamW, on students of several widths, ranks and alphas, over seeds.
+for AdamW, or for any recipe (`--methods`), on students of several widths,
+ranks and alphas, over seeds.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tqdm
 from matplotlib import figure
 
 import lora_opt
-from experiments import student
+from experiments import recipes, student
 
 WIDTH, RANK = 128, 8
 # What is varied: (width, rank, alpha).
@@ -25,21 +26,39 @@ AXES = {
   'rank, at alpha = 8': [(WIDTH, r, 8) for r in (4, 8, 16, 32)],
   'alpha': [(WIDTH, RANK, a) for a in (2, 8, 32, 128)],
 }
-METHODS = ('lora_rite, normalised', 'lora_rite', 'adamw')
-# An octave apart; each method's own decades.
+DEFAULT = ('lora_rite, normalised', 'lora_rite', 'adamw')
+# Those that can be told alpha / rank, and what else they need.
+NORMALISED = {
+  'lora_rite, normalised': functools.partial(
+    lora_opt.lora_rite, width_scaling=True
+  ),
+  'lora_muon, normalised': lora_opt.lora_muon,
+  'scaled_gd, normalised': lora_opt.scaled_gd,
+  'altlora, normalised': lora_opt.altlora,
+}
+METHODS = (*NORMALISED, *recipes.RECIPES)
+# An octave apart; each method's own decades, the first that fits its name.
 RATES = {
   'lora_rite, normalised': 2.0 ** np.arange(-9, 1),
   'lora_rite': 2.0 ** np.arange(-12, 0),
-  'adamw': 2.0 ** np.arange(-14, -2),
+  'lora_muon': 2.0 ** np.arange(-9, 3),
+  'muon': 2.0 ** np.arange(-9, 3),
+  'lamb': 2.0 ** np.arange(-9, 3),
+  'scaled_gd': 2.0 ** np.arange(-4, 8),
+  'altlora': 2.0 ** np.arange(-4, 8),
+  'sgd': 2.0 ** np.arange(-4, 8),
+  '': 2.0 ** np.arange(-14, -2),
 }
 
 
+def rates_of(method):
+  return next(v for k, v in RATES.items() if method.startswith(k))
+
+
 def optimizer(method, rate, alpha, rank):
-  if method == 'adamw':
-    return lora_opt.adamw(rate)
-  if method == 'lora_rite':
-    return lora_opt.lora_rite(rate)
-  return lora_opt.lora_rite(rate, lora_scale=alpha / rank, width_scaling=True)
+  if method in NORMALISED:
+    return NORMALISED[method](rate, lora_scale=alpha / rank)
+  return recipes.RECIPES[method](rate)
 
 
 @functools.cache  # one setting stands on all axes
@@ -56,7 +75,7 @@ def final_losses(method, width, rank, alpha, seeds, steps) -> np.ndarray:
     _, losses = student.train(tx, problem, lora, keys[2], steps)
     return jnp.mean(losses[-max(steps // 10, 1) :])
 
-  losses = jax.jit(run)(jnp.asarray(RATES[method]), jnp.arange(seeds))
+  losses = jax.jit(run)(jnp.asarray(rates_of(method)), jnp.arange(seeds))
   return np.nan_to_num(np.asarray(losses).T, nan=np.inf, posinf=np.inf)
 
 
@@ -67,16 +86,19 @@ def best(rates, losses):
 
 
 def draw(rows, path):
-  canvas = figure.Figure(figsize=(12, 8.5), layout='constrained')
-  panels = canvas.subplots(len(METHODS), len(AXES), sharey=True)
-  for i, method in enumerate(METHODS):
+  methods = list(dict.fromkeys(r['method'] for r in rows))
+  canvas = figure.Figure(
+    figsize=(12, 0.5 + 2.7 * len(methods)), layout='constrained'
+  )
+  panels = canvas.subplots(len(methods), len(AXES), sharey=True, squeeze=False)
+  for i, method in enumerate(methods):
     for j, axis in enumerate(AXES):
       panel = panels[i, j]
       lines = [r for r in rows if (r['method'], r['axis']) == (method, axis)]
       for k, row in enumerate(lines):
         middle = np.exp(np.mean(np.log(np.asarray(row['losses'])), axis=1))
         colour = ['#c6dbef', '#6baed6', '#2171b5', '#08306b'][k]
-        panel.plot(RATES[method], middle, color=colour, label=row['value'])
+        panel.plot(rates_of(method), middle, color=colour, label=row['value'])
         panel.axvline(row['best'], color=colour, linewidth=0.7, linestyle=':')
       panel.set(xscale='log', yscale='log', ylim=(1e-4, 3))
       panel.set_title(f'{method}: {axis}', fontsize=10)
@@ -94,15 +116,19 @@ def main(argv=None):
   )
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--steps', type=int, default=200)
+  parser.add_argument(
+    '--methods', nargs='+', choices=METHODS, default=DEFAULT, metavar='METHOD',
+    help=f'of {", ".join(METHODS)}; default: {", ".join(DEFAULT)}',
+  )  # fmt: skip
   parser.add_argument('--out', default='runs/learning_rate_transfer')
   args = parser.parse_args(argv)
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  work = [(m, a, c) for m in METHODS for a in AXES for c in AXES[a]]
+  work = [(m, a, c) for m in args.methods for a in AXES for c in AXES[a]]
   rows = []
   for method, axis, (width, rank, alpha) in tqdm.tqdm(work):
     losses = final_losses(method, width, rank, alpha, args.seeds, args.steps)
-    middle, low, high = best(RATES[method], losses)
+    middle, low, high = best(rates_of(method), losses)
     value = {'width': width, 'alpha': alpha}.get(axis, rank)
     rows.append(
       {'method': method, 'axis': axis, 'value': value, 'best': middle,
@@ -114,7 +140,7 @@ def main(argv=None):
   draw(rows, out / 'learning_rate_transfer.png')
   print('| method | varied | best learning rate [over seeds] | drift |')
   print('| --- | --- | --- | --- |')
-  for method in METHODS:
+  for method in args.methods:
     for axis in AXES:
       lines = [r for r in rows if (r['method'], r['axis']) == (method, axis)]
       rates = ', '.join(
