@@ -3,6 +3,9 @@
 import dataclasses
 from typing import TypeVar
 
+import jax
+import jax.numpy as jnp
+
 from lora_opt.models.quantized import quantize_base
 from lora_opt.models.start import split_base
 from lora_opt.models.variables import Tree
@@ -27,6 +30,26 @@ def with_base(model: Model, base: Tree, quantize: str | None = None) -> Model:
   if quantize is not None:
     base = quantize_base(base, projections, quantize)
   return dataclasses.replace(model, base=base, start=start)
+
+
+def of_shapes(model: Model, dtype: str, quantize: str | None = None) -> Model:
+  """The model as `with_base` would leave it, with shapes for weights.
+
+  Args:
+    model: A model whose base has shapes.
+    dtype: Type the weights are stored in.
+    quantize: As of `with_base`.
+  """
+
+  def stored(shape):
+    return jax.ShapeDtypeStruct(shape.shape, jnp.dtype(dtype))
+
+  base = jax.tree.map(stored, model.base)
+  if quantize is not None:
+    base = jax.eval_shape(
+      lambda base: quantize_base(base, model.config.projections, quantize), base
+    )
+  return dataclasses.replace(model, base=base)
 
 
 def quantized_paths(model: Model, quantize: str | None) -> dict[str, str]:

@@ -54,8 +54,8 @@ class LanguageModel:
     name: What the model is called; an exported adapter names it as its base.
     family: What its checkpoints are like; names the tensors of an export.
     config: Sizes of the network.
-    tokenizer: Text to ids and back.
-    base: Frozen weights, a nested dict of arrays.
+    tokenizer: Text to ids and back; None for a model of shapes alone.
+    base: Frozen weights, a nested dict of arrays, or of their shapes.
     lora_config: Adapter settings, or None for a model without adapter.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
@@ -76,7 +76,7 @@ class LanguageModel:
   name: str
   family: Family
   config: Any
-  tokenizer: Tokenizer
+  tokenizer: Tokenizer | None
   base: Tree
   lora_config: LoraConfig | None = None
   dtype: str = 'float32'
@@ -175,7 +175,7 @@ class LanguageModel:
 
 def check_settings(
   config: Any,
-  tokenizer: Tokenizer,
+  tokenizer: Tokenizer | None,
   lora: LoraConfig | None,
   remat: str,
   *dtypes: str,
@@ -183,6 +183,17 @@ def check_settings(
   """Raises ValueError if the parts of a model do not fit together."""
   for dtype in dtypes:
     check_dtype(dtype)
+  if tokenizer is not None:
+    _check_tokenizer(config, tokenizer)
+  if remat != 'none' and remat not in REMAT_POLICIES:
+    raise ValueError(
+      f'remat={remat!r} must be one of none, {", ".join(REMAT_POLICIES)}'
+    )
+  if lora is not None:
+    lora.sites(config.projections)
+
+
+def _check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
   padding = config.vocab_size - tokenizer.vocab_size
   if not 0 <= padding <= MAX_VOCAB_PADDING:
     raise ValueError(
@@ -190,9 +201,3 @@ def check_settings(
       f'{tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows; '
       'take the tokenizer that belongs to the weights'
     )
-  if remat != 'none' and remat not in REMAT_POLICIES:
-    raise ValueError(
-      f'remat={remat!r} must be one of none, {", ".join(REMAT_POLICIES)}'
-    )
-  if lora is not None:
-    lora.sites(config.projections)

@@ -50,6 +50,8 @@ class Seq2SeqLM(LanguageModel):
 
   def __post_init__(self):
     super().__post_init__()
+    if self.tokenizer is None:
+      return
     if self.tokenizer.pad_id != self.config.start_id:
       raise ValueError(
         f'the padding token of the tokenizer has id {self.tokenizer.pad_id}, '

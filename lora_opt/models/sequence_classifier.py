@@ -45,8 +45,8 @@ class SequenceClassifier:
     name: What the model is called; an exported adapter names it as its base.
     family: What its checkpoints are like; names the tensors of an export.
     config: Sizes of the encoder, pooling and form of the head.
-    tokenizer: Text to ids.
-    base: Frozen weights, a nested dict of arrays.
+    tokenizer: Text to ids; None for a model of shapes alone.
+    base: Frozen weights, a nested dict of arrays, or of their shapes.
     lora_config: Adapter settings, or None for training the head alone.
     dtype: Type of the encoder's computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
@@ -68,7 +68,7 @@ class SequenceClassifier:
   name: str
   family: Family
   config: EncoderConfig
-  tokenizer: Tokenizer
+  tokenizer: Tokenizer | None
   base: Tree
   lora_config: LoraConfig | None = None
   dtype: str = 'float32'

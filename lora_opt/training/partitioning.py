@@ -232,7 +232,15 @@ def put(tree: Any, shardings: Any) -> Any:
     tree: of arrays on the host or on a device of this process.
     shardings: one for all, or a tree of them. Nothing is copied where a single
       process finds an array in place already.
+
+  Raises:
+    ValueError: they are shapes, as those of a model to plan with.
   """
+  if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
+    raise ValueError(
+      'the model has shapes and no weights (WEIGHTS=False), which is enough '
+      'for --run_mode=plan alone'
+    )
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings)
 

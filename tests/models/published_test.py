@@ -1,8 +1,8 @@
 """Published models by their config.json and the names of their tensors.
 
-Each file of `published/` is a model: the values of its config.json, its number
-of parameters, the names in its checkpoint (how many layers each occurs in), and
-where they are from. No weights: everything is shapes.
+Each file of `published/` is a model: its number of parameters, the names in its
+checkpoint (how many layers each occurs in), and where they are from. Its
+config.json is in configs/published/. No weights: everything is shapes.
 """
 
 import collections
@@ -28,16 +28,17 @@ NO_PARAMETERS = (
   'embed_tokens.weight',
   'EncDecAttention.relative_attention_bias.weight',
 )
+CONFIGS = pathlib.Path(__file__).parents[2] / 'configs/published'
 FILES = sorted((pathlib.Path(__file__).parent / 'published').glob('*.json'))
 
 
 @pytest.fixture(scope='module', params=FILES, ids=lambda file: file.stem)
-def published(request, tmp_path_factory):
+def published(request):
   """The file, the family, the config and the abstract weights of a model."""
   published = json.loads(request.param.read_text())
-  file = tmp_path_factory.mktemp(request.param.stem) / 'config.json'
-  file.write_text(json.dumps(published['config']))
+  file = CONFIGS / request.param.stem / 'config.json'
   family, config = read_config(file)
+  published['config'] = json.loads(file.read_text())
   return published, family, config, family.abstract_base(config)
 
 

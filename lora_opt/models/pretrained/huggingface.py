@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lora_opt.data.tokenizer_folder import open_tokenizer
-from lora_opt.models.frozen import quantized_paths, with_base
+from lora_opt.models.frozen import of_shapes, quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import (
   assemble,
@@ -32,6 +32,7 @@ def from_folder(
   unroll: int = 1,
   partitioner: Any | None = None,
   quantize: str | None = None,
+  weights: bool = True,
   **settings,
 ):
   """Loads a model as Hugging Face saves it; config.json says which kind.
@@ -51,6 +52,8 @@ def from_folder(
       are read shard by shard: the host never holds a second full copy.
     quantize: 'int8', 'int4' or 'nf4' keeps the kernels of projections in so few
       bits, see `quantize_kernel`; None keeps them in `param_dtype`.
+    weights: False reads config.json alone, all that the folder need hold: a
+      model of shapes without a tokenizer, to plan with.
     **settings: Further settings of the kind of model that it is.
 
   Returns:
@@ -74,8 +77,9 @@ def from_folder(
       f'which has no setting {", ".join(unknown)}; leave it out, or take '
       'another folder'
     )
-  tensors = open_weights(folder)
-  config = family.settle(config, tensors.keys())
+  if weights:
+    tensors = open_weights(folder)
+    config = family.settle(config, tensors.keys())
   stored = param_dtype or dtype
   check_dtype(stored)
   abstract = family.abstract_base(config)
@@ -84,7 +88,7 @@ def from_folder(
     name=name or str(folder),
     family=family,
     config=config,
-    tokenizer=open_tokenizer(folder),
+    tokenizer=open_tokenizer(folder) if weights else None,
     base=abstract,
     lora_config=lora,
     dtype=dtype,
@@ -92,6 +96,8 @@ def from_folder(
     unroll=unroll,
     **settings,
   )
+  if not weights:
+    return of_shapes(model, stored, quantize)
   stored_as = parameter_names(family, config, tensors)
   base = assemble(
     str(folder),
