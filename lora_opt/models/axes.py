@@ -1,5 +1,7 @@
 """Where activations and weights lie while a split model computes."""
 
+import math
+
 import jax
 from flax import linen as nn
 
@@ -46,6 +48,17 @@ def gathered(weight: jax.Array, *names: str | None) -> jax.Array:
     weight,
     *(None if rows & _mesh_axes(axes.get(name)) else name for name in names),
   )
+
+
+def row_shards() -> int:
+  """Into how many parts the rules in force split the rows of a batch.
+
+  >>> row_shards()
+  1
+  """
+  axes = _mesh_axes(dict(nn.get_logical_axis_rules()).get('batch'))
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return math.prod(sizes.get(axis, 1) for axis in axes)
 
 
 def _mesh_axes(axes: str | tuple[str, ...] | None) -> set[str]:

@@ -60,7 +60,8 @@ class LanguageModel:
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
-    loss_rows: Positions whose logits are held together by `token_losses`.
+    loss_rows: Positions whose logits a device holds together in
+      `token_losses`.
     start: Factors that `lora_config.start` took out of `base`; without an
       adapter they stand in for it. See `split_base`.
 

@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from lora_opt.models.axes import row_shards
+
 
 def project_to_vocabulary(
   hidden: jax.Array,
@@ -54,7 +56,7 @@ def adapted_cross_entropy(
     up: (rank, vocab), the adapter's up factor.
     targets: (batch, length) int32.
     needed: (batch, length) bool; the loss is 0 where it is False.
-    chunk_rows: Positions whose logits are held together.
+    chunk_rows: Positions whose logits a device holds together.
 
   Returns:
     (batch, length) float32.
@@ -81,19 +83,19 @@ def token_cross_entropy(
 ) -> jax.Array:
   """-log softmax(hidden @ head.T)[target] at each position that is needed.
 
-  The logits of at most about `chunk_rows` positions exist at a time. The loss
-  of a position depends on its own hidden state alone, so its gradient is
-  (softmax - one_hot) @ head times the incoming scalar; the forward pass of a
-  gradient computes that vector while the logits are there, and the backward
-  pass is one product instead of a second pass over the vocabulary.
+  On a device the logits of at most about `chunk_rows` positions exist at a
+  time. The loss of a position depends on its own hidden state alone, so its
+  gradient is (softmax - one_hot) @ head times the incoming scalar; the forward
+  pass of a gradient computes that vector while the logits are there, and the
+  backward pass is one product instead of a second pass over the vocabulary.
 
   Args:
     hidden: (batch, length, embed).
     head: (vocab, embed). Frozen: its gradient is defined as zero.
     targets: (batch, length) int32.
     needed: (batch, length) bool; the loss is 0 where it is False.
-    chunk_rows: Positions whose logits are held together; at least one time
-      step of the whole batch is.
+    chunk_rows: Positions whose logits a device holds together; at least one
+      time step of the whole batch is.
 
   Returns:
     (batch, length) float32.
@@ -120,7 +122,7 @@ token_cross_entropy.defvjp(_forward, _backward)
 def _over_chunks(function, hidden, head, targets, needed, chunk_rows):
   # Chunks are slices of time, so a sharded batch axis stays where it is.
   batch, length = targets.shape
-  steps = max(1, min(length, chunk_rows // batch))
+  steps = max(1, min(length, chunk_rows * row_shards() // batch))
   chunks = -(-length // steps)
   order = jnp.argsort(~needed, axis=1)  # needed positions first
   back = jnp.argsort(order, axis=1)

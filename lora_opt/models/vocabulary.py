@@ -36,7 +36,7 @@ def token_losses(
     hidden: (batch, length, embed).
     head: From `OutputHead`.
     batch: (batch, length) arrays targets and optionally weights.
-    chunk_rows: Positions whose logits are held together.
+    chunk_rows: Positions whose logits a device holds together.
 
   Returns:
     (batch, length) float32, 0 where the weight is 0.

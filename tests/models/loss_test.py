@@ -1,9 +1,12 @@
 """The chunked cross-entropy against the full logits."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.extend.core import jaxprs_in_params
 
 from lora_opt.models.loss import (
@@ -103,6 +106,24 @@ def _array_sizes(jaxpr):
       yield np.prod(variable.aval.shape)
     for inner in jaxprs_in_params(equation.params):
       yield from _array_sizes(inner)
+
+
+def test_a_chunk_is_that_of_a_device(problem):
+  """More devices must not mean more, smaller products with the whole head."""
+  hidden, head, targets, _ = problem
+
+  def rounds(devices):
+    mesh = jax.sharding.AbstractMesh((devices,), ('data',))
+    rules = [('batch', 'data')]
+    with jax.sharding.use_abstract_mesh(mesh), nn.logical_axis_rules(rules):
+      program = jax.make_jaxpr(
+        lambda h: token_cross_entropy(h, head, targets, ALL, 2)
+      )(hidden)
+    return re.search(r'\blength=(\d+)', str(program))[1]
+
+  # Two rows of five positions: on two devices each has two of its own at once.
+  assert rounds(1) == '5'
+  assert rounds(2) == '3'
 
 
 def test_bfloat16_is_close(problem):
