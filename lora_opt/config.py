@@ -22,12 +22,16 @@ from __gin__ import dynamic_registration
 import lora_opt
 import optax
 from lora_opt import models
+from lora_opt.data import forms
 from lora_opt.data import sources
 from lora_opt.data import tasks
 from lora_opt.evaluation import decoding
 from lora_opt.evaluation import evaluate
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation import run
+from lora_opt.planning import chips
+from lora_opt.planning import plan
+from lora_opt.planning import timing
 from lora_opt.training import loop
 from lora_opt.training import partitioning
 from lora_opt.training import schedules

@@ -1,4 +1,4 @@
-"""Command line: fine-tune, evaluate or sample, as gin files say.
+"""Command line: fine-tune, evaluate, sample or plan, as gin files say.
 
     python -m lora_opt.main --run_mode=train \\
       --gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine
@@ -23,10 +23,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum(
   'run_mode',
   'train',
-  ['train', 'eval', 'infer', 'merge', 'report'],
+  ['train', 'eval', 'infer', 'merge', 'plan', 'report'],
   'train: fine-tune, evaluate before and after, export the adapter. '
   'eval: score an adapter. infer: write completions for prompts. '
   'merge: write the model with the adapter in its weights. '
+  'plan: what a training step takes on TOPOLOGY, without weights or data. '
   'report STUDY: compare the runs of a sweep, or their results.jsonl, on a '
   'page in their folder; takes no gin files.',
 )
@@ -102,6 +103,7 @@ def main(argv: Sequence[str]) -> None:
 
   from lora_opt import config
   from lora_opt.evaluation import run as evaluation
+  from lora_opt.planning import plan as planning
   from lora_opt.training import loop, processes
   from lora_opt.training.run_directory import RunRecord
 
@@ -132,7 +134,10 @@ def main(argv: Sequence[str]) -> None:
     'eval': evaluation.score,
     'infer': evaluation.infer,
     'merge': evaluation.merge,
+    'plan': planning.plan,
   }[FLAGS.run_mode]
+  if FLAGS.run_mode == 'plan':
+    config.build(planning.simulate)()  # before anything uses the real devices
   config.build(run)(
     record=RunRecord(
       command=shlex.join(['python', '-m', 'lora_opt.main', *sys.argv[1:]]),

@@ -6,7 +6,7 @@
 3 optimizers, diagnostics, state_sharding, the package itself: 0-2, optax
 4 integrations/X       1-3 and library X
 5 models, data         never 2-4
-6 training, evaluation never 4-5: they receive model and task
+6 training, evaluation, planning   never 4-5: they receive model and task
 7 config, main         everything; only config imports gin
 """
 
@@ -31,6 +31,7 @@ LAYERS = {
   'models': 5,
   'data': 5,
   'training': 6,
+  'planning': 6,
   'evaluation': 6,
   'config': 7,
   'main': 7,

@@ -8,7 +8,9 @@ and `segment_ids`.
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from lora_opt.data import (
   batching,
@@ -16,7 +18,9 @@ from lora_opt.data import (
   seq2seq_batching,
   text_batching,
 )
+from lora_opt.data.packing import Encoded, EncodedExample
 from lora_opt.data.seq2seq_batching import EncodedPair
+from lora_opt.data.text_batching import LabelledTexts
 
 
 def refuse(task, tokenizer, *arguments, **settings) -> Iterable:
@@ -28,8 +32,12 @@ def refuse(task, tokenizer, *arguments, **settings) -> Iterable:
 
 
 class Form(NamedTuple):
-  """The kinds of batches, as functions of (task, tokenizer, ...)."""
+  """What an example is, and the kinds of batches as functions.
 
+  The functions take (task, tokenizer, ...).
+  """
+
+  example: type[Encoded]
   train_batches: Callable[..., Iterable]  # see batching.train_batches
   eval_batches: Callable[..., Iterable]  # see batching.eval_batches
   choice_batches: Callable[..., Iterable] = refuse  # eval_batching.pack_choices
@@ -40,6 +48,7 @@ class Form(NamedTuple):
 FORMS = {
   # Prompt and completion in one row, several examples to a row.
   'decoder': Form(
+    EncodedExample,
     batching.train_batches,
     batching.eval_batches,
     eval_batching.pack_choices,
@@ -47,6 +56,7 @@ FORMS = {
   ),
   # Prompt on the encoder's side, completion on the decoder's.
   'encoder_decoder': Form(
+    EncodedPair,
     functools.partial(batching.train_batches, kind=EncodedPair),
     functools.partial(batching.eval_batches, kind=EncodedPair),
     seq2seq_batching.pack_choices,
@@ -54,6 +64,7 @@ FORMS = {
   ),
   # A text or a pair of texts to a segment, with a label or a number.
   'encoder': Form(
+    LabelledTexts,
     text_batching.train_batches,
     text_batching.eval_batches,
     label_batches=text_batching.label_batches,
@@ -73,3 +84,26 @@ def find(name: str) -> Form:
   if name not in FORMS:
     raise ValueError(f'form={name!r} must be one of {", ".join(FORMS)}')
   return FORMS[name]
+
+
+def empty_batch(
+  name: str, *, length: Any, batch_size: int
+) -> dict[str, np.ndarray]:
+  """A batch for training without an example in it, to know its shapes.
+
+  Args:
+    name: The form.
+    length: Positions in a row.
+    batch_size: Rows.
+
+  Raises:
+    ValueError: There is no such form, or it has no such length.
+
+  >>> empty_batch('decoder', length=8, batch_size=2)['tokens'].shape
+  (2, 8)
+  """
+  kind = find(name).example
+  if min(kind.capacity(length)) < 1:
+    raise ValueError(f'length={length} must be at least 1')
+  row = kind.row([], length)
+  return {key: np.stack([value] * batch_size) for key, value in row.items()}

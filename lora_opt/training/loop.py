@@ -17,6 +17,7 @@ from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.training import profile, run_directory
 from lora_opt.training.checkpointing import Checkpoints
+from lora_opt.training.lengths import row_length
 from lora_opt.training.partitioning import (
   DATA_PARALLEL,
   Partitioner,
@@ -122,10 +123,7 @@ def train(
     SystemExit: after SIGTERM, once a checkpoint is saved.
   """
   record = record or RunRecord()
-  lengths = task_feature_lengths or {'targets': 256}
-  length = lengths['targets']
-  if 'inputs' in lengths:
-    length = (lengths['inputs'], length)
+  length = row_length(task_feature_lengths)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
   on_first(functools.partial(run_directory.claim, folder, record))

@@ -27,6 +27,8 @@ _FREE = (
   'PARTITIONER',
   'RULES',
   'TENSOR',
+  # Of a plan.
+  'TOPOLOGY',
 )
 _SPACE_NEEDED = 64 * 2**20
 

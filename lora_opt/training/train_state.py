@@ -1,5 +1,6 @@
 """What one training run carries from step to step."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -28,16 +29,50 @@ def create_train_state(
     optimizer: its state is made where its parameters lie.
     placement: of the model.
   """
-  shardings = TrainState(
-    placement.whole, placement.trainable, state_shardings(optimizer, lora)
-  )
   create = placement.jit(
-    lambda lora: TrainState(
-      jnp.zeros((), jnp.int32), lora, optimizer.init(lora)
-    ),
-    out_shardings=shardings,
+    functools.partial(_first, optimizer),
+    out_shardings=_shardings(lora, optimizer, placement),
   )
   return create(lora)
+
+
+def abstract_train_state(
+  lora: Any, optimizer: optax.GradientTransformation, placement: Placement
+) -> TrainState:
+  """Shapes and places of what `create_train_state` makes; nothing is computed.
+
+  Args:
+    lora: adapters, or shapes of them with their shardings.
+    optimizer, placement: see `create_train_state`.
+  """
+  shapes = jax.eval_shape(functools.partial(_first, optimizer), lora)
+  return placed_shapes(shapes, _shardings(lora, optimizer, placement))
+
+
+def placed_shapes(tree: Any, shardings: Any) -> Any:
+  """`jax.ShapeDtypeStruct` of arrays that lie there.
+
+  Args:
+    tree: of arrays or shapes.
+    shardings: a tree like it.
+  """
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    tree,
+    shardings,
+  )
+
+
+def _first(optimizer: optax.GradientTransformation, lora: Any) -> TrainState:
+  return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora))
+
+
+def _shardings(lora, optimizer, placement) -> TrainState:
+  return TrainState(
+    placement.whole, placement.trainable, state_shardings(optimizer, lora)
+  )
 
 
 def count_parameters(tree: Any) -> int:

@@ -1,0 +1,158 @@
+"""Planned and measured memory of training steps that fit on this machine.
+
+    python -m experiments.plan_memory.run [--cases NAME,...] [--tolerance 0.15]
+
+Each case runs in processes of its own: one plans, from shapes alone; one makes
+the arrays, runs the compiled step three times and reads from Linux how far the
+memory of the process grew at most, from before the first array on. What the
+interpreter, JAX and the compiled program take is there before, and not counted.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lora_opt
+from lora_opt.data import forms
+from lora_opt.models import LoraConfig, from_folder
+from lora_opt.planning.program import Job, Shapes, compile_step, describe
+from lora_opt.training.partitioning import Partitioner
+from lora_opt.training.step import make_train_step
+
+PUBLISHED = pathlib.Path(__file__).parents[2] / 'configs/published'
+SMALL = 'smollm2_135m'
+# rows, length, and what differs from float32 on one device.
+CASES = {
+  'float32': (4, 256, {}),
+  'full remat': (4, 512, {'remat': 'full'}),
+  'no remat': (2, 256, {'remat': 'none'}),
+  'bfloat16': (4, 256, {'dtype': 'bfloat16'}),
+  'nf4 base': (4, 256, {'quantize': 'nf4'}),
+  '2 x 2 x 2 devices': (8, 64, {'mesh': (2, 2, 2)}),
+}
+STEPS = 3
+
+
+def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):
+  """The job of a case, its placed shapes, and the number of its devices."""
+  devices = int(np.prod(mesh))
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', devices)
+  model = from_folder(
+    PUBLISHED / SMALL, lora=LoraConfig(), weights=False, **settings
+  )
+  batch = forms.empty_batch('decoder', length=length, batch_size=rows)
+  job = Job(model, lora_opt.lora_rite(1e-3), batch, {'diagnostics_period': 1})
+  return job, describe(job, Partitioner(*mesh), devices), devices
+
+
+def planned(case: str) -> dict[str, float]:
+  """Bytes of all devices of a case."""
+  rows, length, settings = CASES[case]
+  job, shapes, devices = make_job(rows, length, **settings)
+  # This machine's own compiler is meant, with what it does to bfloat16.
+  program = compile_step(job, shapes, native_bfloat16=False)
+  held = sum(program.held.values())
+  return {'held': held * devices, 'all': program.total * devices}
+
+
+def measured(case: str) -> dict[str, float]:
+  """Growth of the process from before the first array on, in bytes."""
+  rows, length, settings = CASES[case]
+  job, shapes, _ = make_job(rows, length, **settings)
+  step = make_train_step(
+    job.model, job.optimizer, shapes.placement, shapes.state, **job.settings
+  )
+  compiled = step.lower(shapes.state, shapes.base, shapes.batch).compile()
+  before = resident()
+  state, base, batch = fill(shapes)
+  held = resident() - before
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
+  for _ in range(STEPS):
+    state, metrics = compiled(state, base, batch)
+    assert jnp.isfinite(metrics['loss'])
+  return {'held': held, 'all': status('VmHWM') - before}
+
+
+def fill(shapes: Shapes):
+  """State, base and batch of small numbers, each made where it lies."""
+
+  def array(x):
+    def part(index):
+      sizes = [len(range(n)[i]) for n, i in zip(x.shape, index, strict=True)]
+      return np.full(sizes, 0.01, x.dtype)
+
+    return jax.make_array_from_callback(x.shape, x.sharding, part)
+
+  state, base, batch = jax.tree.map(
+    array, (shapes.state, shapes.base, shapes.batch)
+  )
+  ones = jax.device_put(
+    np.ones(batch['weights'].shape, np.float32), batch['weights'].sharding
+  )
+  return state, base, batch | {'weights': ones}
+
+
+def resident() -> int:
+  """Bytes of this process, without what is free but not given back."""
+  gc.collect()
+  ctypes.CDLL('libc.so.6').malloc_trim(0)
+  return status('VmRSS')
+
+
+def status(field: str) -> int:
+  """A line of /proc/self/status, in bytes."""
+  text = pathlib.Path('/proc/self/status').read_text()
+  return 1024 * int(re.search(rf'{field}:\s+(\d+) kB', text)[1])
+
+
+def in_process(what: str, case: str) -> dict[str, float]:
+  """Runs `planned` or `measured` in a process of its own."""
+  done = subprocess.run(
+    [sys.executable, '-m', __spec__.name, f'--{what}', case],
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--cases', default=','.join(CASES))
+  parser.add_argument('--tolerance', type=float, default=0.15)
+  parser.add_argument('--planned')
+  parser.add_argument('--measured')
+  flags = parser.parse_args()
+  if flags.planned or flags.measured:
+    run = planned if flags.planned else measured
+    print(json.dumps(run(flags.planned or flags.measured)))
+    return
+  print('| case | tokens | held: planned, measured | step: planned, measured |')
+  print('| --- | --- | --- | --- |')
+  worst = 0.0
+  for case in flags.cases.split(','):
+    plan, real = (in_process(what, case) for what in ('planned', 'measured'))
+    rows, length, _ = CASES[case]
+    columns = [
+      f'{plan[what] / 1e9:.3f} GB, {real[what] / 1e9:.3f} GB '
+      f'({plan[what] / real[what] - 1:+.1%})'
+      for what in ('held', 'all')
+    ]
+    print(f'| {case} | {rows} x {length} | {" | ".join(columns)} |', flush=True)
+    worst = max(worst, abs(plan['all'] / real['all'] - 1))
+  if worst > flags.tolerance:
+    sys.exit(f'a plan is {worst:.0%} away from what was measured')
+
+
+if __name__ == '__main__':
+  main()

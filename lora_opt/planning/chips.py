@@ -1,0 +1,209 @@
+"""Chips by their published figures, and topologies made of them.
+
+Figures are of one chip, which JAX shows as one device: peaks, never what a
+program reaches. GB are 10^9 bytes and GiB 2^30, as the vendor writes.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+
+GB = 10**9
+GiB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What a chip has, as its vendor publishes it.
+
+  Attributes:
+    name: What it is called.
+    memory: Bytes of its memory.
+    flops: Dense bfloat16 operations a second; None: no time is estimated.
+    bandwidth: Bytes a second between the chip and its memory.
+    network: Bytes a second that reach it from the chips of its island, over
+      all of its links.
+    island: Chips that such a network joins.
+    outside: Bytes a second that reach it from other islands.
+    cores_in_name: What the name of a slice counts for each chip: v5p-128 has
+      128 cores, which are 64 chips.
+    source: Where the figures are from.
+
+  Raises:
+    ValueError: A figure is not positive, or some are given and others not.
+  """
+
+  name: str
+  memory: float
+  flops: float | None = None
+  bandwidth: float | None = None
+  network: float | None = None
+  island: int = 1
+  outside: float | None = None
+  cores_in_name: int = 1
+  source: str = ''
+
+  def __post_init__(self):
+    for field in ('memory', 'flops', 'bandwidth', 'network', 'outside'):
+      value = getattr(self, field)
+      if value is not None and not value > 0:
+        raise ValueError(f'chip {self.name}: {field}={value} must be above 0')
+    for field in ('island', 'cores_in_name'):
+      if getattr(self, field) < 1:
+        raise ValueError(
+          f'chip {self.name}: {field}={getattr(self, field)} must be at least 1'
+        )
+    speeds = (self.flops, self.bandwidth, self.network)
+    if len({speed is None for speed in speeds}) > 1:
+      raise ValueError(
+        f'chip {self.name}: give flops, bandwidth and network, or none of them'
+      )
+
+
+_DOCS = 'https://docs.cloud.google.com/tpu/docs'
+# Of a TPU, network is half of the bidirectional figure for its links.
+CHIPS: Mapping[str, Chip] = {
+  chip.name: chip
+  for chip in (
+    Chip(
+      'v4',
+      memory=32 * GiB,
+      flops=275e12,
+      bandwidth=1200 * GB,
+      network=300 * GB,
+      island=4096,
+      cores_in_name=2,
+      source=f'{_DOCS}/v4; links: arXiv 2304.01433, 6 of 50 GB/s',
+    ),
+    Chip(
+      'v5e',
+      memory=16 * GB,
+      flops=197e12,
+      bandwidth=819 * GB,
+      network=200 * GB,
+      island=256,
+      outside=6400 / 8 / 256 * GB,
+      source=f'{_DOCS}/v5e',
+    ),
+    Chip(
+      'v5p',
+      memory=95 * GiB,
+      flops=459e12,
+      bandwidth=2765 * GB,
+      network=600 * GB,
+      island=8960,
+      outside=50 / 8 * GB,
+      cores_in_name=2,
+      source=f'{_DOCS}/v5p',
+    ),
+    Chip(
+      'v6e',
+      memory=32 * GB,
+      flops=918e12,
+      bandwidth=1638 * GB,
+      network=400 * GB,
+      island=256,
+      source=f'{_DOCS}/v6e',
+    ),
+    # Eight joined by NVLink; outside, one port of the DGX for each.
+    Chip(
+      'a100',
+      memory=80 * GB,
+      flops=312e12,
+      bandwidth=2039 * GB,
+      network=300 * GB,
+      island=8,
+      outside=200 / 8 * GB,
+      source='NVIDIA A100 80GB SXM and DGX A100 datasheets',
+    ),
+    Chip(
+      'h100',
+      memory=80 * GB,
+      flops=989e12,
+      bandwidth=3350 * GB,
+      network=450 * GB,
+      island=8,
+      outside=400 / 8 * GB,
+      source='NVIDIA H100 SXM and DGX H100 datasheets, without sparsity',
+    ),
+  )
+}
+# Names that a chip is also known by.
+_ALIASES = {'v5litepod': 'v5e', 'v5lite': 'v5e'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """So many chips of one kind; `read_topology` reads one from its name.
+
+  Raises:
+    ValueError: No chip at all.
+  """
+
+  chip: Chip
+  devices: int
+
+  def __post_init__(self):
+    if self.devices < 1:
+      raise ValueError(f'devices={self.devices} must be at least 1')
+
+  @property
+  def name(self) -> str:
+    """The number of chips and their name."""
+    return f'{self.devices}x{self.chip.name}'
+
+
+def read_topology(name: str) -> Topology:
+  """Reads the name of a topology.
+
+  Args:
+    name: '8xh100' for so many chips, or 'v5e-64' as the cloud calls its slices:
+      those of v4 and v5p by their cores, two to a chip. 'cpu' is the memory of
+      this machine, '8xcpu' a part of it for each of eight simulated devices.
+
+  Raises:
+    ValueError: No such name or chip.
+
+  >>> read_topology('8xH100').devices, read_topology('v5p-128').devices
+  (8, 64)
+  """
+  text = name.strip().lower()
+  for pattern in (
+    r'(?P<count>\d+)x(?P<chip>\w+)',
+    r'(?P<chip>\w+)-(?P<cores>\d+)',
+    r'(?P<chip>[a-z]\w*)',
+  ):
+    if match := re.fullmatch(pattern, text):
+      break
+  else:
+    raise ValueError(_unknown(name))
+  found = match.groupdict()
+  devices = int(found.get('count') or found.get('cores') or 1)
+  chip = found['chip']
+  if chip == 'cpu':
+    return Topology(_this_machine(devices), devices)
+  chip = CHIPS.get(_ALIASES.get(chip, chip))
+  if chip is None:
+    raise ValueError(_unknown(name))
+  if 'cores' in found:
+    if devices % chip.cores_in_name:
+      raise ValueError(
+        f'topology {name!r}: its number counts cores, {chip.cores_in_name} to '
+        f'a chip; {devices} of them are no whole number of chips'
+      )
+    devices //= chip.cores_in_name
+  return Topology(chip, devices)
+
+
+def _unknown(name: str) -> str:
+  return (
+    f'topology {name!r}: write it as 8xh100 or v5e-64, with one of the chips '
+    f'{", ".join(CHIPS)} and cpu; another chip is a binding of its own, as '
+    'docs/plan.md shows'
+  )
+
+
+def _this_machine(devices: int) -> Chip:
+  memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return Chip('cpu', memory / devices, source='the memory of this machine')

@@ -1,0 +1,146 @@
+"""What one device does in a run of a compiled program."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from lora_opt.planning.groups import device_groups
+from lora_opt.planning.hlo import Executed, Instruction, executed
+
+# Bytes that a device of n sends (and receives) in a ring, as a multiple of the
+# bytes of its result; of a reduce-scatter, of its operand.
+_SENT = {
+  'all-gather': lambda n: (n - 1) / n,
+  'all-reduce': lambda n: 2 * (n - 1) / n,
+  'reduce-scatter': lambda n: (n - 1) / n,
+  'all-to-all': lambda n: (n - 1) / n,
+  'ragged-all-to-all': lambda n: (n - 1) / n,
+  'collective-permute': lambda n: 1.0,
+  'collective-broadcast': lambda n: 1.0,
+}
+# `jax.named_scope` of the optimizer in the training step.
+_OPTIMIZER = 'optimizer/'
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One collective operation of the program.
+
+  Attributes:
+    kind: Such as 'all-gather'.
+    bytes: Of its result (of a reduce-scatter, its operand), each time.
+    elements: Of the largest array in it.
+    times: How often a run executes it.
+    groups: Devices that talk to each other, by their place in the mesh.
+    op_name: Where it came from.
+  """
+
+  kind: str
+  bytes: int
+  elements: int
+  times: int
+  groups: Sequence[Sequence[int]]
+  op_name: str
+
+  @property
+  def sent(self) -> float:
+    """Bytes that a device sends in a run, in a ring."""
+    return self.times * self.bytes * _SENT[self.kind](len(self.groups[0]))
+
+  @property
+  def optimizer(self) -> bool:
+    """Whether it belongs to the optimizer rather than to the model."""
+    return _OPTIMIZER in self.op_name
+
+  def leaves(self, island: int) -> bool:
+    """Whether it reaches beyond islands of so many devices in a row."""
+    return any(len({d // island for d in group}) > 1 for group in self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+  """What one device does in a run.
+
+  Attributes:
+    flops: Of matrix products, two for each multiply-add.
+    product_bytes: What those products read and write.
+    kept_bytes: What the forward pass of a loop over layers stacks up for the
+      backward pass.
+    collectives: Those that involve more than one device.
+  """
+
+  flops: float
+  product_bytes: float
+  kept_bytes: int
+  collectives: tuple[Collective, ...]
+
+
+def costs(text: str, devices: int, width: int = 1) -> Costs:
+  """Counts the costs of a program, each loop as often as it runs.
+
+  Args:
+    text: `compiled.as_text()`.
+    devices: Of the mesh.
+    width: How many times wider its types are than those of the program that
+      is meant, see `lora_opt.planning.widen`.
+  """
+  instructions = list(executed(text))
+  products = [e for e in instructions if e.instruction.opcode == 'dot']
+  return Costs(
+    flops=sum(e.times * _flops(e.instruction) for e in products),
+    product_bytes=sum(e.times * _touched(e.instruction) for e in products)
+    / width,
+    kept_bytes=sum(_kept(instructions)) // width,
+    collectives=tuple(_collectives(instructions, devices, width)),
+  )
+
+
+def _flops(dot: Instruction) -> int:
+  left, _ = dot.operands
+  contracted = _dimensions(dot.attributes, 'lhs_contracting_dims')
+  inner = math.prod(left.sizes[axis] for axis in contracted)
+  return 2 * math.prod(dot.results[0].sizes) * inner
+
+
+def _touched(dot: Instruction) -> int:
+  return dot.bytes + sum(operand.bytes for operand in dot.operands)
+
+
+def _dimensions(attributes: str, name: str) -> list[int]:
+  match = re.search(rf'{name}=\{{([\d,]*)\}}', attributes)
+  return [int(axis) for axis in match[1].split(',') if axis] if match else []
+
+
+def _kept(instructions: Iterable[Executed]) -> Iterable[int]:
+  """Bytes of each array that a loop of the forward pass writes a slice of."""
+  for instruction, _, trips in instructions:
+    if instruction.opcode != 'dynamic-update-slice' or trips == 1:
+      continue
+    sizes = instruction.results[0].sizes
+    backward = 'transpose(' in instruction.op_name
+    if sizes and sizes[0] == trips and not backward:
+      yield instruction.bytes
+
+
+def _collectives(
+  instructions: Iterable[Executed], devices: int, width: int
+) -> Iterable[Collective]:
+  for instruction, times, _ in instructions:
+    kind = instruction.opcode.removesuffix('-start')
+    if kind not in _SENT:
+      continue
+    groups = device_groups(instruction.attributes, devices)
+    if len(groups[0]) == 1:
+      continue
+    arrays = instruction.results
+    if kind == 'reduce-scatter':
+      arrays = instruction.operands
+    yield Collective(
+      kind,
+      bytes=sum(shape.bytes for shape in arrays) // width,
+      elements=max(math.prod(shape.sizes) for shape in arrays),
+      times=times,
+      groups=groups,
+      op_name=instruction.op_name,
+    )

@@ -1,0 +1,180 @@
+"""A compiled program as text, read into instructions and how often each runs.
+
+XLA's own cost analysis counts the body of a loop once. A model is a loop over
+its layers, so what matters is in there: here every instruction comes with the
+product of the trip counts around it.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_BITS = re.compile(r'[a-z]+(\d+)')
+_SHAPE = re.compile(r'([a-z]+\d*\w*)\[([\d,]*)\]')
+_HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
+_OPCODE = re.compile(r'\s*([a-z][\w\-]*)\(')
+_NAME = re.compile(r'%([\w.\-]+)')
+_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+# Attributes that name computations which run when the instruction does. What
+# adds two numbers in a reduction (to_apply) is of no interest.
+_CALLED = {
+  'while': re.compile(r'(?:body|condition)=%?([\w.\-]+)'),
+  'fusion': re.compile(r'calls=%?([\w.\-]+)'),
+  'call': re.compile(r'to_apply=%?([\w.\-]+)'),
+  'conditional': re.compile(
+    r'branch_computations=\{([^}]*)\}|(?:true|false)_computation=([^,]+)'
+  ),
+  'custom-call': re.compile(r'called_computations=\{([^}]*)\}'),
+}
+
+
+class Shape(NamedTuple):
+  """Type and sizes of an array."""
+
+  dtype: str
+  sizes: tuple[int, ...]
+
+  @property
+  def bytes(self) -> int:
+    """Of the array; nothing for a token."""
+    if self.dtype == 'pred':
+      bits = 8
+    else:
+      match = _BITS.match(self.dtype)
+      bits = int(match[1]) if match else 0
+    return math.prod(self.sizes) * bits // 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  """One instruction of a computation.
+
+  Attributes:
+    name: Unique in the program.
+    opcode: Such as 'dot' or 'all-gather'.
+    results: Shapes of what it gives; several for a tuple.
+    operands: Shapes of what it takes, where they are arrays.
+    operand_names: What it takes.
+    attributes: The rest of its line.
+  """
+
+  name: str
+  opcode: str
+  results: tuple[Shape, ...]
+  operands: tuple[Shape, ...]
+  operand_names: tuple[str, ...]
+  attributes: str
+
+  @property
+  def bytes(self) -> int:
+    """Of all results."""
+    return sum(shape.bytes for shape in self.results)
+
+  @property
+  def op_name(self) -> str:
+    """Where in the Python program it came from; '' if that is not known."""
+    match = _OP_NAME.search(self.attributes)
+    return match[1] if match else ''
+
+
+class Executed(NamedTuple):
+  """An instruction, and how often a run of the program executes it."""
+
+  instruction: Instruction
+  times: int
+  trips: int  # of the loop that it stands in directly; 1 outside of loops
+
+
+def executed(text: str) -> Iterator[Executed]:
+  """Every instruction that a run executes, with the number of times.
+
+  Of a conditional all branches count, of a loop without a known trip count one
+  round.
+
+  Args:
+    text: `compiled.as_text()`.
+  """
+  entry, computations = parse(text)
+
+  def walk(name, times, trips):
+    for instruction in computations[name]:
+      yield Executed(instruction, times, trips)
+      opcode, inner = instruction.opcode, trips
+      if opcode == 'while':
+        match = _TRIP_COUNT.search(instruction.attributes)
+        inner = int(match[1]) if match else 1
+      for called in _called(instruction):
+        repeats = times * inner if opcode == 'while' else times
+        yield from walk(called, repeats, inner)
+
+  yield from walk(entry, 1, 1)
+
+
+def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
+  """Returns the entry's name, and the instructions of every computation."""
+  entry, computations, lines = '', {}, []
+  for line in text.splitlines():
+    if head := _HEAD.match(line):
+      lines = computations[head[2]] = []
+      entry = head[2] if head[1] else entry
+    elif match := _INSTRUCTION.match(line):
+      lines.append(match.groups())
+  return entry, {
+    name: _instructions(lines) for name, lines in computations.items()
+  }
+
+
+def _instructions(lines: list[tuple[str, str]]) -> list[Instruction]:
+  known: dict[str, tuple[Shape, ...]] = {}
+  found = []
+  for name, line in lines:
+    end = _end_of_type(line)
+    results = _shapes(line[:end])
+    opcode = _OPCODE.match(line, end)
+    close = _closing(line, opcode.end() - 1)
+    operands = tuple(_NAME.findall(line[opcode.end() : close]))
+    shapes = [known.get(operand, ()) for operand in operands]
+    known[name] = results
+    found.append(
+      Instruction(
+        name,
+        opcode[1],
+        results,
+        tuple(shape[0] for shape in shapes if len(shape) == 1),
+        operands,
+        line[close + 1 :],
+      )
+    )
+  return found
+
+
+def _shapes(text: str) -> tuple[Shape, ...]:
+  return tuple(
+    Shape(dtype, tuple(int(size) for size in sizes.split(',') if size))
+    for dtype, sizes in _SHAPE.findall(text)
+  )
+
+
+def _end_of_type(line: str) -> int:
+  return _closing(line, 0) + 1 if line.startswith('(') else line.index(' ')
+
+
+def _closing(line: str, start: int) -> int:
+  """Index of the parenthesis that closes the one at `start`."""
+  depth = 0
+  for match in re.finditer(r'[()]', line[start:]):
+    depth += 1 if match[0] == '(' else -1
+    if depth == 0:
+      return start + match.start()
+  raise ValueError(f'unbalanced parentheses: {line[start : start + 60]}')
+
+
+def _called(instruction: Instruction) -> Iterator[str]:
+  pattern = _CALLED.get(instruction.opcode)
+  for match in pattern.finditer(instruction.attributes) if pattern else ():
+    names = match[match.lastindex].split(',')
+    yield from (name.strip(' %') for name in names if name.strip())

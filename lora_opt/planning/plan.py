@@ -1,0 +1,212 @@
+"""Run mode plan: what a training step takes on hardware that is not here."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from lora_opt.planning import report
+from lora_opt.planning.chips import Topology, read_topology
+from lora_opt.planning.program import Job, Program, compile_step, describe
+from lora_opt.planning.search import Tried, smallest_mesh
+from lora_opt.planning.timing import (
+  ASSUMED,
+  StepTime,
+  Utilisation,
+  step_time,
+)
+from lora_opt.training.lengths import row_length
+from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
+from lora_opt.training.run_directory import RunRecord, write_json
+from lora_opt.training.train_state import count_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What was found out.
+
+  Attributes:
+    command: Command line that repeats it.
+    model: The model's name.
+    parameters: Frozen and trained scalars.
+    topology: The devices.
+    mesh: Devices along each axis.
+    batch: Arrays of a batch: name -> sizes.
+    tokens: Positions of a batch, padding included.
+    usable: Bytes of a device that may be used.
+    program: The compiled step.
+    time: Of a step; None for a chip without published speeds.
+    tried: Meshes that were looked at for the smallest that fits.
+  """
+
+  command: str
+  model: str
+  parameters: tuple[int, int]
+  topology: Topology
+  mesh: Mapping[str, int]
+  batch: Mapping[str, tuple[int, ...]]
+  tokens: int
+  usable: float
+  program: Program
+  time: StepTime | None
+  tried: tuple[Tried, ...]
+
+  @property
+  def fits(self) -> bool:
+    """Whether a step needs no more than may be used."""
+    return self.program.total <= self.usable
+
+  @property
+  def smallest(self) -> Tried | None:
+    """The smallest mesh that was found to fit."""
+    for each in self.tried:
+      if each.program is not None and each.program.total <= self.usable:
+        return each
+    return None
+
+
+def simulate(topology: str | Topology) -> None:
+  """Gives this process as many CPU devices as a topology has.
+
+  Nothing is ever computed on them. To be called before anything else of JAX.
+
+  Args:
+    topology: Its name, see `lora_opt.planning.chips.read_topology`, or itself.
+
+  Raises:
+    ValueError: No such topology.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', _topology(topology).devices)
+
+
+def plan(
+  model_dir: str | os.PathLike,
+  model: Any,
+  optimizer: optax.GradientTransformation,
+  empty_batch: Callable[..., Mapping[str, Any]],
+  *,
+  topology: str | Topology,
+  batch_size: int = 8,
+  task_feature_lengths: Mapping[str, int] | None = None,
+  microbatches: int = 1,
+  loss_normalizing_factor: float | None = None,
+  partitioner: Partitioner = DATA_PARALLEL,
+  log_period: int = 1,
+  diagnostics: bool = True,
+  reserve: float = 0.1,
+  utilisation: Utilisation = ASSUMED,
+  search: bool = True,
+  record: RunRecord | None = None,
+) -> pathlib.Path:
+  """Compiles the step of a training run for a topology, and says what it takes.
+
+  Neither data nor weights are needed: everything is shapes. The arguments that
+  are those of `lora_opt.training.loop.train` mean the same.
+
+  Args:
+    model_dir: takes plan.json and plan.md.
+    model: what is to be trained; shapes do for its weights.
+    optimizer: over the adapter parameters.
+    empty_batch: (form, length=, batch_size=) -> the arrays of a batch, such as
+      `lora_opt.data.forms.empty_batch`.
+    topology: the devices, see `lora_opt.planning.chips.read_topology`.
+    batch_size: see `train`.
+    task_feature_lengths: see `train`.
+    microbatches: see `train`.
+    loss_normalizing_factor: see `train`.
+    partitioner: see `train`.
+    log_period, diagnostics: see `train`; the step contains the diagnosis.
+    reserve: share of a device's memory that is left alone, for what a plan does
+      not know: the runtime, fragmentation, another compiler.
+    utilisation: share of each published peak that is assumed to be reached.
+    search: look for the smallest mesh that fits too.
+    record: the command line.
+
+  Returns:
+    MODEL_DIR/plan.md, which is also printed.
+
+  Raises:
+    ValueError: no such topology, or the job does not divide among its devices.
+  """
+  devices = _topology(topology)
+  form = getattr(model, 'batch_form', 'decoder')
+  length = row_length(task_feature_lengths)
+  batch = empty_batch(form, length=length, batch_size=batch_size)
+  settings = {
+    'microbatches': microbatches,
+    'loss_normalizing_factor': loss_normalizing_factor,
+    'diagnostics_period': log_period if diagnostics else None,
+  }
+  job = Job(model, optimizer, batch, settings)
+  found = make_plan(
+    job,
+    devices,
+    partitioner,
+    reserve=reserve,
+    utilisation=utilisation,
+    search=search,
+    command=record.command if record else '',
+  )
+  text = report.as_text(found, utilisation)
+  folder = pathlib.Path(model_dir)
+  write_json(folder / 'plan.json', report.as_json(found))
+  (folder / 'plan.md').write_text(text)
+  print(text)
+  return folder / 'plan.md'
+
+
+def make_plan(
+  job: Job,
+  topology: Topology,
+  partitioner: Partitioner,
+  *,
+  reserve: float = 0.1,
+  utilisation: Utilisation = ASSUMED,
+  search: bool = True,
+  command: str = '',
+) -> Plan:
+  """What `plan` writes down; see there."""
+  chip = topology.chip
+  usable = chip.memory * (1 - reserve)
+  # The one chip whose compiler is at hand converts bfloat16; the plan as well.
+  native = chip.name != 'cpu'
+  shapes = describe(job, partitioner, topology.devices)
+  program = compile_step(job, shapes, native)
+  tried = ()
+  if search:
+    tried = tuple(
+      smallest_mesh(
+        job,
+        topology.devices,
+        usable,
+        rules=partitioner.rules,
+        native_bfloat16=native,
+      )
+    )
+  return Plan(
+    command=command,
+    model=job.model.name,
+    parameters=(
+      count_parameters(job.model.base),
+      count_parameters(shapes.state.lora),
+    ),
+    topology=topology,
+    mesh=dict(shapes.placement.mesh.shape),
+    batch={name: tuple(x.shape) for name, x in shapes.batch.items()},
+    tokens=sum(
+      x.size for name, x in shapes.batch.items() if name.endswith('tokens')
+    ),
+    usable=usable,
+    program=program,
+    time=step_time(program.costs, chip, utilisation),
+    tried=tried,
+  )
+
+
+def _topology(given: str | Topology) -> Topology:
+  return given if isinstance(given, Topology) else read_topology(given)

@@ -1,0 +1,126 @@
+"""A program with every type twice as wide, so that a CPU keeps its shape.
+
+CPUs have no arithmetic in bfloat16: XLA converts weights and activations to
+float32 for each product, and what it then reserves says little about a chip
+that multiplies bfloat16. So the program is compiled with bfloat16 as float32,
+float32 as float64, and so on: all of these a CPU computes in as they are. Every
+array then has exactly twice its bytes (those of one bit have theirs), and the
+compiler places them as if the chip had the types.
+
+The result is for measuring, never for running: its numbers are meaningless.
+"""
+
+import numpy as np
+from jax.extend.mlir import ir
+
+# Names of MLIR's types: what they become.
+_WIDER = {
+  'bf16': 'f32',
+  'f16': 'f32',
+  'f32': 'f64',
+  **{
+    f'{sign}{bits}': f'{sign}{2 * bits}'
+    for sign in ('i', 'ui', 'si')
+    for bits in (2, 4, 8, 16, 32)
+  },
+}
+
+
+def widen(module: ir.Module) -> None:
+  """Doubles the types of a lowered program in place, before it is compiled.
+
+  JAX keeps what it has lowered by function and shapes: the jitted function must
+  be one that nobody else will compile.
+
+  Args:
+    module: `lowered.compiler_ir('stablehlo')`.
+  """
+  with module.context, ir.Location.unknown():
+    module.operation.walk(_split_mixed_product)
+    module.operation.walk(_widen)
+
+
+def _split_mixed_product(operation: ir.Operation) -> ir.WalkResult:
+  """bfloat16 x bfloat16 -> float32 as a product of one type, then converted.
+
+  A CPU would convert the operands instead, a table of the vocabulary among
+  them; chips have such a product.
+  """
+  operation = operation.operation
+  if operation.name == 'stablehlo.dot_general':
+    result = operation.results[0]
+    product, operand = (
+      ir.RankedTensorType(value.type)
+      for value in (result, operation.operands[0])
+    )
+    if product.element_type != operand.element_type:
+      with ir.InsertionPoint.after(operation):
+        convert = ir.Operation.create(
+          'stablehlo.convert', results=[product], operands=[result]
+        )
+      result.replace_all_uses_except(convert.result, convert)
+      result.set_type(
+        ir.RankedTensorType.get(
+          product.shape, operand.element_type, product.encoding
+        )
+      )
+  return ir.WalkResult.ADVANCE
+
+
+def _widen(operation: ir.Operation) -> ir.WalkResult:
+  operation = operation.operation
+  for result in operation.results:
+    result.set_type(_wider(result.type))
+  for region in operation.regions:
+    for block in region:
+      for argument in block.arguments:
+        argument.set_type(_wider(argument.type))
+  attributes = operation.attributes
+  if operation.name == 'func.func':
+    signature = ir.FunctionType(ir.TypeAttr(attributes['function_type']).value)
+    attributes['function_type'] = ir.TypeAttr.get(
+      ir.FunctionType.get(
+        [_wider(t) for t in signature.inputs],
+        [_wider(t) for t in signature.results],
+      )
+    )
+  elif operation.name == 'stablehlo.constant':
+    attributes['value'] = _wider_constant(attributes['value'])
+  elif operation.name == 'stablehlo.case':  # its index must have 32 bits
+    index = ir.RankedTensorType.get([], ir.IntegerType.get_signless(32))
+    with ir.InsertionPoint(operation):
+      narrow = ir.Operation.create(
+        'stablehlo.convert', results=[index], operands=[operation.operands[0]]
+      )
+    operation.operands[0] = narrow.result
+  elif 'algorithm' in attributes:  # of a product: a choice among narrow types
+    del attributes['algorithm']
+  return ir.WalkResult.ADVANCE
+
+
+def _wider(t: ir.Type) -> ir.Type:
+  if not isinstance(t, ir.RankedTensorType):
+    return t
+  element = _WIDER.get(str(t.element_type))
+  if element is None:
+    return t
+  return ir.RankedTensorType.get(t.shape, ir.Type.parse(element), t.encoding)
+
+
+def _wider_constant(value: ir.DenseElementsAttr) -> ir.Attribute:
+  wider = _wider(value.type)
+  if wider == value.type:
+    return value
+  if value.is_splat:
+    number = value.get_splat_value().value
+    kind = ir.FloatAttr if isinstance(number, float) else ir.IntegerAttr
+    return ir.DenseElementsAttr.get_splat(
+      wider, kind.get(wider.element_type, number)
+    )
+  return ir.DenseElementsAttr.get(
+    np.array(value, np.float64 if _is_float(wider) else np.int64), type=wider
+  )
+
+
+def _is_float(t: ir.RankedTensorType) -> bool:
+  return str(t.element_type).startswith('f')

@@ -1,0 +1,166 @@
+"""Costs of compiled programs: by hand, by closed form, and in loops."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lora_opt.planning import hlo
+from lora_opt.planning.costs import costs
+from lora_opt.planning.groups import device_groups
+
+# A loop of five rounds around a gather and a product, a conditional, and a sum
+# of the optimizer after it.
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%fused (a: bf16[8,16], b: bf16[16,4]) -> bf16[8,4] {
+  %a = bf16[8,16]{1,0} parameter(0)
+  %b = bf16[16,4]{1,0} parameter(1)
+  ROOT %dot.1 = bf16[8,4]{1,0} dot(%a, %b), lhs_contracting_dims={1}, \
+rhs_contracting_dims={0}
+}
+
+%body (p: (s32[], bf16[5,8,4], bf16[8,16])) -> (s32[], bf16[5,8,4], \
+bf16[8,16]) {
+  %p = (s32[], bf16[5,8,4]{2,1,0}, bf16[8,16]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %kept = bf16[5,8,4]{2,1,0} get-tuple-element(%p), index=1
+  %rows = bf16[8,16]{1,0} get-tuple-element(%p), index=2
+  %part = bf16[2,4]{1,0} constant({...})
+  %gathered = bf16[16,4]{1,0} all-gather(%part), channel_id=1, \
+replica_groups=[1,8]<=[8], dimensions={0}, metadata={op_name="jit(step)/mul"}
+  %y = bf16[8,4]{1,0} fusion(%rows, %gathered), kind=kCustom, calls=%fused
+  %slice = bf16[1,8,4]{2,1,0} bitcast(%y)
+  %stack = bf16[5,8,4]{2,1,0} dynamic-update-slice(%kept, %slice, %i), \
+metadata={op_name="jit(step)/jvp()/while/body/dynamic_update_slice"}
+  ROOT %t = (s32[], bf16[5,8,4]{2,1,0}, /*index=2*/bf16[8,16]{1,0}) \
+tuple(%i, %stack, %rows)
+}
+
+%condition (p.1: (s32[], bf16[5,8,4], bf16[8,16])) -> pred[] {
+  %p.1 = (s32[], bf16[5,8,4]{2,1,0}, bf16[8,16]{1,0}) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+%yes (q: f32[4,4]) -> f32[4,4] {
+  %q = f32[4,4]{1,0} parameter(0)
+  ROOT %dot.2 = f32[4,4]{1,0} dot(%q, %q), lhs_contracting_dims={1}, \
+rhs_contracting_dims={0}
+}
+
+%no (q.1: f32[4,4]) -> f32[4,4] {
+  ROOT %q.1 = f32[4,4]{1,0} parameter(0)
+}
+
+ENTRY %main (s: (s32[], bf16[5,8,4], bf16[8,16]), m: f32[4,4]) -> f32[4,4] {
+  %s = (s32[], bf16[5,8,4]{2,1,0}, bf16[8,16]{1,0}) parameter(0)
+  %m = f32[4,4]{1,0} parameter(1)
+  %loop = (s32[], bf16[5,8,4]{2,1,0}, bf16[8,16]{1,0}) while(%s), \
+condition=%condition, body=%body, backend_config={"dynamic_variables":[],\
+"known_trip_count":{"n":"5"},"known_init_step":{"init":"0","step":"1"}}
+  %due = pred[] constant(true)
+  %c = f32[4,4]{1,0} conditional(%due, %m, %m), \
+true_computation=%yes, false_computation=%no
+  ROOT %sum.1 = f32[4,4]{1,0} all-reduce(%c), channel_id=2, \
+replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add, \
+metadata={op_name="jit(step)/optimizer/dot_general"}
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+  found = costs(PROGRAM, devices=8)
+  assert found.flops == 5 * (2 * 8 * 16 * 4) + 2 * 4 * 4 * 4
+  read_and_written = 2 * (8 * 16 + 16 * 4 + 8 * 4)
+  assert found.product_bytes == 5 * read_and_written + 3 * 4 * 16
+  assert found.kept_bytes == 2 * 5 * 8 * 4
+
+
+def test_collectives():
+  gather, total = costs(PROGRAM, devices=8).collectives
+  assert (gather.kind, gather.bytes, gather.times) == ('all-gather', 128, 5)
+  assert gather.sent == 5 * 128 * 7 / 8
+  assert not gather.optimizer
+  assert gather.leaves(4) and not gather.leaves(8)
+  assert (total.kind, total.bytes, total.times) == ('all-reduce', 64, 1)
+  assert total.sent == 64  # 2 (n - 1) / n of it
+  assert total.optimizer and total.elements == 16
+  assert not total.leaves(2)
+
+
+def test_branches_may_be_listed():
+  pair = 'true_computation=%yes, false_computation=%no'
+  listed = PROGRAM.replace(pair, 'branch_computations={%no, %yes}')
+  assert listed != PROGRAM
+  assert costs(listed, devices=8) == costs(PROGRAM, devices=8)
+
+
+def test_types_twice_as_wide_as_meant():
+  plain, wide = (costs(PROGRAM, 8, width) for width in (1, 2))
+  assert wide.flops == plain.flops
+  assert wide.product_bytes == plain.product_bytes / 2
+  assert wide.kept_bytes == plain.kept_bytes / 2
+  assert [c.bytes for c in wide.collectives] == [64, 32]
+
+
+@pytest.mark.parametrize(
+  ('attributes', 'groups'),
+  [
+    ("mesh['a'=2,'b'=4] {'b'}", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ("mesh['a'=2,'b'=4] {'b':(1)2}", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+    ("mesh['a'=2,'b'=4] {'b':(2)2}", [[0, 1], [2, 3], [4, 5], [6, 7]]),
+    ("mesh['a'=2,'b'=4] {'a','b':(2)2}", [[0, 1, 4, 5], [2, 3, 6, 7]]),
+    (
+      "mesh['a'=2,'b'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}",
+      [[0, 2], [1, 3], [4, 6], [5, 7]],
+    ),
+    ('[4,2]<=[2,4]T(1,0)', [[0, 4], [1, 5], [2, 6], [3, 7]]),
+    ('[2,4]<=[8]', [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ('{}', [[0, 1, 2, 3, 4, 5, 6, 7]]),
+  ],
+)
+def test_groups_of_devices(attributes, groups):
+  assert device_groups(f'replica_groups={attributes}, x=1', 8) == groups
+
+
+def test_groups_in_a_form_that_is_not_known():
+  with pytest.raises(ValueError, match='unknown form'):
+    device_groups('replica_groups=mesh<x>', 8)
+
+
+def test_shapes():
+  text = 'ENTRY %m (a: s4[3]) -> token[] {\n  %a = s4[3]{0} parameter(0)\n}'
+  _, computations = hlo.parse(text)
+  (a,) = computations['m']
+  assert a.results == (hlo.Shape('s4', (3,)),) and a.bytes == 1
+  assert hlo.Shape('pred', (3,)).bytes == 3
+  assert hlo.Shape('token', ()).bytes == 0
+  assert hlo.Shape('f8e4m3fn', (3,)).bytes == 3
+
+
+def test_a_scan_is_counted_by_its_length():
+  layers, rows, width = 7, 32, 48
+
+  def loss(x, kernels):
+    def layer(x, kernel):
+      return jnp.tanh(x @ kernel), None
+
+    return jnp.sum(jax.lax.scan(layer, x, kernels)[0])
+
+  x = jax.ShapeDtypeStruct((rows, width), 'float32')
+  kernels = jax.ShapeDtypeStruct((layers, width, width), 'float32')
+  step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+  compiled = step.lower(x, kernels).compile()
+  found = costs(compiled.as_text(), devices=1)
+  # Forward, and backward for the rows and for the kernels.
+  assert found.flops == 3 * layers * 2 * rows * width * width
+  assert compiled.cost_analysis()['flops'] < found.flops / 2
+  # Each layer's input, and what the derivative of tanh needs.
+  assert found.kept_bytes % (layers * rows * width * 4) == 0
+  assert found.kept_bytes >= 2 * layers * rows * width * 4
+  assert found.collectives == ()

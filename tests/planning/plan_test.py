@@ -1,0 +1,228 @@
+"""Plans of tiny models against closed forms and against what is really held."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import lora_opt
+from lora_opt import models
+from lora_opt.data import forms
+from lora_opt.models import LoraConfig, from_folder, random_model
+from lora_opt.planning import plan
+from lora_opt.planning.chips import GB, Chip, Topology
+from lora_opt.planning.program import Job, compile_step, describe
+from lora_opt.planning.search import Tried, candidates
+from lora_opt.planning.timing import ASSUMED
+from lora_opt.training.partitioning import DATA_PARALLEL, put
+from lora_opt.training.step import make_train_step
+from lora_opt.training.train_state import create_train_state
+from tests.training import launching
+
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
+ROWS, LENGTH, RANK, LAYERS = 8, 64, 4, 3
+WIDTH, HEADS, MLP, VOCABULARY = 64, 4, 192, 320
+ONE = Topology(
+  Chip('mine', GB, flops=1e12, bandwidth=1e11, network=1e10), devices=1
+)
+
+
+def job(**settings):
+  model = random_model(
+    LoraConfig(rank=RANK),
+    embed_dim=WIDTH,
+    num_layers=LAYERS,
+    num_heads=HEADS,
+    num_kv_heads=HEADS,
+    head_dim=WIDTH // HEADS,
+    mlp_dim=MLP,
+    vocab_size=VOCABULARY,
+    **({'remat': 'none'} | settings),
+  )
+  batch = forms.empty_batch('decoder', length=LENGTH, batch_size=ROWS)
+  return Job(model, lora_opt.adamw(1e-3), batch, {})
+
+
+@pytest.fixture(scope='module')
+def found():
+  return plan.make_plan(job(), ONE, DATA_PARALLEL)
+
+
+@pytest.fixture(scope='module')
+def program(found):
+  return found.program
+
+
+def products(tokens, fan_in, fan_out):
+  """Operations of an adapted projection, forward and backward."""
+  kernel = 2 * 2 * tokens * fan_in * fan_out  # not for its own gradient
+  return kernel + 3 * 2 * tokens * RANK * (fan_in + fan_out)
+
+
+def test_operations_are_those_of_the_closed_form(program):
+  tokens = ROWS * LENGTH
+  layer = 4 * products(tokens, WIDTH, WIDTH) + 3 * products(tokens, WIDTH, MLP)
+  # Scores and mixing of values; each has two gradients.
+  layer += 3 * 2 * 2 * ROWS * LENGTH * LENGTH * WIDTH
+  head = 2 * 2 * tokens * WIDTH * VOCABULARY
+  # The rest is what the optimizer does with factors.
+  assert program.costs.flops == pytest.approx(LAYERS * layer + head, rel=0.01)
+
+
+def test_what_is_held_and_needed_is_what_the_real_step_holds_and_needs(program):
+  tiny = job()
+  placement = DATA_PARALLEL.place(tiny.model, jax.devices()[:1])
+  base = put(tiny.model.base, placement.base)
+  lora = put(tiny.model.init(jax.random.key(0)), placement.trainable)
+  state = create_train_state(lora, tiny.optimizer, placement)
+  batch = placement.put_rows(tiny.batch)
+
+  def size(tree):
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+  assert program.held == {
+    'base weights': size(base),
+    'adapters': size(lora),
+    'optimizer state': size((state.step, state.opt_state)),
+    'batch': size(batch),
+  }
+  step = make_train_step(tiny.model, tiny.optimizer, placement, state)
+  stats = step.lower(state, base, batch).compile().memory_analysis()
+  real = (
+    stats.argument_size_in_bytes
+    + stats.temp_size_in_bytes
+    + stats.output_size_in_bytes
+    - stats.alias_size_in_bytes
+  )
+  assert program.total == pytest.approx(real, rel=0.02)
+
+
+def test_rematerialization_keeps_less_and_computes_more(program):
+  tiny = job(remat='full')
+  full = compile_step(tiny, describe(tiny, DATA_PARALLEL, 1), False)
+  assert full.costs.flops > 1.2 * program.costs.flops
+  assert full.activations < program.activations / 5
+  # The input of every layer is kept, and the gradient of the loss.
+  assert full.activations >= 4 * ROWS * LENGTH * WIDTH * LAYERS
+
+
+def test_weights_take_no_part_beyond_their_shapes(program):
+  tiny = job()
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tiny.model.base
+  )
+  abstract = tiny._replace(model=dataclasses.replace(tiny.model, base=shapes))
+  found = compile_step(abstract, describe(abstract, DATA_PARALLEL, 1), True)
+  assert found == program
+
+
+def test_more_devices_than_there_are():
+  with pytest.raises(ValueError, match='1000 devices.*simulate makes them'):
+    describe(job(), DATA_PARALLEL, 1000)
+
+
+def test_candidates_split_rows_first_and_then_heads():
+  tiny = job()
+  assert list(candidates(tiny, 32)) == [
+    *((1, 1), (2, 1), (4, 1), (8, 1)),
+    *((8, 2), (8, 4)),
+  ]
+  halves = tiny._replace(settings={'microbatches': 2})
+  assert list(candidates(halves, 8))[-1] == (4, 2)
+
+
+def test_the_page_and_the_numbers_of_a_plan(found):
+  text, numbers = (
+    plan.report.as_text(found, ASSUMED),
+    plan.report.as_json(found),
+  )
+  assert 'It fits' in text and 'tokens/s' in text
+  assert found.smallest.program == found.program
+  assert '1 of mine suffice: --gin.FSDP=1 --gin.TENSOR=1.' in text
+  assert numbers['total_bytes_per_device'] == sum(
+    numbers['bytes_per_device'].values()
+  )
+  assert numbers['tokens'] == ROWS * LENGTH
+  assert numbers['seconds']['compute'] == pytest.approx(
+    numbers['flops_per_device'] / 0.5e12
+  )
+
+
+def test_what_does_not_fit_says_so(found):
+  tried = (Tried(1, 1, 10**6, None), Tried(2, 1, 10**5, found.program))
+  small = dataclasses.replace(found, usable=1e6, tried=tried)
+  assert not small.fits and small.smallest is None
+  text = plan.report.as_text(small, ASSUMED)
+  assert 'It does NOT fit' in text and 'None of these fits' in text
+  enough = dataclasses.replace(small, usable=GB)
+  assert enough.smallest == tried[1]
+  assert '2 of mine suffice: --gin.FSDP=2 --gin.TENSOR=1.' in (
+    plan.report.as_text(enough, ASSUMED)
+  )
+
+
+@pytest.mark.slow
+def test_from_the_command_line_on_eight_devices(tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'lora_opt.main', '--run_mode=plan'),
+      *launching.FLAGS,
+      f'--gin.MODEL_DIR={tmp_path}',
+      *('--gin.TRAIN_STEPS=1', '--gin.TOPOLOGY=v5e-8'),
+      *('--gin.FSDP=2', '--gin.TENSOR=2', '--gin.BATCH_SIZE=16'),
+      '--gin.models.random_model.dtype=bfloat16',
+      *('--gin.plan.plan.search=False', '--gin.plan.plan.diagnostics=False'),
+      # No two kernels of one shape that are split differently.
+      '--gin.models.random_model.embed_dim=48',
+    ],
+    env=os.environ | {'XLA_FLAGS': '', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'plan.md').read_text() in done.stdout
+  numbers = json.loads((tmp_path / 'plan.json').read_text())
+  assert numbers['mesh'] == {'data': 2, 'fsdp': 2, 'tensor': 2}
+  rows = numbers['collectives']
+  (optimizer,) = (row for row in rows if row['part'] == 'optimizer')
+  assert optimizer['kind'] == 'all-reduce'
+  assert optimizer['elements'] <= 2 * 2 * 7  # r x r of all sites together
+  assert {row['kind'] for row in rows if row['part'] == 'model'} >= {
+    'all-gather',
+    'all-reduce',
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'parameters'),
+  [('gemma_7b', 8_537_680_896), ('mt5_xxl', 12_921_057_280)],
+)
+def test_a_published_model_without_its_weights(name, parameters):
+  model = from_folder(
+    f'configs/published/{name}',
+    lora=LoraConfig(),
+    dtype='bfloat16',
+    weights=False,
+  )
+  leaves = jax.tree.leaves(model.base)
+  assert sum(leaf.size for leaf in leaves) == parameters
+  assert {leaf.dtype for leaf in leaves} == {np.dtype('bfloat16')}
+  with pytest.raises(ValueError, match='WEIGHTS=False'):
+    put(model.base, None)
+
+
+def test_a_quantized_model_without_its_weights():
+  model = from_folder(
+    'configs/published/smollm2_135m', weights=False, quantize='nf4'
+  )
+  kernel = model.base['layers']['mlp']['up']['kernel']
+  assert isinstance(kernel, models.quantized.QuantizedKernel)
+  assert kernel.codes.shape == (30, 576 // 2, 1536)
+  assert kernel.shape == (30, 576, 1536)
