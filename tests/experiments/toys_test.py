@@ -3,14 +3,21 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import lora_opt
 from experiments import results, sweeps
+from experiments.ablation import report as ablation_report
+from experiments.ablation import run as ablation
+from experiments.ablation.transport import scale_by_rite_carrying
 from experiments.invariance import report as invariance_report
 from experiments.invariance import run as invariance
 from experiments.matrix_factorization import report as factorization_report
 from experiments.matrix_factorization import run as factorization
+from lora_opt import transforms
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +32,11 @@ def compile_fast():
   [
     (invariance, '--seeds 1 --steps 2 --methods sgd', 'results'),
     (factorization, '--parts sweep --seeds 1 --steps 2 --methods sgd', 'sweep'),
+    (
+      ablation,
+      '--seeds 1 --steps 2 --variants adamw --problems matrix',
+      'results',
+    ),
   ],
 )
 def test_runs(tmp_path, run, flags, file):
@@ -39,7 +51,7 @@ def test_runs(tmp_path, run, flags, file):
 
 @pytest.mark.parametrize(
   'report',
-  [invariance_report, factorization_report],
+  [invariance_report, factorization_report, ablation_report],
 )
 def test_tables_are_those_of_the_results(report):
   """No table is typed by hand, and every picture is shown."""
@@ -81,3 +93,46 @@ def test_best_rate_at_the_edge():
   best = sweeps.best_rate([1.0, 2.0, 4.0], np.array([[1.0], [1.5], [np.inf]]))
   assert best.rate_text() == '1 (edge)'
   assert best.octaves == 2
+
+
+def test_transport_is_the_only_change():
+  """With all of it carried it is LoRA-RITE, without it is not."""
+
+  def ours(rate, carried):
+    direction = scale_by_rite_carrying(
+      carry_mu=carried,
+      carry_nu=carried,
+      learning_rate=rate,
+      max_relative_step=0.3,
+    )
+    return optax.chain(
+      transforms.on_lora_pairs(direction), optax.scale_by_learning_rate(rate)
+    )
+
+  def end(tx):
+    keys = jax.random.split(jax.random.key(0), 2)
+    y = jax.random.normal(keys[1], (9, 7))
+
+    def step(carry, _):
+      params, state = carry
+      missing = params['lora_a'] @ params['lora_b'] - y
+      gradients = {
+        'lora_a': missing @ params['lora_b'].T,
+        'lora_b': params['lora_a'].T @ missing,
+      }
+      updates, state = tx.update(gradients, state, params)
+      return (jax.tree.map(jnp.add, params, updates), state), None
+
+    a = jax.random.normal(keys[0], (9, 3))
+    params = {'lora_a': a, 'lora_b': jnp.zeros((3, 7))}
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=6)
+    return params['lora_a'] @ params['lora_b']
+
+  with jax.enable_x64(True):
+    each = jax.jit(jax.vmap(lambda carried: end(ours(0.1, carried))))
+    without, with_it = np.asarray(each(jnp.array([False, True])))
+    whole = np.asarray(jax.jit(lambda: end(lora_opt.lora_rite(0.1)))())
+  size = np.linalg.norm(whole)
+  # Rounding of 1e-16, times the condition of a B that has just started.
+  assert np.linalg.norm(with_it - whole) / size < 1e-9
+  assert np.linalg.norm(without - whole) / size > 1e-3
