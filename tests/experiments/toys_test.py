@@ -13,6 +13,8 @@ from experiments import results, sweeps
 from experiments.ablation import report as ablation_report
 from experiments.ablation import run as ablation
 from experiments.ablation.transport import scale_by_rite_carrying
+from experiments.feature_learning import report as features_report
+from experiments.feature_learning import run as features
 from experiments.invariance import report as invariance_report
 from experiments.invariance import run as invariance
 from experiments.matrix_factorization import report as factorization_report
@@ -37,6 +39,7 @@ def compile_fast():
       '--seeds 1 --steps 2 --variants adamw --problems matrix',
       'results',
     ),
+    (features, '--parts ratio --seeds 1 --tiny', 'ratio'),
   ],
 )
 def test_runs(tmp_path, run, flags, file):
@@ -51,7 +54,7 @@ def test_runs(tmp_path, run, flags, file):
 
 @pytest.mark.parametrize(
   'report',
-  [invariance_report, factorization_report, ablation_report],
+  [invariance_report, factorization_report, ablation_report, features_report],
 )
 def test_tables_are_those_of_the_results(report):
   """No table is typed by hand, and every picture is shown."""
