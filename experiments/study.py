@@ -21,7 +21,9 @@ to results.jsonl, and the report beside it, in FOLDER or the folder of results.
      "order": ["rank", "seed", "task"]}
 
 "factors" times "rate" are the learning rates of a method, in the order in which
-they are run; "order" is that of the rest, what changes least first.
+they are run; a method may have "more" factors, where its best rate turned out
+to be at the end of the sweep. "order" is that of the rest, what changes least
+first.
 """
 
 import argparse
@@ -59,7 +61,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if sorted(study['order']) != sorted(_ORDERED):
     raise ValueError(f'{path}: order must hold {", ".join(_ORDERED)}')
   for name, method in study['methods'].items():
-    if set(method) != {'flags', 'rate'}:
+    if set(method) - {'more'} != {'flags', 'rate'}:
       raise ValueError(f'{path}: method {name} must hold flags and rate')
   return study
 
@@ -103,9 +105,10 @@ def plan(study: Mapping[str, Any]) -> Iterator[list[str]]:
   outer = [study[axes[name]] for name in study['order']]
   for place in itertools.product(*outer):
     at = dict(zip(study['order'], place, strict=True))
-    for factor, method in itertools.product(
-      study['factors'], study['methods'].values()
-    ):
+    methods = study['methods'].values()
+    pairs = itertools.product(study['factors'], methods)
+    more = [(factor, m) for m in methods for factor in m.get('more', ())]
+    for factor, method in [*pairs, *more]:
       rate = float(f'{factor * method["rate"]:.3g}')
       yield [
         *study['tasks'][at['task']],
@@ -155,7 +158,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(number, lambda *_: sweep.terminate())
   code = sweep.wait()
   results = options.results or options.folder
-  if rows.collect(options.folder, results, title=study['title']):
+  facts = {'title': study['title'], 'rates': len(study['factors'])}
+  if rows.collect(options.folder, results, **facts):
     print(f'report: {page.write_study_report(results)}')
   return code
 

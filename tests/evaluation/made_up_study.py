@@ -34,7 +34,6 @@ def make_row(
     'diagnostics': {'condition_max': 10.0, 'stable_rank_mean': 2.5},
     'seconds': 30.0,
     'peak_memory_bytes': 2**30,
-    'versions': {'jax': '0.10.2'},
     'pairs': {'stable_rank': {'attention.q': [1.0, 2.0], 'mlp.up': [3.0, 4.0]}},
   } | more
 

@@ -89,6 +89,15 @@ def test_a_method_with_fewer_rates_makes_a_group_incomplete():
   assert words.sentences(ranked, {})[0].startswith('Nothing can be compared')
 
 
+def test_a_longer_sweep_of_one_method_leaves_the_others_whole():
+  found = make_study(MERITS, tasks=['cola'])
+  found += [make_row('reflora', 0.1, seed, score=0.8) for seed in (0, 1, 2)]
+  assert ranking.rank(found).places == []
+  ranked = ranking.rank(found, rates=3)
+  assert ranked.places[0].method == 'reflora'
+  assert words.recommended(ranked) == 'reflora'
+
+
 def test_other_budgets_are_other_groups():
   found = make_study({'adamw': 0.7}, tasks=['cola'])
   longer = [r | {'budget': {'TRAIN_STEPS': '90'}} for r in found]
@@ -169,6 +178,15 @@ def test_a_study_at_its_beginning(tmp_path):
   text = read_page(tmp_path)
   assert 'Nothing can be compared yet' in text
   assert 'not yet so for cola, rank 4; mrpc, rank 4' in text
+
+
+def test_runs_that_logged_nothing(tmp_path):
+  found = make_study({'adamw': 0.7, 'reflora': 0.7}, tasks=['cola'])
+  for row in found:
+    for name in ('curve', 'diagnostics', 'step_seconds', 'pairs'):
+      del row[name]
+  write(tmp_path, found)
+  assert '0 of 0' in read_page(tmp_path)
 
 
 def test_no_results(tmp_path):

@@ -102,6 +102,15 @@ def test_whole_blocks_come_first():
   assert rates == ['0.001', '0.01', '0.003', '0.03']
 
 
+def test_a_method_may_have_more_rates():
+  longer = STUDY['methods'] | {
+    'adamw': STUDY['methods']['adamw'] | {'more': [10]}
+  }
+  flags = [' '.join(run) for run in study.plan(STUDY | {'methods': longer})]
+  rates = [re.search(r'RATE=(\S+)', f)[1] for f in flags[:6]]
+  assert rates == ['0.001', '0.01', '0.003', '0.03', '0.01', '0.001']
+
+
 @pytest.mark.parametrize('name', ['glue', 'smollm2'])
 def test_the_studies_here_give_every_method_the_same(name):
   found = study.read(ROOT / f'experiments/{name}/study.json')

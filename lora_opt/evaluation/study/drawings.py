@@ -125,13 +125,17 @@ def losses(
     drawing.plain(axes, ink)
     highest = []
     for method, chosen in found.items():
-      curves = [row['curve'] for row in chosen.rows]
+      curves = [row['curve'] for row in chosen.rows if 'curve' in row]
+      if not curves:
+        continue
       length = min(len(curve['loss']) for curve in curves)
       mean = np.mean([smooth(c['loss'])[:length] for c in curves], axis=0)
       axes.plot(
         curves[0]['step'][:length], mean, linewidth=1.5, **style[method]
       )
       highest.append(np.max(mean[length // 10 :]))
+    if not highest:
+      return
     low = axes.get_ylim()[0]
     # What a bad start does at the first steps must not flatten the rest.
     axes.set_ylim(low, low + 1.1 * (np.median(highest) - low))
@@ -147,11 +151,11 @@ def pairs(table: Mapping[str, Sequence[float]], limits: tuple) -> Draw:
     axes.pcolormesh(
       values, cmap='cividis', vmin=limits[0], vmax=limits[1], linewidth=0
     )
-    axes.set_yticks(np.arange(len(table)) + 0.5, list(table))
+    axes.set_yticks(np.arange(len(table)) + 0.5, list(table), fontsize=7)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=9, colors=ink.muted, pad=4)
+    axes.tick_params(length=0, labelsize=7, colors=ink.muted, pad=3)
 
   return draw
 

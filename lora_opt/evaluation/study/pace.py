@@ -1,5 +1,6 @@
 """How fast methods learn, and what their steps cost."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -37,6 +38,8 @@ def _pace(groups, method: str, baseline: str) -> Pace:
   for found in groups:
     mine, theirs = found[method].rows, found[baseline].rows
     for row, other in zip(mine, theirs, strict=True):
+      if 'curve' not in row or 'curve' not in other:
+        continue
       runs += 1
       target = smooth(other['curve']['loss'])[-1]
       step = step_to(row['curve'], target)
@@ -45,12 +48,12 @@ def _pace(groups, method: str, baseline: str) -> Pace:
     seconds += _ratio(mine, theirs, 'step_seconds')
     memory += _ratio(mine, theirs, 'peak_memory_bytes')
   # Those that never got there took longer than any that did.
-  late = runs - len(steps)
-  median = statistics.median_low([*steps, *[float('inf')] * late])
+  late = [math.inf] * (runs - len(steps))
+  middle = statistics.median_low([*steps, *late]) if runs else math.inf
   return Pace(
     len(steps),
     runs,
-    median if median != float('inf') else None,
+    middle if math.isfinite(middle) else None,
     statistics.median(seconds) if seconds else None,
     statistics.median(memory) if memory else None,
   )

@@ -66,7 +66,7 @@ def write_study_report(folder: str | Path) -> Path:
       'folder such as 0000 with run.json'
     )
   study = read_json(folder / study_rows.STUDY_FILE) or {}
-  ranked = ranking.rank(rows)
+  ranked = ranking.rank(rows, study.get('rates'))
   pace = paces(ranked.chosen, BASELINE)
   groups = ranking.group_rows(rows)
   style = drawings.styles(sorted(set(ranking.label_methods(rows))))
@@ -95,7 +95,7 @@ def write_study_report(folder: str | Path) -> Path:
     state=_state(ranked),
     pairs=_pairs(ranked, pictures),
     halves=ranked.halves,
-    facts=_facts(rows, ranked),
+    facts=_facts(study, rows, ranked),
     folder=str(folder),
   )
 
@@ -242,7 +242,7 @@ def _state(ranked: Ranking) -> list[tuple[str, ...]]:
         row['diagnostics'][name]
         for found in ranked.chosen.values()
         for row in found[place.method].rows
-        if name in row['diagnostics']
+        if name in row.get('diagnostics', ())
       ]
       middle = statistics.median(values) if values else None
       cells.append(_text.NONE if middle is None else _text.brief(middle))
@@ -278,15 +278,17 @@ def _pairs(ranked: Ranking, pictures: Path) -> list[Section]:
 
 
 def _mean_table(tables: Sequence[Json]) -> dict[str, list[float]]:
-  """Stable ranks by short name of the site, averaged over runs."""
+  """Stable ranks by site, averaged over runs."""
   ranks = [table['stable_rank'] for table in tables]
   return {
-    site.rpartition('.')[2]: np.mean([t[site] for t in ranks], axis=0).tolist()
+    site: np.mean([t[site] for t in ranks], axis=0).tolist()
     for site in ranks[0]
   }
 
 
-def _facts(rows: Sequence[Json], ranked: Ranking) -> list[tuple[str, str]]:
+def _facts(
+  study: Json, rows: Sequence[Json], ranked: Ranking
+) -> list[tuple[str, str]]:
   """Name and value of what the runs had in common."""
   facts = []
   for group, found in ranked.chosen.items():
@@ -301,17 +303,12 @@ def _facts(rows: Sequence[Json], ranked: Ranking) -> list[tuple[str, str]]:
       )
     )
   diverged = sum('score' not in row for row in rows)
-  versions = {
-    ', '.join(f'{k} {v}' for k, v in row['versions'].items())
-    for row in rows
-    if row.get('versions')
-  }
   total = sum(row.get('seconds', 0) for row in rows)
   return [
     *facts,
     ('Diverged', f'{diverged} runs'),
     ('Time of all runs', _text.duration(total)),
-    ('Versions', '; '.join(sorted(versions))),
+    *(('Versions', text) for text in study.get('versions', ())),
   ]
 
 

@@ -3,7 +3,8 @@
 A group is a task at a rank, in which methods are compared. The rules:
 
 1. Only whole blocks count: a seed of a group in which every method has run with
-   the same number of learning rates.
+   as many learning rates as the study gives each, or as any method has run
+   with. (A method may get more, where its best one was at an end.)
 2. A method's learning rate in a group is the one of the best mean score over
    these seeds on the even examples; its score is that on the odd ones. A rate
    at which a run diverged is not chosen. (Where an evaluation has no halves,
@@ -128,13 +129,19 @@ def group_rows(rows: Sequence[Json]) -> dict[Group, dict[str, list[Json]]]:
   return {group: found[group] for group in ordered}
 
 
-def rank(rows: Sequence[Json]) -> Ranking:
-  """Ranks the methods of a study by the rules above."""
+def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
+  """Ranks the methods of a study by the rules above.
+
+  Args:
+    rows: of its runs.
+    rates: how many learning rates each method is to have run with; by default
+      as many as any has.
+  """
   groups = group_rows(rows)
   methods = sorted({method for found in groups.values() for method in found})
   chosen, seeds, incomplete = {}, {}, []
   for group, found in groups.items():
-    whole = whole_seeds(found, methods)
+    whole = whole_seeds(found, methods, rates)
     best = {method: choose(found[method], whole) for method in methods if whole}
     if not whole or None in best.values():
       incomplete.append(group)
@@ -146,26 +153,28 @@ def rank(rows: Sequence[Json]) -> Ranking:
 
 
 def whole_seeds(
-  found: Mapping[str, Sequence[Json]], methods: Iterable[str]
+  found: Mapping[str, Sequence[Json]],
+  methods: Iterable[str],
+  rates: int | None = None,
 ) -> list[int]:
-  """Seeds for which every method ran at as many rates as any did.
+  """Seeds for which every method ran at so many rates, or at as many as any.
 
   >>> row = lambda seed, rate: {'seed': seed, 'learning_rate': rate}
-  >>> whole_seeds({'a': [row(0, 1), row(1, 1)], 'b': [row(0, 2)]}, 'ab')
-  [0]
+  >>> found = {'a': [row(0, 1), row(1, 1), row(1, 2)], 'b': [row(0, 2)]}
+  >>> whole_seeds(found, 'ab'), whole_seeds(found, 'ab', rates=1)
+  ([], [0])
   """
   tried = {
     method: collections.Counter(row['seed'] for row in found.get(method, ()))
     for method in methods
   }
-  most = max(
-    (n for counts in tried.values() for n in counts.values()), default=0
-  )
+  if rates is None:
+    rates = max(max(counts.values(), default=0) for counts in tried.values())
   seeds = sorted({seed for counts in tried.values() for seed in counts})
   return [
     seed
     for seed in seeds
-    if all(counts[seed] == most for counts in tried.values())
+    if all(counts[seed] >= rates for counts in tried.values())
   ]
 
 

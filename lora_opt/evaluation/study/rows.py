@@ -25,7 +25,7 @@ from lora_opt.training.run_directory import read_json, write_json
 
 ROWS_FILE = 'results.jsonl'
 STUDY_FILE = 'study.json'
-_CURVE_POINTS = 60
+_CURVE_POINTS = 40
 # Settings that must be alike where methods are compared.
 _BUDGET = (
   *('MODEL', 'TRAIN_STEPS', 'BATCH_SIZE', 'TASK_FEATURE_LENGTHS'),
@@ -35,7 +35,11 @@ _ADAPTER = 'adapter/adapter_model.safetensors'
 
 
 def collect(
-  runs: Path, results: Path | None = None, *, title: str = ''
+  runs: Path,
+  results: Path | None = None,
+  *,
+  title: str | None = None,
+  rates: int | None = None,
 ) -> list[Json]:
   """Writes a row for each run that has ended.
 
@@ -45,7 +49,9 @@ def collect(
     runs: the folder of a sweep: 0000, 0001, ...
     results: takes results.jsonl, and study.json with how many runs there are
       to be; by default `runs`.
-    title: what the study asks; by default what it was said to ask before.
+    title: what the study asks.
+    rates: how many learning rates each method is to have; None for these two:
+      as said before.
 
   Returns:
     All rows, by name of run.
@@ -59,10 +65,20 @@ def collect(
   rows = [known[name] for name in sorted(known)]
   write_lines(results / ROWS_FILE, rows)
   planned = read_json(runs / 'runs.json') or rows
-  before = read_json(results / STUDY_FILE) or {}
-  title = title or before.get('title') or results.resolve().name
-  write_json(results / STUDY_FILE, {'title': title, 'runs': len(planned)})
+  facts = read_json(results / STUDY_FILE) or {}
+  facts |= {'runs': len(planned), 'versions': _versions(runs)}
+  given = {'title': title, 'rates': rates}
+  facts |= {name: value for name, value in given.items() if value is not None}
+  write_json(results / STUDY_FILE, facts)
   return rows
+
+
+def _versions(runs: Path) -> list[str]:
+  """What the runs ran with."""
+  found = (read_json(path) for path in runs.glob('*/run.json'))
+  lists = (sorted(run['versions'].items()) for run in found)
+  said = {', '.join(f'{n} {v}' for n, v in names) for names in lists}
+  return sorted(said - {''})
 
 
 def read_rows(folder: Path) -> list[Json]:
@@ -97,7 +113,6 @@ def read_run(folder: Path) -> Json | None:
     **_curve(folder),
     'seconds': round(run['seconds'], 1),
     'peak_memory_bytes': run['peak_memory_bytes'],
-    'versions': run['versions'],
     'pairs': _pairs(folder / _ADAPTER),
   }
 
@@ -189,9 +204,9 @@ def _pairs(path: Path) -> dict[str, dict[str, list[float]]]:
   found = diagnostics.diagnose(load_file(path))
   table: dict[str, dict[str, list[float]]] = {}
   for name in sorted(found, key=_by_layer):
-    site = re.sub(r'^.*?\.(\d+)\.', '', name)
-    for what in ('stable_rank', 'condition', 'imbalance'):
-      value = _short(float(np.mean(getattr(found[name], what))))
+    site = re.sub(r'^.*?\.\d+\.|\.lora$', '', name)
+    for what in ('stable_rank', 'condition'):
+      value = _short(np.mean(getattr(found[name], what)), digits=3)
       table.setdefault(what, {}).setdefault(site, []).append(value)
   return table
 
@@ -201,6 +216,6 @@ def _by_layer(name: str) -> tuple[int, str]:
   return (int(layer[1]) if layer else -1), name
 
 
-def _short(value: float) -> float:
-  """Four digits, so that rows stay small."""
-  return float(f'{value:.4g}')
+def _short(value: float, digits: int = 4) -> float:
+  """Few digits, so that rows stay small."""
+  return float(f'{value:.{digits}g}')

@@ -96,8 +96,8 @@ def _reason(method: str, ranking: Ranking) -> str:
   count = _groups_within(ranking)[method]
   total = len(ranking.chosen)
   return (
-    'It is the best, or not told apart from the best, overall and in '
-    f'{count} of {total} comparisons, more than or as many as any other.'
+    'Overall it is the best or tied with the best, and so it is in '
+    f'{count} of {total} comparisons; no other one is in more.'
   )
 
 
