@@ -3,7 +3,7 @@
     python -m experiments.plan_memory.run [--cases NAME,...] [--tolerance 0.15]
 
 Each case runs in processes of its own: one plans, from shapes alone; one makes
-the arrays, runs the compiled step three times and reads from Linux how far the
+the arrays, runs the compiled step twice and reads from Linux how far the
 memory of the process grew at most, from before the first array on. What the
 interpreter, JAX and the compiled program take is there before, and not counted.
 """
@@ -39,7 +39,7 @@ CASES = {
   'nf4 base': (4, 256, {'quantize': 'nf4'}),
   '2 x 2 x 2 devices': (8, 64, {'mesh': (2, 2, 2)}),
 }
-STEPS = 3
+STEPS = 2
 
 
 def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):

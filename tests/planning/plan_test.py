@@ -12,7 +12,8 @@ import pytest
 
 import lora_opt
 from lora_opt import models
-from lora_opt.data import forms
+from lora_opt.data import forms, tasks
+from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models import LoraConfig, from_folder, random_model
 from lora_opt.planning import plan
 from lora_opt.planning.chips import GB, Chip, Topology
@@ -120,6 +121,22 @@ def test_weights_take_no_part_beyond_their_shapes(program):
   abstract = tiny._replace(model=dataclasses.replace(tiny.model, base=shapes))
   found = compile_step(abstract, describe(abstract, DATA_PARALLEL, 1), True)
   assert found == program
+
+
+@pytest.mark.parametrize(
+  ('form', 'length'), [('decoder', 32), ('encoder_decoder', (32, 16))]
+)
+def test_a_batch_without_examples_is_shaped_like_one_with_them(form, length):
+  rows = [{'question': 'x' * i, 'answer': str(i)} for i in range(5)]
+  task = tasks.Generation(name='x', train=rows, eval=rows, chat=False)
+  settings = {'length': length, 'batch_size': 2}
+  tokenizer = Tokenizer.byte_level()
+  stream = task.train_batches(tokenizer, form=form, seed=0, **settings)
+  real = next(iter(stream))
+  empty = forms.empty_batch(form, **settings)
+  assert {k: (v.shape, v.dtype) for k, v in empty.items()} == {
+    k: (v.shape, v.dtype) for k, v in real.items()
+  }
 
 
 def test_more_devices_than_there_are():
