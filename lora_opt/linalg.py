@@ -237,7 +237,10 @@ def orthonormal_bases(factors: Sequence[Array]) -> Bases:
   inverses = jax.lax.cond(
     good,
     lambda fast, *_: fast,
-    lambda _, packed, factors: resolved_inverses(packing, packed, factors),
+    # Under vmap both sides are computed; `after` keeps their order.
+    lambda fast, packed, factors: resolved_inverses(
+      packing, after(packed, fast), factors
+    ),
     fast,
     packed,
     list(factors),

@@ -175,18 +175,21 @@ def through_bases(
     return inverse, unmagnified, jnp.zeros_like(grams), cross
 
   def fine():
+    # Under vmap both sides are computed, and only `after` keeps the order.
     rtol = None
     if any(factors.roundings):
       rtol = 4 * packing.repeat(factors.roundings).astype(grams.dtype)
     resolved = linalg.resolved_inverses(
-      packing, grams, factors.tall(values), rtol
+      packing, linalg.after(grams, inverse), factors.tall(values), rtol
     )
     unmagnified = factors.products(gradients, factors.swap(resolved))
     cross = None
     if old is not None:
       cross = factors.grams(old(), factors.products(values, resolved))
     live = matmul(grams, matmul(resolved, resolved.mT))
-    return resolved, factors.grams(unmagnified), linalg.complement(live), cross
+    resting = linalg.complement(live)
+    squares = linalg.after(factors.grams(unmagnified), resting)
+    return resolved, squares, resting, cross
 
   inverse, squares, resting, cross = jax.lax.cond(good, coarse, fine)
   return Bases(inverse, squares, grams, resting, cross)
