@@ -22,34 +22,16 @@ import lora_opt
 from experiments.optimizer_step.draw import draw, table
 from experiments.optimizer_step.runners import JaxRunner, TorchRunner
 from experiments.optimizer_step.trees import SHAPES, make_gradients, make_tree
+from experiments.recipes import RECIPES
 
 BASELINE = 'optax.adamw'
-FOLDER = pathlib.Path(__file__).parent
 
 
 def methods(rate: float) -> dict[str, optax.GradientTransformation]:
   """Every recipe with its defaults."""
-  names = (
-    'adamw',
-    'lora_plus',
-    'reflora_s',
-    'reflora',
-    'lora_rite',
-    'scaled_gd',
-    'scaled_adamw',
-    'lora_fa',
-    'altlora',
-    'lora_muon',
-    'lora_pro',
-    'lamb',
-    'muon',
-    'shampoo',
-  )
   txs = {BASELINE: optax.adamw(rate)}
-  txs |= {name: getattr(lora_opt, name)(rate) for name in names}
+  txs |= {name: make(rate) for name, make in RECIPES.items() if name != 'sgd'}
   txs['lora_rite, low memory'] = lora_opt.lora_rite(rate, low_memory=True)
-  txs['reflora, real'] = lora_opt.reflora(rate, refactoring='real')
-  txs['balanced(adamw)'] = lora_opt.balanced(lora_opt.adamw(rate))
   return txs
 
 

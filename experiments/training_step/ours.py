@@ -3,8 +3,7 @@
 import sys
 import time
 
-from experiments.training_step import cases, memory
-from experiments.worker import serve
+from experiments.training_step import cases, measured
 
 STARTED = time.perf_counter()
 
@@ -42,19 +41,7 @@ def main(case: str, dtype: str, data_dir: str, cache: str):
       'loss': loss,
     }
 
-  def answer(question):
-    match question:
-      case 'step':
-        return step()
-      case 'first':
-        step()
-        return time.perf_counter() - STARTED
-      case 'reset':
-        return memory.reset_peak()
-      case 'peak':
-        return memory.peak_bytes()
-
-  serve(answer)
+  measured.serve_steps(step, STARTED)
 
 
 if __name__ == '__main__':

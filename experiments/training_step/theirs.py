@@ -9,8 +9,7 @@ import time
 
 import numpy as np
 
-from experiments.training_step import memory
-from experiments.worker import serve
+from experiments.training_step import measured
 
 STARTED = time.perf_counter()
 TARGETS = (
@@ -61,19 +60,7 @@ def main(folder: str, batches_file: str, dtype: str, threads: str):
       'tokens': int(batch['attention_mask'].sum()),
     }
 
-  def answer(question):
-    match question:
-      case 'step':
-        return step()
-      case 'first':
-        step()
-        return time.perf_counter() - STARTED
-      case 'reset':
-        return memory.reset_peak()
-      case 'peak':
-        return memory.peak_bytes()
-
-  serve(answer)
+  measured.serve_steps(step, STARTED)
 
 
 if __name__ == '__main__':

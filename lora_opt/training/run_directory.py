@@ -21,6 +21,7 @@ _FREE = (
   'KEEP_CHECKPOINTS',
   'LOG_PERIOD',
   'MODEL_DIR',
+  'PROFILE_STEPS',
   # Of the partitioner: a run may go on on another machine.
   'DATA',
   'FSDP',
@@ -30,6 +31,8 @@ _FREE = (
   # Of a plan.
   'TOPOLOGY',
 )
+# Of what does not train, and so may change altogether.
+_OTHER_MODES = ('plan.', 'run.')
 _SPACE_NEEDED = 64 * 2**20
 
 
@@ -94,6 +97,7 @@ def _check_same_run(
     f'here {record.settings.get(name, "unset")}'
     for name in sorted({*there, *record.settings})
     if name.rpartition('.')[2].upper() not in _FREE
+    and not name.startswith(_OTHER_MODES)
     and there.get(name) != record.settings.get(name)
   ]
   results = ('checkpoints', 'evaluation/before.json')

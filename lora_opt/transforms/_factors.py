@@ -175,10 +175,10 @@ def through_bases(
     return inverse, unmagnified, jnp.zeros_like(grams), cross
 
   def fine():
-    # Under vmap both sides are computed, and only `after` keeps the order.
     rtol = None
     if any(factors.roundings):
       rtol = 4 * packing.repeat(factors.roundings).astype(grams.dtype)
+    # Under vmap both sides are computed, and only `after` keeps the order.
     resolved = linalg.resolved_inverses(
       packing, linalg.after(grams, inverse), factors.tall(values), rtol
     )
@@ -196,7 +196,7 @@ def through_bases(
 
 
 def hold_weak_directions(
-  factors: Factors, bases: Bases, sizes: jax.Array
+  factors: Factors, bases: Bases, sizes: jax.Array, last: jax.Array
 ) -> jax.Array:
   """W (total, r, r), by which a step M of A is damped where A B^T is weak.
 
@@ -217,6 +217,7 @@ def hold_weak_directions(
     factors: the order.
     bases: of all factors.
     sizes: (total,), the size for each factor; used for A.
+    last: of the LAPACK calls before; those in here wait for it.
 
   Returns:
     The identity for every B.
@@ -232,7 +233,7 @@ def hold_weak_directions(
   h = matmul(matmul(r_b, of_a + strength * resting_a), r_b.mT)
   h = linalg.symmetrize(h)
   eye = jnp.eye(h.shape[-1], dtype=h.dtype)[None]
-  size, _ = factors.halves(sizes)
+  size, _ = factors.halves(linalg.after(sizes, last))
   square = jnp.square(size)[:, None, None]
   # At B = 0, and at a learning rate of zero, nothing is to be resolved.
   floor = linalg.cutoff(h.dtype) * jnp.trace(h, axis1=1, axis2=2)

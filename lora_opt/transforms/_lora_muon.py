@@ -87,8 +87,8 @@ def scale_by_lora_muon(
       sizes = jnp.broadcast_to(
         lr * (0.25 / lora_scale / max_relative_step), left.shape[:1]
       )
-      sizes = linalg.after(sizes, root)
-      left = linalg.matmul(left, hold_weak_directions(factors, bases, sizes))
+      held = hold_weak_directions(factors, bases, sizes, last=root)
+      left = linalg.matmul(left, held)
     steps = factors.products(ahead, linalg.matmul(left, inverse.mT))
     return factors.pairs(steps), ScaleByLoraMuonState(
       optax.safe_increment(state.count),

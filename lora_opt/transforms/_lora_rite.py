@@ -188,18 +188,15 @@ def _sizes_of_steps(settings, factors, dtype):
 
 
 def _turns(settings, factors, bases, scale, count, root):
-  """R^T W R^-T: the damping of `hold_weak_directions` for mu = M R^-T.
-
-  Its Cholesky factors wait for the eigenvalues behind `root`.
-  """
+  """R^T W R^-T: the damping of `hold_weak_directions` for mu = M R^-T."""
   if settings.max_relative_step is None:
     return None
   sizes = jnp.asarray(settings.rate(count), scale.dtype) * scale
   if settings.moments.mean_square:
     # Singular values of M are about sqrt(m), or else about one.
     sizes = sizes * jnp.sqrt(factors.repeat_dims().astype(scale.dtype))
-  sizes = linalg.after(sizes / (2 * settings.max_relative_step), root)
-  held = hold_weak_directions(factors, bases, sizes)
+  sizes = sizes / (2 * settings.max_relative_step)
+  held = hold_weak_directions(factors, bases, sizes, last=root)
   inverse, grams = factors.swap(bases.inverses), factors.swap(bases.grams)
   matmul = linalg.matmul
   return matmul(matmul(matmul(grams, inverse), held), inverse.mT)

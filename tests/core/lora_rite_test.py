@@ -192,7 +192,9 @@ def test_weak_directions_that_drown_in_rounding():
   factors = Factors.of(pairs)
   values = factors.flatten(pairs)
   bases = through_bases(factors, values, values)
-  w = hold_weak_directions(factors, bases, jnp.full(2 * count, 1e-3))
+  w = hold_weak_directions(
+    factors, bases, jnp.full(2 * count, 1e-3), last=bases.inverses
+  )
   assert problems.is_finite(w)
   eigenvalues = np.linalg.eigvals(np.asarray(w)).real
   # What the guard of tr W^2 <= tr W + 0.1 lets pass.
