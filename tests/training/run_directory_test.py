@@ -32,7 +32,15 @@ def test_the_same_run_may_go_on(tmp_path):
 
 @pytest.mark.parametrize(
   'name',
-  ['EVAL_PERIOD', 'loop.train.checkpoint_period', 'MODEL_DIR', 'FSDP'],
+  [
+    'EVAL_PERIOD',
+    'loop.train.checkpoint_period',
+    'MODEL_DIR',
+    'FSDP',
+    'loop.train.profile_steps',
+    'plan.plan.batch_size',
+    'run.score.adapter',
+  ],
 )
 def test_what_does_not_change_the_result_may_change(tmp_path, name):
   with_checkpoints(tmp_path, **{name: '1'})
