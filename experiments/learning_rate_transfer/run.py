@@ -7,18 +7,17 @@ ranks and alphas, over seeds.
 
 import argparse
 import functools
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from matplotlib import figure
 
 import lora_opt
-from experiments import recipes, student
+from experiments import recipes, results, student
 
+FOLDER = pathlib.Path(__file__).parent
 WIDTH, RANK = 128, 8
 # What is varied: (width, rank, alpha).
 AXES = {
@@ -79,37 +78,6 @@ def final_losses(method, width, rank, alpha, seeds, steps) -> np.ndarray:
   return np.nan_to_num(np.asarray(losses).T, nan=np.inf, posinf=np.inf)
 
 
-def best(rates, losses):
-  """Each seed's best rate: (geometric mean, smallest, largest)."""
-  chosen = rates[np.argmin(losses, axis=0)]
-  return float(np.exp(np.mean(np.log(chosen)))), chosen.min(), chosen.max()
-
-
-def draw(rows, path):
-  methods = list(dict.fromkeys(r['method'] for r in rows))
-  canvas = figure.Figure(
-    figsize=(12, 0.5 + 2.7 * len(methods)), layout='constrained'
-  )
-  panels = canvas.subplots(len(methods), len(AXES), sharey=True, squeeze=False)
-  for i, method in enumerate(methods):
-    for j, axis in enumerate(AXES):
-      panel = panels[i, j]
-      lines = [r for r in rows if (r['method'], r['axis']) == (method, axis)]
-      for k, row in enumerate(lines):
-        middle = np.exp(np.mean(np.log(np.asarray(row['losses'])), axis=1))
-        colour = ['#c6dbef', '#6baed6', '#2171b5', '#08306b'][k]
-        panel.plot(rates_of(method), middle, color=colour, label=row['value'])
-        panel.axvline(row['best'], color=colour, linewidth=0.7, linestyle=':')
-      panel.set(xscale='log', yscale='log', ylim=(1e-4, 3))
-      panel.set_title(f'{method}: {axis}', fontsize=10)
-      panel.legend(fontsize=8, frameon=False)
-      panel.spines[['top', 'right']].set_visible(False)
-    panels[i, 0].set_ylabel('final loss / first loss')
-  for panel in panels[-1]:
-    panel.set_xlabel('learning rate')
-  canvas.savefig(path, dpi=130)
-
-
 def main(argv=None):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -120,39 +88,19 @@ def main(argv=None):
     '--methods', nargs='+', choices=METHODS, default=DEFAULT, metavar='METHOD',
     help=f'of {", ".join(METHODS)}; default: {", ".join(DEFAULT)}',
   )  # fmt: skip
-  parser.add_argument('--out', default='runs/learning_rate_transfer')
+  parser.add_argument('--axes', nargs='+', choices=AXES, default=list(AXES))
+  parser.add_argument('--out', type=pathlib.Path, default=FOLDER)
   args = parser.parse_args(argv)
-  out = pathlib.Path(args.out)
-  out.mkdir(parents=True, exist_ok=True)
-  work = [(m, a, c) for m in args.methods for a in AXES for c in AXES[a]]
+  work = [(m, a, c) for m in args.methods for a in args.axes for c in AXES[a]]
   rows = []
   for method, axis, (width, rank, alpha) in tqdm.tqdm(work):
     losses = final_losses(method, width, rank, alpha, args.seeds, args.steps)
-    middle, low, high = best(rates_of(method), losses)
     value = {'width': width, 'alpha': alpha}.get(axis, rank)
     rows.append(
-      {'method': method, 'axis': axis, 'value': value, 'best': middle,
-       'best_low': float(low), 'best_high': float(high),
-       'best_loss': float(np.mean(losses.min(axis=0))),
-       'losses': losses.tolist()}
+      {'method': method, 'axis': axis, 'value': value,
+       'rates': rates_of(method), 'losses': losses}
     )  # fmt: skip
-  (out / 'result.json').write_text(json.dumps(rows))
-  draw(rows, out / 'learning_rate_transfer.png')
-  print('| method | varied | best learning rate [over seeds] | drift |')
-  print('| --- | --- | --- | --- |')
-  for method in args.methods:
-    for axis in AXES:
-      lines = [r for r in rows if (r['method'], r['axis']) == (method, axis)]
-      rates = ', '.join(
-        f'{r["value"]}: {r["best"]:.2g} [{r["best_low"]:.2g}, '
-        f'{r["best_high"]:.2g}]'
-        for r in lines
-      )
-      values = [r['best'] for r in lines]
-      print(
-        f'| {method} | {axis} | {rates} | {max(values) / min(values):.1f} |'
-      )
-  print(f'{out}/result.json, {out}/learning_rate_transfer.png')
+    results.save_rows(args.out / 'results.jsonl', rows)
 
 
 if __name__ == '__main__':

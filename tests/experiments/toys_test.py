@@ -17,6 +17,8 @@ from experiments.feature_learning import report as features_report
 from experiments.feature_learning import run as features
 from experiments.invariance import report as invariance_report
 from experiments.invariance import run as invariance
+from experiments.learning_rate_transfer import report as transfer_report
+from experiments.learning_rate_transfer import run as transfer
 from experiments.matrix_factorization import report as factorization_report
 from experiments.matrix_factorization import run as factorization
 from lora_opt import transforms
@@ -39,6 +41,7 @@ def compile_fast():
       '--seeds 1 --steps 2 --variants adamw --problems matrix',
       'results',
     ),
+    (transfer, '--seeds 1 --steps 2 --methods sgd --axes alpha', 'results'),
     (features, '--parts ratio --seeds 1 --tiny', 'ratio'),
   ],
 )
@@ -54,7 +57,13 @@ def test_runs(tmp_path, run, flags, file):
 
 @pytest.mark.parametrize(
   'report',
-  [invariance_report, factorization_report, ablation_report, features_report],
+  [
+    invariance_report,
+    factorization_report,
+    ablation_report,
+    transfer_report,
+    features_report,
+  ],
 )
 def test_tables_are_those_of_the_results(report):
   """No table is typed by hand, and every picture is shown."""

@@ -195,8 +195,8 @@ def test_from_the_command_line_on_eight_devices(tmp_path):
       *('--gin.FSDP=2', '--gin.TENSOR=2', '--gin.BATCH_SIZE=16'),
       '--gin.models.random_model.dtype=bfloat16',
       *('--gin.plan.plan.search=False', '--gin.plan.plan.diagnostics=False'),
-      # No two kernels of one shape that are split differently.
-      '--gin.models.random_model.embed_dim=48',
+      # XLA inlines a loop over one layer, and then moves parts of factors.
+      '--gin.models.random_model.num_layers=2',
     ],
     env=os.environ | {'XLA_FLAGS': '', 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},
     capture_output=True,
@@ -210,7 +210,7 @@ def test_from_the_command_line_on_eight_devices(tmp_path):
   rows = numbers['collectives']
   (optimizer,) = (row for row in rows if row['part'] == 'optimizer')
   assert optimizer['kind'] == 'all-reduce'
-  assert optimizer['elements'] <= 2 * 2 * 7  # r x r of all sites together
+  assert optimizer['elements'] <= 2 * 2 * 2 * 7  # r x r of all sites together
   assert {row['kind'] for row in rows if row['part'] == 'model'} >= {
     'all-gather',
     'all-reduce',

@@ -1,0 +1,89 @@
+"""Table and picture of `run.py`, from the committed results."""
+
+import numpy as np
+
+from experiments import drawing, results, sweeps
+from experiments.learning_rate_transfer.run import AXES, FOLDER
+
+# From the smallest to the largest value on an axis.
+SHADES = ('#9ecae1', '#4292c6', '#2171b5', '#08306b')
+
+
+def pick(rows, method, axis):
+  return [r for r in rows if (r['method'], r['axis']) == (method, axis)]
+
+
+def methods_of(rows):
+  return list(dict.fromkeys(r['method'] for r in rows))
+
+
+def best_of_seeds(row) -> np.ndarray:
+  """Each seed's best rate."""
+  return row['rates'][np.argmin(row['losses'], axis=0)]
+
+
+def cost_of_keeping(lines) -> float:
+  """The largest loss at the best rate of the first value, over the best."""
+  kept = sweeps.best_rate(lines[0]['rates'], lines[0]['losses']).index
+  best = [sweeps.best_rate(r['rates'], r['losses']) for r in lines]
+  return max(
+    sweeps.geometric_mean(r['losses'][kept]).middle / b.loss.middle
+    for r, b in zip(lines, best, strict=True)
+  )
+
+
+def table(rows) -> str:
+  header = (
+    'method', 'varied', 'best learning rate [over seeds]', 'drift',
+    'loss of keeping it',
+  )  # fmt: skip
+  out = []
+  for method in methods_of(rows):
+    for axis in AXES:
+      lines = pick(rows, method, axis)
+      chosen = [best_of_seeds(row) for row in lines]
+      middles = [float(np.exp(np.mean(np.log(x)))) for x in chosen]
+      rates = (
+        f'{row["value"]}: {sweeps.Interval(m, x.min(), x.max()).text()}'
+        for row, m, x in zip(lines, middles, chosen, strict=True)
+      )
+      cost = cost_of_keeping(lines)
+      out.append(
+        (method, axis, ', '.join(rates),
+         f'{max(middles) / min(middles):.1f}',
+         f'{sweeps.short(cost)} times' if np.isfinite(cost) else 'diverges')
+      )  # fmt: skip
+  return results.markdown(header, out)
+
+
+def sections(folder):
+  return {'rates': table(results.load_rows(folder / 'results.jsonl'))}
+
+
+def draw(folder):
+  """Final loss against the learning rate, a line a value."""
+  rows = results.load_rows(folder / 'results.jsonl')
+  methods = methods_of(rows)
+  canvas, axes = drawing.panels(len(methods), len(AXES), 3.6, 2.6, sharey=True)
+  for method, line in zip(methods, axes, strict=True):
+    for axis, panel in zip(AXES, line, strict=True):
+      for row, shade in zip(pick(rows, method, axis), SHADES, strict=True):
+        middle = [sweeps.geometric_mean(x).middle for x in row['losses']]
+        panel.plot(row['rates'], middle, color=shade, label=row['value'])
+        best = sweeps.best_rate(row['rates'], row['losses'])
+        panel.plot(best.rate, best.loss.middle, 'o', color=shade, markersize=5)
+      panel.set(xscale='log', yscale='log', ylim=(1e-4, 3))
+      panel.set_title(f'{method}: {axis}', fontsize=9)
+      panel.legend(fontsize=7, frameon=False)
+    line[0].set_ylabel('final loss / first loss', fontsize=8)
+  for panel in axes[-1]:
+    panel.set_xlabel('learning rate', fontsize=8)
+  drawing.save(canvas, folder / 'learning_rate_transfer.png')
+
+
+def main(argv=None):
+  results.rebuild(__doc__, FOLDER, sections, draw, argv)
+
+
+if __name__ == '__main__':
+  main()
