@@ -104,9 +104,10 @@ def main(argv: Sequence[str]) -> None:
   from lora_opt import config
   from lora_opt.evaluation import run as evaluation
   from lora_opt.planning import plan as planning
-  from lora_opt.training import loop, processes
+  from lora_opt.training import host_devices, loop, processes
   from lora_opt.training.run_directory import RunRecord
 
+  host_devices.make_room(host_devices.simulated())
   _keep_compiled_programs(FLAGS.compilation_cache_dir)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
   if FLAGS.coordinator_address or FLAGS.process_count:

@@ -25,6 +25,7 @@ import lora_opt
 from lora_opt.data import forms
 from lora_opt.models import LoraConfig, from_folder
 from lora_opt.planning.program import Job, Shapes, compile_step, describe
+from lora_opt.training import host_devices
 from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.step import make_train_step
 
@@ -47,6 +48,7 @@ def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):
   devices = int(np.prod(mesh))
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', devices)
+  host_devices.make_room(devices)
   model = from_folder(
     PUBLISHED / SMALL, lora=LoraConfig(), weights=False, **settings
   )
