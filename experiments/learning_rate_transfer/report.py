@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments import drawing, results, sweeps
-from experiments.learning_rate_transfer.run import AXES, FOLDER
+from experiments.learning_rate_transfer.run import FOLDER
 
 # From the smallest to the largest value on an axis.
 SHADES = ('#9ecae1', '#4292c6', '#2171b5', '#08306b')
@@ -13,8 +13,9 @@ def pick(rows, method, axis):
   return [r for r in rows if (r['method'], r['axis']) == (method, axis)]
 
 
-def methods_of(rows):
-  return list(dict.fromkeys(r['method'] for r in rows))
+def all_of(rows, field):
+  """Every method or axis that was run, in this order."""
+  return list(dict.fromkeys(r[field] for r in rows))
 
 
 def best_of_seeds(row) -> np.ndarray:
@@ -38,8 +39,8 @@ def table(rows) -> str:
     'loss of keeping it',
   )  # fmt: skip
   out = []
-  for method in methods_of(rows):
-    for axis in AXES:
+  for method in all_of(rows, 'method'):
+    for axis in all_of(rows, 'axis'):
       lines = pick(rows, method, axis)
       chosen = [best_of_seeds(row) for row in lines]
       middles = [float(np.exp(np.mean(np.log(x)))) for x in chosen]
@@ -63,10 +64,12 @@ def sections(folder):
 def draw(folder):
   """Final loss against the learning rate, a line a value."""
   rows = results.load_rows(folder / 'results.jsonl')
-  methods = methods_of(rows)
-  canvas, axes = drawing.panels(len(methods), len(AXES), 3.6, 2.6, sharey=True)
-  for method, line in zip(methods, axes, strict=True):
-    for axis, panel in zip(AXES, line, strict=True):
+  methods, axes = all_of(rows, 'method'), all_of(rows, 'axis')
+  canvas, panels = drawing.panels(
+    len(methods), len(axes), 3.6, 2.6, sharey=True
+  )
+  for method, line in zip(methods, panels, strict=True):
+    for axis, panel in zip(axes, line, strict=True):
       for row, shade in zip(pick(rows, method, axis), SHADES, strict=True):
         middle = [sweeps.geometric_mean(x).middle for x in row['losses']]
         panel.plot(row['rates'], middle, color=shade, label=row['value'])
@@ -76,7 +79,7 @@ def draw(folder):
       panel.set_title(f'{method}: {axis}', fontsize=9)
       panel.legend(fontsize=7, frameon=False)
     line[0].set_ylabel('final loss / first loss', fontsize=8)
-  for panel in axes[-1]:
+  for panel in panels[-1]:
     panel.set_xlabel('learning rate', fontsize=8)
   drawing.save(canvas, folder / 'learning_rate_transfer.png')
 

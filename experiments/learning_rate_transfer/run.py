@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 import lora_opt
-from experiments import recipes, results, student
+from experiments import recipes, results, student, sweeps
 
 FOLDER = pathlib.Path(__file__).parent
 WIDTH, RANK = 128, 8
@@ -64,9 +64,7 @@ def optimizer(method, rate, alpha, rank):
 def final_losses(method, width, rank, alpha, seeds, steps) -> np.ndarray:
   """(rates, seeds): the mean loss of the last tenth; inf where it diverged."""
 
-  @functools.partial(jax.vmap, in_axes=(None, 0))
-  @functools.partial(jax.vmap, in_axes=(0, None))
-  def run(rate, seed):
+  def run(rate, seed, _):
     keys = jax.random.split(jax.random.key(seed), 3)
     problem = student.make_problem(keys[0], width, alpha / rank)
     lora = student.init_lora(keys[1], width, rank)
@@ -74,8 +72,8 @@ def final_losses(method, width, rank, alpha, seeds, steps) -> np.ndarray:
     _, losses = student.train(tx, problem, lora, keys[2], steps)
     return jnp.mean(losses[-max(steps // 10, 1) :])
 
-  losses = jax.jit(run)(jnp.asarray(rates_of(method)), jnp.arange(seeds))
-  return np.nan_to_num(np.asarray(losses).T, nan=np.inf, posinf=np.inf)
+  losses = sweeps.sweep(run, rates_of(method), seeds)
+  return np.where(np.isfinite(losses), losses, np.inf)
 
 
 def main(argv=None):

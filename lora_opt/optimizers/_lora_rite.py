@@ -42,9 +42,9 @@ def lora_rite(
 
   and the same for B with the roles exchanged, from the same gradients. The
   trajectory of A B^T is the same for (A T, B T^-T), for every invertible T.
-  The paper's best learning rates are 20 to 100 times Adam's; on a
-  small encoder (experiments/minilm_glue) a third of Adam's worked and Adam's
-  own did not: sweep to both sides.
+  The paper's best learning rates are 20 to 100 times Adam's; on a small
+  encoder (experiments/minilm_glue) a third of Adam's worked, and Adam's own
+  did not: sweep to both sides.
 
   Rank deficiency (B = 0, gradients of low rank, zero-padded ranks): dead
   directions rest, by the relative cut-offs of `lora_opt.linalg` and `rtol`,
