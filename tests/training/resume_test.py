@@ -91,7 +91,12 @@ def half_saved(folder):
 
 
 @pytest.mark.parametrize(
-  'step', [1, 9, pytest.param(23, marks=pytest.mark.long)]
+  'step',
+  [
+    pytest.param(1, marks=pytest.mark.long),
+    9,
+    pytest.param(23, marks=pytest.mark.long),
+  ],
 )
 def test_killed_at_a_step(tmp_path, cache, uninterrupted, step):
   folder = tmp_path / 'run'
