@@ -21,8 +21,7 @@ environment() {
     return
   fi
   echo "integrations: installing $name" >&2
-  rm -rf "$folder"
-  "$interpreter" -m venv "$folder"
+  "$interpreter" -m venv --clear "$folder"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
   echo "$*" > "$folder/.packages"
 }
@@ -64,7 +63,7 @@ keras() {
 levanter() {
   # The releases of both want an older jax than this package.
   environment levanter "$python" levanter==1.2.dev1644 haliax==1.4.dev453 \
-    chex jax==0.10.2
+    chex gitpython jax==0.10.2
   check levanter levanter_gpt2
 }
 
@@ -91,10 +90,14 @@ peft() {
   run peft peft_in_out
 }
 
-names=("$@")
-if [ ${#names[@]} -eq 0 ]; then
-  names=(tunix gemma keras levanter lorax maxtext peft)
-fi
+known=(tunix gemma keras levanter lorax maxtext peft)
+names=("${@:-${known[@]}}")
+for name in "${names[@]}"; do
+  if [[ " ${known[*]} " != *" $name "* ]]; then
+    echo "integrations: no library $name; there are ${known[*]}" >&2
+    exit 2
+  fi
+done
 for name in "${names[@]}"; do
   echo "== $name"
   "$name"
