@@ -49,8 +49,9 @@ tunix() {
 }
 
 gemma() {
+  # The last is pinned because pip else tries its versions for many minutes.
   environment gemma "$python312" gemma==4.0.1 "sentencepiece<0.2.2" \
-    "${jax_stack[@]}"
+    "${jax_stack[@]}" google-cloud-aiplatform==2.7.0
   check gemma gemma_linen
   run gemma gemma_linen
 }
