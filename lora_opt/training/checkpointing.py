@@ -241,6 +241,10 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       name: ocp.RestoreArgs(restore_type=np.ndarray)
       for name in facts['checksums']
     }
+    # A file of the checkpoint is read for arrays on devices alone, as a
+    # restart wants them: one tells whether it can be.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    to_host['step'] = ocp.ArrayRestoreArgs(sharding=here)
     state = manager.restore(
       step,
       args=ocp.args.Composite(
@@ -249,7 +253,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         )
       ),
     )['state']
-  return state, facts
+  return jax.tree.map(np.asarray, state), facts
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:

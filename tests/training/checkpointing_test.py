@@ -119,6 +119,24 @@ def test_a_damaged_newest_one_is_set_aside_and_named(folder, damage, capsys):
   assert_equal(restored(folder)[0], state_at(6))
 
 
+@pytest.mark.parametrize(
+  'damage',
+  [lambda file: os.truncate(file, file.stat().st_size // 2), flip, os.remove],
+  ids=['short', 'flipped', 'gone'],
+)
+def test_whatever_file_is_damaged_a_run_goes_on(saved, tmp_path, damage):
+  newest = saved / 'checkpoints/step_6'
+  files = [f for f in newest.rglob('*') if f.is_file() and f.stat().st_size]
+  assert len(files) > 5
+  for i, file in enumerate(files):
+    folder = tmp_path / str(i)
+    shutil.copytree(saved, folder)
+    damage(folder / file.relative_to(saved))
+    state, row = restored(folder)
+    assert row in (30, 60), file
+    assert_equal(state, state_at(row // 10))
+
+
 def test_a_changed_place_in_the_data_is_damage(folder):
   facts = folder / 'checkpoints/step_6/facts/metadata'
   facts.write_text(facts.read_text().replace('"row": 60', '"row": 61'))
