@@ -6,24 +6,25 @@
 
 STUDY.json names the methods, each with the learning rate around which its sweep
 lies, the tasks, ranks and seeds; FLAGs go to every run, such as
---gin.DATA_DIR=data. Every method gets the same number of runs, each of the same
-length, in FOLDER/0000 and so on (launch/sweep.py runs them). The order is such
-that a study which stops early is a fair one of fewer tasks, seeds or learning
-rates: the same command goes on. At every end, what the runs came to is written
-to results.jsonl, and the report beside it, in FOLDER or the folder of results.
+--gin.DATA_DIR=data. Runs are made in FOLDER/0000 and so on by launch/sweep.py:
 
     {"title": "Which optimizer?",
      "flags": ["--gin_file=experiments/glue/run.gin"],
      "methods": {"adamw": {"flags": ["--gin_file=..."], "rate": 1e-3}},
-     "factors": [1, 3, 0.33],
+     "factors": [0.316, 1, 3.16], "widen": 2,
      "tasks": {"cola": ["--gin_file=configs/tasks/cola.gin"]},
-     "ranks": [4], "seeds": [0, 1, 2],
-     "order": ["rank", "seed", "task"]}
+     "ranks": [4], "seeds": [0, 1, 2], "sweep_seeds": 1}
 
-"factors" times "rate" are the learning rates of a method, in the order in which
-they are run; a method may have "more" factors, where its best rate turned out
-to be at the end of the sweep. "order" is that of the rest, what changes least
-first.
+"factors" times "rate" are the learning rates of a method. All of them are run
+with the first "sweep_seeds" of the seeds, and one more beyond an end of the
+sweep if the best one lies there, up to "widen" times; the best one is run with
+the other seeds. Rank by rank and task by task: a study which stops early is a
+fair one of fewer tasks.
+
+At every end, what the runs came to is written to results.jsonl, and the report
+beside it, in FOLDER or the folder of results. The same command goes on, without
+the runs whose results are there: FOLDER may be gone, or on another machine.
+Delete results.jsonl to begin anew, as after a change of what a run is.
 """
 
 import argparse
@@ -33,17 +34,19 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lora_opt.evaluation.study import page, rows
+from lora_opt.evaluation.study import page, ranking, rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FIELDS = {
-  *('title', 'flags', 'methods', 'factors', 'tasks', 'ranks', 'seeds'),
-  'order',
+  *('title', 'flags', 'methods', 'factors', 'widen'),
+  *('tasks', 'ranks', 'seeds', 'sweep_seeds'),
 }
-_ORDERED = ('rank', 'seed', 'task')
+Flags = tuple[str, ...]
+Row = Mapping[str, Any]
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -58,10 +61,12 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path}: {error}') from error
   if not isinstance(study, dict) or set(study) != _FIELDS:
     raise ValueError(f'{path}: must hold {", ".join(sorted(_FIELDS))}')
-  if sorted(study['order']) != sorted(_ORDERED):
-    raise ValueError(f'{path}: order must hold {", ".join(_ORDERED)}')
+  if study['factors'] != sorted(study['factors']) or len(study['factors']) < 2:
+    raise ValueError(f'{path}: factors must be two or more, ascending')
+  if not 1 <= study['sweep_seeds'] <= len(study['seeds']):
+    raise ValueError(f'{path}: sweep_seeds must be 1 to the number of seeds')
   for name, method in study['methods'].items():
-    if set(method) - {'more'} != {'flags', 'rate'}:
+    if set(method) != {'flags', 'rate'}:
       raise ValueError(f'{path}: method {name} must hold flags and rate')
   return study
 
@@ -88,78 +93,170 @@ def only(
   return {**study, part: kept}
 
 
-def plan(study: Mapping[str, Any]) -> Iterator[list[str]]:
-  """The flags of each run, in the order in which they are to be run.
+def blocks(study: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+  """Ranks and tasks, in the order in which they are run."""
+  return itertools.product(study['ranks'], study['tasks'])
 
-  >>> study = {
-  ...   'methods': {'a': {'flags': ['-a'], 'rate': 0.1}},
-  ...   'factors': [1, 10], 'tasks': {'t': ['-t']}, 'ranks': [4],
-  ...   'seeds': [0], 'order': ['rank', 'seed', 'task'],
-  ... }
-  >>> for flags in plan(study):
-  ...   print(*flags)
-  -t -a --gin.LORA_RANK=4 --gin.RANDOM_SEED=0 --gin.PEAK_LEARNING_RATE=0.1
-  -t -a --gin.LORA_RANK=4 --gin.RANDOM_SEED=0 --gin.PEAK_LEARNING_RATE=1.0
+
+def plan(
+  study: Mapping[str, Any],
+  block: tuple[int, str],
+  method: str,
+  known: Mapping[Flags, Row],
+) -> list[Flags | None]:
+  """The runs of a method at a rank on a task; None where what is open decides.
+
+  Args:
+    study: as `read` returns it.
+    block: rank and task.
+    method: its name.
+    known: rows of the runs that have ended, by flags.
   """
-  axes = {'rank': 'ranks', 'seed': 'seeds', 'task': 'tasks'}
-  outer = [study[axes[name]] for name in study['order']]
-  for place in itertools.product(*outer):
-    at = dict(zip(study['order'], place, strict=True))
-    methods = study['methods'].values()
-    pairs = itertools.product(study['factors'], methods)
-    more = [(factor, m) for m in methods for factor in m.get('more', ())]
-    for factor, method in [*pairs, *more]:
-      rate = float(f'{factor * method["rate"]:.3g}')
-      yield [
-        *study['tasks'][at['task']],
-        *method['flags'],
-        f'--gin.LORA_RANK={at["rank"]}',
-        f'--gin.RANDOM_SEED={at["seed"]}',
-        f'--gin.PEAK_LEARNING_RATE={rate}',
-      ]
+  rank, task = block
+  recipe = study['methods'][method]
+
+  def run(rate: float, seed: int) -> Flags:
+    return (
+      *study['tasks'][task],
+      *recipe['flags'],
+      f'--gin.LORA_RANK={rank}',
+      f'--gin.RANDOM_SEED={seed}',
+      f'--gin.PEAK_LEARNING_RATE={rate}',
+    )
+
+  count = study['sweep_seeds']
+  swept, others = study['seeds'][:count], study['seeds'][count:]
+  factors = list(study['factors'])
+  for left in range(study['widen'], -1, -1):
+    rates = [_three_digits(factor * recipe['rate']) for factor in factors]
+    sweep = [run(rate, seed) for seed in swept for rate in rates]
+    if any(flags not in known for flags in sweep):
+      return [*sweep, *[None] * len(others)]
+    repeats = [run(rate, seed) for seed in others for rate in rates]
+    found = [known[flags] for flags in [*sweep, *repeats] if flags in known]
+    best = ranking.choose(found, swept)
+    if best is None:
+      return sweep
+    if not best.at_edge or not left:
+      break
+    factors = _longer(factors, at_start=best.learning_rate == rates[0])
+  return [*sweep, *(run(best.learning_rate, seed) for seed in others)]
 
 
-def main(arguments: Sequence[str]) -> int:
-  """Runs what is asked for, and returns how that ended."""
+def _longer(factors: list[float], at_start: bool) -> list[float]:
+  if at_start:
+    return [factors[0] ** 2 / factors[1], *factors]
+  return [*factors, factors[-1] ** 2 / factors[-2]]
+
+
+def _three_digits(rate: float) -> float:
+  return float(f'{rate:.3g}')
+
+
+def next_runs(
+  study: Mapping[str, Any], known: Mapping[Flags, Row]
+) -> list[Flags]:
+  """What can be run now of the first block that is not whole."""
+  for block in blocks(study):
+    wanted = [
+      flags
+      for method in study['methods']
+      for flags in plan(study, block, method, known)
+      if flags is not None and flags not in known
+    ]
+    if wanted:
+      return wanted
+  return []
+
+
+def count_runs(study: Mapping[str, Any], known: Mapping[Flags, Row]) -> int:
+  """How many runs the study has, by what is known of its sweeps."""
+  places = itertools.product(blocks(study), study['methods'])
+  return sum(len(plan(study, *place, known)) for place in places)
+
+
+class Sweep:
+  """launch/sweep.py as a process, which a signal to this one stops."""
+
+  def __init__(self, folder: pathlib.Path, flags: Sequence[str], jobs: str):
+    """Runs will be made in `folder`, `jobs` at once, each with `flags`."""
+    self._folder, self._flags, self._jobs = folder, list(flags), jobs
+    self._process: subprocess.Popen | None = None
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._stop)
+
+  def run(self, runs: Sequence[Flags], *options: str) -> int:
+    """Makes these runs, and returns how that ended."""
+    self._folder.mkdir(parents=True, exist_ok=True)
+    grid = self._folder / 'grid.json'
+    grid.write_text(json.dumps({'flags': self._flags, 'runs': runs}))
+    command = [sys.executable, str(ROOT / 'launch/sweep.py'), str(grid)]
+    command += [str(self._folder), f'--jobs={self._jobs}', *options]
+    self._process = subprocess.Popen(command)
+    return self._process.wait()
+
+  def _stop(self, number: int, _: object) -> None:
+    if self._process is None:
+      raise SystemExit(128 + number)
+    self._process.terminate()
+
+
+def _arguments() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('study', type=pathlib.Path, metavar='STUDY.json')
   parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
-  parser.add_argument('--hours', help='stop then, to go on later')
+  parser.add_argument('--hours', type=float, help='stop then, to go on later')
   parser.add_argument('--jobs', default='1', help='so many runs at once')
   parser.add_argument(
     '--results', type=pathlib.Path, help='for results and report; else FOLDER'
   )
   for part in ('methods', 'tasks', 'ranks'):
     parser.add_argument(f'--{part}', help='only these, separated by commas')
-  parser.add_argument('--dry_run', action='store_true', help='list the runs')
+  parser.add_argument(
+    '--dry_run', action='store_true', help='list what can be run now'
+  )
+  return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Runs what is asked for, and returns how that ended."""
+  parser = _arguments()
   # By hand, since argparse takes positional arguments in one piece only.
   cut = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:cut])
   try:
-    study = read(options.study)
+    whole = study = read(options.study)
     for part in ('methods', 'tasks', 'ranks'):
       study = only(study, part, getattr(options, part))
   except (OSError, ValueError) as error:
     parser.error(str(error))
-  options.folder.mkdir(parents=True, exist_ok=True)
-  grid = options.folder / 'grid.json'
-  flags = [*study['flags'], *arguments[cut + 1 :]]
-  grid.write_text(json.dumps({'flags': flags, 'runs': list(plan(study))}))
-  command = [sys.executable, str(ROOT / 'launch/sweep.py'), str(grid)]
-  command += [str(options.folder), f'--jobs={options.jobs}']
-  if options.hours:
-    command.append(f'--hours={options.hours}')
-  if options.dry_run:
-    return subprocess.run([*command, '--dry_run'], check=False).returncode
-  sweep = subprocess.Popen(command)
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: sweep.terminate())
-  code = sweep.wait()
   results = options.results or options.folder
-  facts = {'title': study['title'], 'rates': len(study['factors'])}
-  if rows.collect(options.folder, results, **facts):
+  flags = [*study['flags'], *arguments[cut + 1 :]]
+  sweep = Sweep(options.folder, flags, options.jobs)
+  known = {tuple(row['flags']): row for row in rows.read_rows(results)}
+  if options.dry_run:
+    return sweep.run(next_runs(study, known), '--dry_run')
+  start, code = time.monotonic(), 0
+  while not code and (runs := next_runs(study, known)):
+    print(f'{len(known)} of {count_runs(whole, known)} runs have ended')
+    limits = []
+    if options.hours:
+      left = options.hours - (time.monotonic() - start) / 3600
+      limits = [f'--hours={max(left, 0.0)}']
+    code = sweep.run(runs, *limits)
+    found = rows.collect(
+      options.folder,
+      results,
+      title=whole['title'],
+      rates=len(whole['factors']),
+      planned=count_runs(whole, known),
+    )
+    known = {tuple(row['flags']): row for row in found}
+    if any(run not in known for run in runs):
+      break
+  if known:
     print(f'report: {page.write_study_report(results)}')
   return code
 

@@ -11,7 +11,7 @@ def make_row(
   """A run that scored so on both halves of the examples."""
   fall = 0.05 + 0.1 * score
   return {
-    'run': f'{method}-{rate}-{seed}-{task}-{rank}',
+    'flags': [f'{method}-{rate}-{seed}-{task}-{rank}'],
     'model': 'tiny',
     'task': task,
     'method': method,

@@ -98,6 +98,27 @@ def test_a_longer_sweep_of_one_method_leaves_the_others_whole():
   assert words.recommended(ranked) == 'reflora'
 
 
+def test_seeds_outside_the_sweep_count_at_the_rates_chosen():
+  found = [
+    row
+    for row in make_study(MERITS, tasks=['cola'])
+    if row['seed'] == 0 or row['learning_rate'] == 1e-3
+  ]
+  ranked = ranking.rank(found)
+  assert list(ranked.seeds.values()) == [[0, 1, 2]]
+  (chosen,) = ranked.chosen.values()
+  assert all(len(method.scores) == 3 for method in chosen.values())
+  # A seed at which one method is still to run does not count yet.
+  ranked = ranking.rank(found[:-1])
+  assert list(ranked.seeds.values()) == [[0, 1]]
+  # A rate that diverges with any seed is not chosen.
+  last = next(i for i, row in enumerate(found) if row['seed'] == 2)
+  found[last] = make_row(found[last]['method'], 1e-3, 2, diverged='nan')
+  del found[last]['score']
+  (chosen,) = ranking.rank(found).chosen.values()
+  assert chosen[found[last]['method']].learning_rate == 1e-4
+
+
 def test_other_budgets_are_other_groups():
   found = make_study({'adamw': 0.7}, tasks=['cola'])
   longer = [r | {'budget': {'TRAIN_STEPS': '90'}} for r in found]

@@ -1,9 +1,9 @@
 """The whole-study command, with a stand-in for the Python that would train."""
 
-import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -20,10 +20,11 @@ STUDY = {
     'lora_rite': {'flags': ['--gin_file=configs/lora_rite.gin'], 'rate': 1e-2},
   },
   'factors': [1, 3],
+  'widen': 1,
   'tasks': {'cola': ['--gin_file=cola.gin'], 'mrpc': ['--gin_file=mrpc.gin']},
   'ranks': [4],
   'seeds': [0, 1],
-  'order': ['rank', 'seed', 'task'],
+  'sweep_seeds': 1,
 }
 # Writes what a training leaves, of the flags it is given.
 TRAIN = r"""
@@ -69,56 +70,106 @@ def command(tmp_path):
 
 
 def test_it_plans_runs_resumes_and_reports(command, tmp_path):
-  said = command('--tasks=cola', '--', '--gin.DATA_DIR=data')
-  assert '8 of 8 runs are finished' in said
+  results = f'--results={tmp_path}/kept'
+  said = command('--tasks=cola', results, '--', '--gin.DATA_DIR=data')
+  # Two rates each; one more each, as the best is at an end; then the best with
+  # the other seed.
+  assert re.findall(r'\d+ of \d+ runs have ended', said) == [
+    *('0 of 12 runs have ended', '4 of 14 runs have ended'),
+    '6 of 14 runs have ended',
+  ]
   flags = (tmp_path / 'runs/0001/flags.txt').read_text().split()
   assert flags == [
     *('--gin_file=run.gin', '--gin.DATA_DIR=data', '--gin_file=cola.gin'),
-    *('--gin_file=configs/lora_rite.gin', '--gin.LORA_RANK=4'),
-    *('--gin.RANDOM_SEED=0', '--gin.PEAK_LEARNING_RATE=0.01'),
+    *('--gin_file=configs/adamw.gin', '--gin.LORA_RANK=4'),
+    *('--gin.RANDOM_SEED=0', '--gin.PEAK_LEARNING_RATE=0.003'),
   ]
-  text = (tmp_path / 'runs/report.html').read_text()
+  text = (tmp_path / 'kept/report.html').read_text()
   assert '<h1>Which one?</h1>' in text
   assert 'Recommended: lora_rite.' in text
-  # The rest of the study goes on from there, and leaves its results apart.
-  said = command(f'--results={tmp_path}/kept', '--', '--gin.DATA_DIR=data')
-  assert said.startswith('8 of 16 runs are finished')
-  assert '16 of 16 runs are finished' in said
+  # The rest of the study goes on from the results: the runs may be gone.
+  shutil.rmtree(tmp_path / 'runs')
+  said = command(results, '--', '--gin.DATA_DIR=data')
+  assert said.startswith('8 of 14 runs have ended\n')
   lines = (tmp_path / 'kept/results.jsonl').read_text().splitlines()
   assert len(lines) == 16
-  assert (tmp_path / 'kept/report.html').exists()
+  said = command(results)
+  assert said.splitlines() == [f'report: {tmp_path}/kept/report.html']
 
 
-def test_whole_blocks_come_first():
-  flags = [' '.join(run) for run in study.plan(STUDY)]
-  places = [
-    (re.search(r'SEED=(\d)', f)[1], re.search(r'(\w+)\.gin', f)[1])
-    for f in flags
-  ]
-  blocks = [place for place, _ in itertools.groupby(places)]
-  assert blocks == [('0', 'cola'), ('0', 'mrpc'), ('1', 'cola'), ('1', 'mrpc')]
-  # Within a block: every method at one factor before the next one.
-  rates = [re.search(r'RATE=(\S+)', f)[1] for f in flags[:4]]
-  assert rates == ['0.001', '0.01', '0.003', '0.03']
+def rows_of(runs, score):
+  """Rows of runs that scored so: a function of rate and seed."""
+  found = {}
+  for flags in runs:
+    text = ' '.join(flags)
+    rate = float(re.search(r'RATE=(\S+)', text)[1])
+    seed = int(re.search(r'SEED=(\d)', text)[1])
+    row = {'flags': flags, 'learning_rate': rate, 'seed': seed}
+    value = score(rate, seed)
+    if value is not None:
+      row |= {'metric': 'f1', 'score': value}
+    found[flags] = row
+  return found
 
 
-def test_a_method_may_have_more_rates():
-  longer = STUDY['methods'] | {
-    'adamw': STUDY['methods']['adamw'] | {'more': [10]}
-  }
-  flags = [' '.join(run) for run in study.plan(STUDY | {'methods': longer})]
-  rates = [re.search(r'RATE=(\S+)', f)[1] for f in flags[:6]]
-  assert rates == ['0.001', '0.01', '0.003', '0.03', '0.01', '0.001']
+def run_method(score, changes=None):
+  """Rates and seeds that adamw is run with, and its last plan."""
+  wanted, known = STUDY | (changes or {}), {}
+  while True:
+    runs = study.plan(wanted, (4, 'cola'), 'adamw', known)
+    new = [run for run in runs if run is not None and run not in known]
+    if not new:
+      assert None not in runs and len(set(runs)) == len(runs)
+      return [(r['learning_rate'], r['seed']) for r in known.values()], runs
+    known |= rows_of(new, score)
+
+
+def test_a_sweep_is_made_longer_where_its_best_is_at_an_end():
+  # The best is 0.003, the greatest: 0.009 is tried, and is no better.
+  pairs, _ = run_method(lambda rate, seed: -abs(rate - 0.003))
+  assert pairs == [(0.001, 0), (0.003, 0), (0.009, 0), (0.003, 1)]
+  # Downwards, and no further than is said.
+  pairs, _ = run_method(lambda rate, seed: -rate)
+  assert pairs == [(0.001, 0), (0.003, 0), (0.000333, 0), (0.000333, 1)]
+  pairs, _ = run_method(lambda rate, seed: -rate, {'widen': 0})
+  assert pairs == [(0.001, 0), (0.003, 0), (0.001, 1)]
+
+
+def test_a_rate_that_diverges_later_is_left():
+  def score(rate, seed):
+    return None if (rate, seed) == (0.003, 1) else -abs(rate - 0.003)
+
+  pairs, runs = run_method(score, {'widen': 0})
+  assert pairs == [(0.001, 0), (0.003, 0), (0.003, 1), (0.001, 1)]
+  assert '--gin.PEAK_LEARNING_RATE=0.001' in runs[-1]
+
+
+def test_a_method_that_always_diverges_ends():
+  pairs, _ = run_method(lambda rate, seed: None)
+  assert pairs == [(0.001, 0), (0.003, 0)]
+
+
+def test_blocks_are_finished_one_after_another():
+  first = study.next_runs(STUDY, {})
+  assert {'--gin_file=cola.gin'} < {flag for run in first for flag in run}
+  assert not any('--gin_file=mrpc.gin' in run for run in first)
+  assert study.count_runs(STUDY, {}) == 12
 
 
 @pytest.mark.parametrize('name', ['glue', 'smollm2'])
 def test_the_studies_here_give_every_method_the_same(name):
   found = study.read(ROOT / f'experiments/{name}/study.json')
-  runs = list(study.plan(found))
-  assert len({tuple(run) for run in runs}) == len(runs)
-  per_method = len(found['factors']) * len(found['tasks'])
-  per_method *= len(found['ranks']) * len(found['seeds'])
-  assert len(runs) == per_method * len(found['methods'])
+  runs = [
+    run
+    for block in study.blocks(found)
+    for method in found['methods']
+    for run in study.plan(found, block, method, {})
+    if run is not None
+  ]
+  assert len(set(runs)) == len(runs)
+  per_method = len(found['factors']) * found['sweep_seeds']
+  places = len(found['tasks']) * len(found['ranks'])
+  assert len(runs) == per_method * places * len(found['methods'])
   assert len(found['seeds']) >= 3
   files = {
     flag.removeprefix('--gin_file=')
@@ -132,7 +183,8 @@ def test_the_studies_here_give_every_method_the_same(name):
 @pytest.mark.parametrize(
   ('change', 'said'),
   [
-    ({'order': ['rank']}, 'order must hold rank, seed, task'),
+    ({'factors': [3, 1]}, 'factors must be two or more, ascending'),
+    ({'sweep_seeds': 0}, 'sweep_seeds must be 1 to the number of seeds'),
     ({'methods': {'a': {}}}, 'method a must hold flags and rate'),
     ({'more': 1}, 'must hold factors, flags'),
   ],

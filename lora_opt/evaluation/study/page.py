@@ -65,7 +65,7 @@ def write_study_report(folder: str | Path) -> Path:
       f'{folder}: no run has ended here: there is neither results.jsonl nor a '
       'folder such as 0000 with run.json'
     )
-  study = read_json(folder / study_rows.STUDY_FILE) or {}
+  study = read_json(folder / study_rows.FACTS_FILE) or {}
   ranked = ranking.rank(rows, study.get('rates'))
   pace = paces(ranked.chosen, BASELINE)
   groups = ranking.group_rows(rows)

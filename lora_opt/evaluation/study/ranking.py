@@ -2,13 +2,14 @@
 
 A group is a task at a rank, in which methods are compared. The rules:
 
-1. Only whole blocks count: a seed of a group in which every method has run with
-   as many learning rates as the study gives each, or as any method has run
-   with. (A method may get more, where its best one was at an end.)
+1. A group's sweep is of the seeds at which every method has run with as many
+   learning rates as the study gives each, or as any method has run with. (A
+   method may get more, where its best one was at an end.)
 2. A method's learning rate in a group is the one of the best mean score over
-   these seeds on the even examples; its score is that on the odd ones. A rate
-   at which a run diverged is not chosen. (Where an evaluation has no halves,
-   both are the whole score, which flatters every method alike.)
+   the seeds of the sweep on the even examples; its score is that on the odd
+   ones, at every seed at which all methods have run with the rates chosen. A
+   rate at which a run diverged is not chosen. (Where an evaluation has no
+   halves, both are the whole score, which flatters every method alike.)
 3. A method's overall score is the mean over groups of the mean over seeds.
 4. The method of the best overall score is the best; another is tied with it if
    the 95 % interval of the difference, paired by seed, includes zero.
@@ -20,7 +21,7 @@ change, for these tasks and these examples.
 
 import collections
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -141,18 +142,24 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
   methods = sorted({method for found in groups.values() for method in found})
   chosen, seeds, incomplete = {}, {}, []
   for group, found in groups.items():
-    whole = whole_seeds(found, methods, rates)
-    best = {method: choose(found[method], whole) for method in methods if whole}
-    if not whole or None in best.values():
+    swept = swept_seeds(found, methods, rates)
+    best = {method: choose(found[method], swept) for method in methods if swept}
+    if not swept or None in best.values():
       incomplete.append(group)
       continue
-    chosen[group], seeds[group] = best, whole
+    shared = set.intersection(
+      *({row['seed'] for row in method.rows} for method in best.values())
+    )
+    seeds[group] = sorted(shared)
+    chosen[group] = {
+      method: _at_seeds(found, shared) for method, found in best.items()
+    }
   places = _places(methods, chosen)
   halves = all(row.get('halves') for row in rows if 'score' in row)
   return Ranking(places, chosen, seeds, incomplete, halves)
 
 
-def whole_seeds(
+def swept_seeds(
   found: Mapping[str, Sequence[Json]],
   methods: Iterable[str],
   rates: int | None = None,
@@ -161,7 +168,7 @@ def whole_seeds(
 
   >>> row = lambda seed, rate: {'seed': seed, 'learning_rate': rate}
   >>> found = {'a': [row(0, 1), row(1, 1), row(1, 2)], 'b': [row(0, 2)]}
-  >>> whole_seeds(found, 'ab'), whole_seeds(found, 'ab', rates=1)
+  >>> swept_seeds(found, 'ab'), swept_seeds(found, 'ab', rates=1)
   ([], [0])
   """
   tried = {
@@ -178,27 +185,39 @@ def whole_seeds(
   ]
 
 
-def choose(rows: Sequence[Json], seeds: Sequence[int]) -> Chosen | None:
-  """The learning rate of a method in a group; None if all diverged."""
+def choose(rows: Sequence[Json], swept: Sequence[int]) -> Chosen | None:
+  """The learning rate of a method in a group; None if all diverged.
+
+  Args:
+    rows: of the method in the group.
+    swept: the seeds that choose. The rows returned are of all seeds.
+  """
   by_rate = collections.defaultdict(dict)
   for row in rows:
-    if row['seed'] in seeds:
-      by_rate[row['learning_rate']][row['seed']] = row
+    by_rate[row['learning_rate']][row['seed']] = row
   able = {
     rate: found
     for rate, found in by_rate.items()
-    if len(found) == len(seeds) and all('score' in r for r in found.values())
+    if found.keys() >= set(swept) and all('score' in r for r in found.values())
   }
   if not able:
     return None
   merit = {
-    rate: np.mean([score(row, 0) for row in found.values()])
+    rate: np.mean([score(found[seed], 0) for seed in swept])
     for rate, found in able.items()
   }
-  rate = max(sorted(merit), key=merit.__getitem__)
-  edge = len(by_rate) > 1 and rate in (min(by_rate), max(by_rate))
-  ordered = [able[rate][seed] for seed in seeds]
+  # Among equals one in the middle: they are no reason to look further out.
+  tried = sorted(by_rate)
+  middle = (len(tried) - 1) / 2
+  rate = max(merit, key=lambda r: (merit[r], -abs(tried.index(r) - middle)))
+  edge = len(by_rate) > 1 and rate in (tried[0], tried[-1])
+  ordered = [able[rate][seed] for seed in sorted(able[rate])]
   return Chosen(rate, edge, ordered, [score(row, 1) for row in ordered])
+
+
+def _at_seeds(chosen: Chosen, seeds: Container[int]) -> Chosen:
+  rows = [row for row in chosen.rows if row['seed'] in seeds]
+  return chosen._replace(rows=rows, scores=[score(row, 1) for row in rows])
 
 
 def score(row: Json, half: int) -> float:

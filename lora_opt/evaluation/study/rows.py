@@ -1,10 +1,10 @@
 """What each run of a study came to, in one small row, fit to be committed.
 
-A row has what was chosen for the run (`method`, `options`, `task`, `rank`,
-`learning_rate`, `seed`, `budget`), what it scored (`metric`, `score`,
-`interval`, `halves`, `loss`, `num_examples`; or `diverged`), and how it went
-(`curve`, `seconds`, `step_seconds`, `peak_memory_bytes`, `diagnostics`,
-`pairs`).
+A row has what was chosen for the run (`flags` that a sweep gave it; and of the
+settings `method`, `options`, `task`, `rank`, `learning_rate`, `seed`,
+`budget`), what it scored (`metric`, `score`, `interval`, `halves`, `loss`,
+`num_examples`; or `diverged`), and how it went (`curve`, `seconds`,
+`step_seconds`, `peak_memory_bytes`, `diagnostics`, `pairs`).
 """
 
 import ast
@@ -24,7 +24,7 @@ from lora_opt.evaluation.results import write_lines
 from lora_opt.training.run_directory import read_json, write_json
 
 ROWS_FILE = 'results.jsonl'
-STUDY_FILE = 'study.json'
+FACTS_FILE = 'facts.json'
 _CURVE_POINTS = 40
 # Settings that must be alike where methods are compared.
 _BUDGET = (
@@ -40,45 +40,55 @@ def collect(
   *,
   title: str | None = None,
   rates: int | None = None,
+  planned: int | None = None,
 ) -> list[Json]:
   """Writes a row for each run that has ended.
 
-  Rows of runs that are no longer there are kept.
+  Rows of runs that are no longer there are kept: a run is known by the flags
+  that a sweep gave it, and by its number where no sweep did.
 
   Args:
     runs: the folder of a sweep: 0000, 0001, ...
-    results: takes results.jsonl, and study.json with how many runs there are
-      to be; by default `runs`.
+    results: takes results.jsonl, and facts.json with what the study is; by
+      default `runs`.
     title: what the study asks.
-    rates: how many learning rates each method is to have; None for these two:
-      as said before.
+    rates: how many learning rates each method is to have.
+    planned: how many runs there are to be. None for these three: as said
+      before; at least those that the sweep knows.
 
   Returns:
-    All rows, by name of run.
+    All rows, sorted by flags.
   """
   results = results or runs
-  known = {row['run']: row for row in read_rows(results)}
+  known = {_key(row): row for row in read_rows(results)}
+  flags = read_json(runs / 'runs.json') or []
   for folder in sorted(runs.glob('[0-9]' * 4)):
     row = read_run(folder)
     if row is not None:
-      known[row['run']] = row
-  rows = [known[name] for name in sorted(known)]
+      number = int(folder.name)
+      said = flags[number] if number < len(flags) else [folder.name]
+      known[tuple(said)] = {'flags': said} | row
+  rows = [known[key] for key in sorted(known)]
   write_lines(results / ROWS_FILE, rows)
-  planned = read_json(runs / 'runs.json') or rows
-  facts = read_json(results / STUDY_FILE) or {}
-  facts |= {'runs': len(planned), 'versions': _versions(runs)}
-  given = {'title': title, 'rates': rates}
+  facts = read_json(results / FACTS_FILE) or {}
+  facts['runs'] = max(facts.get('runs', 0), len(flags), len(rows))
+  facts['versions'] = sorted({*facts.get('versions', ()), *_versions(runs)})
+  given = {'title': title, 'rates': rates, 'runs': planned}
   facts |= {name: value for name, value in given.items() if value is not None}
-  write_json(results / STUDY_FILE, facts)
+  write_json(results / FACTS_FILE, facts)
   return rows
 
 
-def _versions(runs: Path) -> list[str]:
+def _key(row: Json) -> tuple[str, ...]:
+  return tuple(row['flags'])
+
+
+def _versions(runs: Path) -> set[str]:
   """What the runs ran with."""
   found = (read_json(path) for path in runs.glob('*/run.json'))
   lists = (sorted(run['versions'].items()) for run in found)
   said = {', '.join(f'{n} {v}' for n, v in names) for names in lists}
-  return sorted(said - {''})
+  return said - {''}
 
 
 def read_rows(folder: Path) -> list[Json]:
@@ -98,7 +108,6 @@ def read_run(folder: Path) -> Json | None:
     return None
   data = read_json(folder / 'dataset.json') or {}
   row = {
-    'run': folder.name,
     'model': (run or {}).get('model'),
     'task': (run or data).get('task'),
     **_choice(settings),
