@@ -4,86 +4,44 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests.training.launching import Run, steps_logged
+
 pytestmark = pytest.mark.slow
 
 STEPS = 30
-FLAGS = [
-  '--gin_file=configs/runs/finetune.gin',
-  '--gin_file=configs/models/random.gin',
-  '--gin_file=configs/lora/all_linear.gin',
-  '--gin_file=configs/tasks/word_sequence_reversal.gin',
-  '--gin_file=configs/optimizers/lora_rite.gin',
-  f'--gin.TRAIN_STEPS={STEPS}',
-  '--gin.BATCH_SIZE=2',
-  '--gin.TRAIN_EXAMPLES=50',
-  '--gin.EVAL_EXAMPLES=4',
-  '--gin.MAX_NEW_TOKENS=4',
-  '--gin.LORA_RANK=2',
-  '--gin.DROPOUT_RATE=0.1',
-  '--gin.models.random_model.num_layers=1',
-  "--gin.models.random_model.remat='none'",
-]
 ADAPTER = 'adapter/adapter_model.safetensors'
+# What one run compiled serves the others, or most of the time would go there.
+CACHE = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
 
 
-def start(folder: pathlib.Path, cache: pathlib.Path, period: int):
-  command = [sys.executable, '-m', 'lora_opt.main', *FLAGS]
-  command += [f'--gin.MODEL_DIR={folder}', f'--gin.CHECKPOINT_PERIOD={period}']
-  # The runs share compiled programs, or most of the time would go there.
-  sharing = {
-    'JAX_COMPILATION_CACHE_DIR': str(cache),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-  }
-  with log_of(folder).open('a') as log:
-    return subprocess.Popen(
-      command, stdout=log, stderr=log, env=os.environ | sharing
-    )
-
-
-def log_of(folder: pathlib.Path) -> pathlib.Path:
-  return folder.with_suffix('.log')
-
-
-def finish(folder, cache, period):
-  status = start(folder, cache, period).wait(timeout=180)
-  assert status == 0, log_of(folder).read_text()
-  return (folder / ADAPTER).read_bytes()
+def start(folder: pathlib.Path, period: int) -> Run:
+  steps, saves = f'TRAIN_STEPS={STEPS}', f'CHECKPOINT_PERIOD={period}'
+  return Run(folder, f'--gin.{steps}', f'--gin.{saves}', cache=CACHE)
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp('cache')
+def uninterrupted(tmp_path_factory):
+  return start(tmp_path_factory.mktemp('whole') / 'run', period=7).finish()
 
 
-@pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory, cache):
-  return finish(tmp_path_factory.mktemp('whole') / 'run', cache, period=7)
-
-
-def wait_for(process, happened):
+def wait_for(run, happened):
   """Stops the process the moment something holds, and looks again."""
+  (process,) = run.processes
   deadline = time.monotonic() + 180
   while time.monotonic() < deadline:
     assert process.poll() is None, 'the run ended before it could be killed'
     if happened():
       process.send_signal(signal.SIGSTOP)
       if happened():
-        return
+        return process
       process.send_signal(signal.SIGCONT)
     time.sleep(0.0005)
   process.kill()
   raise AssertionError('the moment never came')
-
-
-def steps_logged(folder):
-  path = folder / 'metrics.jsonl'
-  return path.read_text().count('"train"') if path.exists() else 0
 
 
 def half_saved(folder):
@@ -98,46 +56,44 @@ def half_saved(folder):
     pytest.param(23, marks=pytest.mark.long),
   ],
 )
-def test_killed_at_a_step(tmp_path, cache, uninterrupted, step):
+def test_killed_at_a_step(tmp_path, uninterrupted, step):
   folder = tmp_path / 'run'
-  process = start(folder, cache, period=7)
-  wait_for(process, lambda: steps_logged(folder) >= step)
+  run = start(folder, period=7)
+  process = wait_for(run, lambda: steps_logged(folder) >= step)
   process.kill()
   process.wait()
   assert not (folder / ADAPTER).exists()
-  assert finish(folder, cache, period=7) == uninterrupted
+  assert start(folder, period=7).finish() == uninterrupted
   rows = (folder / 'metrics.jsonl').read_text().splitlines()
   steps = [json.loads(row)['step'] for row in rows]
   assert steps == list(range(1, STEPS + 1))  # no step twice, none missing
 
 
 @pytest.mark.parametrize('saves_before', [0, 2])
-def test_killed_in_the_middle_of_a_save(
-  tmp_path, cache, uninterrupted, saves_before
-):
+def test_killed_in_the_middle_of_a_save(tmp_path, uninterrupted, saves_before):
   folder = tmp_path / 'run'
-  process = start(folder, cache, period=1)
+  run = start(folder, period=1)
 
   def later_save_under_way():
     done = list((folder / 'checkpoints').glob('step_*[0-9]'))
     return half_saved(folder) and len(done) >= saves_before
 
-  wait_for(process, later_save_under_way)
+  process = wait_for(run, later_save_under_way)
   process.kill()
   process.wait()
   assert half_saved(folder)
-  assert finish(folder, cache, period=1) == uninterrupted
+  assert start(folder, period=1).finish() == uninterrupted
   assert not half_saved(folder)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path, cache, uninterrupted):
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
   folder = tmp_path / 'run'
-  process = start(folder, cache, period=1000)
-  wait_for(process, lambda: steps_logged(folder) >= 4)
+  run = start(folder, period=1000)
+  process = wait_for(run, lambda: steps_logged(folder) >= 4)
   process.send_signal(signal.SIGTERM)
   process.send_signal(signal.SIGCONT)
   assert process.wait(timeout=120) == 0
-  assert 'Stopped by SIGTERM after step' in log_of(folder).read_text()
+  assert 'Stopped by SIGTERM after step' in run.text()
   (saved,) = (folder / 'checkpoints').iterdir()
   assert 4 <= int(saved.name.removeprefix('step_')) < STEPS
-  assert finish(folder, cache, period=1000) == uninterrupted
+  assert start(folder, period=1000).finish() == uninterrupted
