@@ -61,8 +61,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path}: {error}') from error
   if not isinstance(study, dict) or set(study) != _FIELDS:
     raise ValueError(f'{path}: must hold {", ".join(sorted(_FIELDS))}')
-  if study['factors'] != sorted(study['factors']) or len(study['factors']) < 2:
-    raise ValueError(f'{path}: factors must be two or more, ascending')
+  if not study['factors'] or study['factors'] != sorted(study['factors']):
+    raise ValueError(f'{path}: factors must be one or more, ascending')
+  if study['widen'] and len(study['factors']) < 2:
+    raise ValueError(f'{path}: one factor is no sweep: widen must be 0')
   if not 1 <= study['sweep_seeds'] <= len(study['seeds']):
     raise ValueError(f'{path}: sweep_seeds must be 1 to the number of seeds')
   for name, method in study['methods'].items():
@@ -153,10 +155,10 @@ def _three_digits(rate: float) -> float:
   return float(f'{rate:.3g}')
 
 
-def next_runs(
+def ready(
   study: Mapping[str, Any], known: Mapping[Flags, Row]
-) -> list[Flags]:
-  """What can be run now of the first block that is not whole."""
+) -> Iterator[list[Flags]]:
+  """What can be run now of each block that is not whole."""
   for block in blocks(study):
     wanted = [
       flags
@@ -165,8 +167,7 @@ def next_runs(
       if flags is not None and flags not in known
     ]
     if wanted:
-      return wanted
-  return []
+      yield wanted
 
 
 def count_runs(study: Mapping[str, Any], known: Mapping[Flags, Row]) -> int:
@@ -215,9 +216,28 @@ def _arguments() -> argparse.ArgumentParser:
   for part in ('methods', 'tasks', 'ranks'):
     parser.add_argument(f'--{part}', help='only these, separated by commas')
   parser.add_argument(
-    '--dry_run', action='store_true', help='list what can be run now'
+    '--dry_run',
+    action='store_true',
+    help='only list what can be run now, and write it to FOLDER/grid.json',
   )
   return parser
+
+
+def _collect(
+  study: Mapping[str, Any], folder: pathlib.Path, results: pathlib.Path
+) -> dict[Flags, Row]:
+  """Rows of all runs that have ended, by flags; written where there are any."""
+
+  def by_flags(found: Sequence[Row]) -> dict[Flags, Row]:
+    return {tuple(row['flags']): row for row in found}
+
+  known = by_flags(rows.read_rows(results))
+  if not (folder / 'runs.json').exists():
+    return known
+  facts = {'title': study['title'], 'rates': len(study['factors'])}
+  known = by_flags(rows.collect(folder, results, **facts))
+  rows.write_facts(results, runs=count_runs(study, known))
+  return known
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -235,25 +255,19 @@ def main(arguments: Sequence[str]) -> int:
   results = options.results or options.folder
   flags = [*study['flags'], *arguments[cut + 1 :]]
   sweep = Sweep(options.folder, flags, options.jobs)
-  known = {tuple(row['flags']): row for row in rows.read_rows(results)}
+  known = _collect(whole, options.folder, results)
   if options.dry_run:
-    return sweep.run(next_runs(study, known), '--dry_run')
+    runs = list(itertools.chain.from_iterable(ready(study, known)))
+    return sweep.run(runs, '--dry_run')
   start, code = time.monotonic(), 0
-  while not code and (runs := next_runs(study, known)):
+  while not code and (runs := next(ready(study, known), None)):
     print(f'{len(known)} of {count_runs(whole, known)} runs have ended')
     limits = []
-    if options.hours:
+    if options.hours is not None:
       left = options.hours - (time.monotonic() - start) / 3600
       limits = [f'--hours={max(left, 0.0)}']
     code = sweep.run(runs, *limits)
-    found = rows.collect(
-      options.folder,
-      results,
-      title=whole['title'],
-      rates=len(whole['factors']),
-      planned=count_runs(whole, known),
-    )
-    known = {tuple(row['flags']): row for row in found}
+    known = _collect(whole, options.folder, results)
     if any(run not in known for run in runs):
       break
   if known:

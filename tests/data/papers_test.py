@@ -1,5 +1,6 @@
 """The papers' tables: every run is configured, each trains on a tiny model."""
 
+import itertools
 import json
 import pathlib
 
@@ -62,10 +63,11 @@ def configured(name):
   table = study.read(ROOT / f'experiments/papers/{name}.json')
   # Ranks, seeds and rates are numbers: one of each says all.
   table |= {key: table[key][:1] for key in ('ranks', 'seeds', 'factors')}
+  table |= {'widen': 0}
   for single in ('tasks', 'methods'):
     part = table | {single: dict([next(iter(table[single].items()))])}
     seen = set()
-    for run in study.plan(part):
+    for run in itertools.chain(*study.ready(part, {})):
       flags = [*table['flags'], *run]
       files, bindings = (
         [f.removeprefix(start) for f in flags if f.startswith(start)]

@@ -150,9 +150,9 @@ def test_a_method_that_always_diverges_ends():
 
 
 def test_blocks_are_finished_one_after_another():
-  first = study.next_runs(STUDY, {})
-  assert {'--gin_file=cola.gin'} < {flag for run in first for flag in run}
-  assert not any('--gin_file=mrpc.gin' in run for run in first)
+  first, second = study.ready(STUDY, {})
+  assert all('--gin_file=cola.gin' in run for run in first)
+  assert all('--gin_file=mrpc.gin' in run for run in second)
   assert study.count_runs(STUDY, {}) == 12
 
 
@@ -183,7 +183,8 @@ def test_the_studies_here_give_every_method_the_same(name):
 @pytest.mark.parametrize(
   ('change', 'said'),
   [
-    ({'factors': [3, 1]}, 'factors must be two or more, ascending'),
+    ({'factors': [3, 1]}, 'factors must be one or more, ascending'),
+    ({'factors': [1]}, 'one factor is no sweep: widen must be 0'),
     ({'sweep_seeds': 0}, 'sweep_seeds must be 1 to the number of seeds'),
     ({'methods': {'a': {}}}, 'method a must hold flags and rate'),
     ({'more': 1}, 'must hold factors, flags'),

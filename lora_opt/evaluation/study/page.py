@@ -18,7 +18,6 @@ from lora_opt.evaluation.study import rows as study_rows
 from lora_opt.evaluation.study.drawings import Draw
 from lora_opt.evaluation.study.pace import Pace, paces
 from lora_opt.evaluation.study.ranking import BASELINE, Group, Ranking
-from lora_opt.training.run_directory import read_json
 
 PAGE_FILE = 'report.html'
 PICTURES = 'pictures'
@@ -65,7 +64,7 @@ def write_study_report(folder: str | Path) -> Path:
       f'{folder}: no run has ended here: there is neither results.jsonl nor a '
       'folder such as 0000 with run.json'
     )
-  study = read_json(folder / study_rows.FACTS_FILE) or {}
+  study = study_rows.read_facts(folder)
   ranked = ranking.rank(rows, study.get('rates'))
   pace = paces(ranked.chosen, BASELINE)
   groups = ranking.group_rows(rows)

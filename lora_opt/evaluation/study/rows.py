@@ -35,12 +35,7 @@ _ADAPTER = 'adapter/adapter_model.safetensors'
 
 
 def collect(
-  runs: Path,
-  results: Path | None = None,
-  *,
-  title: str | None = None,
-  rates: int | None = None,
-  planned: int | None = None,
+  runs: Path, results: Path | None = None, **facts: Any
 ) -> list[Json]:
   """Writes a row for each run that has ended.
 
@@ -49,38 +44,47 @@ def collect(
 
   Args:
     runs: the folder of a sweep: 0000, 0001, ...
-    results: takes results.jsonl, and facts.json with what the study is; by
-      default `runs`.
-    title: what the study asks.
-    rates: how many learning rates each method is to have.
-    planned: how many runs there are to be. None for these three: as said
-      before; at least those that the sweep knows.
+    results: takes results.jsonl and facts.json; by default `runs`.
+    **facts: see `write_facts`.
 
   Returns:
     All rows, sorted by flags.
   """
   results = results or runs
-  known = {_key(row): row for row in read_rows(results)}
+  known = {tuple(row['flags']): row for row in read_rows(results)}
   flags = read_json(runs / 'runs.json') or []
   for folder in sorted(runs.glob('[0-9]' * 4)):
+    number = int(folder.name)
+    said = flags[number] if number < len(flags) else [folder.name]
+    if tuple(said) in known:
+      continue
     row = read_run(folder)
     if row is not None:
-      number = int(folder.name)
-      said = flags[number] if number < len(flags) else [folder.name]
       known[tuple(said)] = {'flags': said} | row
   rows = [known[key] for key in sorted(known)]
   write_lines(results / ROWS_FILE, rows)
-  facts = read_json(results / FACTS_FILE) or {}
-  facts['runs'] = max(facts.get('runs', 0), len(flags), len(rows))
-  facts['versions'] = sorted({*facts.get('versions', ()), *_versions(runs)})
-  given = {'title': title, 'rates': rates, 'runs': planned}
-  facts |= {name: value for name, value in given.items() if value is not None}
-  write_json(results / FACTS_FILE, facts)
+  before = read_facts(results)
+  versions = {*before.get('versions', ()), *_versions(runs)}
+  planned = max(before.get('runs', 0), len(flags), len(rows))
+  given = {'runs': planned, 'versions': sorted(versions)}
+  write_facts(results, **given | facts)
   return rows
 
 
-def _key(row: Json) -> tuple[str, ...]:
-  return tuple(row['flags'])
+def write_facts(folder: Path, **facts: Any) -> None:
+  """Notes beside the rows what the study is, and keeps what was said before.
+
+  Args:
+    folder: of results.jsonl.
+    **facts: `title`, `rates` (how many learning rates each method is to
+      have), `runs` (how many there are to be), `versions`.
+  """
+  write_json(folder / FACTS_FILE, read_facts(folder) | facts)
+
+
+def read_facts(folder: Path) -> Json:
+  """What `write_facts` left."""
+  return read_json(folder / FACTS_FILE) or {}
 
 
 def _versions(runs: Path) -> set[str]:
