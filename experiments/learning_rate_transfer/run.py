@@ -2,7 +2,8 @@
 
 Sweeps the learning rate for LoRA-RITE with and without its normalisations and
 for AdamW, or for any recipe (`--methods`), on students of several widths,
-ranks and alphas, over seeds.
+ranks and alphas, over seeds. What stands in results.jsonl is not run again:
+delete it to begin anew.
 """
 
 import argparse
@@ -89,16 +90,20 @@ def main(argv=None):
   parser.add_argument('--axes', nargs='+', choices=AXES, default=list(AXES))
   parser.add_argument('--out', type=pathlib.Path, default=FOLDER)
   args = parser.parse_args(argv)
+  path = args.out / 'results.jsonl'
+  rows = results.load_rows(path) if path.exists() else []
+  done = {(row['method'], row['axis'], row['value']) for row in rows}
   work = [(m, a, c) for m in args.methods for a in args.axes for c in AXES[a]]
-  rows = []
   for method, axis, (width, rank, alpha) in tqdm.tqdm(work):
-    losses = final_losses(method, width, rank, alpha, args.seeds, args.steps)
     value = {'width': width, 'alpha': alpha}.get(axis, rank)
+    if (method, axis, value) in done:
+      continue
+    losses = final_losses(method, width, rank, alpha, args.seeds, args.steps)
     rows.append(
       {'method': method, 'axis': axis, 'value': value,
        'rates': rates_of(method), 'losses': losses}
     )  # fmt: skip
-    results.save_rows(args.out / 'results.jsonl', rows)
+    results.save_rows(path, rows)
 
 
 if __name__ == '__main__':
