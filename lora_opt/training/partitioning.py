@@ -23,6 +23,8 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lora_opt.training.processes import Together
+
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
 Rules = Sequence[tuple[str, str | Sequence[str] | None]]
@@ -179,7 +181,10 @@ class Placement:
     return sorted({row for rows in held for row in rows})
 
   def jit(self, function: Callable[..., Any], **settings) -> Callable[..., Any]:
-    """`jax.jit` in which a model's constraints on activations hold."""
+    """`jax.jit` in which a model's constraints on activations hold.
+
+    Several processes begin to run it together (`processes.Together`).
+    """
     if self.mesh.size == 1:
       return jax.jit(function, **settings)
 
@@ -191,7 +196,8 @@ class Placement:
       ):
         return function(*args)
 
-    return jax.jit(placed, **settings)
+    jitted = jax.jit(placed, **settings)
+    return jitted if jax.process_count() == 1 else Together(jitted)
 
   def gather(self, tree: Any) -> Any:
     """Brings arrays whole to the host of every process; all must call it."""

@@ -5,6 +5,7 @@ by all of them in the same order. So a decision that depends on one machine
 (a file that is there, an error, a signal) is first agreed on.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -15,8 +16,12 @@ from typing import Any, Self
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+# How far processes may be apart when they compile; a lost one is noticed by
+# its heartbeat.
+_COMPILE_SECONDS = 3600
 # What a user can mend, and hence what all processes end with alike.
 _SHARED_ERRORS = {'OSError': OSError, 'ValueError': ValueError}
 
@@ -101,6 +106,44 @@ def on_first(action: Callable[[], Any]) -> Any:
   if kind:
     raise _SHARED_ERRORS[kind](message)
   return result
+
+
+class Together:
+  """A jitted function that all processes begin to run at the same time.
+
+  Each compiles it, and then waits for the others. Without, the first to be done
+  would wait for them in its first collective, and Gloo's, those of CPUs, give
+  up after half a minute.
+  """
+
+  def __init__(self, jitted: Any):
+    """All processes must call it in the same order with the same shapes."""
+    self._jitted = jitted
+    self._compiled: set[tuple] = set()
+    self.lower = jitted.lower
+
+  def __call__(self, *args: Any) -> Any:
+    """What the function returns."""
+    shapes = tuple(
+      (np.shape(x), np.result_type(x)) for x in jax.tree.leaves(args)
+    )
+    if shapes not in self._compiled:
+      self.lower(*args).compile()
+      _meet()
+      self._compiled.add(shapes)
+    return self._jitted(*args)
+
+
+_meetings = itertools.count()
+
+
+def _meet() -> None:
+  """Waits for all processes, without a collective."""
+  ocp.multihost.sync_global_processes(
+    f'lora_opt_compiled_{next(_meetings)}',
+    timeout=_COMPILE_SECONDS,
+    processes=set(range(jax.process_count())),
+  )
 
 
 class StopOnSigterm:
