@@ -146,10 +146,12 @@ def after(x: Array, y: Array) -> Array:
   """x itself, but not computed further before y is there.
 
   It puts two LAPACK calls that have nothing to do with each other one after
-  the other. (`jax.lax.optimization_barrier` is gone when code is generated.)
+  the other, or an optimizer after the model. (`jax.lax.optimization_barrier` is
+  gone when code is generated.)
   """
   # A product with zero is no constant in floating point.
-  return x + 0 * jnp.nan_to_num(y.reshape(-1)[0])
+  zero = 0 * jnp.nan_to_num(y.reshape(-1)[0])
+  return x + zero.astype(x.dtype)
 
 
 def symmetrize(x: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lora_opt import diagnostics
+from lora_opt import diagnostics, linalg
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.train_state import TrainState
 
@@ -69,12 +69,18 @@ def make_train_step(
     # Summed over the batch here, once, to where their parameters lie.
     grads = jax.lax.with_sharding_constraint(grads, placement.trainable)
 
+    norm = optax.tree.norm(grads)
+
     with jax.named_scope('optimizer'):
-      updates, opt_state = optimizer.update(grads, state.opt_state, state.lora)
+      # What an optimizer does with the parameters alone, such as factorising
+      # their Gram matrices, must wait for the gradients: beside the model's
+      # products, on CPU, it takes from them one thread for the whole step.
+      lora = jax.tree.map(lambda x: linalg.after(x, norm), state.lora)
+      updates, opt_state = optimizer.update(grads, state.opt_state, lora)
       lora = optax.apply_updates(state.lora, updates)
     metrics = {
       'loss': loss / normalizer,
-      'grad_norm': optax.tree.norm(grads),
+      'grad_norm': norm,
       'target_tokens': target_tokens,
       'non_padding_fraction': jnp.mean(
         (batch['segment_ids'] > 0).astype(jnp.float32)
