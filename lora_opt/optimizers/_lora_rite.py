@@ -95,7 +95,8 @@ def lora_rite(
     low_memory: keep no copy of the last step's factors, which makes the state
       half of Adam's; they are found from the momentum. Only for a trainer
       that applies the updates as they are: nothing may scale, average or
-      delay them, or move the factors otherwise.
+      delay them, or move the factors otherwise. In float32 a start at which A
+      lacks rank may now and then learn more slowly than with the copy.
     mu_dtype: dtype of the momentum; default float32 or wider.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
