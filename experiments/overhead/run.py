@@ -250,7 +250,7 @@ def main(argv=None):
     for rank in args.ranks:
       rows += measure(args, name, rank)
   result = {
-    'command': ' '.join(sys.argv),
+    'arguments': sys.argv[1:],
     'rounds': args.rounds,
     'machine': f'{platform.processor() or platform.machine()}, '
     f'{os.cpu_count()} cores',
