@@ -148,7 +148,7 @@ def main(argv=None):
     for layout in args.layouts:
       rows += measure(args, tree, layout)
   result = {
-    'command': ' '.join(sys.argv),
+    'arguments': sys.argv[1:],
     'rounds': args.rounds,
     'machine': f'{platform.processor() or platform.machine()}, '
     f'{os.cpu_count()} cores',
