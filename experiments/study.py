@@ -227,16 +227,15 @@ def _collect(
   study: Mapping[str, Any], folder: pathlib.Path, results: pathlib.Path
 ) -> dict[Flags, Row]:
   """Rows of all runs that have ended, by flags; written where there are any."""
-
-  def by_flags(found: Sequence[Row]) -> dict[Flags, Row]:
-    return {tuple(row['flags']): row for row in found}
-
-  known = by_flags(rows.read_rows(results))
   if not (folder / 'runs.json').exists():
-    return known
-  facts = {'title': study['title'], 'rates': len(study['factors'])}
-  known = by_flags(rows.collect(folder, results, **facts))
-  rows.write_facts(results, runs=count_runs(study, known))
+    return rows.by_flags(rows.read_rows(results))
+  known = rows.by_flags(rows.collect(folder, results))
+  rows.write_facts(
+    results,
+    title=study['title'],
+    rates=len(study['factors']),
+    runs=count_runs(study, known),
+  )
   return known
 
 

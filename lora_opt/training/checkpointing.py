@@ -241,8 +241,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       name: ocp.RestoreArgs(restore_type=np.ndarray)
       for name in facts['checksums']
     }
-    # A file of the checkpoint is read for arrays on devices alone, as a
-    # restart wants them: one tells whether it can be.
+    # Orbax reads the metadata of all arrays (array_metadatas/) only if one goes
+    # to a device, as all do in a restart: this one, so that damage shows here.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     to_host['step'] = ocp.ArrayRestoreArgs(sharding=here)
     state = manager.restore(

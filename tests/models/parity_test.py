@@ -51,7 +51,11 @@ def test_logits_and_gradients(compared, source):
   theirs = reference(*name, source)
   assert ours.keys() - theirs.keys() == {'packed logits'}
   for key, expected in theirs.items():
-    material.assert_close(ours[key], expected, f'{name}: {key}')
+    # The reference was computed on another processor, which adds in another
+    # order. T5 does not scale its attention, and its gradients show it: 1.1e-4.
+    t5 = name[0] == 'encoder_decoder' and key.startswith('gradient/')
+    bound = 2e-4 if t5 else 1e-4
+    material.assert_close(ours[key], expected, f'{name}: {key}', bound)
     assert abs(expected).max() > 1e-3, key
 
 

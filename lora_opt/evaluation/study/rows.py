@@ -11,7 +11,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,7 @@ _BUDGET = (
 _ADAPTER = 'adapter/adapter_model.safetensors'
 
 
-def collect(
-  runs: Path, results: Path | None = None, **facts: Any
-) -> list[Json]:
+def collect(runs: Path, results: Path | None = None) -> list[Json]:
   """Writes a row for each run that has ended.
 
   Rows of runs that are no longer there are kept: a run is known by the flags
@@ -44,14 +42,14 @@ def collect(
 
   Args:
     runs: the folder of a sweep: 0000, 0001, ...
-    results: takes results.jsonl and facts.json; by default `runs`.
-    **facts: see `write_facts`.
+    results: takes results.jsonl, and facts.json with `runs` and `versions`; by
+      default `runs`.
 
   Returns:
     All rows, sorted by flags.
   """
   results = results or runs
-  known = {tuple(row['flags']): row for row in read_rows(results)}
+  known = by_flags(read_rows(results))
   flags = read_json(runs / 'runs.json') or []
   for folder in sorted(runs.glob('[0-9]' * 4)):
     number = int(folder.name)
@@ -66,9 +64,13 @@ def collect(
   before = read_facts(results)
   versions = {*before.get('versions', ()), *_versions(runs)}
   planned = max(before.get('runs', 0), len(flags), len(rows))
-  given = {'runs': planned, 'versions': sorted(versions)}
-  write_facts(results, **given | facts)
+  write_facts(results, runs=planned, versions=sorted(versions))
   return rows
+
+
+def by_flags(rows: Sequence[Json]) -> dict[tuple[str, ...], Json]:
+  """Rows by what tells their runs apart."""
+  return {tuple(row['flags']): row for row in rows}
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
