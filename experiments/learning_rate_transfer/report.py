@@ -33,32 +33,56 @@ def cost_of_keeping(lines) -> float:
   )
 
 
+def chosen_rates(row) -> sweeps.Interval:
+  """The mean of the seeds' best rates in octaves, with the range."""
+  rates = best_of_seeds(row)
+  middle = float(np.exp(np.mean(np.log(rates))))
+  return sweeps.Interval(middle, rates.min(), rates.max())
+
+
+def drift(lines) -> float:
+  """The largest best rate over the smallest."""
+  middles = [chosen_rates(row).middle for row in lines]
+  return max(middles) / min(middles)
+
+
+def drift_text(lines) -> str:
+  cost = cost_of_keeping(lines)
+  said = f'{sweeps.short(cost)} times' if np.isfinite(cost) else 'diverges'
+  return f'{drift(lines):.1f}; {said}'
+
+
+def summary(rows) -> str:
+  """A line a method, the one whose rates drift least first."""
+  axes = all_of(rows, 'axis')
+  lines = {
+    method: [pick(rows, method, axis) for axis in axes]
+    for method in all_of(rows, 'method')
+  }
+  methods = sorted(lines, key=lambda method: max(map(drift, lines[method])))
+  return results.markdown(
+    ('method', *axes),
+    [(method, *map(drift_text, lines[method])) for method in methods],
+  )
+
+
 def table(rows) -> str:
-  header = (
-    'method', 'varied', 'best learning rate [over seeds]', 'drift',
-    'loss of keeping it',
-  )  # fmt: skip
+  """Every best rate."""
   out = []
   for method in all_of(rows, 'method'):
     for axis in all_of(rows, 'axis'):
-      lines = pick(rows, method, axis)
-      chosen = [best_of_seeds(row) for row in lines]
-      middles = [float(np.exp(np.mean(np.log(x)))) for x in chosen]
       rates = (
-        f'{row["value"]}: {sweeps.Interval(m, x.min(), x.max()).text()}'
-        for row, m, x in zip(lines, middles, chosen, strict=True)
+        f'{row["value"]}: {chosen_rates(row).text()}'
+        for row in pick(rows, method, axis)
       )
-      cost = cost_of_keeping(lines)
-      out.append(
-        (method, axis, ', '.join(rates),
-         f'{max(middles) / min(middles):.1f}',
-         f'{sweeps.short(cost)} times' if np.isfinite(cost) else 'diverges')
-      )  # fmt: skip
+      out.append((method, axis, ', '.join(rates)))
+  header = ('method', 'varied', 'best learning rate [over seeds]')
   return results.markdown(header, out)
 
 
 def sections(folder):
-  return {'rates': table(results.load_rows(folder / 'results.jsonl'))}
+  rows = results.load_rows(folder / 'results.jsonl')
+  return {'drift': summary(rows), 'rates': table(rows)}
 
 
 def draw(folder):

@@ -47,14 +47,23 @@ def command(model: str, topology: str, folder: pathlib.Path) -> list[str]:
   ]
 
 
-def row(model: str, topology: str, plan: dict) -> list[str]:
+def planned(words: list[str], folder: pathlib.Path) -> dict:
+  """What a command line that plans leaves in its folder, or has left there."""
+  if not (folder / 'plan.json').exists():
+    print(shlex.join(words), flush=True)
+    words = [sys.executable, *words[1:]]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+  return json.loads((folder / 'plan.json').read_text())
+
+
+def row(name: str, plan: dict) -> list[str]:
   """A line of the table."""
   parts = list(plan['bytes_per_device'].values())
   base, adapters, state, _, activations, temporaries = (n / 1e9 for n in parts)
   sent = sum(each['sent'] for each in plan['collectives']) / 1e9
   fast, slow = (plan['seconds'][key] for key in ('hidden', 'exposed'))
   return [
-    f'{model}, {topology}',
+    name,
     f'{base:.2f}',
     f'{adapters + state:.2f}',
     f'{activations:.2f}',
@@ -80,13 +89,8 @@ def main() -> None:
   for model in MODELS:
     for topology in TOPOLOGIES:
       place = folder / f'{model}_{topology}'
-      if not (place / 'plan.json').exists():
-        words = command(model, topology, place)
-        print(shlex.join(words), flush=True)
-        words[0] = sys.executable
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-      plan = json.loads((place / 'plan.json').read_text())
-      rows.append(row(model, topology, plan))
+      plan = planned(command(model, topology, place), place)
+      rows.append(row(f'{model}, {topology}', plan))
   print(table(HEAD, rows))
 
 

@@ -7,6 +7,8 @@ import pathlib
 import pytest
 
 from experiments import study
+from experiments.papers import plans
+from experiments.plans.run import planned
 from lora_opt import config
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.training import loop
@@ -123,3 +125,12 @@ def test_a_table_trains_on_a_tiny_model(name, prepared, tmp_path):
   assert run['steps'] == 3 and run['model'] == 'random'
   assert run['trainable_parameters'] > 0
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TABLES)
+def test_a_table_compiles_at_full_size(name, tmp_path):
+  words = plans.command(name, tmp_path)
+  found = planned([*words, '--gin.plan.plan.search=False'], tmp_path)
+  assert found['fits'], found['total_bytes_per_device']
+  assert found['collectives'], 'eight devices must speak with each other'

@@ -95,10 +95,14 @@ if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
     import transformers
 
     file, family, config, base = published
-    kind = {
+    kinds = {
       'CAUSAL_LM': transformers.AutoModelForCausalLM,
       'SEQ_2_SEQ_LM': transformers.AutoModelForSeq2SeqLM,
-    }[family.model.task_type]
+    }
+    # What an encoder is for is said by its head alone.
+    kind = kinds.get(
+      family.model.task_type, transformers.AutoModelForSequenceClassification
+    )
     kept = {
       key: value
       for key, value in file['config'].items()
