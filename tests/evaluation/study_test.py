@@ -191,6 +191,16 @@ def test_the_page_says_it_all_and_needs_nothing(tmp_path):
   assert text == read_page(tmp_path)
 
 
+def test_the_least_loss_of_a_group_is_marked(tmp_path):
+  found = make_study({'adamw': 0.7, 'reflora': 0.8}, tasks=['cola'], noise=0)
+  for row in found:
+    row['loss'] = {'adamw': 0.25, 'reflora': 0.5}[row['method']]
+  write(tmp_path, found)
+  text = read_page(tmp_path)
+  assert '<td class="best">0.250</td>' in text
+  assert '<td class="">0.500</td>' in text
+
+
 def test_a_study_at_its_beginning(tmp_path):
   write(tmp_path, [make_row()])
   text = read_page(tmp_path)

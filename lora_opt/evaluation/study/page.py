@@ -26,6 +26,10 @@ _STATE = ('condition_max', 'imbalance_max', 'stable_rank_mean')
 _STATE += ('dead_directions_total', 'relative_step_mean')
 
 
+# Method, and for each group a cell and how it is marked.
+Table = list[tuple[str, list[tuple[str, str]]]]
+
+
 class Panel(NamedTuple):
   """One drawing with its title; `mark` is a word beside it."""
 
@@ -84,6 +88,7 @@ def write_study_report(folder: str | Path) -> Path:
     table_head=[group.title for group in ranked.chosen],
     table=_by_group(ranked),
     rates=_rates(ranked),
+    losses=_losses(ranked),
     incomplete=[group.title for group in ranked.incomplete],
     sweeps=[_sweeps(g, found, ranked, pictures) for g, found in groups.items()],
     key=[(m, _key(style[m])) for m in style],
@@ -124,8 +129,8 @@ def _overview(ranked: Ranking, pictures: Path) -> str:
   return _svg(draw, size, 'mean scores')
 
 
-def _by_group(ranked: Ranking) -> list[tuple[str, list[tuple[str, str]]]]:
-  """Method, and for each group its score and how it stands there."""
+def _by_group(ranked: Ranking) -> Table:
+  """Scores, and how each stands in its group."""
   standing = {
     group: ranking.best_in_group(found)
     for group, found in ranked.chosen.items()
@@ -145,8 +150,8 @@ def _by_group(ranked: Ranking) -> list[tuple[str, list[tuple[str, str]]]]:
   return table
 
 
-def _rates(ranked: Ranking) -> list[tuple[str, list[tuple[str, str]]]]:
-  """Method, and for each group the rate chosen, marked where at an edge."""
+def _rates(ranked: Ranking) -> Table:
+  """The rates chosen, marked where at an edge."""
   return [
     (
       place.method,
@@ -160,6 +165,21 @@ def _rates(ranked: Ranking) -> list[tuple[str, list[tuple[str, str]]]]:
     )
     for place in ranked.places
   ]
+
+
+def _losses(ranked: Ranking) -> Table:
+  """Mean losses at the rates chosen; the least of a group is marked."""
+  table = [(place.method, []) for place in ranked.places]
+  for found in ranked.chosen.values():
+    means = {
+      method: float(np.mean([row.get('loss', np.nan) for row in chosen.rows]))
+      for method, chosen in found.items()
+    }
+    least = min(means.values())
+    for method, cells in table:
+      text = _text.show(_text.number(means[method]), '{:.3f}')
+      cells.append((text, 'best' if means[method] == least else ''))
+  return table
 
 
 def _sweeps(
