@@ -1,9 +1,11 @@
 """Table and picture of `run.py`, from the committed results."""
 
+import collections
+
 import numpy as np
 
 from experiments import drawing, results, sweeps
-from experiments.learning_rate_transfer.run import FOLDER
+from experiments.learning_rate_transfer.run import AXES, FOLDER
 
 # From the smallest to the largest value on an axis.
 SHADES = ('#9ecae1', '#4292c6', '#2171b5', '#08306b')
@@ -40,6 +42,12 @@ def chosen_rates(row) -> sweeps.Interval:
   return sweeps.Interval(middle, rates.min(), rates.max())
 
 
+def edge(row) -> str:
+  """A mark where a seed's best rate is the last of the sweep."""
+  ends = {row['rates'][0], row['rates'][-1]}
+  return ' (edge)' if ends & set(best_of_seeds(row)) else ''
+
+
 def drift(lines) -> float:
   """The largest best rate over the smallest."""
   middles = [chosen_rates(row).middle for row in lines]
@@ -72,7 +80,7 @@ def table(rows) -> str:
   for method in all_of(rows, 'method'):
     for axis in all_of(rows, 'axis'):
       rates = (
-        f'{row["value"]}: {chosen_rates(row).text()}'
+        f'{row["value"]}: {chosen_rates(row).text()}{edge(row)}'
         for row in pick(rows, method, axis)
       )
       out.append((method, axis, ', '.join(rates)))
@@ -80,14 +88,22 @@ def table(rows) -> str:
   return results.markdown(header, out)
 
 
-def sections(folder):
+def load(folder) -> list[dict]:
+  """Rows of the methods that were run on every axis."""
   rows = results.load_rows(folder / 'results.jsonl')
+  whole = sum(map(len, AXES.values()))
+  count = collections.Counter(row['method'] for row in rows)
+  return [row for row in rows if count[row['method']] == whole]
+
+
+def sections(folder):
+  rows = load(folder)
   return {'drift': summary(rows), 'rates': table(rows)}
 
 
 def draw(folder):
   """Final loss against the learning rate, a line a value."""
-  rows = results.load_rows(folder / 'results.jsonl')
+  rows = load(folder)
   methods, axes = all_of(rows, 'method'), all_of(rows, 'axis')
   canvas, panels = drawing.panels(
     len(methods), len(axes), 3.6, 2.6, sharey=True
