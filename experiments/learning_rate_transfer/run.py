@@ -1,9 +1,8 @@
 """Does the best learning rate stay where it is over rank, alpha and width?
 
-Sweeps the learning rate for LoRA-RITE with and without its normalisations and
-for AdamW, or for any recipe (`--methods`), on students of several widths,
-ranks and alphas, over seeds. What stands in results.jsonl is not run again:
-delete it to begin anew.
+Sweeps the learning rate of every recipe, and of those that can be told alpha /
+rank (normalised), on students of several widths, ranks and alphas, over seeds.
+What stands in results.jsonl is not run again: delete it to begin anew.
 """
 
 import argparse
@@ -26,7 +25,6 @@ AXES = {
   'rank, at alpha = 8': [(WIDTH, r, 8) for r in (4, 8, 16, 32)],
   'alpha': [(WIDTH, RANK, a) for a in (2, 8, 32, 128)],
 }
-DEFAULT = ('lora_rite, normalised', 'lora_rite', 'adamw')
 # Those that can be told alpha / rank, and what else they need.
 NORMALISED = {
   'lora_rite, normalised': functools.partial(
@@ -84,8 +82,8 @@ def main(argv=None):
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--steps', type=int, default=200)
   parser.add_argument(
-    '--methods', nargs='+', choices=METHODS, default=DEFAULT, metavar='METHOD',
-    help=f'of {", ".join(METHODS)}; default: {", ".join(DEFAULT)}',
+    '--methods', nargs='+', choices=METHODS, default=METHODS, metavar='METHOD',
+    help='one or more of these',
   )  # fmt: skip
   parser.add_argument('--axes', nargs='+', choices=AXES, default=list(AXES))
   parser.add_argument('--out', type=pathlib.Path, default=FOLDER)
