@@ -1,4 +1,4 @@
-"""Table and picture of `run.py`, from the committed results."""
+"""Tables and pictures of `run.py`, from the committed results."""
 
 import collections
 
@@ -9,6 +9,9 @@ from experiments.learning_rate_transfer.run import AXES, FOLDER
 
 # From the smallest to the largest value on an axis.
 SHADES = ('#9ecae1', '#4292c6', '#2171b5', '#08306b')
+
+
+PICTURES = ('steady.png', 'between.png', 'drifting.png')
 
 
 def pick(rows, method, axis):
@@ -60,17 +63,24 @@ def drift_text(lines) -> str:
   return f'{drift(lines):.1f}; {said}'
 
 
-def summary(rows) -> str:
-  """A line a method, the one whose rates drift least first."""
+def steadiest_first(rows) -> list[str]:
+  """The methods, by the largest drift of their rate on any axis."""
   axes = all_of(rows, 'axis')
-  lines = {
-    method: [pick(rows, method, axis) for axis in axes]
-    for method in all_of(rows, 'method')
-  }
-  methods = sorted(lines, key=lambda method: max(map(drift, lines[method])))
+  return sorted(
+    all_of(rows, 'method'),
+    key=lambda method: max(drift(pick(rows, method, axis)) for axis in axes),
+  )
+
+
+def summary(rows) -> str:
+  """A line a method."""
+  axes = all_of(rows, 'axis')
   return results.markdown(
     ('method', *axes),
-    [(method, *map(drift_text, lines[method])) for method in methods],
+    [
+      (method, *(drift_text(pick(rows, method, axis)) for axis in axes))
+      for method in steadiest_first(rows)
+    ],
   )
 
 
@@ -102,9 +112,18 @@ def sections(folder):
 
 
 def draw(folder):
-  """Final loss against the learning rate, a line a value."""
+  """Three pictures, from the steadiest method to the least steady."""
   rows = load(folder)
-  methods, axes = all_of(rows, 'method'), all_of(rows, 'axis')
+  methods = steadiest_first(rows)
+  size = -(-len(methods) // len(PICTURES))
+  for number, name in enumerate(PICTURES):
+    part = methods[number * size : (number + 1) * size]
+    draw_sweeps(rows, part, folder / name)
+
+
+def draw_sweeps(rows, methods, path):
+  """Final loss against the learning rate, a line a value."""
+  axes = all_of(rows, 'axis')
   canvas, panels = drawing.panels(
     len(methods), len(axes), 3.6, 2.6, sharey=True
   )
@@ -121,7 +140,7 @@ def draw(folder):
     line[0].set_ylabel('final loss / first loss', fontsize=8)
   for panel in panels[-1]:
     panel.set_xlabel('learning rate', fontsize=8)
-  drawing.save(canvas, folder / 'learning_rate_transfer.png')
+  drawing.save(canvas, path)
 
 
 def main(argv=None):
