@@ -86,8 +86,10 @@ def lora_rite(
     max_relative_step: see above; None is the paper's rule.
     mean_square: V averages over m, as in the authors' code; False sums, as in
       the paper, and the learning rate is then sqrt(m) times larger.
-    lora_scale: s = alpha / rank of W + s A B^T. Steps are divided by it, so
-      that a learning rate transfers over alpha and rank; 1 is the paper.
+    lora_scale: s = alpha / rank of W + s A B^T. Steps are divided by it, and
+      eps, clip_norm and skip_rms are of gradients of W, which are s times
+      smaller than those of A B^T: the path of s A B^T is then the same for
+      every alpha, and a learning rate transfers over the rank. 1 is the paper.
     width_scaling: multiply steps by sqrt(fan_out / fan_in) and divide them by
       sqrt(m), so that a learning rate transfers over width: the singular
       values of a step of A B^T are then of the size of the learning rate

@@ -257,8 +257,9 @@ def scale_by_lora_rite(
     mean_square: divide g^T g by the dimension m as the authors' code does;
       False is the paper's formula, whose learning rate is sqrt(m) times
       larger.
-    lora_scale: s of W + s A B^T; steps are divided by it, so that a learning
-      rate keeps its meaning for every alpha and rank.
+    lora_scale: s of W + s A B^T. Steps are divided by it, and eps, clip_norm
+      and skip_rms are of gradients of W, s times smaller than those of A B^T:
+      the path of s A B^T is then the same for every s.
     width_scaling: steps are multiplied by sqrt(fan_out / fan_in), and divided
       by sqrt(m) with `mean_square`: then the singular values of a step of
       delta_w are of the size of lr sqrt(fan_out / fan_in) for every width,
@@ -279,7 +280,7 @@ def scale_by_lora_rite(
   settings = _Settings(
     MomentSettings(
       b1, b2, eps, clip_norm, skip_rms, escaped_mass, rtol, mean_square
-    ),
+    ).of_product(lora_scale),
     cap_rms,
     lora_scale,
     width_scaling,
@@ -382,7 +383,7 @@ def step_by_lora_rite(
   settings = _Settings(
     MomentSettings(
       b1, b2, eps, clip_norm, skip_rms, escaped_mass, rtol, mean_square
-    ),
+    ).of_product(lora_scale),
     cap_rms,
     lora_scale,
     width_scaling,

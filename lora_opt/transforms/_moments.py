@@ -24,6 +24,18 @@ class MomentSettings(NamedTuple):
   rtol: float = 1e-3
   mean_square: bool = True
 
+  def of_product(self, scale: float) -> 'MomentSettings':
+    """For gradients of A B^T, where those of W + scale A B^T are bounded."""
+
+    def times(bound):
+      return None if bound is None else bound * scale
+
+    return self._replace(
+      eps=self.eps * scale,
+      clip_norm=times(self.clip_norm),
+      skip_rms=times(self.skip_rms),
+    )
+
 
 class Moments(NamedTuple):
   """What the moments of one step come to."""

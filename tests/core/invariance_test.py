@@ -1,4 +1,6 @@
-"""Under which changes (A T, B T^-T) the path of delta_w stays the same."""
+"""Which changes of the factors, and of alpha, leave the path of delta_w."""
+
+import functools
 
 import jax
 import numpy as np
@@ -110,3 +112,36 @@ def test_invariant(kind, tx):
 @pytest.mark.parametrize(('kind', 'tx'), NOT_INVARIANT)
 def test_not_invariant(kind, tx):
   assert difference(tx, kind) > 1e-4
+
+
+@pytest.mark.parametrize('start', ['zero b', 'general'])
+@pytest.mark.parametrize(
+  'recipe',
+  [
+    functools.partial(lora_opt.lora_rite, 0.05),
+    functools.partial(
+      # What is bounded is of another size than at the first setting.
+      *(lora_opt.lora_rite, 0.05, 0.9, 0.99, 0.1),
+      **{'clip_norm': 20.0, 'skip_rms': 1.3, 'low_memory': True},
+    ),
+    functools.partial(lora_opt.lora_muon, 0.15),
+    functools.partial(lora_opt.scaled_gd, 0.3, reg=0.0),
+    functools.partial(lora_opt.altlora, 0.3),
+  ],
+  ids=lambda recipe: recipe.func.__name__,
+)
+def test_told_alpha_the_path_does_not_depend_on_it(recipe, start):
+  paths = []
+  for scale in (1.0, 1 / 3, 30.0):
+    pairs = [
+      (a, 0 * b if start == 'zero b' else b / scale)
+      for a, b in problems.random_pairs(4)
+    ]
+    tx = recipe(lora_scale=scale)
+    steps = trajectory(tx, pairs, scale=scale)
+    paths.append([[scale * a @ b.T for a, b in step] for step in steps])
+  for other in paths[1:]:
+    for one, two in zip(paths[0], other, strict=True):
+      for x, y in zip(one, two, strict=True):
+        # Roundings of 1e-16, times conditions of some tens, over eight steps.
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)

@@ -19,27 +19,27 @@ def float64():
     yield
 
 
-def gradients_of(pairs, seed, t):
-  """Noisy gradients of the distance to a random target."""
+def gradients_of(pairs, seed, t, scale=1.0):
+  """Noisy gradients of the distance of scale A B^T to a random target."""
   rng = np.random.default_rng(seed)
   out = []
   for a, b in pairs:
     target = rng.normal(size=(len(a), len(b)))
     noise = np.random.default_rng([seed, t]).normal(size=target.shape)
-    full = a @ b.T - target + 0.3 * noise
+    full = scale * (scale * a @ b.T - target + 0.3 * noise)
     out.append((full @ b, full.T @ a))
   return out
 
 
-def trajectory(tx, pairs, steps=8):
+def trajectory(tx, pairs, steps=8, scale=1.0):
   """[pairs after each step], with our optimizer."""
   params = problems.to_tree(pairs)
   state = tx.init(params)
   update = jax.jit(tx.update)
   out = []
   for t in range(steps):
-    gradients = problems.to_tree(gradients_of(problems.from_tree(params), 0, t))
-    updates, state = update(gradients, state, params)
+    gradients = gradients_of(problems.from_tree(params), 0, t, scale)
+    updates, state = update(problems.to_tree(gradients), state, params)
     params = optax.apply_updates(params, updates)
     out.append(problems.from_tree(params))
   return out
