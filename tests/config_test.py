@@ -32,11 +32,27 @@ def files(**parts):
 BINDINGS = ['MODEL_DIR=runs/x', 'TRAIN_STEPS=3']
 
 
+def _recipe(optimizer):
+  """The recipe of a file, which may set some of its arguments."""
+  return optimizer.removesuffix('_normalised')
+
+
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_every_optimizer_file_completes_a_run(optimizer):
   config.load(files(optimizers=optimizer), BINDINGS)
-  assert config.settings()['OPTIMIZER'] == f'@lora_opt.{optimizer}()'
+  assert config.settings()['OPTIMIZER'] == f'@lora_opt.{_recipe(optimizer)}()'
   assert config.settings()['TRAIN_STEPS'] == '3'
+
+
+@pytest.mark.parametrize(('lora', 'scale'), [('all_linear', 3), ('rslora', 6)])
+def test_a_normalised_optimizer_is_told_the_scale_of_the_adapters(lora, scale):
+  from lora_opt import models
+
+  parts = files(optimizers='lora_rite_normalised', lora=lora)
+  config.load(parts, [*BINDINGS, 'LORA_RANK=4', 'LORA_ALPHA=12'])
+  assert config.build(models.lora_scale)() == scale
+  assert config.settings()['lora_opt.lora_rite.lora_scale'] == '%LORA_SCALE'
+  assert config.settings()['LORA_SCALE'] == '@models.lora_scale()'
 
 
 @pytest.mark.parametrize('model', MODELS)
@@ -54,7 +70,7 @@ def test_every_adapter_file_completes_a_run(lora):
 def test_what_dora_adds_is_trained_by_every_recipe():
   config.load(files(lora='dora'), BINDINGS)
   for name in OPTIMIZERS:
-    assert config.settings()[f'lora_opt.{name}.other'] == '%OTHER'
+    assert config.settings()[f'lora_opt.{_recipe(name)}.other'] == '%OTHER'
 
 
 @pytest.mark.parametrize('order', [1, -1])

@@ -1,7 +1,7 @@
 """Layer 5: models with adapters, from real checkpoints."""
 
 from lora_opt.models.causal_lm import CausalLM
-from lora_opt.models.lora import LoraConfig
+from lora_opt.models.lora import LoraConfig, lora_scale
 from lora_opt.models.pretrained.gguf import from_gguf
 from lora_opt.models.pretrained.huggingface import from_folder
 from lora_opt.models.pretrained.minilm import minilm_l6
@@ -19,6 +19,7 @@ __all__ = [
   'SequenceClassifier',
   'from_folder',
   'from_gguf',
+  'lora_scale',
   'minilm_l6',
   'olora',
   'pissa',

@@ -144,6 +144,15 @@ class LoraConfig:
     return sites
 
 
+def lora_scale(lora: LoraConfig) -> float:
+  """The factor in front of A B^T, which optimizers take as `lora_scale`.
+
+  >>> lora_scale(LoraConfig(rank=16, alpha=32))
+  2.0
+  """
+  return lora.scale
+
+
 class Projection(nn.Module):
   """x @ kernel + bias + scale * dropout(x) @ lora_a @ lora_b.
 
