@@ -3,7 +3,8 @@
 #   MODEL_DIR=folder launch/slurm.sh [--dry_run] [SBATCH_OPTION ...] -- FLAG ...
 # for example on two machines of eight GPUs; JAX wants a task for each GPU:
 #   MODEL_DIR=runs/a launch/slurm.sh --nodes=2 --gpus-per-node=8 \
-#     --ntasks-per-node=8 --time=8:00:00 -- --gin_file=configs/runs/finetune.gin
+#     --ntasks-per-node=8 --time=8:00:00 -- \
+#     --gin_file=configs/runs/quickstart.gin --gin.BATCH_SIZE=16
 # Three minutes before its time is over, or when it is preempted, the run saves;
 # it is queued again until it is finished. Logs are in MODEL_DIR/logs.
 #   MODEL_DIR=folder   where the run leaves everything; all machines see it

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The quickstart's run once with each optimizer file, one after the other.
+# The quickstart's run once with each of four optimizer files, one after the other.
 #   OUT=folder   where the runs go (default runs/four_optimizers)
 # Further arguments go to every run, such as --gin.TRAIN_STEPS=20.
 set -euo pipefail

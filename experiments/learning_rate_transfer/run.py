@@ -1,6 +1,6 @@
 """Does the best learning rate stay where it is over rank, alpha and width?
 
-Sweeps the learning rate of every recipe, and of those that can be told alpha /
+Sweeps the learning rate of every recipe, and of four that can be told alpha /
 rank (normalised), on students of several widths, ranks and alphas, over seeds.
 What stands in results.jsonl is not run again: delete it to begin anew.
 """

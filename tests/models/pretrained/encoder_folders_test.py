@@ -13,6 +13,7 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.assemble import head_names, parameter_names
 from lora_opt.models.pretrained.family import slots
 from lora_opt.models.pretrained.huggingface import from_folder, read_config
+from lora_opt.training.partitioning import MESH_AXES, Partitioner
 from tests.models.parity import material
 from tests.models.pretrained.encoder_configs import PUBLISHED
 
@@ -111,6 +112,16 @@ def test_training_starts_from_the_head_of_the_checkpoint(folder):
   )
   # Buffers of a training step: never those of the model itself.
   assert head['out']['kernel'] is not model.head['out']['kernel']
+
+
+def test_weights_are_read_onto_the_mesh_of_a_partitioner(folder):
+  model = from_folder(
+    folder, lora=LoraConfig(rank=2), partitioner=Partitioner()
+  )
+  plain = from_folder(folder, lora=LoraConfig(rank=2))
+  for x, y in zip(*map(jax.tree.leaves, (model.base, plain.base)), strict=True):
+    assert x.sharding.mesh.axis_names == MESH_AXES
+    np.testing.assert_array_equal(x, y)
 
 
 def test_what_a_checkpoint_lacks_of_the_head_is_drawn(folder):
