@@ -4,7 +4,8 @@ A *chat* prompt is the model's own template: [system turn,] user turn, and the
 header of the assistant's turn. The completion follows at once and ends with
 the template's end of turn (for SmolLM2: `<|im_end|>`).
 
-A *plain* prompt is the text itself. The completion follows after one space,
+A *plain* prompt is the text itself, behind `bos_id` where the model was trained
+with it (`add_bos`: Llama, Gemma). The completion follows after one space,
 the convention of likelihood evaluation ('Question: ...\\nAnswer:' + ' choice').
 If the prompt ends in white space, that white space is used instead and goes
 with the completion, where tokenizers expect it.
@@ -115,8 +116,7 @@ def _start_ids(tokenizer, chat: bool, prompt_ids: Sequence[int]) -> list[int]:
   if not prompt_ids:
     first = [tokenizer.bos_id, tokenizer.eos_id]
     return [token for token in first if token is not None][:1]
-  wanted = not chat and getattr(tokenizer, 'add_bos', False)
-  return [tokenizer.bos_id] if wanted else []
+  return [tokenizer.bos_id] if tokenizer.add_bos and not chat else []
 
 
 def _end_ids(tokenizer) -> list[int]:

@@ -32,6 +32,7 @@ class SentencePieceTokenizer:
   core: sentencepiece.SentencePieceProcessor
   extra_ids: int = 0
   chat_template = None
+  add_bos = False  # neither T5 nor DeBERTa opens a text with bos_id
 
   @classmethod
   def from_folder(cls, path: str | os.PathLike) -> 'SentencePieceTokenizer':

@@ -65,6 +65,8 @@ class Tokenizer:
     eos_id: Token that ends one, or None.
     pad_id: Token that fills up a batch, or None.
     chat_template: Jinja template of a conversation, or None.
+    add_bos: Whether the model was trained with bos_id in front of every text.
+      `encode` adds it to none; `lora_opt.data.encoding` does.
 
   >>> tokenizer = Tokenizer.byte_level()
   >>> tokenizer.encode('Hi<eos>')
@@ -78,6 +80,7 @@ class Tokenizer:
   eos_id: int | None = None
   pad_id: int | None = None
   chat_template: str | None = None
+  add_bos: bool = False
 
   @classmethod
   def from_gguf(cls, source: str | os.PathLike | gguf.GGUFReader) -> Tokenizer:
@@ -103,11 +106,14 @@ class Tokenizer:
 
     core = _gguf_core(get)
     ids = [get(f'{name}_token_id', -1) for name in ('bos', 'eos', 'padding')]
-    return cls(
-      core,
-      *(None if token_id < 0 else token_id for token_id in ids),
-      field(reader, 'tokenizer.chat_template', '') or None,
-    )
+    bos, eos, pad = (None if i < 0 else i for i in ids)
+    # The default is llama.cpp's.
+    default = get('model') == 'llama' or get('pre', '') == 'llama-bpe'
+    add_bos = bos is not None and bool(get('add_bos_token', default))
+    if add_bos:
+      core.post_processor = _opened_by(core.id_to_token(bos), bos)
+    template = field(reader, 'tokenizer.chat_template', '') or None
+    return cls(core, bos, eos, pad, template, add_bos)
 
   @classmethod
   def from_folder(cls, path: str | os.PathLike) -> Tokenizer:
@@ -142,7 +148,7 @@ class Tokenizer:
     template = settings.get('chat_template')
     if template is None and (folder / 'chat_template.jinja').is_file():
       template = (folder / 'chat_template.jinja').read_text(encoding='utf-8')
-    return cls(core, *ids, template)
+    return cls(core, *ids, template, _adds_bos(core, ids[0], settings))
 
   @classmethod
   def byte_level(cls) -> Tokenizer:
@@ -175,6 +181,8 @@ class Tokenizer:
     }
     if self.chat_template is not None:
       settings['chat_template'] = self.chat_template
+    if self.add_bos != _adds_bos(self.core, self.bos_id, {}):
+      settings['add_bos_token'] = self.add_bos
     settings['tokenizer_class'] = 'PreTrainedTokenizerFast'
     (folder / 'tokenizer_config.json').write_text(
       json.dumps(settings, indent=2) + '\n', encoding='utf-8'
@@ -328,6 +336,23 @@ def read_settings(folder: pathlib.Path) -> dict:
     return json.loads(file.read_text(encoding='utf-8'))
   except json.JSONDecodeError as error:
     raise ValueError(f'{file} is not JSON: {error}') from error
+
+
+def _adds_bos(core, bos_id: int | None, settings: Mapping) -> bool:
+  """Whether the settings say so or, where they do not, the template does."""
+  if bos_id is None:
+    return False
+  said = settings.get('add_bos_token')
+  return core.encode('').ids[:1] == [bos_id] if said is None else bool(said)
+
+
+def _opened_by(token: str, token_id: int) -> processors.TemplateProcessing:
+  """The template of texts that begin with a token."""
+  return processors.TemplateProcessing(
+    single=f'{token} $A',
+    pair=f'{token} $A {token}:1 $B:1',
+    special_tokens=[(token, token_id)],
+  )
 
 
 def _special_id(core, token, folder) -> int | None:

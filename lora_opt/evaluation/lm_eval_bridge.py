@@ -135,9 +135,17 @@ class Bridge:
       return Scored([self._prefix, *ids], len(ids))
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
-    start = len(tokenizer.encode(bare))
-    ids = tokenizer.encode(bare + continuation)
-    return Scored(ids, len(ids) - start)
+    first = self._start + tokenizer.encode(bare)
+    ids = self._start + tokenizer.encode(bare + continuation)
+    if ids[: len(first)] != first:  # a token would reach across
+      ids = first + tokenizer.encode(continuation)
+    return Scored(ids, len(ids) - len(first))
+
+  @property
+  def _start(self) -> list[int]:
+    """What a text is opened with."""
+    tokenizer = self._model.tokenizer
+    return [tokenizer.bos_id] if tokenizer.add_bos else []
 
   @property
   def _prefix(self) -> int:
@@ -182,8 +190,11 @@ class Bridge:
       self._model, new, end_ids, self._placement, _sampling(settings)
     )
     longest = self._model.config.max_length - new
-    prompts = [tokenizer.encode(c)[-longest:] or [self._prefix]
-               for c in contexts]  # fmt: skip
+    room = longest - len(self._start)
+    prompts = [
+      self._start + tokenizer.encode(context)[-room:] or [self._prefix]
+      for context in contexts
+    ]
     texts = [''] * len(prompts)
     for length, places in _by_length(list(map(len, prompts)), longest):
       for start in range(0, len(places), self._batch_size):

@@ -21,7 +21,7 @@ class ToyTokenizer:
     ': b',
   )
   chat_template = 'toy'
-  bos_id, eos_id, pad_id = 0, 1, None
+  bos_id, eos_id, pad_id, add_bos = 0, 1, None, False
   vocab_size = 256
 
   def encode(self, text):

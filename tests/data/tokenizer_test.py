@@ -3,8 +3,11 @@
 import dataclasses
 import json
 
+import gguf
 import pytest
+from tokenizers import processors
 
+from lora_opt.data.encoding import encode_completions
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.pretrained.smollm2 import smollm2_path
 
@@ -87,6 +90,78 @@ def test_folder_may_keep_the_template_in_a_file(folder):
   tokenizer = Tokenizer.from_folder(folder)
   assert tokenizer.eos_id is None
   assert tokenizer.apply_chat([{'role': 'user', 'content': 'Hi'}]) == 'Hi!'
+
+
+@pytest.mark.parametrize(
+  ('template', 'said', 'expected'),
+  [
+    (True, None, True),  # Llama 3
+    (True, True, True),  # Gemma, Llama 2
+    (False, True, True),  # Llama's first files
+    (False, None, False),  # SmolLM2
+    (True, False, False),
+  ],
+)
+def test_folder_says_whether_texts_open_with_bos(
+  tmp_path, template, said, expected
+):
+  byte_level = Tokenizer.byte_level()
+  if not template:
+    byte_level.core.post_processor = processors.ByteLevel()
+  byte_level.save(tmp_path)
+  settings = json.loads((tmp_path / 'tokenizer_config.json').read_text())
+  settings.pop('add_bos_token', None)
+  if said is not None:
+    settings['add_bos_token'] = said
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(settings))
+  tokenizer = Tokenizer.from_folder(tmp_path)
+  assert tokenizer.add_bos == expected
+  assert tokenizer.encode('Hi') == [72, 105]
+  start = [tokenizer.bos_id] * expected
+  prompt, _ = encode_completions(tokenizer, 'Q', ['A'], chat=False)
+  assert prompt == [*start, 81]
+  # And back: what was said is kept.
+  tokenizer.save(tmp_path)
+  assert Tokenizer.from_folder(tmp_path).add_bos == expected
+
+
+@pytest.mark.parametrize(
+  ('pre', 'said', 'expected'),
+  [
+    ('llama-bpe', None, True),
+    ('smollm', None, False),
+    ('smollm', True, True),
+    ('llama-bpe', False, False),
+  ],
+)
+def test_gguf_says_whether_texts_open_with_bos(tmp_path, pre, said, expected):
+  path = tmp_path / 'm.gguf'
+  write_tokenizer(path, pre=pre, add_bos=said)
+  tokenizer = Tokenizer.from_gguf(path)
+  assert tokenizer.add_bos == expected
+  start = [tokenizer.bos_id] * expected
+  assert tokenizer.core.encode('a').ids == [*start, tokenizer.encode('a')[0]]
+  tokenizer.save(tmp_path)
+  assert Tokenizer.from_folder(tmp_path).add_bos == expected
+
+
+def write_tokenizer(path, pre, add_bos):
+  """A GGUF file of no weights: the bytes and a token that opens a text."""
+  vocab = Tokenizer.byte_level().core.get_vocab()
+  tokens = sorted(vocab, key=vocab.get)[:257]
+  writer = gguf.GGUFWriter(path, 'llama')
+  writer.add_tokenizer_model('gpt2')
+  writer.add_tokenizer_pre(pre)
+  writer.add_token_list(tokens)
+  writer.add_token_types([1] * 256 + [3])
+  writer.add_token_merges([])
+  writer.add_bos_token_id(256)
+  if add_bos is not None:
+    writer.add_add_bos_token(add_bos)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
 
 
 def test_stored_truncation_and_padding_are_ignored(folder):

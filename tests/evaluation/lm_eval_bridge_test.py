@@ -3,6 +3,7 @@
 Where `lm_eval` is importable, the harness itself runs a local task.
 """
 
+import dataclasses
 import importlib.util
 import types
 
@@ -56,6 +57,25 @@ def test_continuations_have_the_likelihood_of_one_row(model, bridge):
     expected = step_by_step(model, ids, count)
     assert likelihood == pytest.approx(expected[0], abs=1e-4)
     assert greedy == expected[1]
+
+
+def test_texts_open_with_the_token_the_model_was_trained_with(model):
+  opened = dataclasses.replace(model.tokenizer, add_bos=True)
+  bridge = Bridge(dataclasses.replace(model, tokenizer=opened), batch_size=2)
+  start, encode = opened.bos_id, opened.encode
+  pairs = [('Sky:', ' blue'), ('', 'abc')]
+  found = bridge.loglikelihood([request(*pair) for pair in pairs])
+  rows = [([start, *encode('Sky: blue')], 5), ([start, *encode('abc')], 3)]
+  for (likelihood, _), (ids, count) in zip(found, rows, strict=True):
+    expected, _ = step_by_step(model, ids, count)
+    assert likelihood == pytest.approx(expected, abs=1e-4)
+  settings = {'until': [], 'max_gen_toks': 2}
+  (written,) = bridge.generate_until([request('Sky', settings)])
+  ids = [start, *encode('Sky')]
+  for _ in range(2):
+    logits = model.logits(model.base, None, row_batch(ids))[0, len(ids) - 1]
+    ids.append(int(np.argmax(logits)))
+  assert written == opened.decode(ids[-2:])
 
 
 def test_the_greedy_continuation_is_called_greedy(model, bridge):
