@@ -22,7 +22,9 @@ def balanced(
 
   Args:
     inner: a complete optimizer, learning rate included; it sees LoRA leaves
-      alone.
+      alone. Its moments must be of the gradients as they come: those of
+      `scaled_adamw`, `lora_pro` or `scaled_gd` with momentum are of what they
+      made of them, and would be moved wrongly.
     warmup_steps: nothing is done before so many steps.
     every: steps from one balancing to the next.
     layout: where the pairs are, `lora_opt.pairs`.
@@ -32,7 +34,9 @@ def balanced(
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: at init, when no proper pairs are found, or the state of
+      `inner` has more than moments of Adam and momentum (but that of LoRA-RITE
+      and AltLoRA, which find their way by themselves).
 
   >>> import jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.ones((1, 1))}}
@@ -43,8 +47,7 @@ def balanced(
   [[1.414]] [0.707]
 
   Notes:
-    Moments are recognised in `optax.ScaleByAdamState` and `optax.TraceState`;
-    the rest of an inner state stays as it is.
+    Moments are recognised in `optax.ScaleByAdamState` and `optax.TraceState`.
 
   References:
     BaLoRA, arXiv 2605.31484.

@@ -10,7 +10,9 @@ import optax
 from lora_opt import linalg
 from lora_opt import pairs as pairs_lib
 from lora_opt.pairs import LoraPair
+from lora_opt.transforms._altlora import ScaleByAltLoraState
 from lora_opt.transforms._factors import Factors
+from lora_opt.transforms._lora_rite import ScaleByLoraRiteState
 from lora_opt.transforms._pairing import Pairing
 from lora_opt.transforms._refactoring import is_due
 
@@ -49,7 +51,8 @@ def refactor_by_norms(
   are needed beforehand; the rescaling melts into the step of `inner`.
 
   Args:
-    inner: a complete optimizer over the tree, learning rate included.
+    inner: a complete optimizer over the tree, learning rate included; its
+      moments, of Adam or momentum, are of the gradients as they come.
     layout: where the pairs are, `lora_opt.pairs`.
     warmup_steps: no rescaling before so many steps.
     every: steps from one rescaling to the next.
@@ -58,7 +61,8 @@ def refactor_by_norms(
     A transformation over the tree. `update` needs `params`.
 
   Raises:
-    ValueError: for a tree without proper pairs.
+    ValueError: for a tree without proper pairs, or an inner optimizer whose
+      state cannot be moved.
 
   References:
     Zhang et al., RefLoRA-S, arXiv 2505.18877.
@@ -106,7 +110,8 @@ def refactor_by_balance(
   them; a pair with a factor of zero stays as it is.
 
   Args:
-    inner: a complete optimizer over the tree, learning rate included.
+    inner: a complete optimizer over the tree, learning rate included; its
+      moments, of Adam or momentum, are of the gradients as they come.
     layout: where the pairs are, `lora_opt.pairs`.
     warmup_steps: nothing is done before so many steps.
     every: steps from one balancing to the next.
@@ -115,7 +120,8 @@ def refactor_by_balance(
     A transformation over the tree. `update` needs `params`.
 
   Raises:
-    ValueError: for a tree without proper pairs.
+    ValueError: for a tree without proper pairs, or an inner optimizer whose
+      state cannot be moved.
 
   References:
     Zhang et al., RefLoRA, arXiv 2505.18877. BaLoRA, arXiv 2605.31484.
@@ -160,7 +166,9 @@ def _refactored(
   inner = optax.with_extra_args_support(inner)
 
   def init(params):
-    return RefactorState(jnp.zeros((), jnp.int32), inner.init(params))
+    state = inner.init(params)
+    _check_can_move(state, jax.tree.structure(params))
+    return RefactorState(jnp.zeros((), jnp.int32), state)
 
   def update(updates, state, params=None, *, finite=None, **extra_args):
     if params is None:
@@ -205,11 +213,38 @@ def _refactored(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
+# What can be moved, and what finds its way to another factorisation itself.
+_MOMENTS = (optax.ScaleByAdamState, optax.TraceState)
+_INVARIANT = (ScaleByLoraRiteState, ScaleByAltLoraState)
+
+
+def _check_can_move(state, structure):
+  """Refuses an inner optimizer that keeps what would be left behind."""
+
+  def is_known(x):
+    return isinstance(x, (*_MOMENTS, *_INVARIANT))
+
+  for path, x in jax.tree_util.tree_leaves_with_path(state, is_leaf=is_known):
+    place = jax.tree_util.keystr(path)
+    if isinstance(x, _MOMENTS):
+      moments = x.mu if isinstance(x, optax.ScaleByAdamState) else x.trace
+      if jax.tree.structure(moments) != structure:
+        raise ValueError(
+          f'inner keeps moments of one factor without the other ({place}): '
+          'they cannot be balanced'
+        )
+    elif not is_known(x) and jnp.ndim(x) > 1:
+      raise ValueError(
+        f'inner keeps {jnp.shape(x)} at {place}, which is no moment of Adam '
+        'or momentum: it would not fit the pairs once they are balanced'
+      )
+
+
 def _transport(state, change, moved):
   """Every Adam moment and momentum of an optimizer state, refactored."""
 
   def is_moments(x):
-    return isinstance(x, optax.ScaleByAdamState | optax.TraceState)
+    return isinstance(x, _MOMENTS)
 
   def each(x):
     if isinstance(x, optax.ScaleByAdamState):

@@ -90,6 +90,39 @@ def test_lora_pro_is_closest_to_full_and_then_to_the_raw(problem):
   close((g_a - raw[0]).T @ a, b.T @ (g_b - raw[1]))
 
 
+@pytest.mark.parametrize(
+  ('inner', 'message'),
+  [
+    (lora_opt.lora_rite(0.1, low_memory=True), r'no moment .*once they are'),
+    (lora_opt.lora_muon(0.1), 'no moment of Adam'),
+    (lora_opt.shampoo(0.1), 'no moment of Adam'),
+    (lora_opt.lora_fa(0.1), 'one factor without the other'),
+  ],
+)
+def test_balancing_refuses_what_it_would_leave_behind(inner, message):
+  params = problems.to_tree(problems.random_pairs(2))
+  with pytest.raises(ValueError, match=message):
+    lora_opt.balanced(inner).init(params)
+
+
+@pytest.mark.parametrize(
+  'inner',
+  [
+    lora_opt.lora_rite(0.05),
+    lora_opt.altlora(0.3),
+    lora_opt.scaled_gd(0.3, reg=0.0),
+  ],
+)
+def test_balancing_changes_nothing_where_nothing_can(inner):
+  pairs = problems.random_pairs(2)
+  plain, moved = (
+    trajectory(x, pairs) for x in (inner, lora_opt.balanced(inner))
+  )
+  for one, two in zip(plain, moved, strict=True):
+    for (a, b), (c, d) in zip(one, two, strict=True):
+      close(a @ b.T, c @ d.T)
+
+
 def test_lora_muon_steps_have_equal_singular_values(problem):
   a, b, full = problem
   tx = lora_opt.lora_muon(0.2, nesterov=False, max_relative_step=None)
