@@ -17,9 +17,9 @@ lies, the tasks, ranks and seeds; FLAGs go to every run, such as
 
 "factors" times "rate" are the learning rates of a method. All of them are run
 with the first "sweep_seeds" of the seeds, and one more beyond an end of the
-sweep if the best one lies there, up to "widen" times; the best one is run with
-the other seeds. Rank by rank and task by task: a study which stops early is a
-fair one of fewer tasks.
+sweep if the best one lies there, or a lower one if all diverged, up to "widen"
+times; the best one is run with the other seeds. Rank by rank and task by task:
+a study which stops early is a fair one of fewer tasks.
 
 At every end, what the runs came to is written to results.jsonl, and the report
 beside it, in FOLDER or the folder of results. The same command goes on, without
@@ -137,11 +137,13 @@ def plan(
     repeats = [run(rate, seed) for seed in others for rate in rates]
     found = [known[flags] for flags in [*sweep, *repeats] if flags in known]
     best = ranking.choose(found, swept)
-    if best is None:
+    if left and (best is None or best.at_edge):
+      lower = best is None or best.learning_rate == rates[0]
+      factors = _longer(factors, at_start=lower)
+    elif best is None:
       return sweep
-    if not best.at_edge or not left:
+    else:
       break
-    factors = _longer(factors, at_start=best.learning_rate == rates[0])
   return [*sweep, *(run(best.learning_rate, seed) for seed in others)]
 
 

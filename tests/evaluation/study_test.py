@@ -68,13 +68,50 @@ def test_only_whole_blocks_count():
     and not (row['task'] == 'cola' and row['seed'] == 2 and row['method'] > 'l')
   ]
   ranked = ranking.rank(cut)
-  assert {g.task: s for g, s in ranked.seeds.items()} == {
-    'cola': [0, 1],
-    'mrpc': [0],
-  }
-  # From one seed in one of the groups no interval follows.
+  assert {g.task: s for g, s in ranked.seeds.items()} == {'cola': [0, 1]}
+  assert [group.task for group in ranked.incomplete] == ['mrpc']
+  assert 'open' not in verdicts(ranked).values()
+  # From one seed in every group no interval follows.
+  ranked = ranking.rank([row for row in cut if row['seed'] == 0])
   assert set(verdicts(ranked).values()) == {'best', 'open'}
   assert 'With one seed' in ' '.join(words.sentences(ranked, {}))
+
+
+def test_who_diverges_on_a_whole_task_cannot_win_by_the_others():
+  found = make_study({'adamw': 0.7, 'reflora': 0.9})
+  for row in found:
+    if row['method'] == 'reflora' and row['task'] == 'mrpc':
+      for name in ('score', 'halves', 'metric', 'loss', 'interval'):
+        row.pop(name)
+      row['diverged'] = 'loss is nan at step 3'
+  ranked = ranking.rank(found)
+  assert [place.method for place in ranked.places] == ['adamw']
+  assert len(ranked.chosen) == 2
+  said = ' '.join(words.sentences(ranked, {}))
+  assert 'reflora has no place: it diverged at every learning rate' in said
+  assert 'on mrpc, rank 4.' in said
+
+
+def test_the_recommended_one_is_that_of_the_most_tasks_among_the_best():
+  found = [
+    make_row(method, rate, seed, task, score=score + 0.001 * seed)
+    for task, scores in {
+      'cola': {'adamw': 0.9, 'reflora': 0.3},
+      'mrpc': {'adamw': 0.5, 'reflora': 0.52},
+      'rte': {'adamw': 0.5, 'reflora': 0.52},
+    }.items()
+    for method, score in scores.items()
+    for rate in (1e-4, 1e-3)
+    for seed in (0, 1, 2)
+  ]
+  first = words.sentences(ranking.rank(found), {})[0]
+  assert first.startswith('Recommended: adamw. Of the best and those tied')
+  assert first.endswith('in the most comparisons, 1 of 3.')
+
+
+def test_a_single_example_is_both_halves():
+  row = make_row(halves=[{'accuracy': 0.25}, {}])
+  assert ranking.score(row, 0) == ranking.score(row, 1) == 0.5
 
 
 def test_a_method_with_fewer_rates_makes_a_group_incomplete():

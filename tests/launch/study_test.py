@@ -146,7 +146,7 @@ def test_a_rate_that_diverges_later_is_left():
 
 def test_a_method_that_always_diverges_ends():
   pairs, _ = run_method(lambda rate, seed: None)
-  assert pairs == [(0.001, 0), (0.003, 0)]
+  assert pairs == [(0.001, 0), (0.003, 0), (0.000333, 0)]
 
 
 def test_blocks_are_finished_one_after_another():

@@ -4,11 +4,13 @@ A group is a task at a rank, in which methods are compared. The rules:
 
 1. A group's sweep is of the seeds at which every method has run with as many
    learning rates as the study gives each, or as any method has run with. (A
-   method may get more, where its best one was at an end.)
+   method may get more, where its best one was at an end.) Where groups have
+   several seeds, one that has a single seed still waits for more.
 2. A method's learning rate in a group is the one of the best mean score over
    the seeds of the sweep on the even examples; its score is that on the odd
    ones, at every seed at which all methods have run with the rates chosen. A
-   rate at which a run diverged is not chosen. (Where an evaluation has no
+   rate at which a run diverged is not chosen, and a method which did at every
+   rate of a group has no place among the others. (Where an evaluation has no
    halves, both are the whole score, which flatters every method alike.)
 3. A method's overall score is the mean over groups of the mean over seeds.
 4. The method of the best overall score is the best; another is tied with it if
@@ -82,6 +84,7 @@ class Ranking(NamedTuple):
   chosen: dict[Group, dict[str, Chosen]]  # of whole groups
   seeds: dict[Group, list[int]]  # those that count
   incomplete: list[Group]
+  diverged: dict[str, list[Group]]  # methods without a place, and where
   halves: bool  # whether rates were chosen on other examples
 
 
@@ -139,12 +142,17 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
       as many as any has.
   """
   groups = group_rows(rows)
-  methods = sorted({method for found in groups.values() for method in found})
+  everyone = sorted({method for found in groups.values() for method in found})
+  swept = {
+    group: swept_seeds(found, everyone, rates)
+    for group, found in groups.items()
+  }
+  diverged = _diverged_everywhere(groups, swept)
+  methods = [method for method in everyone if method not in diverged]
   chosen, seeds, incomplete = {}, {}, []
   for group, found in groups.items():
-    swept = swept_seeds(found, methods, rates)
-    best = {method: choose(found[method], swept) for method in methods if swept}
-    if not swept or None in best.values():
+    best = {m: choose(found[m], swept[group]) for m in methods if swept[group]}
+    if not best or None in best.values():
       incomplete.append(group)
       continue
     shared = set.intersection(
@@ -154,9 +162,28 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
     chosen[group] = {
       method: _at_seeds(found, shared) for method, found in best.items()
     }
+  if any(len(found) > 1 for found in seeds.values()):
+    # A mean with a group of one seed would have no interval at all.
+    for group in [g for g, found in seeds.items() if len(found) == 1]:
+      del chosen[group], seeds[group]
+      incomplete.append(group)
   places = _places(methods, chosen)
   halves = all(row.get('halves') for row in rows if 'score' in row)
-  return Ranking(places, chosen, seeds, incomplete, halves)
+  return Ranking(places, chosen, seeds, incomplete, diverged, halves)
+
+
+def _diverged_everywhere(
+  groups: Mapping[Group, Mapping[str, Sequence[Json]]],
+  swept: Mapping[Group, Sequence[int]],
+) -> dict[str, list[Group]]:
+  """The methods that had a run diverge at every rate, with the groups."""
+  lost = collections.defaultdict(list)
+  for group, found in groups.items():
+    for method, rows in found.items() if swept[group] else ():
+      rates = {row['learning_rate'] for row in rows}
+      if rates == {r['learning_rate'] for r in rows if 'score' not in r}:
+        lost[method].append(group)
+  return dict(lost)
 
 
 def swept_seeds(
@@ -223,7 +250,10 @@ def _at_seeds(chosen: Chosen, seeds: Container[int]) -> Chosen:
 def score(row: Json, half: int) -> float:
   """The main score on one half of the examples, or on all if there is none."""
   halves = row.get('halves')
-  return halves[half][row['metric']] if halves else row['score']
+  # A single example makes but one half.
+  if not halves or not all(halves):
+    return row['score']
+  return halves[half][row['metric']]
 
 
 def _places(

@@ -56,11 +56,17 @@ def sentences(ranking: Ranking, pace: Mapping[str, Pace]) -> list[str]:
   if not ranking.places:
     return [
       'Nothing can be compared yet: there is no task in which every method has '
-      'run with the same number of learning rates.'
+      'run with the same number of learning rates.',
+      *_diverged(ranking),
     ]
   best, *others = ranking.places
   if best.behind.low is None or any(p.verdict == 'open' for p in others):
-    return [_highest(best, ranking), _only_one_seed(), *_edges(ranking)]
+    return [
+      _highest(best, ranking),
+      _only_one_seed(),
+      *_diverged(ranking),
+      *_edges(ranking),
+    ]
   chosen = recommended(ranking)
   return [
     f'Recommended: {chosen}. {_reason(chosen, ranking)}',
@@ -69,6 +75,7 @@ def sentences(ranking: Ranking, pace: Mapping[str, Pace]) -> list[str]:
     *_against_baseline(ranking),
     *_beaten(chosen, ranking),
     *_cost(chosen, pace),
+    *_diverged(ranking),
     *_edges(ranking),
   ]
 
@@ -96,8 +103,8 @@ def _reason(method: str, ranking: Ranking) -> str:
   count = _groups_within(ranking)[method]
   total = len(ranking.chosen)
   return (
-    'Overall it is the best or tied with the best, and so it is in '
-    f'{count} of {total} comparisons; no other one is in more.'
+    'Of the best and those tied with it overall, it is the best or tied with '
+    f'the best in the most comparisons, {count} of {total}.'
   )
 
 
@@ -151,6 +158,14 @@ def _cost(method: str, pace: Mapping[str, Pace]) -> list[str]:
   return [
     f'A step with {method} took {found.step_seconds:.2f} times as long as with '
     f'{BASELINE}, the model included.'
+  ]
+
+
+def _diverged(ranking: Ranking) -> list[str]:
+  return [
+    f'{method} has no place: it diverged at every learning rate on '
+    f'{listed([group.title for group in groups])}.'
+    for method, groups in ranking.diverged.items()
   ]
 
 
