@@ -47,9 +47,21 @@ def first_match(pattern: str) -> Callable[[str], str | None]:
 
   def extract(text: str) -> str | None:
     found = re.search(pattern, text)
-    return found and found[1 if found.re.groups else 0].strip()
+    return found and group_of(found)
 
   return extract
+
+
+def group_of(found: re.Match) -> str | None:
+  """What a match says: its first group, if it has one, or else the whole.
+
+  >>> group_of(re.search('answer (\\\\d)', 'the answer 3'))
+  '3'
+  >>> group_of(re.search('answer( 3)?', 'the answer')) is None
+  True
+  """
+  text = found[1 if found.re.groups else 0]
+  return text and text.strip()
 
 
 def same_number(

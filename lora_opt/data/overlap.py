@@ -6,9 +6,10 @@ from lora_opt.data.examples import Example
 
 
 def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
-  """Finds held-out examples whose prompt is a training prompt too.
+  """Finds held-out examples whose question is one of training too.
 
-  Prompts are compared without regard to case and white space.
+  Prompts, and what an encoder reads instead, are compared without regard to
+  case and white space.
 
   Args:
     train: the training examples, of one task or of several.
@@ -21,13 +22,14 @@ def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
   >>> overlap([why], [how, Example('why?', ''), why])
   [1, 2]
   """
-  seen = {_normalised(example.prompt) for example in train}
+  seen = set(map(_question, train))
   return [
     place
     for place, example in enumerate(held_out)
-    if _normalised(example.prompt) in seen
+    if _question(example) in seen
   ]
 
 
-def _normalised(text: str) -> str:
-  return ' '.join(text.casefold().split())
+def _question(example: Example) -> tuple[str, ...]:
+  texts = (example.prompt, *example.texts)
+  return tuple(' '.join(text.casefold().split()) for text in texts)

@@ -29,6 +29,7 @@ from lora_opt.data.examples import Example, Record, Template
 from lora_opt.data.extraction import (
   after_hashes,
   first_match,
+  group_of,
   gsm8k,
   last_number,
   same_number,
@@ -352,6 +353,4 @@ class Generation(Task):
     if callable(self.extract):
       return self.extract(text)
     found = list(re.finditer(self.extract, text))
-    if not found:
-      return None
-    return found[-1].group(1 if found[-1].re.groups else 0).strip()
+    return group_of(found[-1]) if found else None

@@ -22,7 +22,7 @@ def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
     ValueError: If the vocabulary lacks one of BERT's special tokens.
   """
   file = folder / 'vocab.txt'
-  pieces = file.read_text(encoding='utf-8').splitlines()
+  pieces = _lines(file)
   vocab = {piece: number for number, piece in enumerate(pieces)}
   special = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
   _check(file, vocab, special)
@@ -53,10 +53,9 @@ def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
   file = folder / 'vocab.json'
   try:
     vocab = json.loads(file.read_text(encoding='utf-8'))
-    lines = (folder / 'merges.txt').read_text(encoding='utf-8').splitlines()
     merges = [
       tuple(line.split(' '))
-      for line in lines
+      for line in _lines(folder / 'merges.txt')
       if line and not line.startswith('#version')
     ]
     core = tokenizers.Tokenizer(models.BPE(vocab, merges))
@@ -76,6 +75,11 @@ def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
     add_prefix_space=False,
   )
   return Tokenizer(core, vocab['<s>'], vocab['</s>'], vocab['<pad>'])
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+  """Not by splitlines(): pieces may hold other characters that it splits at."""
+  return file.read_text(encoding='utf-8').removesuffix('\n').split('\n')
 
 
 def _check(file, vocab, special) -> None:

@@ -1,10 +1,14 @@
 """The model before and after training, in one small table."""
 
 import math
+import re
 from typing import NamedTuple
 
 from lora_opt.evaluation import _text
 from lora_opt.evaluation._text import Json
+
+# Metrics that are not the mean of a score of each example.
+_NO_MEANS = 'f1|matthews|pearson|spearman|likelihood'
 
 
 class Row(NamedTuple):
@@ -44,14 +48,16 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
   if scores != [None, None]:
     name = _text.label(_text.first('metric', after, before) or 'score')
     shown = [f'{100 * s[0]:.1f} %' if s else _text.NONE for s in scores]
+    wide = [s is not None and s[1] < s[2] for s in scores]
     spans = [
-      f'{100 * s[1]:.1f} to {100 * s[2]:.1f}' if s else _text.NONE
-      for s in scores
+      f'{100 * s[1]:.1f} to {100 * s[2]:.1f}' if known else _text.NONE
+      for s, known in zip(scores, wide, strict=True)
     ]
     change = span = ''
     if None not in scores:
       middle, low, high = (_signed(100 * x, '.1f') for x in _change(*scores))
-      change, span = f'{middle} points', f'{low} to {high}'
+      change = f'{middle} points'
+      span = f'{low} to {high}' if all(wide) else _text.NONE
     rows.append(Row(name, *shown, change))
     rows.append(Row('95 % interval', *spans, span, minor=True))
   if counts != [None, None]:
@@ -89,6 +95,8 @@ def score_interval(summary: Json) -> tuple[float, float, float] | None:
 
   Wilson's 95 % interval where none is stored, or one without width: a
   bootstrap of scores that are all equal knows nothing of their uncertainty.
+  What is no mean over examples has no such interval: low and high are then the
+  score.
   """
   score = _text.number(summary.get('score'))
   if score is None:
@@ -99,7 +107,7 @@ def score_interval(summary: Json) -> tuple[float, float, float] | None:
     if low is not None and high is not None and low < high:
       return score, low, high
   n = _text.number(summary.get('num_examples'))
-  if not n:
+  if not n or re.match(_NO_MEANS, str(summary.get('metric'))):
     return score, score, score
   z = 1.959964  # the normal distribution's 97.5 % point
   centre = (score + z * z / (2 * n)) / (1 + z * z / n)

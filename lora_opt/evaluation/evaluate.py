@@ -213,7 +213,7 @@ class Evaluator:
   def _without_overlap(self, predictions) -> dict[str, Any]:
     try:
       shared = set(self._task.overlap())
-    except OSError:  # evaluating needs no training data
+    except (OSError, ValueError):  # evaluating needs no (good) training data
       return {}
     rest = [p for i, p in enumerate(predictions) if i not in shared]
     if not shared or not rest:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from lora_opt.evaluation import history
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.training import profile, run_directory
@@ -210,6 +211,7 @@ def train(
         checkpoint_period=checkpoint_period,
         evaluate=functools.partial(evaluate, base),
         eval_period=eval_period,
+        was_evaluated=on_first(functools.partial(_was_evaluated, folder, done)),
       )
   if state.step < train_steps:
     print(f'Stopped by SIGTERM after step {state.step}; run again to go on.')
@@ -264,9 +266,18 @@ def _run_steps(
   checkpoint_period: int,
   evaluate: Callable[..., dict[str, Any]],
   eval_period: int | None,
+  was_evaluated: bool,
 ) -> TrainState:
   """The steps from `state` on, up to `train_steps` or to a SIGTERM."""
+
+  def evaluate_if_due(step):
+    if eval_period and step % eval_period == 0 and 0 < step < train_steps:
+      log.flush()
+      log.evaluation(step, evaluate(state.lora, step))
+
   with StopOnSigterm() as stop:
+    if not was_evaluated:  # it was saved, and stopped before this was done
+      evaluate_if_due(int(state.step))
     for step in range(int(state.step) + 1, train_steps + 1):
       with log.feeding():
         batch = placement.put_batch(next(batches), batch_size)
@@ -277,12 +288,15 @@ def _run_steps(
       if last or step % checkpoint_period == 0:
         log.flush()  # before the save: a state that is not finite is not saved
         checkpoints.save(state, batches)
-      if eval_period and step % eval_period == 0 and not last:
-        log.flush()
-        log.evaluation(step, evaluate(state.lora, step))
       if stopping:
         break
+      evaluate_if_due(step)
   return state
+
+
+def _was_evaluated(folder: pathlib.Path, step: int) -> bool:
+  rows = history.read_metrics(folder)
+  return any((r['split'], r['step']) == ('eval', step) for r in rows)
 
 
 def _evaluate_once(

@@ -9,7 +9,7 @@ import pytest
 
 from lora_opt.data import sources
 from lora_opt.data.prepare import __main__ as command_line
-from lora_opt.data.prepare import builder, recipes
+from lora_opt.data.prepare import builder, readers, recipes
 from tests.data import raw_files
 
 
@@ -77,6 +77,17 @@ def test_missing_files_are_named_with_their_home(tmp_path):
     builder.prepare('gsm8k', tmp_path, tmp_path)
   with pytest.raises(ValueError, match="no recipe for 'gsm9k'; there are gs"):
     builder.prepare('gsm9k', tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+def test_a_sentence_may_hold_a_separator_of_lines(tmp_path, end):
+  path = tmp_path / 'rows.tsv'
+  lines = ['sentence\tlabel', 'one \u2028 "two\x0b\t1', '', 'three\t0', '']
+  path.write_bytes(end.join(lines).encode())
+  assert list(readers.table(path)) == [
+    (f'{path}:2', {'sentence': 'one \u2028 "two\x0b', 'label': '1'}),
+    (f'{path}:4', {'sentence': 'three', 'label': '0'}),
+  ]
 
 
 def test_labels_must_be_as_many_as_rows(tmp_path):

@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 
 from lora_opt.data import sources, tasks
+from lora_opt.data.examples import Example
+from lora_opt.data.overlap import overlap
 
 QUESTIONS = [
   {'question': 'Sky?', 'choices': ['blue', 'red'], 'answer': 0},
@@ -267,6 +269,13 @@ def test_overlap_finds_eval_prompts_in_train():
   eval = [row(question='Sun?'), row(question='Sky ?'), row(question='Sea?')]
   assert choice(train, eval).overlap() == [1, 2]
   assert choice(train, eval[:1]).overlap() == []
+
+
+def test_overlap_is_of_what_an_encoder_reads_where_there_is_no_prompt():
+  first, second = (
+    Example('', '', texts=texts) for texts in (('a', 'b'), ('a', 'c'))
+  )
+  assert overlap([first], [second, first]) == [1]
 
 
 def test_a_form_that_is_not_there_is_refused(toy):

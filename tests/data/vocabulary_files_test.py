@@ -25,6 +25,14 @@ def test_wordpiece_equals_the_tokenizer_json_of_the_same_model(tmp_path):
     assert ours.encode_texts(*texts) == theirs.encode_texts(*texts)
 
 
+def test_a_piece_may_be_a_separator_of_lines(tmp_path):
+  pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '\u2028', 'a']
+  (tmp_path / 'vocab.txt').write_text('\n'.join(pieces) + '\n')
+  tokenizer = open_tokenizer(tmp_path)
+  assert tokenizer.vocab_size == 7
+  assert tokenizer.encode('a') == [6]
+
+
 def test_byte_pairs_in_the_template_of_roberta(tmp_path):
   pieces = ['<s>', '<pad>', '</s>', '<unk>', 'a', 'b', 'Ġ', 'ab', 'Ġab']
   vocab = {piece: number for number, piece in enumerate(pieces)}

@@ -266,6 +266,17 @@ def test_an_interval_without_width_is_replaced():
   assert interval == pytest.approx((0.0, 0.0, 0.1611), abs=5e-5)
 
 
+def test_a_correlation_without_width_has_no_interval():
+  before = {'metric': 'matthews', 'score': 0.0, 'interval': [0.0, 0.0]}
+  after = before | {'score': 0.4, 'interval': [0.3, 0.5]}
+  score, spans = comparison.compare(
+    before | {'num_examples': 64}, after | {'num_examples': 64}
+  )[:2]
+  assert score.change == '+40.0 points'
+  assert (spans.before, spans.after) == ('\N{EN DASH}', '30.0 to 50.0')
+  assert spans.change == '\N{EN DASH}'
+
+
 def test_interval_of_the_change():
   # Newcombe, Statistics in Medicine 17 (1998) p. 873, method 10: 56/70, 48/80.
   rows = comparison.compare(

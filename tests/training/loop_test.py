@@ -38,8 +38,14 @@ def run(folder, model, task, optimizer=None, steps=STEPS, **settings):
     train_steps=steps,
     task_feature_lengths={'targets': 64},
     batch_size=4,
-    evaluator=functools.partial(Evaluator, max_new_tokens=8),
-    **({'learning_rate': 1e-2, 'record': RECORD} | settings),
+    **(
+      {
+        'evaluator': functools.partial(Evaluator, max_new_tokens=8),
+        'learning_rate': 1e-2,
+        'record': RECORD,
+      }
+      | settings
+    ),
   )
 
 
@@ -72,6 +78,35 @@ def test_it_is_evaluated_before_during_and_after(folder):
   assert len(after['predictions']) == after['num_examples'] == 6
   during = [row for row in read_metrics(folder) if row['split'] == 'eval']
   assert [row['step'] for row in during] == [6]
+
+
+class Interrupted(Exception):
+  """What ends the process in the middle of an evaluation."""
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(tmp_path, model, task):
+  times = []
+
+  class Cut(Evaluator):
+    def __call__(self, base, lora, step):
+      times.append(step)
+      if times == [2]:
+        raise Interrupted
+      return super().__call__(base, lora, step)
+
+  settings = {
+    'steps': 4,
+    'checkpoint_period': 2,
+    'eval_period': 2,
+    'evaluate_before': False,
+    'evaluator': functools.partial(Cut, max_new_tokens=8),
+  }
+  with pytest.raises(Interrupted):
+    run(tmp_path, model, task, **settings)
+  run(tmp_path, model, task, **settings)
+  rows = [row for row in read_metrics(tmp_path) if row['split'] == 'eval']
+  assert [row['step'] for row in rows] == [2]
+  assert times == [2, 2, 4]
 
 
 def test_checkpoints_hold_no_frozen_weight(folder):

@@ -102,7 +102,8 @@ def read_rows(folder: Path) -> list[Json]:
   path = folder / ROWS_FILE
   if not path.exists():
     return []
-  return [json.loads(line) for line in path.read_text('utf-8').splitlines()]
+  with path.open(encoding='utf-8') as lines:
+    return [json.loads(line) for line in lines]
 
 
 def read_run(folder: Path) -> Json | None:
