@@ -26,7 +26,7 @@ class Order:
 
   >>> order = Order((4, 2), (0.5, 0.5), seed=0)
   >>> [sorted(order.indices(epoch, order.rng(epoch))) for epoch in (0, 1)]
-  [[0, 1, 2, 4, 5, 5], [1, 3, 3, 4, 4, 5]]
+  [[0, 2, 3, 4, 4, 5], [1, 1, 2, 4, 5, 5]]
   """
 
   counts: tuple[int, ...]
@@ -64,8 +64,9 @@ class Order:
     """Steps begin ... end - 1 of the endless walk through a part."""
     count = self.counts[part]
     first, last = begin // count, -(-end // count)
+    # The 1 keeps them apart from (seed, epoch), which numpy fills up by zeros.
     passes = [
-      np.random.default_rng((self.seed, part, number)).permutation(count)
+      np.random.default_rng((self.seed, part, number, 1)).permutation(count)
       for number in range(first, last)
     ]
     walked = np.concatenate([np.zeros(0, np.int64), *passes])
