@@ -3,6 +3,7 @@
 python -m lora_opt.main --run_mode=report STUDY
 """
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -332,4 +333,4 @@ def _facts(
 
 
 def _file_name(group: Group) -> str:
-  return '_'.join(word.strip(',') for word in group.title.split())
+  return '_'.join(re.findall(r'[\w.-]+', group.title))
