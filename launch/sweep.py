@@ -74,13 +74,13 @@ def _listed(path: pathlib.Path, runs: object) -> list[list[str]]:
 
 
 def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
-  """Every combination, as flags.
+  """Every combination, as flags; values as Python writes them.
 
-  >>> choices({'gin.A': [1, 2], 'gin.B': ['x']})
-  [['--gin.A=1', '--gin.B=x'], ['--gin.A=2', '--gin.B=x']]
+  >>> choices({'gin.A': [1, 2], 'gin.B': ['x', True]})[:2]
+  [['--gin.A=1', '--gin.B=x'], ['--gin.A=1', '--gin.B=True']]
   """
   one = [
-    [f'--{name}={x if isinstance(x, str) else json.dumps(x)}' for x in values]
+    [f'--{name}={x if isinstance(x, str) else repr(x)}' for x in values]
     for name, values in grid.items()
   ]
   return [list(combination) for combination in itertools.product(*one)]

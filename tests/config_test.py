@@ -116,6 +116,7 @@ def test_build_fills_in_what_is_configured():
   [
     ([], r'required and not set: MODEL_DIR, TRAIN_STEPS'),
     (['TRIAN_STEPS=3'], r'TRIAN_STEPS.*Did you mean TRAIN_STEPS\?'),
+    (['models.LoraConfig.rslora=false'], 'rslora=false: write True, False or'),
     ([*BINDINGS, 'OPTIMIZER=@lora_opt.nope()'], 'no attribute nope'),
     ([*BINDINGS, 'loop.train.nope=1'], "doesn't have a parameter named 'nope'"),
     ([*BINDINGS, 'nope.train.x=1'], "'nope' was not provided"),

@@ -188,6 +188,38 @@ class Tokenizer:
       json.dumps(settings, indent=2) + '\n', encoding='utf-8'
     )
 
+  def without_tokens_from(self, size: int) -> Tokenizer:
+    """Takes out added tokens of ids for which a model has no embedding.
+
+    Such as Gemma 3's of an image, in the models that read text alone.
+
+    Args:
+      size: Number of ids that the model knows.
+
+    Returns:
+      The tokenizer, to which they are text like any other; as it is where that
+      does not make it fit, or one of them opens, ends or fills up texts.
+
+    >>> tokenizer = Tokenizer.byte_level()
+    >>> smaller = tokenizer.without_tokens_from(261)
+    >>> [len(t.encode('<assistant>')) for t in (tokenizer, smaller)]
+    [1, 11]
+    """
+    beyond = {i for i in self.core.get_added_tokens_decoder() if i >= size}
+    fits = self.vocab_size - len(beyond) <= size
+    if not (beyond and fits) or beyond & {
+      self.bos_id,
+      self.eos_id,
+      self.pad_id,
+    }:
+      return self
+    content = json.loads(self.core.to_str())
+    content['added_tokens'] = [
+      token for token in content['added_tokens'] if token['id'] < size
+    ]
+    core = tokenizers.Tokenizer.from_str(json.dumps(content))
+    return dataclasses.replace(self, core=core)
+
   @property
   def vocab_size(self) -> int:
     """Number of tokens, special ones included."""

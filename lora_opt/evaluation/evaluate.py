@@ -129,6 +129,8 @@ class Evaluator:
     )
     end_ids, decode = self._decoder
     for batch in self._progress(batches):
+      longest = int(np.max(np.sum(batch.valid, axis=1)))
+      self._check_positions(longest + self._max_new_tokens - 1)
       names = ('tokens', 'valid', 'example')
       prompt = self._placement.put_rows(
         {name: getattr(batch, name) for name in names}
@@ -151,6 +153,17 @@ class Evaluator:
           if example.references:
             predictions[index]['references'] = list(example.references)
     return predictions
+
+  def _check_positions(self, needed: int) -> None:
+    """Refuses what a table of positions, as GPT-2's, has no rows for."""
+    config = self._model.config
+    limited = getattr(config, 'learned_positions', False)
+    if limited and needed > config.max_length:
+      raise ValueError(
+        f'an example of {self._task.name} needs {needed} positions, '
+        f'{self._model.name} has {config.max_length}: give it a shorter '
+        'prompt, or fewer MAX_NEW_TOKENS'
+      )
 
   @functools.cached_property
   def _decoder(self):
@@ -189,9 +202,14 @@ class Evaluator:
       batch_size=self._batch_size,
       form=batch_form(self._model),
     )
+
+    def losses(arrays):
+      self._check_positions(int(np.max(arrays['positions'])) + 1)
+      return self._losses(base, lora, self._placement.put_rows(arrays))
+
     likelihood, tokens = likelihoods.sum_over_choices(
       self._progress(batches),
-      lambda arrays: self._losses(base, lora, self._placement.put_rows(arrays)),
+      losses,
       (len(examples), max(len(e.choices) for e in examples)),
     )
     answers = [example.answer for example in examples]

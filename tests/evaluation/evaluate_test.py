@@ -12,7 +12,9 @@ import pytest
 from lora_opt.data.tasks import Generation, MultipleChoice
 from lora_opt.evaluation import run
 from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.models import random_model
 from lora_opt.training.checkpointing import Checkpoints, read_trainable
+from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.train_state import TrainState
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
@@ -93,6 +95,16 @@ def test_generation_has_the_loss_of_separate_rows(model, placement, lora):
   assert [p['reference'] for p in result['predictions']] == [
     'yes', 'no', 'maybe',
   ]  # fmt: skip
+
+
+@pytest.mark.parametrize('task', [CHOICES, WRITING], ids=['choose', 'write'])
+def test_what_a_table_of_positions_has_no_row_for_is_refused(task):
+  short = random_model(num_layers=1, max_length=12, learned_positions=True)
+  evaluate = Evaluator(
+    short, task, Partitioner().place(short), max_new_tokens=8
+  )
+  with pytest.raises(ValueError, match=r'needs \d+ positions, .* has 12'):
+    evaluate(short.base, None)
 
 
 def test_examples_of_train_are_reported_apart(model, placement):

@@ -1,6 +1,7 @@
 """Sweeps: numbers, what is skipped, what goes on."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -53,6 +54,13 @@ def test_dry_run_lists_every_run(tmp_path, grid):
     command.format(3, 'b', 1),
   ]
   assert not (folder / 'runs.json').exists()
+
+
+def test_truth_values_are_written_as_gin_reads_them(tmp_path):
+  grid = write(tmp_path, GRID | {'grid': {'gin.A': [False, None, [True]]}})
+  said = output('sweep.py', grid, str(tmp_path / 'sweep'), '--dry_run')
+  flags = re.findall(r"--gin\.A=[^'\n]*", said)
+  assert flags == ['--gin.A=False', '--gin.A=None', '--gin.A=[True]']
 
 
 def test_slurm_gets_what_is_not_finished(tmp_path, grid):

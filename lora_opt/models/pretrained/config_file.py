@@ -45,7 +45,9 @@ class ConfigFile:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    self._settings = {k: v for k, v in read_json(path).items() if v is not None}
+    found = read_json(path)
+    self._settings = {k: v for k, v in found.items() if v is not None}
+    self._nulls = found.keys() - self._settings.keys()
     self._asked = set()
 
   def get(self, key: str, default: Any = _REQUIRED) -> Any:
@@ -59,6 +61,10 @@ class ConfigFile:
     if value is _REQUIRED:
       raise ValueError(f'{self.path} has no {key!r}')
     return value
+
+  def is_null(self, key: str) -> bool:
+    """Whether the file says null, where that is not the same as nothing."""
+    return key in self._nulls
 
   def expect(self, key: str, *allowed: Any) -> None:
     """Raises ValueError if a setting is there and none of the allowed ones."""

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import of_shapes, quantized_paths, with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
@@ -88,7 +89,7 @@ def from_folder(
     name=name or str(folder),
     family=family,
     config=config,
-    tokenizer=open_tokenizer(folder) if weights else None,
+    tokenizer=_tokenizer(folder, config) if weights else None,
     base=abstract,
     lora_config=lora,
     dtype=dtype,
@@ -112,6 +113,13 @@ def from_folder(
     head = _read_head(str(folder), model, tensors)
     model = dataclasses.replace(model, head=head)
   return with_base(model, base, quantize)
+
+
+def _tokenizer(folder: pathlib.Path, config: Any) -> Any:
+  tokenizer = open_tokenizer(folder)
+  if isinstance(tokenizer, Tokenizer):
+    return tokenizer.without_tokens_from(config.vocab_size)
+  return tokenizer
 
 
 def _read_head(source: str, model: Any, tensors: Mapping[str, Any]) -> Tree:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora_opt.data.encoding import end_of_turn
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
@@ -87,6 +88,8 @@ def merge_adapter(
   kind = _write_weights(part, leaves, lora, model, dtype, shard_bytes)
   if source is None:
     model.tokenizer.save(part)
+    if model.family.abstract_head is None:
+      _write_json(part / 'generation_config.json', _generation(model.tokenizer))
   else:
     _copy_settings(pathlib.Path(source), part)
   # The older of its two names, which every version of transformers reads.
@@ -179,7 +182,27 @@ def _settings(model, source) -> dict[str, Any]:
       f'model {model.name}: settings or tokenizer of its kind cannot be '
       'written, only copied: give source, the Hugging Face folder it came from'
     )
-  return model.family.write_config(model.config)
+  return _special_ids(model.tokenizer) | model.family.write_config(model.config)
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+  """What opens, ends and fills up texts; classes have defaults of their own."""
+  ids = {
+    'bos_token_id': tokenizer.bos_id,
+    'eos_token_id': tokenizer.eos_id,
+    'pad_token_id': tokenizer.pad_id,
+  }
+  return {name: value for name, value in ids.items() if value is not None}
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
+  """The content of generation_config.json: a turn of a chat ends a text too."""
+  settings: dict[str, Any] = _special_ids(tokenizer)
+  if tokenizer.chat_template and tokenizer.eos_id is not None:
+    turn = tokenizer.encode(end_of_turn(tokenizer))
+    ends = [tokenizer.eos_id, *(turn if len(turn) == 1 else [])]
+    settings['eos_token_id'] = sorted(set(ends))
+  return settings
 
 
 def _head_settings(

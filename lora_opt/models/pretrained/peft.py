@@ -248,6 +248,15 @@ def _peft_config(model: CausalLM) -> dict:
   } | ({'modules_to_save': saved} if saved else {})
 
 
+# Settings of PEFT with which an adapter is more than A and B at its targets.
+_UNSUPPORTED = (
+  *('rank_pattern', 'alpha_pattern', 'lora_bias', 'layers_to_transform'),
+  *('layer_replication', 'trainable_token_indices', 'target_parameters'),
+  *('alora_invocation_tokens', 'use_qalora', 'use_bdlora', 'kasa_config'),
+)
+_CHANGES_THE_BASE = 'pissa|olora|loftq|corda|lora_ga'
+
+
 def _check_config(path: pathlib.Path, model: CausalLM) -> None:
   """Raises ValueError if the adapter would mean something else here."""
   found, wanted = read_json(path), _peft_config(model)
@@ -265,10 +274,17 @@ def _check_config(path: pathlib.Path, model: CausalLM) -> None:
       f'{path}: target_modules is {targets!r} and adapts '
       f'{", ".join(sorted(theirs))}; the model adapts {", ".join(ours)}'
     )
-  unsupported = ('rank_pattern', 'alpha_pattern', 'lora_bias')
-  for key in (*unsupported, 'layers_to_transform'):
+  for key in _UNSUPPORTED:
     if found.get(key):
       raise ValueError(f'{path}: {key}={found[key]!r} is not supported')
+  start = found.get('init_lora_weights')
+  if isinstance(start, str) and re.match(_CHANGES_THE_BASE, start.lower()):
+    raise ValueError(
+      f'{path}: init_lora_weights={start!r} took a part out of the base, which '
+      'the adapter as it is saved does not say. Save it with PEFT by '
+      'save_pretrained(..., path_initial_model_for_weight_conversion=START), '
+      'START being the adapter before training'
+    )
   # PEFT lists the usual names of a head, there or not.
   known = {*_saved_modules(model), 'classifier', 'score'}
   saved = found.get('modules_to_save') or []

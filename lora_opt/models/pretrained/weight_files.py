@@ -135,7 +135,7 @@ def _stored(file, name, tensor) -> StoredTensor:
   import torch
 
   def read() -> np.ndarray:
-    plain = tensor.contiguous()
+    plain = tensor.detach().contiguous()
     if plain.dtype == torch.bfloat16:  # NumPy learns it from ml_dtypes alone
       return plain.view(torch.int16).numpy().view(jnp.bfloat16)
     return plain.numpy()

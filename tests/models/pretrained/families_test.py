@@ -52,6 +52,12 @@ def test_what_would_compute_something_else_is_refused(
     config_of(tmp_path, settings)
 
 
+def test_mistral_has_a_window_unless_the_file_says_null(tmp_path):
+  assert config_of(tmp_path, MISTRAL).window == 0
+  absent = {k: v for k, v in MISTRAL.items() if k != 'sliding_window'}
+  assert config_of(tmp_path, absent).window == 4096
+
+
 def test_the_first_files_of_gemma_mean_the_approximate_gelu(tmp_path):
   old = config_of(tmp_path, GEMMA | {'hidden_act': 'gelu'})
   assert old == config_of(tmp_path, GEMMA)

@@ -156,10 +156,17 @@ def test_a_setting_of_another_kind_of_model(folder):
     from_folder(folder, outputs=2)
 
 
-def test_tokenizer_of_another_model(folder):
+def test_added_tokens_without_a_row_are_text(folder):
+  """As Gemma 3's token of an image, which the text models have no row for."""
   tokenizer = Tokenizer.byte_level()
   tokenizer.core.add_special_tokens(['<extra>'])
   tokenizer.core.save(str(folder / 'tokenizer.json'))
+  model = from_folder(folder)
+  assert model.tokenizer.vocab_size == 262
+  assert max(model.tokenizer.encode('a<extra>')) < 256
+  # Not those that end a text.
+  settings = {'eos_token': '<extra>'}
+  (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
   with pytest.raises(ValueError, match=r'tokenizer and model disagree.*263'):
     from_folder(folder)
 

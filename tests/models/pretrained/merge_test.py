@@ -48,6 +48,16 @@ def test_round_trip(tmp_path, settings, target):
   text = 'Hello <eos> é'
   assert merged.tokenizer.encode(text) == model.tokenizer.encode(text)
   assert merged.tokenizer.chat_template == model.tokenizer.chat_template
+  # Without them transformers would write on and on.
+  settings = read(tmp_path / 'merged/config.json')
+  assert (settings['bos_token_id'], settings['eos_token_id']) == (256, 257)
+  generation = read(tmp_path / 'merged/generation_config.json')
+  assert generation['eos_token_id'] == [257]
+  assert generation['pad_token_id'] == 258
+
+
+def read(file):
+  return json.loads(file.read_text())
 
 
 def test_quantized_base_is_merged_as_it_computed(tmp_path):

@@ -186,6 +186,27 @@ def test_damaged_files_are_named(tmp_path, tiny):
     import_adapter(tmp_path, tiny)
 
 
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'init_lora_weights': 'pissa_niter_4'}, 'took a part out of the base'),
+    ({'init_lora_weights': 'olora'}, 'path_initial_model_for_weight_conv'),
+    ({'layer_replication': [[0, 2]]}, 'layer_replication=.* not supported'),
+  ],
+)
+def test_what_an_adapter_does_not_say_is_refused(
+  tmp_path, tiny, settings, message
+):
+  tiny.export(tmp_path, tiny.init(jax.random.key(0)))
+  config = json.loads((tmp_path / CONFIG).read_text()) | settings
+  (tmp_path / CONFIG).write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=message):
+    import_adapter(tmp_path, tiny)
+  config |= {key: None for key in settings} | {'init_lora_weights': 'gaussian'}
+  (tmp_path / CONFIG).write_text(json.dumps(config))
+  import_adapter(tmp_path, tiny)
+
+
 def test_model_without_adapter(tmp_path, tiny):
   model = dataclasses.replace(tiny, lora_config=None)
   with pytest.raises(ValueError, match='model random has no adapter'):

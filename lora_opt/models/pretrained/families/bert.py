@@ -77,8 +77,13 @@ def absolute(settings: ConfigFile, offset: int = 0) -> dict[str, Any]:
   }
 
 
-def sizes(settings: ConfigFile) -> dict[str, Any]:
-  """What all encoders of the BERT family call alike."""
+def sizes(settings: ConfigFile, norm_eps: float = 1e-12) -> dict[str, Any]:
+  """What all encoders of the BERT family call alike.
+
+  Args:
+    settings: The file.
+    norm_eps: What stands for an absent layer_norm_eps.
+  """
   settings.expect('pruned_heads', {})
   return {
     'vocab_size': settings.get('vocab_size'),
@@ -87,7 +92,7 @@ def sizes(settings: ConfigFile) -> dict[str, Any]:
     'num_heads': settings.get('num_attention_heads'),
     'mlp_dim': settings.get('intermediate_size'),
     'activation': settings.choose('hidden_act', ACTIVATIONS, 'gelu'),
-    'norm_eps': settings.get('layer_norm_eps', 1e-12),
+    'norm_eps': settings.get('layer_norm_eps', norm_eps),
   }
 
 

@@ -20,7 +20,7 @@ from lora_opt.models.pretrained.family import TensorName
 
 def read_config(settings: ConfigFile) -> EncoderConfig:
   """Reads the config.json of model_type deberta-v2."""
-  common = sizes(settings)
+  common = sizes(settings, norm_eps=1e-7)
   width = common['embed_dim']
   settings.expect('conv_kernel_size', 0)
   settings.expect('embedding_size', width)

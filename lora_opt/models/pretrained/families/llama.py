@@ -58,9 +58,10 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type llama or mistral."""
   get = settings.get
   layers, window = get('num_hidden_layers'), 0
-  # Null in the later Mistrals: no window.
   if get('model_type') == 'mistral':
-    window = get('sliding_window', 0)
+    # Null in the later Mistrals: no window.
+    default = 0 if settings.is_null('sliding_window') else 4096
+    window = get('sliding_window', default)
   theta, divisors = rotary_scaling(settings, head_dim(settings))
   return DecoderConfig(
     **sizes(settings),
