@@ -200,7 +200,8 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
       f'{_names(layouts)}. Pass the LoRA parameters, or a LoraLayout whose '
       'pattern matches their paths.'
     )
-  sites = [_resolve(key, *entry) for key, entry in found.items()]
+  guessed = len(layouts) > 1
+  sites = [_resolve(key, *entry, guessed) for key, entry in found.items()]
   names = [site.name for site in sites]
   if len(set(names)) != len(names):
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -241,8 +242,15 @@ def _match(leaves, layouts):
   return found
 
 
-def _resolve(key, candidates, factors) -> Site:
-  """The one site that a pair of leaves can be."""
+def _resolve(key, candidates, factors, guessed: bool) -> Site:
+  """The one site that a pair of leaves can be.
+
+  Args:
+    key: pattern and module.
+    candidates: layouts of this pattern.
+    factors: {factor: (path, shape)}.
+    guessed: whether nobody said which layout it is.
+  """
   for layout in candidates:
     for factor in (layout.a, layout.b):
       if factor not in factors:
@@ -262,9 +270,18 @@ def _resolve(key, candidates, factors) -> Site:
     # Every pair scanned on axis 1 also reads as an einsum pair; an einsum pair
     # with equal axes there is a rare chance.
     sites = sites[1:]
-  if len(sites) == 1:
-    return sites[0]
   shapes = ' and '.join(f'{p} {s}' for p, s in factors.values())
+  if len(sites) == 1:
+    site = sites[0]
+    # A square pair with its axes exchanged fits, and trains nothing well.
+    if guessed and site.rank > max(site.fan_in, site.fan_out):
+      raise ValueError(
+        f'{shapes} read as {site.layout.name} would have rank {site.rank} for '
+        f'a {site.fan_in} x {site.fan_out} matrix. Pass the layout that they '
+        f'were written in, or layout=lora_opt.pairs.{site.layout.name} if this '
+        'is what they are.'
+      )
+    return site
   if not sites:
     raise ValueError(
       f'{shapes} do not fit together as a LoRA pair of layout '

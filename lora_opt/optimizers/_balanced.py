@@ -24,7 +24,8 @@ def balanced(
     inner: a complete optimizer, learning rate included; it sees LoRA leaves
       alone. Its moments must be of the gradients as they come: those of
       `scaled_adamw`, `lora_pro` or `scaled_gd` with momentum are of what they
-      made of them, and would be moved wrongly.
+      made of them, and would be moved wrongly; so would the largest elements
+      that `optax.adamax` keeps where Adam has squares.
     warmup_steps: nothing is done before so many steps.
     every: steps from one balancing to the next.
     layout: where the pairs are, `lora_opt.pairs`.

@@ -233,7 +233,7 @@ def _check_can_move(state, structure):
           f'inner keeps moments of one factor without the other ({place}): '
           'they cannot be balanced'
         )
-    elif not is_known(x) and jnp.ndim(x) > 1:
+    elif not is_known(x) and jnp.ndim(x):
       raise ValueError(
         f'inner keeps {jnp.shape(x)} at {place}, which is no moment of Adam '
         'or momentum: it would not fit the pairs once they are balanced'

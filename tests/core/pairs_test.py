@@ -225,3 +225,22 @@ def test_einsum_pairs_step_as_their_flat_form(recipe):
     )
     flat = jax.tree.map(jnp.add, flat, one)
     shaped = jax.tree.map(jnp.add, shaped, two)
+
+
+@pytest.mark.parametrize(
+  'tree',
+  [
+    {'lora_A': {'kernel': (64, 4)}, 'lora_B': {'kernel': (4, 64)}},
+    {'lora_a': (4, 64), 'lora_b': (64, 4)},
+    {'a': (4, 64), 'b': (64, 4)},
+  ],
+  ids=lambda tree: '-'.join(tree),
+)
+def test_a_square_pair_with_its_axes_exchanged_is_refused(tree):
+  shapes = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s, 'float32'),
+    {'q': tree},
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  with pytest.raises(ValueError, match=r'would have rank 64 for a 4 x 4'):
+    pairs.find_sites(shapes)
