@@ -107,7 +107,8 @@ def refactor_by_balance(
   of the elements of P^-T and P.
 
   Weak directions are balanced as far as `linalg.balancing_change` resolves
-  them; a pair with a factor of zero stays as it is.
+  them; a pair with a factor of zero stays as it is, and one whose rank is above
+  its inputs or outputs gets equal norms alone, as in `refactor_by_norms`.
 
   Args:
     inner: a complete optimizer over the tree, learning rate included; its
@@ -131,6 +132,16 @@ def refactor_by_balance(
     factors = Factors.of(params, pairing.transposed())
     grams = factors.grams(factors.flatten(params))
     p, p_inverse = linalg.balancing_change(*factors.halves(grams))
+    # Fewer outputs or inputs than the rank: that factor's directions turn from
+    # step to step, and moments carried along with them would diverge.
+    narrow = factors.repeat_ranks() > factors.repeat_dims()
+    narrow = jnp.any(jnp.stack(factors.halves(narrow)), axis=0)
+    root = _fourth_root_of_ratio(*factors.halves(grams))
+    eye = jnp.eye(p.shape[-1], dtype=p.dtype)[None]
+    p, p_inverse = (
+      jnp.where(narrow[:, None, None], number[:, None, None] * eye, matrix)
+      for number, matrix in ((root, p), (1 / root, p_inverse))
+    )
     forth, back = (
       jnp.where(due, x, jnp.eye(x.shape[-1], dtype=x.dtype)[None])
       for x in (
@@ -148,6 +159,13 @@ def refactor_by_balance(
     return _Change(times(forth), times(back), times(jnp.square(back)))
 
   return _refactored(inner, layout, change_of, warmup_steps, every, native=True)
+
+
+def _fourth_root_of_ratio(gram_a, gram_b):
+  """sqrt(|B| / |A|) (batch,); one where a factor is zero."""
+  a, b = (jnp.trace(x, axis1=1, axis2=2) for x in (gram_a, gram_b))
+  usable = (a > 0) & (b > 0)
+  return (jnp.where(usable, b, 1) / jnp.where(usable, a, 1)) ** 0.25
 
 
 def _root_of_norms(pair, due):

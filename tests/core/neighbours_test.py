@@ -90,6 +90,35 @@ def test_lora_pro_is_closest_to_full_and_then_to_the_raw(problem):
   close((g_a - raw[0]).T @ a, b.T @ (g_b - raw[1]))
 
 
+@pytest.mark.parametrize('draw', range(3))
+@pytest.mark.parametrize(
+  'tx',
+  [
+    lora_opt.reflora(0.03, refactoring='real'),
+    lora_opt.balanced(optax.adamw(0.03)),
+  ],
+)
+def test_balancing_a_pair_of_more_ranks_than_outputs_converges(tx, draw):
+  rng = np.random.default_rng(draw)
+  target = jnp.asarray(rng.normal(size=(64, 2)))
+  params = {
+    'lora_a': jnp.asarray(rng.normal(size=(64, 8)) / 8),
+    'lora_b': jnp.zeros((8, 2)),
+  }
+
+  def loss(p):
+    return jnp.mean((p['lora_a'] @ p['lora_b'] - target) ** 2)
+
+  def step(carry, _):
+    params, state = carry
+    value, gradients = jax.value_and_grad(loss)(params)
+    updates, state = tx.update(gradients, state, params)
+    return (optax.apply_updates(params, updates), state), value
+
+  _, losses = jax.lax.scan(step, (params, tx.init(params)), None, 200)
+  assert losses.max() < 2 and losses[-1] < 1e-4
+
+
 @pytest.mark.parametrize(
   ('inner', 'message'),
   [
