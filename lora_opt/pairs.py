@@ -183,14 +183,14 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
   Raises:
     ValueError: no pair, a factor without its partner, two leaves for one
       factor, ranks or batch axes that differ, or more than one way to read a
-      pair; with path, shapes and what to do.
+      pair; with path, shapes and what to do. Or what is no layout.
 
   >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
   >>> [site] = find_sites(tree)
   >>> site.name, site.layout.name, site.fan_in, site.fan_out, site.rank
   ('q.lora', 'FLAX', 8, 4, 2)
   """
-  layouts = (layout,) if isinstance(layout, LoraLayout) else tuple(layout)
+  layouts = _as_tuple(layout)
   found = _match(leaf_paths(tree), layouts)
   if not found:
     paths = [path for path, _ in leaf_paths(tree)]
@@ -209,6 +209,22 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
   taken = sorted({site.layout.name for site in sites})
   _log.info('%d LoRA sites, layout %s', len(sites), ', '.join(taken))
   return sites
+
+
+def _as_tuple(layout: Layouts) -> tuple[LoraLayout, ...]:
+  layouts = (layout,) if isinstance(layout, LoraLayout) else tuple(layout)
+  for one in layouts:
+    if not isinstance(one, LoraLayout):
+      raise ValueError(
+        f'layout={layout!r} must be a LoraLayout or several of them, such as '
+        'lora_opt.pairs.FLAX.'
+      )
+    if 'factor' not in re.compile(one.pattern).groupindex:
+      raise ValueError(
+        f'layout {one.name}: its pattern {one.pattern!r} needs a group '
+        f'(?P<factor>...) that reads {one.a!r} or {one.b!r}.'
+      )
+  return layouts
 
 
 def _names(layouts: Sequence[LoraLayout]) -> str:
@@ -252,6 +268,12 @@ def _resolve(key, candidates, factors, guessed: bool) -> Site:
     guessed: whether nobody said which layout it is.
   """
   for layout in candidates:
+    if factors.keys().isdisjoint((layout.a, layout.b)):
+      said, (path, _) = next(iter(factors.items()))
+      raise ValueError(
+        f'layout {layout.name}: its group `factor` reads {said!r} of {path}, '
+        f'not {layout.a!r} or {layout.b!r}.'
+      )
     for factor in (layout.a, layout.b):
       if factor not in factors:
         path, shape = next(iter(factors.values()))
@@ -323,11 +345,12 @@ def _read(key, layout: LoraLayout, factors) -> Site | None:
 def _axes(batch_axes, rank_axis: int, ndim: int):
   """(batch axes, other axes, [rank axis]), or None if they do not exist."""
   batch = tuple(range(ndim - 2)) if batch_axes is None else batch_axes
+  batch = [i % ndim if -ndim <= i < ndim else ndim for i in batch]
   rank = rank_axis % ndim if -ndim <= rank_axis < ndim else -1
   rest = [i for i in range(ndim) if i not in batch and i != rank]
   if rank < 0 or rank in batch or not rest or any(i >= ndim for i in batch):
     return None
-  return list(batch), rest, [rank]
+  return batch, rest, [rank]
 
 
 def rank_in_front(layout: LoraLayout, rank_axis: int, ndim: int) -> bool:

@@ -244,3 +244,30 @@ def test_a_square_pair_with_its_axes_exchanged_is_refused(tree):
   )
   with pytest.raises(ValueError, match=r'would have rank 64 for a 4 x 4'):
     pairs.find_sites(shapes)
+
+
+@pytest.mark.parametrize(
+  ('layout', 'message'),
+  [
+    ('FLAX', r"layout='FLAX' must be a LoraLayout or several"),
+    (pairs.FLAX._replace(pattern='.*lora_[ab]'), 'needs a group .*factor'),
+    (
+      pairs.FLAX._replace(pattern='(?P<module>.*)/(?P<factor>lora_[ab])'),
+      "group `factor` reads 'lora_a' of q/lora_a, not 'a' or 'b'",
+    ),
+  ],
+)
+def test_a_layout_with_a_mistake_is_told_so(layout, message):
+  tree = {'q': {'lora_a': jnp.ones((8, 2)), 'lora_b': jnp.ones((2, 4))}}
+  with pytest.raises(ValueError, match=message):
+    pairs.find_sites(tree, layout)
+
+
+def test_axes_may_be_counted_from_the_end():
+  tree = {'lora_a': jnp.ones((3, 8, 2)), 'lora_b': jnp.ones((3, 2, 4))}
+  forth, back = (
+    pairs.find_sites(tree, pairs.FLAX._replace(batch_axes=axes))
+    for axes in ((0,), (-3,))
+  )
+  one, two = (pairs.extract_pairs(tree, sites) for sites in (forth, back))
+  assert jax.tree.map(jnp.shape, one) == jax.tree.map(jnp.shape, two)
