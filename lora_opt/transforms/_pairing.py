@@ -200,7 +200,13 @@ def on_lora_pairs(
       updates,
       new,
     )
-    return new, OnLoraPairsState(_to_rest(pairing, inner_state))
+    # Pairs of several types are worked on in the widest of them.
+    rest = jax.tree.map(
+      lambda x, old: x.astype(old.dtype),
+      _to_rest(pairing, inner_state),
+      state.inner_state,
+    )
+    return new, OnLoraPairsState(rest)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
@@ -219,8 +225,17 @@ def _from_rest(pairing: Pairing, inner, state):
   parts, treedef = jax.tree.flatten(template, is_leaf=pairing.is_groups)
 
   def convert(part, x):
-    if pairing.is_groups(part) and _holds_pairs(part):
+    if not pairing.is_groups(part):
+      return x
+    if _holds_pairs(part):
       return pairing.extract(x)
+    if part.keys() != x.keys():
+      raise ValueError(
+        'the optimizer state belongs to other parameters: it is of '
+        f'{", ".join(sorted(x))}; they are {", ".join(sorted(part))} (shape, '
+        'rank, types, axes). Make it by init of such parameters, and cast '
+        'neither later.'
+      )
     return x
 
   rest = treedef.flatten_up_to(state)

@@ -64,6 +64,23 @@ def test_compiles_once_with_stable_types(name):
 
 
 @each_recipe
+def test_types_stay_where_pairs_are_of_several(name):
+  with jax.enable_x64(True):
+    params = {
+      key: {
+        'lora_a': jnp.ones((8, 2), dtype),
+        'lora_b': jnp.ones((2, 4), dtype),
+      }
+      for key, dtype in (('one', jnp.float32), ('two', jnp.float64))
+    }
+    tx = recipe(name)
+    state = jax.eval_shape(tx.init, params)
+    updates, new = jax.eval_shape(tx.update, params, state, params)
+    assert types(new) == types(state)
+    assert types(updates) == types(params)
+
+
+@each_recipe
 def test_bfloat16_in_and_out(name):
   params = problems.mixed_tree(jnp.bfloat16)
   trainer = problems.trainer(name)
@@ -259,6 +276,21 @@ def test_user_mistakes_are_named(name):
     tx.init({'q': {'lora_a': a}})
   with pytest.raises(ValueError, match=r'\(3, 4\) do not fit together'):
     tx.init({'q': {'lora_a': a, 'lora_b': jnp.zeros((3, 4))}})
+
+
+@pytest.mark.parametrize(
+  'other',
+  [
+    {'lora_a': jnp.ones((8, 2), 'bfloat16'), 'lora_b': jnp.ones((2, 4))},
+    {'lora_a': jnp.ones((8, 3)), 'lora_b': jnp.ones((3, 4))},
+  ],
+  ids=['type', 'rank'],
+)
+def test_a_state_of_other_parameters_is_refused(other):
+  tx = lora_opt.lora_rite(1e-3)
+  state = tx.init({'lora_a': jnp.ones((8, 2)), 'lora_b': jnp.ones((2, 4))})
+  with pytest.raises(ValueError, match='state belongs to other parameters'):
+    tx.update(other, state, other)
 
 
 def test_params_are_needed():
