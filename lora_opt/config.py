@@ -129,7 +129,7 @@ def _quoted(binding: str) -> str:
     ast.literal_eval(value)
   except (ValueError, SyntaxError):
     # As a string each of them would count as true.
-    if value in ('true', 'false', 'null', 'none'):
+    if value in ('true', 'false', 'null'):
       raise ConfigError(f'--gin.{binding}: write True, False or None') from None
     # A list or dict of references, such as [@a(), @b()], is gin's to parse.
     if value[:1] not in '[({':

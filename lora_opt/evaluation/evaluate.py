@@ -129,8 +129,9 @@ class Evaluator:
     )
     end_ids, decode = self._decoder
     for batch in self._progress(batches):
-      longest = int(np.max(np.sum(batch.valid, axis=1)))
-      self._check_positions(longest + self._max_new_tokens - 1)
+      if self._has_table_of_positions:
+        longest = int(np.max(np.sum(batch.valid, axis=1)))
+        self._check_positions(longest + self._max_new_tokens - 1)
       names = ('tokens', 'valid', 'example')
       prompt = self._placement.put_rows(
         {name: getattr(batch, name) for name in names}
@@ -154,11 +155,14 @@ class Evaluator:
             predictions[index]['references'] = list(example.references)
     return predictions
 
+  @property
+  def _has_table_of_positions(self) -> bool:
+    """As GPT-2, which has no rows for what is longer."""
+    return getattr(self._model.config, 'learned_positions', False)
+
   def _check_positions(self, needed: int) -> None:
-    """Refuses what a table of positions, as GPT-2's, has no rows for."""
     config = self._model.config
-    limited = getattr(config, 'learned_positions', False)
-    if limited and needed > config.max_length:
+    if needed > config.max_length:
       raise ValueError(
         f'an example of {self._task.name} needs {needed} positions, '
         f'{self._model.name} has {config.max_length}: give it a shorter '
@@ -204,7 +208,8 @@ class Evaluator:
     )
 
     def losses(arrays):
-      self._check_positions(int(np.max(arrays['positions'])) + 1)
+      if self._has_table_of_positions:
+        self._check_positions(int(np.max(arrays['positions'])) + 1)
       return self._losses(base, lora, self._placement.put_rows(arrays))
 
     likelihood, tokens = likelihoods.sum_over_choices(
