@@ -206,12 +206,8 @@ class Tokenizer:
     [1, 11]
     """
     beyond = {i for i in self.core.get_added_tokens_decoder() if i >= size}
-    fits = self.vocab_size - len(beyond) <= size
-    if not (beyond and fits) or beyond & {
-      self.bos_id,
-      self.eos_id,
-      self.pad_id,
-    }:
+    needed = beyond & {self.bos_id, self.eos_id, self.pad_id}
+    if not beyond or needed or self.vocab_size - len(beyond) > size:
       return self
     content = json.loads(self.core.to_str())
     content['added_tokens'] = [
