@@ -136,7 +136,8 @@ def refactor_by_balance(
     # step to step, and moments carried along with them would diverge.
     narrow = factors.repeat_ranks() > factors.repeat_dims()
     narrow = jnp.any(jnp.stack(factors.halves(narrow)), axis=0)
-    root = _fourth_root_of_ratio(*factors.halves(grams))
+    norms = jnp.sqrt(jnp.trace(grams, axis1=1, axis2=2))
+    root = _root_of_ratio(*factors.halves(norms))
     eye = jnp.eye(p.shape[-1], dtype=p.dtype)[None]
     p, p_inverse = (
       jnp.where(narrow[:, None, None], number[:, None, None] * eye, matrix)
@@ -161,19 +162,17 @@ def refactor_by_balance(
   return _refactored(inner, layout, change_of, warmup_steps, every, native=True)
 
 
-def _fourth_root_of_ratio(gram_a, gram_b):
-  """sqrt(|B| / |A|) (batch,); one where a factor is zero."""
-  a, b = (jnp.trace(x, axis1=1, axis2=2) for x in (gram_a, gram_b))
-  usable = (a > 0) & (b > 0)
-  return (jnp.where(usable, b, 1) / jnp.where(usable, a, 1)) ** 0.25
-
-
 def _root_of_norms(pair, due):
   """sqrt(|B| / |A|) (batch, 1, 1); one where nothing is to be done."""
   a, b = (
     jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)) for x in pair
   )
-  usable = due & (a > 0) & (b > 0)
+  return jnp.where(due, _root_of_ratio(a, b), 1)
+
+
+def _root_of_ratio(a, b):
+  """sqrt(b / a) of two norms; one where one of them is zero."""
+  usable = (a > 0) & (b > 0)
   return jnp.sqrt(jnp.where(usable, b, 1) / jnp.where(usable, a, 1))
 
 
