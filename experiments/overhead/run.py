@@ -26,15 +26,15 @@ import optax
 import tqdm
 
 import lora_opt
+from experiments.overhead import report
+from experiments.overhead.report import BASELINE, FOLDER
 from lora_opt import models
 from lora_opt.data import tasks
-from lora_opt.evaluation import drawing
 from lora_opt.evaluation.evaluate import batch_form
 from lora_opt.training.partitioning import DATA_PARALLEL, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 
-BASELINE = 'adamw'
 METHODS = (
   *(BASELINE, 'lora_plus', 'reflora_s', 'reflora', 'lora_rite'),
   *('scaled_adamw', 'lora_fa', 'lora_pro', 'lora_muon', 'altlora'),
@@ -42,15 +42,6 @@ METHODS = (
 )
 # Rows of a batch and tokens of a row.
 BATCHES = {'smollm2_135m': (4, 256), 'minilm_l6': (16, 64)}
-# Iterations a second and MB, of the RefLoRA paper; 5 to 8 % over Adam is what
-# the LoRA-RITE paper says of itself.
-PUBLISHED = {
-  'adamw': (2.26, 8732),
-  'lora_pro': (1.36, 8866),
-  'lora_rite': (1.64, 8872),
-  'reflora': (2.00, 8864),
-  'reflora_s': (2.23, 8732),
-}
 
 
 def parse(argv):
@@ -58,12 +49,15 @@ def parse(argv):
     description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
   )
   add = parser.add_argument
-  add('--out', type=pathlib.Path, default=pathlib.Path('runs/overhead'))
+  add('--out', type=pathlib.Path, default=FOLDER, help='of result.json')
   add('--models', nargs='+', default=list(BATCHES), choices=BATCHES)
   add('--methods', nargs='+', default=list(METHODS), choices=METHODS)
   add('--ranks', nargs='+', type=int, default=[16])
   add('--rounds', type=int, default=6)
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  if args.rounds < 2:
+    parser.error(f'--rounds={args.rounds} must be at least 2, for quartiles')
+  return args
 
 
 def task() -> tasks.Task:
@@ -177,71 +171,6 @@ def measure(args, name: str, rank: int) -> list[dict]:
   return rows
 
 
-def table(rows: list[dict]) -> str:
-  """Markdown, one table a model and rank, with the published ratios."""
-  text = []
-  for name, rank in dict.fromkeys((r['model'], r['rank']) for r in rows):
-    text += [
-      f'\n{name}, rank {rank}\n',
-      '| method | time of a step / adamw | ms | memory / adamw | MiB '
-      '| state / adamw | compile s | published: time | memory |',
-      '|' + ' --- |' * 9,
-    ]
-    for row in rows:
-      if (row['model'], row['rank']) == (name, rank):
-        text.append(_line(row))
-  return '\n'.join(text) + '\n'
-
-
-def _line(row: dict) -> str:
-  low, high = row['quartiles']
-  published = ' |  |'
-  if row['method'] in PUBLISHED:
-    speed, megabytes = PUBLISHED[row['method']]
-    best, least = PUBLISHED[BASELINE]
-    published = f' {best / speed:.2f} | {megabytes / least:.3f} |'
-  return (
-    f'| {row["method"]} | {row["ratio"]:.3f} [{low:.3f}, {high:.3f}] '
-    f'| {row["milliseconds"]:.0f} | {row["memory_ratio"]:.3f} '
-    f'| {row["bytes"] / 2**20:.0f} | {row["state_ratio"]:.2f} '
-    f'| {row["compile_seconds"]:.1f} |{published}'
-  )
-
-
-def picture(rows: list[dict], path: pathlib.Path) -> None:
-  """Ratios with quartiles, a panel for each model and rank."""
-
-  def bars(chosen):
-    def draw(axes, ink):
-      drawing.plain(axes, ink)
-      heights = range(len(chosen))[::-1]
-      for height, row in zip(heights, chosen, strict=True):
-        axes.plot(row['quartiles'], [height] * 2, color=ink.accent, alpha=0.4,
-                  linewidth=5, solid_capstyle='round')  # fmt: skip
-        axes.plot([row['ratio']], [height], 'o', color=ink.accent)
-        if row['method'] in PUBLISHED:
-          speed = PUBLISHED[row['method']][0]
-          there = PUBLISHED[BASELINE][0] / speed
-          axes.plot([there], [height], 'd', color=ink.second)
-      axes.set_xlabel(
-        'time of a step / adamw (diamonds: published, RefLoRA paper)'
-      )
-      axes.set_yticks(heights, [row['method'] for row in chosen])
-      axes.grid(axis='y', visible=False)
-      axes.grid(axis='x', color=ink.line, linewidth=0.7)
-
-    return draw
-
-  keys = dict.fromkeys((row['model'], row['rank']) for row in rows)
-  draws = {
-    f'{name}, rank {rank}': bars(
-      [r for r in rows if (r['model'], r['rank']) == (name, rank)]
-    )
-    for name, rank in keys
-  }
-  drawing.to_png(draws, (6.0, 0.8 + 0.28 * len(METHODS)), path)
-
-
 def main(argv=None):
   args = parse(argv)
   args.out.mkdir(parents=True, exist_ok=True)
@@ -258,10 +187,8 @@ def main(argv=None):
     'rows': rows,
   }
   (args.out / 'result.json').write_text(json.dumps(result, indent=1))
-  (args.out / 'table.md').write_text(table(rows))
-  picture(rows, args.out / 'result.png')
-  print(table(rows))
-  print(f'{args.out}/result.json, table.md, result.png')
+  print(report.table(rows))
+  print(f'{args.out}/result.json')
 
 
 if __name__ == '__main__':

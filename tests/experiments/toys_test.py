@@ -21,6 +21,7 @@ from experiments.learning_rate_transfer import report as transfer_report
 from experiments.learning_rate_transfer import run as transfer
 from experiments.matrix_factorization import report as factorization_report
 from experiments.matrix_factorization import run as factorization
+from experiments.overhead import report as overhead_report
 from lora_opt import transforms
 
 
@@ -63,6 +64,7 @@ def test_runs(tmp_path, run, flags, file):
     ablation_report,
     transfer_report,
     features_report,
+    overhead_report,
   ],
 )
 def test_tables_are_those_of_the_results(report):
