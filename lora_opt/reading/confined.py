@@ -1,0 +1,197 @@
+"""Work on what strangers wrote, in a process with limits on time and memory.
+
+A template that loops for ever, a regular expression that backtracks, a damaged
+file on which a library crashes: none of them can be stopped within a process.
+The function here is ours and trusted; what it works on is not.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from typing import Any
+
+SECONDS = 10.0
+MEMORY = 2**30
+_LENGTH = struct.Struct('<cQ')
+
+# Runs in the process. The file is loaded by its path, so that what it does not
+# import (jax, above all) is not waited for.
+_PROGRAM = r"""
+import importlib.util, json, os, struct, sys
+path, name, memory, folders = json.loads(sys.argv[1])
+sys.path[:] = folders
+replies = os.fdopen(os.dup(1), 'wb')
+os.dup2(2, 1)  # what is printed must not get between the replies
+try:
+  import resource
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+except (ImportError, OSError, ValueError):
+  pass  # not on this system
+spec = importlib.util.spec_from_file_location('confined_work', path)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+function = getattr(module, name)
+def reply(kind, data):
+  replies.write(struct.pack('<cQ', kind, len(data)) + data)
+  replies.flush()
+reply(b'R', b'')
+for line in sys.stdin.buffer:
+  try:
+    found = function(*json.loads(line))
+    if isinstance(found, bytes):
+      reply(b'B', found)
+    else:
+      reply(b'J', json.dumps(found).encode())
+  except MemoryError:
+    reply(b'M', b'')
+  except Exception as error:
+    reply(b'E', f'{type(error).__name__}: {error}'.encode('utf-8', 'replace'))
+"""
+
+
+class ConfinedError(ValueError):
+  """The work failed, or went beyond its limits."""
+
+
+class Confined:
+  """A function that runs in a process of its own, started when it is needed.
+
+  The process is kept for further calls, and started anew after one that was
+  ended. It is not a sandbox: the function must not execute what it is given.
+
+  Attributes:
+    file: The Python file of the function. It may import what is installed, but
+      nothing of `lora_opt`.
+    function: Its name there. Arguments are what JSON can hold; it returns
+      that, or bytes.
+    seconds: What one call may take.
+    memory: Bytes of address space that the process may have.
+
+  Raises (when called):
+    ConfinedError: The function raised an error, or took too long or too much
+      memory, or its process crashed.
+  """
+
+  def __init__(
+    self,
+    file: str | os.PathLike,
+    function: str,
+    *,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+  ):
+    self.file = pathlib.Path(file)
+    self.function = function
+    self.seconds = seconds
+    self.memory = memory
+    self._lock = threading.Lock()
+    self._process: subprocess.Popen | None = None
+    self._owner = 0
+
+  def __call__(self, *arguments: Any) -> Any:
+    request = json.dumps(arguments).encode() + b'\n'
+    with self._lock:
+      if self._process is None or self._owner != os.getpid():
+        self._start()
+      return self._ask(request)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """A copy in another process starts a process of its own."""
+    state = dict(self.__dict__)
+    del state['_lock']
+    return state | {'_process': None}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state, _lock=threading.Lock())
+
+  def close(self) -> None:
+    """Ends the process, if there is one."""
+    with self._lock:
+      self._end()
+
+  def _start(self) -> None:
+    folders = [os.path.abspath(folder) for folder in sys.path]
+    settings = [str(self.file), self.function, self.memory, folders]
+    # -I: nothing in the environment or the working directory has a say.
+    command = [sys.executable, '-I', '-c', _PROGRAM, json.dumps(settings)]
+    self._process = subprocess.Popen(
+      command,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      start_new_session=True,  # Ctrl-C is for us: we end it
+    )
+    self._owner = os.getpid()
+    kind, _ = self._receive(60.0)
+    if kind != b'R':
+      raise ConfinedError(f'the process of {self.file.name} did not start')
+
+  def _ask(self, request: bytes) -> Any:
+    try:
+      self._process.stdin.write(request)
+      self._process.stdin.flush()
+    except OSError:
+      pass  # it has ended: what follows says how
+    kind, data = self._receive(self.seconds)
+    if kind == b'J':
+      return json.loads(data)
+    if kind == b'B':
+      return data
+    if kind == b'M':
+      self._end()  # what is left of its memory may not do for the next
+      raise ConfinedError(f'took more than {self.memory / 2**20:.0f} MiB')
+    raise ConfinedError(data.decode())
+
+  def _receive(self, seconds: float) -> tuple[bytes, bytes]:
+    """The next reply; ends the process if there is none in time."""
+    late = threading.Event()
+
+    def stop() -> None:
+      late.set()
+      self._process.kill()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+      stream = self._process.stdout
+      head = stream.read(_LENGTH.size)
+      if len(head) == _LENGTH.size:
+        kind, length = _LENGTH.unpack(head)
+        data = stream.read(length)
+        if len(data) == length:
+          return kind, data
+    finally:
+      timer.cancel()
+    code = self._end()
+    if late.is_set():
+      raise ConfinedError(f'took more than {seconds:g} seconds')
+    how = signal.Signals(-code).name if code < 0 else f'status {code}'
+    raise ConfinedError(
+      f'its process ended with {how}, at most {self.memory / 2**20:.0f} MiB '
+      'of memory are given to it'
+    )
+
+  def _end(self) -> int:
+    process, self._process = self._process, None
+    if process is None or self._owner != os.getpid():
+      return 0
+    # Its own end is waited for briefly: it says what happened.
+    try:
+      code = process.wait(timeout=1.0 if process.stdin.closed else 0.2)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      code = process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    return code
+
+  def __del__(self):
+    if getattr(self, '_process', None) is not None:
+      self._end()

@@ -1,0 +1,84 @@
+"""Files of text and bytes: UTF-8, of bounded size, inside their folder."""
+
+import os
+import pathlib
+from typing import Any
+
+from lora_opt.reading.values import shown
+
+MOST_BYTES = 2**28
+
+
+def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
+  """Reads a file whole, if it is one and not too long.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    OSError: It cannot be read.
+    ValueError: It is a folder or a device, or has more than `most` bytes.
+  """
+  if not file.exists():
+    raise FileNotFoundError(f'no {file.name} in {file.parent}')
+  if not file.is_file():
+    raise ValueError(f'{file} is not a file')
+  try:
+    with file.open('rb') as stream:
+      data = stream.read(most + 1)
+  except OSError as error:
+    raise OSError(f'{file} cannot be read: {error.strerror}') from error
+  if len(data) > most:
+    size = file.stat().st_size
+    raise ValueError(f'{file} has {size:,} bytes, at most {most:,} are read')
+  return data
+
+
+def read_text(file: pathlib.Path, *, most: int = MOST_BYTES) -> str:
+  """Reads a file of text in UTF-8; a byte order mark is left out.
+
+  Raises:
+    FileNotFoundError, OSError: As of `read_bytes`.
+    ValueError: As of `read_bytes`, or it is not UTF-8.
+  """
+  data = read_bytes(file, most=most)
+  try:
+    return data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{file}: not UTF-8: byte {data[error.start]:#04x} at position '
+      f'{error.start}. Convert the file to UTF-8'
+    ) from None
+
+
+def inside(folder: pathlib.Path, name: Any, named_by: str) -> pathlib.Path:
+  """The path of a file that another file names, which must be in `folder`.
+
+  Links are followed where they lead: caches of models consist of them.
+
+  Args:
+    folder: Where the file must be, or in a folder of it.
+    name: Its relative path, as the other file has it.
+    named_by: That other file, for the message.
+
+  Raises:
+    ValueError: It is no such path.
+
+  >>> inside(pathlib.Path('model'), 'a/b.bin', 'index.json').as_posix()
+  'model/a/b.bin'
+  >>> inside(pathlib.Path('model'), '../b.bin', 'index.json')
+  Traceback (most recent call last):
+  ...
+  ValueError: index.json: '../b.bin' is not the path of a file inside model
+  """
+  parts = pathlib.PurePosixPath(name).parts if isinstance(name, str) else ()
+  if (
+    not parts
+    or '..' in parts
+    or '\0' in name
+    or '\\' in name
+    or pathlib.PurePosixPath(name).is_absolute()
+    or os.path.splitdrive(name)[0]
+  ):
+    raise ValueError(
+      f'{named_by}: {shown(name)} is not the path of a file inside {folder}'
+    )
+  return folder.joinpath(*parts)

@@ -1,0 +1,159 @@
+"""JSON that says one thing only, within bounds."""
+
+import json
+import math
+import pathlib
+import re
+from typing import Any, NoReturn
+
+from lora_opt.reading import values
+from lora_opt.reading.files import read_bytes
+
+# Deeper than any file that this project reads, far from Python's own limit.
+DEPTH = 100
+# Digits of a whole number: those of 2^64 are 20. Python allows 4,300.
+DIGITS = 40
+# Of a whole file: tokenizer.json of 256,000 tokens has 34 MB.
+MOST_BYTES = 2**28
+
+_SURROGATE = re.compile(r'\\u[dD][89a-fA-F]')
+
+
+def read_json(
+  file: pathlib.Path, *, kind: type = dict, most: int = MOST_BYTES
+) -> Any:
+  """Reads a file of JSON.
+
+  Args:
+    file: The file, in UTF-8.
+    kind: `dict` or `list`, what the file is to hold; `object` for anything.
+    most: Bytes that it may have.
+
+  Returns:
+    The value.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    OSError: It cannot be read.
+    ValueError: It is too long, or as of `parse_json`.
+  """
+  value = parse_json(read_bytes(file, most=most), str(file), most=most)
+  if not isinstance(value, kind):
+    wanted = {dict: 'an object', list: 'a list'}[kind]
+    raise ValueError(
+      f'{file} holds {values.kind_of(value)} of JSON, expected {wanted}'
+    )
+  return value
+
+
+def parse_json(
+  data: bytes | str, place: str, *, most: int = MOST_BYTES, depth: int = DEPTH
+) -> Any:
+  """Parses JSON, refusing what Python takes though it has no one meaning.
+
+  Those are NaN and infinity, numbers beyond float64, keys that occur twice,
+  half surrogate pairs, and nesting and numbers so long that they only harm.
+
+  Args:
+    data: The text; bytes are UTF-8, with or without a byte order mark.
+    place: Where it stands, for messages.
+    most: Bytes or characters that it may have.
+    depth: Lists and objects that may be within each other.
+
+  Raises:
+    ValueError: It is not such JSON; the message begins with `place`.
+
+  >>> parse_json(b'{"a": [1, 2.5, null]}', 'a.json')
+  {'a': [1, 2.5, None]}
+  """
+  if len(data) > most:
+    raise ValueError(f'{place}: {len(data):,} bytes, at most {most:,} are read')
+  try:
+    text = data if isinstance(data, str) else data.decode('utf-8-sig')
+    value = json.loads(
+      text,
+      object_pairs_hook=_object,
+      parse_int=_integer,
+      parse_float=_float,
+      parse_constant=_no_number,
+    )
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{place}: not UTF-8: byte {data[error.start]:#04x} at position '
+      f'{error.start}. Convert the file to UTF-8'
+    ) from None
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f'{place}: not JSON: {error.msg} at line {error.lineno}, column '
+      f'{error.colno}, found {values.shown(text, 60)}'
+    ) from None
+  except RecursionError:
+    raise ValueError(_too_deep(place, depth)) from None
+  except ValueError as error:
+    raise ValueError(f'{place}: {error}') from None
+  if isinstance(value, dict | list) and (
+    text.count('[') + text.count('{') > depth
+  ):
+    _check_depth(value, place, depth)
+  if _SURROGATE.search(text) or not text.isascii():
+    _check_text(value, place)
+  return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    seen = set()
+    for key, _ in pairs:
+      if key in seen:
+        raise ValueError(f'not JSON: the key {values.shown(key)} occurs twice')
+      seen.add(key)
+  return found
+
+
+def _integer(digits: str) -> int:
+  if len(digits) > DIGITS:
+    raise ValueError(f'a whole number of {len(digits)} digits is not read')
+  return int(digits)
+
+
+def _float(digits: str) -> float:
+  value = float(digits)
+  if not math.isfinite(value):
+    raise ValueError(f'the number {values.shown(digits)} is too large')
+  return value
+
+
+def _no_number(name: str) -> NoReturn:
+  raise ValueError(f'not JSON: {name} is no number')
+
+
+def _check_depth(value: Any, place: str, depth: int) -> None:
+  level = [value]
+  for _ in range(depth):
+    level = [
+      inner
+      for outer in level
+      for inner in (outer.values() if isinstance(outer, dict) else outer)
+      if isinstance(inner, dict | list)
+    ]
+    if not level:
+      return
+  raise ValueError(_too_deep(place, depth))
+
+
+def _too_deep(place: str, depth: int) -> str:
+  return f'{place}: JSON nested more than {depth} deep is not read'
+
+
+def _check_text(value: Any, place: str) -> None:
+  waiting = [value]
+  while waiting:
+    one = waiting.pop()
+    if isinstance(one, str):
+      values.text(one, place)
+    elif isinstance(one, list):
+      waiting += one
+    elif isinstance(one, dict):
+      waiting += one
+      waiting += one.values()

@@ -1,0 +1,196 @@
+"""Checks of single values, each with an error that names place and value."""
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+# What may not go to a terminal or into a message as it is.
+_CONTROL = re.compile(
+  '[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]'
+)
+
+
+def shown(value: Any, length: int = 80) -> str:
+  """A value for a message: short, on one line, without control characters.
+
+  >>> shown('a\\x1b[2Jb')
+  "'a\\\\x1b[2Jb'"
+  >>> shown(list(range(1000)), 12)
+  '[0, 1, 2, 3,...'
+  """
+  try:
+    text = repr(_cut(value, length))
+  except (RecursionError, ValueError):  # nested too deep, too many digits
+    text = f'a {type(value).__name__} that is too large to show'
+  text = _CONTROL.sub(lambda found: f'\\x{ord(found[0]):02x}', text)
+  return text if len(text) <= length else text[:length] + '...'
+
+
+def _cut(value: Any, length: int) -> Any:
+  """The beginning of a long value, so that the rest need not be written."""
+  if isinstance(value, str | bytes | list | tuple) and len(value) > length:
+    return value[: length + 1]
+  if isinstance(value, Mapping) and len(value) > length:
+    return dict(list(value.items())[: length + 1])
+  return value
+
+
+def kind_of(value: Any) -> str:
+  """What JSON calls a value of Python.
+
+  >>> kind_of({}), kind_of(True), kind_of(3)
+  ('an object', 'a truth value', 'a number')
+  """
+  for types, words in _KINDS:
+    if isinstance(value, types):
+      return words
+  return f'a {type(value).__name__}'
+
+
+_KINDS = (
+  (Mapping, 'an object'),
+  (str, 'a text'),
+  (Sequence, 'a list'),
+  (bool, 'a truth value'),
+  (int | float, 'a number'),
+  (type(None), 'null'),
+)
+
+
+def integer(
+  value: Any, what: str, least: int | None = None, most: int | None = None
+) -> int:
+  """Returns a whole number within bounds.
+
+  Args:
+    value: What is to be one. A truth value is none, nor is 16.0.
+    what: Where it stands and how it is called, for the message.
+    least: The smallest that is allowed.
+    most: The largest.
+
+  Raises:
+    ValueError: It is not a whole number, or out of bounds.
+
+  >>> integer(3, 'config.json: num_layers', least=1)
+  3
+  """
+  good = isinstance(value, int) and not isinstance(value, bool)
+  return _bounded(value, what, 'a whole number', good, least, most)
+
+
+def number(
+  value: Any,
+  what: str,
+  least: float | None = None,
+  most: float | None = None,
+  above: float | None = None,
+) -> float:
+  """Returns a finite number within bounds, as a float.
+
+  Args:
+    value: What is to be one; a truth value is none.
+    what: Where it stands and how it is called, for the message.
+    least: The smallest that is allowed.
+    most: The largest.
+    above: A bound that is itself not allowed.
+
+  Raises:
+    ValueError: It is not a finite number, or out of bounds.
+
+  >>> number(1e-5, 'config.json: rms_norm_eps', above=0)
+  1e-05
+  """
+  good = isinstance(value, int | float) and not isinstance(value, bool)
+  good = good and abs(value) < 1e308 and math.isfinite(value)
+  good = good and (above is None or value > above)
+  kind = 'a finite number' + ('' if above is None else f' above {above}')
+  return float(_bounded(value, what, kind, good, least, most))
+
+
+def boolean(value: Any, what: str) -> bool:
+  """Returns a truth value; the text 'false' is none.
+
+  Raises:
+    ValueError: It is something else.
+
+  >>> boolean(True, 'config.json: tie_word_embeddings')
+  True
+  """
+  return _checked(value, what, 'true or false', isinstance(value, bool))
+
+
+def text(value: Any, what: str) -> str:
+  """Returns a text that UTF-8 can hold.
+
+  Raises:
+    ValueError: It is something else, or holds half a surrogate pair.
+
+  >>> text('gelu', 'config.json: hidden_act')
+  'gelu'
+  """
+  _checked(value, what, 'a text', isinstance(value, str))
+  try:
+    value.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f'{what}: {shown(value)} holds half a surrogate pair at position '
+      f'{error.start}, which is no text'
+    ) from None
+  return value
+
+
+def items(value: Any, what: str, size: int | None = None) -> list:
+  """Returns a list, of `size` entries where that is given.
+
+  Raises:
+    ValueError: It is something else, or of another length.
+
+  >>> items([3, 5], 'a.json: shape', size=2)
+  [3, 5]
+  """
+  good = isinstance(value, list) and size in (None, len(value))
+  kind = 'a list' if size is None else f'a list of {size}'
+  return _checked(value, what, kind, good)
+
+
+def table(value: Any, what: str) -> dict:
+  """Returns an object of JSON, a dict.
+
+  Raises:
+    ValueError: It is something else.
+  """
+  return _checked(value, what, 'an object', isinstance(value, dict))
+
+
+def one_of(value: Any, what: str, allowed: Collection) -> Any:
+  """Returns a value that is among the allowed ones, of the same type too.
+
+  Raises:
+    ValueError: It is none of them.
+
+  >>> one_of('relu', 'config.json: hidden_act', ('gelu', 'relu'))
+  'relu'
+  """
+  for one in allowed:
+    if type(one) is type(value) and one == value:
+      return one
+  listed = ', '.join(map(repr, allowed))
+  raise ValueError(f'{what}: expected one of {listed}, found {shown(value)}')
+
+
+def _bounded(value, what, kind, good, least, most):
+  if least is not None and most is not None:
+    kind += f' from {least} to {most}'
+  elif least is not None:
+    kind += f' of at least {least}'
+  elif most is not None:
+    kind += f' of at most {most}'
+  good = good and (least is None or value >= least)
+  return _checked(value, what, kind, good and (most is None or value <= most))
+
+
+def _checked(value, what, kind, good):
+  if not good:
+    raise ValueError(f'{what}: expected {kind}, found {shown(value)}')
+  return value

@@ -1,0 +1,70 @@
+import os
+import pickle
+import time
+
+import pytest
+
+from lora_opt.reading.confined import Confined, ConfinedError
+
+WORK = """
+import os, sys, time
+def work(what, value=None):
+  if what == 'echo': return value
+  if what == 'bytes': return b'x' * value
+  if what == 'raise': raise KeyError(value)
+  if what == 'print': print('between the replies'); return 1
+  if what == 'memory': return len(bytearray(value))
+  if what == 'loop':
+    while True: pass
+  if what == 'crash': os.abort()
+  if what == 'exit': sys.exit(3)
+  if what == 'jax': return 'jax' in sys.modules
+"""
+
+
+@pytest.fixture
+def work(tmp_path):
+  (tmp_path / 'work.py').write_text(WORK)
+  confined = Confined(tmp_path / 'work.py', 'work', seconds=1, memory=2**28)
+  yield confined
+  confined.close()
+
+
+def test_values_go_in_and_out(work):
+  value = {'a': [1, 'é', None], 'b': 'x' * 10**6}
+  assert work('echo', value) == value
+  assert work('bytes', 10**6) == b'x' * 10**6
+  assert work('print') == 1
+  assert work('jax') is False
+
+
+@pytest.mark.parametrize(
+  ('what', 'value', 'reason'),
+  [
+    ('raise', 'k', "KeyError: 'k'"),
+    ('memory', 2**30, 'more than 256 MiB'),
+    ('loop', None, 'more than 1 seconds'),
+    ('crash', None, 'SIGABRT'),
+    ('exit', None, 'status 3'),
+  ],
+)
+def test_whatever_happens_there_is_an_error_and_the_next_call_works(
+  work, what, value, reason
+):
+  start = time.monotonic()
+  with pytest.raises(ConfinedError, match=reason):
+    work(what, value)
+  assert time.monotonic() - start < 20
+  assert work('echo', 3) == 3
+
+
+def test_a_copy_elsewhere_has_a_process_of_its_own(work):
+  work('echo', 1)
+  copy = pickle.loads(pickle.dumps(work))
+  assert copy('echo', 2) == 2
+  copy.close()
+  child = os.fork()
+  if not child:
+    os._exit(work('echo', 5) != 5)
+  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+  assert work('echo', 4) == 4
