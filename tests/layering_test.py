@@ -1,6 +1,6 @@
 """The layers of the code, by the imports that stand in its files.
 
--1 reading             the standard library
+-1 reading, writing    the standard library
 0 linalg               jax
 1 pairs                jax
 2 transforms           0, 1, optax
@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'lora_opt').rglob('*.py'))
 LAYERS = {
   'reading': -1,
+  'writing': -1,
   'linalg': 0,
   'pairs': 1,
   'transforms': 2,
