@@ -1,11 +1,11 @@
 """From a template beside this file to a page that is written whole."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from lora_opt import writing
 from lora_opt.evaluation import _text
 
 
@@ -25,8 +25,6 @@ def write(path: Path, template: str, **values: Any) -> Path:
     lstrip_blocks=True,
   )
   environment.filters['shorten'] = _text.shorten
-  partial = path.with_suffix('.partial')
   text = environment.get_template(template).render(**values)
-  partial.write_text(text, encoding='utf-8')
-  os.replace(partial, path)
+  writing.write_text(path, text)
   return path

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure, ticker
 
+from lora_opt import writing
 from lora_opt.evaluation import _text
 
 
@@ -112,4 +113,5 @@ def to_png(
     axes = canvas.add_subplot(rows, columns, place)
     axes.set_title(title, fontsize=10, loc='left')
     draw(axes, PAPER)
-  canvas.savefig(path)
+  with writing.draft(path) as part:
+    canvas.savefig(part, format='png')

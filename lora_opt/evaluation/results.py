@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_opt import writing
 from lora_opt.evaluation import _text
 from lora_opt.evaluation._text import Json
 from lora_opt.training import run_directory
@@ -30,9 +31,8 @@ def write_result(model_dir: pathlib.Path, result: Json) -> None:
 
 def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
   """Writes JSON lines, a row each."""
-  path.parent.mkdir(parents=True, exist_ok=True)
   lines = (json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-  path.write_text(''.join(lines), encoding='utf-8')
+  writing.write_text(path, ''.join(lines))
 
 
 def read_results(model_dir: pathlib.Path) -> list[Json]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import optax
 
+from lora_opt import writing
 from lora_opt.planning import report
 from lora_opt.planning.chips import Topology, read_topology
 from lora_opt.planning.program import Job, Program, compile_step, describe
@@ -155,7 +156,7 @@ def plan(
   text = report.as_text(found, utilisation)
   folder = pathlib.Path(model_dir)
   write_json(folder / 'plan.json', report.as_json(found))
-  (folder / 'plan.md').write_text(text)
+  writing.write_text(folder / 'plan.md', text)
   print(text)
   return folder / 'plan.md'
 

@@ -6,9 +6,9 @@ needs nothing but a text editor to read, and is what the report plots.
 """
 
 import contextlib
+import io
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from typing import Any, Self, TextIO
 import tensorboardX
 import tqdm
 
+from lora_opt import writing
 from lora_opt.evaluation.history import METRICS_FILE, parse_row
 
 _RESERVED = ('step', 'time', 'split')
@@ -39,7 +40,7 @@ class MetricWriter:
   >>> folder = tempfile.mkdtemp()
   >>> with MetricWriter(folder) as writer:
   ...   writer.write(1, 'train', {'loss': 2.5})
-  >>> line = (Path(folder) / 'metrics.jsonl').read_text()
+  >>> line = (Path(folder) / 'metrics.jsonl').read_text('utf-8')
   >>> json.loads(line)['loss']
   2.5
   """
@@ -85,9 +86,7 @@ class MetricWriter:
     self.close()
     rows = self._path.read_text(encoding='utf-8').splitlines()
     kept = [r for r in rows if (p := parse_row(r)) and p['step'] <= step]
-    partial = self._path.with_name(METRICS_FILE + '.partial')
-    partial.write_text(''.join(r + '\n' for r in kept), encoding='utf-8')
-    os.replace(partial, self._path)
+    writing.write_text(self._path, ''.join(r + '\n' for r in kept))
     self._purge_step = step + 1
     self._file = self._open()
 
@@ -111,10 +110,10 @@ class MetricWriter:
 
   def _open(self) -> TextIO:
     """Opens for appending, without the half line a killed run may leave."""
-    with self._path.open('ab+') as file:
-      file.seek(0)
-      file.truncate(file.read().rfind(b'\n') + 1)
-    return self._path.open('a', encoding='utf-8')
+    file = writing.append(self._path)
+    file.seek(0)
+    file.truncate(file.read().rfind(b'\n') + 1)
+    return io.TextIOWrapper(file, encoding='utf-8')
 
   def _events_of(self, split: str) -> tensorboardX.SummaryWriter:
     if split not in self._events:

@@ -58,7 +58,7 @@ def start(
   if not is_first():
     # One voice: the first process tells what is the same in all of them. Errors
     # are still everyone's, on standard error.
-    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
+    sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
 
 
 def is_first() -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lora_opt import writing
 from lora_opt.training.processes import is_first
 
 SUMMARY_FILE = 'summary.md'
@@ -62,7 +63,7 @@ def traced(
       jax.profiler.stop_trace()
       if is_first():
         ops = read_ops(folder, scopes)
-        (folder / SUMMARY_FILE).write_text(summary(ops, steps))
+        writing.write_text(folder / SUMMARY_FILE, summary(ops, steps))
     return result
 
   return step

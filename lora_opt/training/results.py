@@ -4,13 +4,13 @@ import datetime
 import importlib.metadata
 import pathlib
 import resource
-import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from lora_opt import writing
 from lora_opt.evaluation import history
 from lora_opt.evaluation.report import format_table, write_report
 from lora_opt.training import run_directory
@@ -45,7 +45,8 @@ def write_results(
   Returns:
     The folder of the adapter.
   """
-  adapter = _export(model, lora, folder / 'adapter')
+  adapter = folder / 'adapter'
+  model.export(adapter, lora)
   facts = _facts(record, model, task, lora, steps, seconds)
   run_directory.write_json(
     folder / 'run.json',
@@ -55,21 +56,12 @@ def write_results(
       'data_wait_fraction': history.data_wait_fraction(folder),
     },
   )
-  (folder / 'operative_config.gin').write_text(record.operative_config_text())
+  operative = record.operative_config_text()
+  writing.write_text(folder / 'operative_config.gin', operative)
   report = write_report(folder)
   print(f'\n{format_table(*evaluations)}\n')
   print(f'adapter: {adapter}\nreport:  {report}')
   return str(adapter)
-
-
-def _export(model: Any, lora: Any, folder: pathlib.Path) -> pathlib.Path:
-  """Exports beside, then moves: the folder is never half an adapter."""
-  part = folder.with_name(folder.name + '.part')
-  shutil.rmtree(part, ignore_errors=True)
-  model.export(part, lora)
-  shutil.rmtree(folder, ignore_errors=True)
-  part.rename(folder)
-  return folder
 
 
 def _facts(

@@ -6,10 +6,14 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+
+from lora_opt import writing
+from lora_opt.evaluation.history import METRICS_FILE
 
 # Settings that may change between a run and its continuation: they move files
 # or decide how often something is shown, not what the run computes.
@@ -62,15 +66,15 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
     record: its settings are compared with those of the run that is there.
 
   Raises:
-    OSError: the folder cannot be written, or its disk is full.
+    OSError: the folder cannot be written, or its disk is full; or an adapter
+      is there that no run of it has written, or a link where one writes.
     ValueError: another run's checkpoints are there; says what differs.
   """
   folder = pathlib.Path(model_dir)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / '.writable'
-    probe.write_bytes(b'x')
-    probe.unlink()
+    with tempfile.TemporaryFile(dir=folder) as probe:
+      probe.write(b'x')
   except OSError as error:
     raise OSError(
       f'MODEL_DIR={folder} cannot be written: {error.strerror}; choose another '
@@ -82,11 +86,38 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
       f'MODEL_DIR={folder}: only {free / 2**20:.0f} MiB are free on its disk, '
       f'{_SPACE_NEEDED / 2**20:.0f} are needed; make room or choose another'
     )
+  _check_links(folder)
+  _check_no_adapter(folder)
   settings_file = folder / 'settings.json'
   if settings_file.exists():
-    _check_same_run(folder, json.loads(settings_file.read_text()), record)
+    there = json.loads(settings_file.read_text(encoding='utf-8'))
+    _check_same_run(folder, there, record)
   write_json(settings_file, dict(record.settings))
-  (folder / 'config.gin').write_text(record.config_text)
+  writing.write_text(folder / 'config.gin', record.config_text)
+
+
+def _check_links(folder: pathlib.Path) -> None:
+  """Links that training would end at, after its last step."""
+  for name in ('adapter', METRICS_FILE):
+    path = folder / name
+    if path.is_symlink():
+      raise OSError(
+        f'{path} is a link to {os.readlink(path)}: the run would write to what '
+        'lies there. Remove the link, or choose another MODEL_DIR'
+      )
+
+
+def _check_no_adapter(folder: pathlib.Path) -> None:
+  """What a run of its own has not written, it does not write over."""
+  adapter = folder / 'adapter'
+  if (folder / 'checkpoints').exists() or (folder / 'run.json').exists():
+    return
+  if adapter.exists() and (not adapter.is_dir() or any(adapter.iterdir())):
+    raise OSError(
+      f'{adapter} is there already, and no run in MODEL_DIR={folder} wrote it: '
+      'training would write its own adapter over it. Move it elsewhere, or '
+      'choose another MODEL_DIR'
+    )
 
 
 def _check_same_run(
@@ -145,7 +176,7 @@ def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
         f'{name}  {leaf.shape}  {leaf.dtype}  {leaf.nbytes:,} bytes  {spec}'
       )
     lines.append('')
-  (folder / 'model-info.txt').write_text('\n'.join(lines))
+  writing.write_text(folder / 'model-info.txt', '\n'.join(lines))
 
 
 def _bytes_on_a_device(array: jax.Array) -> int:
@@ -155,7 +186,9 @@ def _bytes_on_a_device(array: jax.Array) -> int:
 
 def read_json(path: pathlib.Path) -> Any:
   """What `write_json` wrote there, or None."""
-  return json.loads(path.read_text()) if path.exists() else None
+  if not path.exists():
+    return None
+  return json.loads(path.read_text(encoding='utf-8'))
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -164,10 +197,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   >>> import tempfile
   >>> folder = pathlib.Path(tempfile.mkdtemp())
   >>> write_json(folder / 'a.json', {'x': 1})
-  >>> json.loads((folder / 'a.json').read_text())
+  >>> read_json(folder / 'a.json')
   {'x': 1}
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + '.part')
-  part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n')
-  part.replace(path)
+  text = json.dumps(value, indent=1, ensure_ascii=False)
+  writing.write_text(path, text + '\n')

@@ -42,7 +42,7 @@ def open_step_log(
     MetricWriter(folder) if first else NoWriter() as writer,
     contextlib.nullcontext(sys.stderr)
     if first
-    else pathlib.Path(os.devnull).open('w') as stream,
+    else pathlib.Path(os.devnull).open('w', encoding='utf-8') as stream,
     ProgressBar(train_steps, done, stream=stream) as progress,
   ):
     writer.rewind(done)

@@ -140,8 +140,11 @@ def test_the_adapter_and_the_report_are_there(folder):
 def test_run_again_it_ends_at_once_with_the_same_adapter(folder, model, task):
   name = 'adapter/adapter_model.safetensors'
   before = (folder / name).read_bytes()
+  note = folder / 'adapter/note.txt'
+  note.touch()
   run(folder, model, task, checkpoint_period=5, clip_norm=1.0)
   assert (folder / name).read_bytes() == before
+  assert note.exists()  # it is the user's
   assert len(read_metrics(folder)) == STEPS + 1
 
 

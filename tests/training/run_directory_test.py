@@ -82,3 +82,37 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
   monkeypatch.setattr(run_directory.shutil, 'disk_usage', lambda _: usage)
   with pytest.raises(OSError, match='only 1 MiB are free'):
     claim(tmp_path, record())
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+  precious = tmp_path / 'precious'
+  precious.write_text('{}', encoding='utf-8')
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  for name in ('.writable', 'settings.json', 'settings.json.part',
+               'config.gin', 'config.gin.part'):  # fmt: skip
+    (folder / name).symlink_to(precious)
+  claim(folder, record())
+  assert precious.read_text(encoding='utf-8') == '{}'
+
+
+@pytest.mark.parametrize('name', ['adapter', 'metrics.jsonl'])
+def test_a_link_that_would_fail_in_the_end_is_named_at_the_start(
+  tmp_path, name
+):
+  (tmp_path / name).symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(OSError, match=f'{name} is a link to .*elsewhere'):
+    claim(tmp_path, record())
+  assert not (tmp_path / 'settings.json').exists()
+
+
+def test_an_adapter_of_the_user_is_not_written_over(tmp_path):
+  mine = tmp_path / 'adapter/adapter_model.safetensors'
+  mine.parent.mkdir()
+  claim(tmp_path, record())  # an empty folder is nobody's
+  mine.write_bytes(b'mine')
+  for _ in range(2):
+    with pytest.raises(OSError, match='adapter is there already'):
+      claim(tmp_path, record())
+  (tmp_path / 'checkpoints').mkdir()
+  claim(tmp_path, record())  # that of this run, which goes on

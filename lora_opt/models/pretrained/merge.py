@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from lora_opt import writing
 from lora_opt.data.encoding import end_of_turn
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
@@ -69,7 +70,7 @@ def merge_adapter(
       without it, for an unknown `dtype`, or other than one label an output.
   """
   folder = pathlib.Path(folder)
-  if folder.exists():
+  if folder.exists() or folder.is_symlink():
     raise FileExistsError(f'{folder} exists; merge into a new folder')
   if dtype is not None:
     check_dtype(dtype)
@@ -82,20 +83,18 @@ def merge_adapter(
   leaves, untied = _leaves(model, lora)
   if untied:
     settings['tie_word_embeddings'] = False
-  part = folder.with_name(folder.name + '.part')
-  shutil.rmtree(part, ignore_errors=True)
-  part.mkdir(parents=True)
-  kind = _write_weights(part, leaves, lora, model, dtype, shard_bytes)
-  if source is None:
-    model.tokenizer.save(part)
-    if model.family.abstract_head is None:
-      _write_json(part / 'generation_config.json', _generation(model.tokenizer))
-  else:
-    _copy_settings(pathlib.Path(source), part)
-  # The older of its two names, which every version of transformers reads.
-  settings.pop('dtype', None)
-  _write_json(part / 'config.json', settings | {'torch_dtype': kind})
-  part.rename(folder)  # a reader never sees half a model
+  with writing.draft_folder(folder) as part:  # never half a model
+    kind = _write_weights(part, leaves, lora, model, dtype, shard_bytes)
+    if source is None:
+      model.tokenizer.save(part)
+      if model.family.abstract_head is None:
+        generation = _generation(model.tokenizer)
+        _write_json(part / 'generation_config.json', generation)
+    else:
+      _copy_settings(pathlib.Path(source), part)
+    # The older of its two names, which every version of transformers reads.
+    settings.pop('dtype', None)
+    _write_json(part / 'config.json', settings | {'torch_dtype': kind})
 
 
 def _leaves(model: LanguageModel, lora: Tree) -> tuple[dict[str, Any], bool]:

@@ -18,6 +18,7 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
+from lora_opt import writing
 from lora_opt.models.pretrained.assemble import assemble, disassemble
 from lora_opt.models.pretrained.family import (
   TensorName,
@@ -69,12 +70,9 @@ def export_adapter(
     part[name] = tensor.astype(np.float32)
   # Renamed into place, so that a reader never sees half a file.
   for file, tensors in files.items():
-    draft = folder / f'.{file}'
-    save_file(tensors, draft, metadata={'format': 'pt'})
-    draft.replace(folder / file)
-  draft = folder / f'.{CONFIG}'
-  draft.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
-  draft.replace(folder / CONFIG)
+    with writing.draft(folder / file) as draft:
+      save_file(tensors, draft, metadata={'format': 'pt'})
+  writing.write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
 
 
 def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
