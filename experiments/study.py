@@ -192,7 +192,9 @@ class Sweep:
     """Makes these runs, and returns how that ended."""
     self._folder.mkdir(parents=True, exist_ok=True)
     grid = self._folder / 'grid.json'
-    grid.write_text(json.dumps({'flags': self._flags, 'runs': runs}))
+    grid.write_text(
+      json.dumps({'flags': self._flags, 'runs': runs}), encoding='utf-8'
+    )
     command = [sys.executable, str(ROOT / 'launch/sweep.py'), str(grid)]
     command += [str(self._folder), f'--jobs={self._jobs}', *options]
     self._process = subprocess.Popen(command)

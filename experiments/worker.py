@@ -27,7 +27,7 @@ class Worker:
       env=environment,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
-      text=True,
+      encoding='utf-8',
       bufsize=1,
     )
 

@@ -106,7 +106,7 @@ def manifest(options: argparse.Namespace) -> str:
     'chips': chips,
   }
   # JSON is YAML, with all that needs quotes in quotes.
-  return string.Template(TEMPLATE.read_text()).substitute(
+  return string.Template(TEMPLATE.read_text(encoding='utf-8')).substitute(
     {name: json.dumps(value) for name, value in values.items()}
   )
 
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
     print(text, end='')
     return 0
   return subprocess.run(
-    ['kubectl', 'apply', '-f', '-'], input=text, text=True, check=False
+    ['kubectl', 'apply', '-f', '-'], input=text, encoding='utf-8', check=False
   ).returncode
 
 

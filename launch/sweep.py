@@ -40,7 +40,7 @@ def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     ValueError: not such a file; says where.
   """
   try:
-    read = json.loads(path.read_text())
+    read = json.loads(path.read_text(encoding='utf-8'))
   except json.JSONDecodeError as error:
     raise ValueError(f'{path}: {error}') from error
   if not isinstance(read, dict) or set(read) not in (
@@ -89,7 +89,7 @@ def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
 def numbered(folder: pathlib.Path, wanted: list[list[str]]) -> list[list[str]]:
   """All combinations by number: those of runs.json, then what is new."""
   file = folder / 'runs.json'
-  known = json.loads(file.read_text()) if file.exists() else []
+  known = json.loads(file.read_text(encoding='utf-8')) if file.exists() else []
   return known + [choice for choice in wanted if choice not in known]
 
 
@@ -108,14 +108,16 @@ def prepare(folder: pathlib.Path, runs: list[Run]) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   part = folder / 'runs.json.part'
   choices_by_number = numbered(folder, [run.choice for run in runs])
-  part.write_text(json.dumps(choices_by_number, indent=1) + '\n')
+  part.write_text(
+    json.dumps(choices_by_number, indent=1) + '\n', encoding='utf-8'
+  )
   part.rename(folder / 'runs.json')
   for run in runs:
     if run.finished():
       continue
     run.folder.mkdir(exist_ok=True)
     (run.folder / 'flags.txt').write_text(
-      ''.join(f'{flag}\n' for flag in run.flags)
+      ''.join(f'{flag}\n' for flag in run.flags), encoding='utf-8'
     )
 
 

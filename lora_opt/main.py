@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
+from lora_opt import writing
+
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum(
@@ -170,6 +172,7 @@ def _report(folders: Sequence[str]) -> None:
 
 def run() -> None:
   """Entry point: a user's mistake ends in one clear message, no traceback."""
+  writing.print_anything()
   try:
     app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
   except Exception as error:

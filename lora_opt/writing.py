@@ -12,6 +12,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -111,6 +112,16 @@ def append(file: str | os.PathLike) -> BinaryIO:
         'remove the link'
       ) from None
     raise
+
+
+def print_anything() -> None:
+  """Lets `print` write what the terminal's encoding lacks as \\u escapes.
+
+  Else the first such letter, of a task's or folder's name, ends the program.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
 
 
 def _unused(path: pathlib.Path) -> pathlib.Path:

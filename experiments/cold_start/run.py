@@ -108,7 +108,7 @@ def main(argv=None):
   panels[STARTS[0]].set_ylabel('loss / first loss')
   panels[STARTS[-1]].legend(title='max_relative_step', frameon=False)
   canvas.savefig(out / 'cold_start.png', dpi=130)
-  (out / 'result.json').write_text(json.dumps(rows))
+  (out / 'result.json').write_text(json.dumps(rows), encoding='utf-8')
   print(f'{out}/result.json, {out}/cold_start.png')
 
 

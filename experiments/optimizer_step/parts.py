@@ -142,7 +142,9 @@ def main(argv=None):
     print(f'{name:24s}{1e3 * middle:8.1f} ms {middle / base:6.2f}  {speed}')
   out = pathlib.Path(args.out)
   out.mkdir(parents=True, exist_ok=True)
-  (out / f'parts_{args.tree}.json').write_text(json.dumps(rows, indent=1))
+  (out / f'parts_{args.tree}.json').write_text(
+    json.dumps(rows, indent=1), encoding='utf-8'
+  )
 
 
 if __name__ == '__main__':

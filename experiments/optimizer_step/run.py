@@ -157,8 +157,10 @@ def main(argv=None):
     'optax': optax.__version__,
     'rows': rows,
   }
-  (out / 'result.json').write_text(json.dumps(result, indent=1))
-  (out / 'table.md').write_text(table(rows))
+  (out / 'result.json').write_text(
+    json.dumps(result, indent=1), encoding='utf-8'
+  )
+  (out / 'table.md').write_text(table(rows), encoding='utf-8')
   draw(rows, out / 'optimizer_step.png')
   print(table(rows))
   print(f'{out}/result.json, {out}/table.md, {out}/optimizer_step.png')

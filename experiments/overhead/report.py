@@ -82,7 +82,8 @@ def picture(rows: list[dict], path: pathlib.Path) -> None:
 
 
 def _rows(folder: pathlib.Path) -> list[dict]:
-  return json.loads((folder / 'result.json').read_text())['rows']
+  text = (folder / 'result.json').read_text(encoding='utf-8')
+  return json.loads(text)['rows']
 
 
 def sections(folder: pathlib.Path) -> dict[str, str]:

@@ -186,7 +186,9 @@ def main(argv=None):
     'jax': jax.__version__,
     'rows': rows,
   }
-  (args.out / 'result.json').write_text(json.dumps(result, indent=1))
+  (args.out / 'result.json').write_text(
+    json.dumps(result, indent=1), encoding='utf-8'
+  )
   print(report.table(rows))
   print(f'{args.out}/result.json')
 

@@ -78,7 +78,7 @@ def measured(case: str) -> dict[str, float]:
   before = resident()
   state, base, batch = fill(shapes)
   held = resident() - before
-  pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
+  pathlib.Path('/proc/self/clear_refs').write_bytes(b'5')  # forget the peak
   for _ in range(STEPS):
     state, metrics = compiled(state, base, batch)
     assert jnp.isfinite(metrics['loss'])
@@ -113,7 +113,7 @@ def resident() -> int:
 
 def status(field: str) -> int:
   """A line of /proc/self/status, in bytes."""
-  text = pathlib.Path('/proc/self/status').read_text()
+  text = pathlib.Path('/proc/self/status').read_text(encoding='utf-8')
   return 1024 * int(re.search(rf'{field}:\s+(\d+) kB', text)[1])
 
 
@@ -122,7 +122,7 @@ def in_process(what: str, case: str) -> dict[str, float]:
   done = subprocess.run(
     [sys.executable, '-m', __spec__.name, f'--{what}', case],
     stdout=subprocess.PIPE,
-    text=True,
+    encoding='utf-8',
     check=True,
   )
   return json.loads(done.stdout.splitlines()[-1])

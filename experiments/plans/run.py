@@ -53,7 +53,7 @@ def planned(words: list[str], folder: pathlib.Path) -> dict:
     print(shlex.join(words), flush=True)
     words = [sys.executable, *words[1:]]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-  return json.loads((folder / 'plan.json').read_text())
+  return json.loads((folder / 'plan.json').read_text(encoding='utf-8'))
 
 
 def row(name: str, plan: dict) -> list[str]:

@@ -31,10 +31,10 @@ def serve_steps(step: Callable[[], dict], started: float) -> None:
 
 def _reset_peak() -> None:
   """The peak is from now on; Linux alone can."""
-  pathlib.Path('/proc/self/clear_refs').write_text('5')
+  pathlib.Path('/proc/self/clear_refs').write_bytes(b'5')
 
 
 def _peak_bytes() -> int:
   """Largest resident memory since `_reset_peak`."""
-  status = pathlib.Path('/proc/self/status').read_text()
+  status = pathlib.Path('/proc/self/status').read_text(encoding='utf-8')
   return 1024 * int(re.search(r'VmHWM:\s+(\d+)', status)[1])

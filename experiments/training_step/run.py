@@ -130,8 +130,10 @@ def main(argv=None):
     'rounds': args.rounds,
     'rows': rows,
   }
-  (args.out / 'result.json').write_text(json.dumps(result, indent=1))
-  (args.out / 'table.md').write_text(table(rows) + '\n')
+  (args.out / 'result.json').write_text(
+    json.dumps(result, indent=1), encoding='utf-8'
+  )
+  (args.out / 'table.md').write_text(table(rows) + '\n', encoding='utf-8')
   print(f'{args.out}/result.json, {args.out}/table.md')
 
 

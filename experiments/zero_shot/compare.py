@@ -80,13 +80,15 @@ def main(argv=None):
   agreement_file = args.out / 'agreement.json'
   agreement = {}
   if agreement_file.exists():
-    agreement = json.loads(agreement_file.read_text())
+    agreement = json.loads(agreement_file.read_text(encoding='utf-8'))
   for name in args.sets:
     path = questions.predictions_file(args.out, name)
     lines = path.read_text(encoding='utf-8').splitlines()[: args.questions]
     predictions = [json.loads(line) for line in lines]
     agreement[name] = compare(theirs, tokenizer, predictions)
-    agreement_file.write_text(json.dumps(agreement, indent=1) + '\n')
+    agreement_file.write_text(
+      json.dumps(agreement, indent=1) + '\n', encoding='utf-8'
+    )
     print(f'{name}: {json.dumps(agreement[name])}', flush=True)
   sys.exit(int(any(a['differ'] for a in agreement.values())))
 

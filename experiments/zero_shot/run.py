@@ -73,12 +73,18 @@ def main(argv=None):
     path = questions.predictions_file(args.out, name)
     predictions = predict(evaluator, model, name, source, path)
     scores_file = args.out / 'scores.json'
-    scores = json.loads(scores_file.read_text()) if scores_file.exists() else {}
+    scores = (
+      json.loads(scores_file.read_text(encoding='utf-8'))
+      if scores_file.exists()
+      else {}
+    )
     scores[name] = {
       'num_examples': len(predictions),
       **metrics.score_all(METRICS, predictions),
     }
-    scores_file.write_text(json.dumps(scores, indent=1) + '\n')
+    scores_file.write_text(
+      json.dumps(scores, indent=1) + '\n', encoding='utf-8'
+    )
     print(f'{name}: {json.dumps(scores[name])}', flush=True)
 
 

@@ -45,7 +45,7 @@ def main(argv=None):
   parser.add_argument('--out', default='runs/zero_shot', type=pathlib.Path)
   args = parser.parse_args(argv)
   scores, agreement = (
-    json.loads((args.out / name).read_text())
+    json.loads((args.out / name).read_text(encoding='utf-8'))
     if (args.out / name).exists()
     else {}
     for name in ('scores.json', 'agreement.json')

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import markupsafe
 
+from lora_opt import writing
 from lora_opt.evaluation import (
   _html,
   _text,
@@ -251,6 +252,7 @@ def _read_text(path: Path) -> str:
 
 
 if __name__ == '__main__':
+  writing.print_anything()
   parser = argparse.ArgumentParser(description='Writes the report of a run.')
   parser.add_argument('model_dir', metavar='MODEL_DIR', type=Path)
   print(write_report(parser.parse_args().model_dir))

@@ -14,6 +14,7 @@ import jax
 
 from lora_opt import writing
 from lora_opt.evaluation.history import METRICS_FILE
+from lora_opt.reading.values import shown
 
 # Settings that may change between a run and its continuation: they move files
 # or decide how often something is shown, not what the run computes.
@@ -71,6 +72,7 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
     ValueError: another run's checkpoints are there; says what differs.
   """
   folder = pathlib.Path(model_dir)
+  _check_name(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -94,6 +96,18 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
     _check_same_run(folder, there, record)
   write_json(settings_file, dict(record.settings))
   writing.write_text(folder / 'config.gin', record.config_text)
+
+
+def _check_name(folder: pathlib.Path) -> None:
+  """Half surrogates: how Python reads letters that a locale does not have."""
+  try:
+    str(folder.absolute()).encode()
+  except UnicodeEncodeError:
+    raise ValueError(
+      f'MODEL_DIR={shown(str(folder))} has letters that are not text in this '
+      'locale; set PYTHONUTF8=1 in the environment, or choose a folder whose '
+      'name is ASCII'
+    ) from None
 
 
 def _check_links(folder: pathlib.Path) -> None:

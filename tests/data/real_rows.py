@@ -57,7 +57,7 @@ def main(folder: str) -> int:
   print(f'{"task":18} {"train":>7} {"eval":>7} {"bad":>4} {"overlap":>7}')
   total = 0
   for path in sorted((ROOT / 'configs/tasks').glob('*.gin')):
-    if 'DATA_DIR' in path.read_text():
+    if 'DATA_DIR' in path.read_text(encoding='utf-8'):
       line, bad = look(path.stem, folder)
       print(line)
       total += bad

@@ -26,7 +26,7 @@ def launch(
     cwd=ROOT,
     stdout=subprocess.PIPE if wait else subprocess.DEVNULL,
     stderr=subprocess.PIPE if wait else subprocess.DEVNULL,
-    text=True,
+    encoding='utf-8',
   )
   if not wait:
     return process
@@ -64,7 +64,8 @@ def fake_python(
     # Whoever sees the note may send the signal.
     + trap
     + 'printf "%s\\n" "$@" > "$MODEL_DIR/arguments.$$"\n'
-    'mv "$MODEL_DIR/arguments.$$" "$MODEL_DIR/arguments.txt"\n' + f'{body}\n'
+    'mv "$MODEL_DIR/arguments.$$" "$MODEL_DIR/arguments.txt"\n' + f'{body}\n',
+    encoding='utf-8',
   )
   path.chmod(0o755)
   return str(path)

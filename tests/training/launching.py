@@ -66,7 +66,7 @@ class Run:
           f'--process_count={processes}',
           f'--process_index={index}',
         ]
-      with log.open('a') as out:
+      with log.open('a', encoding='utf-8') as out:
         self.processes.append(
           subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         )
@@ -90,7 +90,7 @@ class Run:
     return (self.folder / 'adapter/adapter_model.safetensors').read_bytes()
 
   def text(self) -> str:
-    return '\n'.join(log.read_text() for log in self.logs)
+    return '\n'.join(log.read_text(encoding='utf-8') for log in self.logs)
 
   def hold_at(self, step: int, index: int, timeout: float = 1200) -> None:
     """Stops process `index` once so many steps are logged."""
@@ -108,7 +108,9 @@ class Run:
 
 def steps_logged(folder: pathlib.Path) -> int:
   path = folder / 'metrics.jsonl'
-  return path.read_text().count('"train"') if path.exists() else 0
+  return (
+    path.read_text(encoding='utf-8').count('"train"') if path.exists() else 0
+  )
 
 
 def free_port() -> int:

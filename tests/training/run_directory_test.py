@@ -116,3 +116,8 @@ def test_an_adapter_of_the_user_is_not_written_over(tmp_path):
       claim(tmp_path, record())
   (tmp_path / 'checkpoints').mkdir()
   claim(tmp_path, record())  # that of this run, which goes on
+
+
+def test_a_name_that_the_locale_cannot_read_is_named(tmp_path):
+  with pytest.raises(ValueError, match=r'udcc3.*set PYTHONUTF8=1'):
+    claim(tmp_path / 'a\udcc3', record())

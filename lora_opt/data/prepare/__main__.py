@@ -5,11 +5,13 @@ import os
 import pathlib
 import sys
 
+from lora_opt import writing
 from lora_opt.data.prepare.recipes import RECIPES
 
 
 def main() -> None:
   """Prepares one set; a user's mistake ends in one message."""
+  writing.print_anything()
   parser = argparse.ArgumentParser(
     prog='python -m lora_opt.data.prepare',
     description="Prepares a data set from its publisher's files.",

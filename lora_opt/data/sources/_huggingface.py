@@ -44,7 +44,7 @@ class HuggingFace(Rows):
     folder = pathlib.Path(self.folder).expanduser()
     state = folder / self.split / 'state.json'
     if state.is_file():
-      named = json.loads(state.read_text())['_data_files']
+      named = json.loads(state.read_text(encoding='utf-8'))['_data_files']
       return [state.parent / file['filename'] for file in named]
     for place in (folder, folder / 'data'):
       files = sorted(

@@ -120,16 +120,16 @@ def main(argv=None):
     read[name] = check(make())
     print(f'{name}: {len(read[name]["sites"])} sites, {read[name]["layout"]}')
   if args.expect:
-    expected = json.loads(pathlib.Path(args.expect).read_text())
+    expected = json.loads(pathlib.Path(args.expect).read_text(encoding='utf-8'))
     assert read == {name: expected[name] for name in read}
   if args.record:
     path = pathlib.Path(args.record)
-    old = json.loads(path.read_text()) if path.exists() else {}
+    old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     lines = (
       f'{json.dumps(name)}: {json.dumps(case)}'
       for name, case in sorted({**old, **read}.items())
     )
-    path.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
+    path.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -40,7 +40,7 @@ def write_folder(folder: pathlib.Path, config: str, outputs: int = 0) -> None:
     config: The text of config.json.
     outputs: Of the trained head, if the family has one.
   """
-  (folder / 'config.json').write_text(config)
+  (folder / 'config.json').write_text(config, encoding='utf-8')
   family, sizes = read_config(folder / 'config.json')
   tree = family.abstract_base(sizes)
   if family.abstract_head is not None:
@@ -52,7 +52,9 @@ def write_folder(folder: pathlib.Path, config: str, outputs: int = 0) -> None:
   save_file(tensors, folder / 'model.safetensors')
   Tokenizer.byte_level().core.save(str(folder / 'tokenizer.json'))
   special = {'eos_token': '<eos>', 'pad_token': '<pad>'}
-  (folder / 'tokenizer_config.json').write_text(json.dumps(special))
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps(special), encoding='utf-8'
+  )
 
 
 def adapter(model):

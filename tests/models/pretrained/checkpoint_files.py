@@ -17,7 +17,7 @@ from tests.models.batches import hugging_face_tensors
 def write_folder(folder, model, shards=1, dtype=np.float32):
   """Writes a model as Hugging Face does."""
   settings = write_config(model.config)
-  (folder / 'config.json').write_text(json.dumps(settings))
+  (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
   model.tokenizer.core.save(str(folder / 'tokenizer.json'))
   tensors = hugging_face_tensors(model)
   tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
@@ -31,7 +31,7 @@ def write_folder(folder, model, shards=1, dtype=np.float32):
     index |= dict.fromkeys(names, file)
     save_file({name: tensors[name] for name in names}, folder / file)
   (folder / 'model.safetensors.index.json').write_text(
-    json.dumps({'weight_map': index})
+    json.dumps({'weight_map': index}), encoding='utf-8'
   )
 
 

@@ -44,7 +44,7 @@ def write_checkpoint(folder, layers, width):
     'rms_norm_eps': 1e-5,
     'tie_word_embeddings': True,
   }
-  (folder / 'config.json').write_text(json.dumps(settings))
+  (folder / 'config.json').write_text(json.dumps(settings), encoding='utf-8')
   shapes = {
     'self_attn.q_proj': (width, width),
     'self_attn.k_proj': (kv, width),
@@ -74,14 +74,14 @@ def write_checkpoint(folder, layers, width):
     index |= dict.fromkeys(values, file)
     count += sum(value.size for value in values.values())
   (folder / 'model.safetensors.index.json').write_text(
-    json.dumps({'weight_map': index})
+    json.dumps({'weight_map': index}), encoding='utf-8'
   )
   return count
 
 
 def memory(key):
   """A line of /proc/self/status in bytes: VmRSS now, VmHWM at most so far."""
-  status = pathlib.Path('/proc/self/status').read_text()
+  status = pathlib.Path('/proc/self/status').read_text(encoding='utf-8')
   return 1024 * int(re.search(rf'^{key}:\s+(\d+) kB', status, re.M)[1])
 
 
@@ -89,7 +89,9 @@ def main(folder):
   """Loads the folder and prints what it took."""
   devices = jax.devices()
   partitioner = Partitioner(tensor=len(devices))
-  pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the maximum
+  pathlib.Path('/proc/self/clear_refs').write_text(
+    '5', encoding='utf-8'
+  )  # forgets the maximum
   before = memory('VmRSS')
   model = from_folder(folder, dtype='bfloat16', partitioner=partitioner)
   peak = memory('VmHWM')
