@@ -3,9 +3,14 @@
 import dataclasses
 import string
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_opt.data import sources
+from lora_opt.reading import values
+from lora_opt.reading.values import shown
+
+_SHOWN = 3  # bad rows that are named in full
+_DIGITS = 40  # of a whole number; those of 2^64 are 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Example:
   references: tuple[str, ...] = ()
   texts: tuple[str, ...] = ()
   number: float | None = None
+
+  def characters(self) -> int:
+    """How many characters there are to tokenize."""
+    texts = (self.prompt, *self.texts, *(self.choices or (self.completion,)))
+    return sum(map(len, texts))
 
 
 class Examples(Sequence):
@@ -71,16 +81,24 @@ class Examples(Sequence):
     kept = [r for i, r in enumerate(self.indices) if i not in left_out]
     return Examples(self.source, self._make, self.split, kept)
 
-  def usable(self) -> tuple['Examples', list[str]]:
+  def usable(self) -> tuple['Examples', 'BadRows']:
     """The examples that can be made, and what is wrong with the others."""
-    bad, problems = [], []
+    bad, first = [], []
     for place in range(len(self)):
       try:
         self[place]
       except ValueError as error:
         bad.append(place)
-        problems.append(str(error))
-    return self.without(bad), problems
+        if len(bad) <= _SHOWN:
+          first.append(str(error))
+    return self.without(bad), BadRows(len(bad), first)
+
+
+class BadRows(NamedTuple):
+  """How many rows cannot be used, and what is wrong with the first."""
+
+  count: int = 0
+  first: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,18 +120,31 @@ class Record:
     if not isinstance(self.row, Mapping):
       raise self.error(f'expected a dict, found {type(self.row).__name__}')
     if name not in self.row:
-      available = ', '.join(map(str, self.row)) or 'none'
+      available = ', '.join(map(_named, list(self.row)[:20])) or 'none'
       raise self.error(f'no field {name!r}; available fields: {available}')
     return self.row[name]
 
   def text(self, name: str) -> str:
-    """The value of field `name` as text; numbers are written out."""
+    """The value of field `name` as text; numbers are written out.
+
+    That is done where there is one way to: for whole numbers, and for others
+    that Python writes without an exponent, such as 2.5.
+    """
     value = self.field(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
       raise self.error(
-        f'field {name!r} must be text, found {type(value).__name__} {value!r}'
+        f'field {name!r} must be text, found {type(value).__name__} '
+        f'{shown(value)}'
       )
-    return str(value)
+    if isinstance(value, str):
+      return self._checked(value, name)
+    text = _written(value)
+    if text is None:
+      raise self.error(
+        f'field {name!r} must be text, and the number {shown(value)} can be '
+        'written in several ways or in none: write it as text'
+      )
+    return text
 
   def texts(self, name: str, at_least: int = 2) -> tuple[str, ...]:
     """The value of field `name`, a list of so many texts or more."""
@@ -121,12 +152,22 @@ class Record:
     if not isinstance(value, list | tuple) or len(value) < at_least:
       count = {1: 'one text', 2: 'two texts'}[at_least]
       raise self.error(
-        f'field {name!r} must be a list of at least {count}, found {value!r}'
+        f'field {name!r} must be a list of at least {count}, found '
+        f'{shown(value)}'
       )
     for item in value:
       if not isinstance(item, str) or not item:
-        raise self.error(f'field {name!r} must hold texts, found {item!r}')
+        raise self.error(f'field {name!r} must hold texts, found {shown(item)}')
+      self._checked(item, name)
     return tuple(value)
+
+  def _checked(self, text: str, name: str) -> str:
+    if text.isascii():
+      return text
+    try:
+      return values.text(text, f'field {name!r}')
+    except ValueError as error:
+      raise self.error(str(error)) from None
 
   def fill(self, template: str, **names: str) -> str:
     """The template with this row's fields in it.
@@ -136,8 +177,20 @@ class Record:
       **names: fields that go by another name in the template.
     """
     fields = Template(template).fields
-    values = {name: self.text(names.get(name, name)) for name in fields}
-    return template.format(**values)
+    texts = {name: self.text(names.get(name, name)) for name in fields}
+    return template.format(**texts)
+
+
+def _named(key: Any) -> str:
+  return shown(key, 40)[1:-1] if isinstance(key, str) else shown(key, 40)
+
+
+def _written(number: int | float) -> str | None:
+  """The number in digits, if there is one usual way to write it."""
+  if isinstance(number, int):
+    return str(number) if abs(number) < 10**_DIGITS else None
+  text = str(float(number))
+  return text if text.lstrip('-').replace('.', '', 1).isdigit() else None
 
 
 @dataclasses.dataclass(frozen=True)

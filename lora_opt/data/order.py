@@ -5,6 +5,7 @@ in training is two integers and nothing has to be stored to find it again.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -107,8 +108,8 @@ def mixing_rates(
   >>> mixing_rates([1, 16], 'proportional', temperature=2)
   (0.2, 0.8)
   """
-  if temperature <= 0:
-    raise ValueError(f'temperature={temperature} must be above 0')
+  if not 0 < temperature < math.inf:
+    raise ValueError(f'temperature={temperature} must be above 0, and finite')
   if maximum is not None and maximum < 1:
     raise ValueError(f'maximum={maximum} must be at least 1, or None')
   if rates == 'proportional':
@@ -122,7 +123,15 @@ def mixing_rates(
     )
   else:
     weights = list(rates)
-  if not all(weight > 0 for weight in weights):
-    raise ValueError(f'rates={rates!r}: every rate must be above 0')
-  powers = [weight ** (1 / temperature) for weight in weights]
-  return tuple(power / sum(powers) for power in powers)
+  if not all(0 < weight < math.inf for weight in weights):
+    raise ValueError(f'rates={rates!r}: every rate must be above 0, and finite')
+  try:
+    powers = [weight ** (1 / temperature) for weight in weights]
+    shares = tuple(power / sum(powers) for power in powers)
+  except (OverflowError, ZeroDivisionError):
+    shares = (0,)
+  if min(shares) == 0:
+    raise ValueError(
+      f'rates={rates!r} at temperature={temperature} leave nothing to a task'
+    )
+  return shares

@@ -16,12 +16,18 @@ from lora_opt.data import (
   sources,
   text_batching,
 )
-from lora_opt.data.examples import Example, Examples, Record, Template
+from lora_opt.data.examples import (
+  BadRows,
+  Example,
+  Examples,
+  Record,
+  Template,
+)
 from lora_opt.data.overlap import overlap
+from lora_opt.reading import values
 
 SPLITS = ('train', 'eval')
 ON_BAD = ('error', 'skip')
-_SHOWN = 3  # bad rows that are named in full
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,8 +50,12 @@ class Task:
     too_long: what to do with examples longer than a row: 'drop', 'truncate' or
       'error', see lora_opt.data.batching.encode_split.
     on_bad: what to do with rows that cannot be used (no JSON, not UTF-8, a
-      field that is missing, empty or of a wrong type): 'error' refuses the
-      first, 'skip' leaves all of them out and counts them.
+      field that is missing, empty, of a wrong type or too long): 'error'
+      refuses the first, 'skip' leaves all of them out and counts them.
+    max_characters: what prompt and completions of one example may have
+      together, and a tenth of the prompt times the number of choices; a row of
+      more cannot be used. Texts longer by far than any row of tokens only cost
+      time: tokenizing a million characters takes seconds.
     leave_out_overlap: evaluate without the questions that also stand in the
       training split.
     metrics: those of lora_opt.evaluation.metrics, or what offers the same; the
@@ -62,6 +72,7 @@ class Task:
   packing: bool = True
   too_long: str = 'drop'
   on_bad: str = 'error'
+  max_characters: int = 10**6
   leave_out_overlap: bool = False
   metrics: Sequence[Any] = ()
   texts: Sequence[str] | None = None
@@ -82,6 +93,9 @@ class Task:
         f'task {self.name!r}: on_bad={self.on_bad!r} must be one of '
         f'{", ".join(ON_BAD)}'
       )
+    values.integer(
+      self.max_characters, f'task {self.name!r}: max_characters', least=1
+    )
 
   @property
   def metric(self) -> str:
@@ -117,15 +131,15 @@ class Task:
         training and evaluation generate the same rows.
     """
     for split in splits:
-      examples, problems = self._rows[split]
-      if problems:
+      examples, bad = self._rows[split]
+      if bad.count:
         logging.warning(
           'task %r: %d of %d %s rows cannot be used and are left out: %s',
           self.name,
-          len(problems),
+          bad.count,
           len(examples.source),
           split,
-          '; '.join(problems[:_SHOWN]),
+          '; '.join(bad.first),
         )
       elif self.on_bad == 'error':
         for _ in examples:
@@ -155,12 +169,12 @@ class Task:
     """
     facts: dict[str, Any] = {'task': self.name, 'kind': self.kind}
     for split in SPLITS:
-      _, problems = self._rows[split]
+      _, bad = self._rows[split]
       facts[split] = {
         **sources.describe(self.source(split)),
         'examples': len(self.examples(split)),
-        'bad_rows': len(problems),
-        'first_bad_rows': problems[:_SHOWN],
+        'bad_rows': bad.count,
+        'first_bad_rows': list(bad.first),
       }
     facts['overlap'] = len(self._overlap)
     facts['overlap_left_out'] = self.leave_out_overlap
@@ -181,10 +195,18 @@ class Task:
   def whole_example(self, record: Record) -> Example:
     """The example with the texts that an encoder reads."""
     example = self.example(record)
-    if self.texts is None:
-      return example
-    texts = tuple(record.text(field) for field in self.texts)
-    return dataclasses.replace(example, texts=texts)
+    if self.texts is not None:
+      texts = tuple(record.text(field) for field in self.texts)
+      example = dataclasses.replace(example, texts=texts)
+    size, most = example.characters(), self.max_characters
+    # The prompt is tokenized with each of the choices.
+    if size > most or len(example.prompt) * len(example.choices) > 10 * most:
+      choices = f', {len(example.choices)} choices' if example.choices else ''
+      raise record.error(
+        f'{size:,} characters{choices}, more than max_characters={most:,} of '
+        'the task allows'
+      )
+    return example
 
   def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of the completion to be learned.
@@ -345,7 +367,7 @@ class _Checked(NamedTuple):
   """The rows of a split that are used, and what is wrong with the others."""
 
   examples: Examples
-  problems: list[str]
+  bad: BadRows
 
 
 class _Splits(dict):
@@ -359,5 +381,7 @@ class _Splits(dict):
     task = self._task
     examples = Examples(task.source(split), task.whole_example, split)
     skip = task.on_bad == 'skip'
-    self[split] = _Checked(*(examples.usable() if skip else (examples, [])))
+    self[split] = _Checked(
+      *(examples.usable() if skip else (examples, BadRows()))
+    )
     return self[split]

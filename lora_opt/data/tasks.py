@@ -20,7 +20,6 @@ lora_opt.data.task.Task.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -36,6 +35,8 @@ from lora_opt.data.extraction import (
 )
 from lora_opt.data.mixture import Mixture
 from lora_opt.data.task import Task
+from lora_opt.reading import values
+from lora_opt.reading.values import shown
 
 __all__ = [
   'Classification',
@@ -52,6 +53,9 @@ __all__ = [
   'last_number',
   'same_number',
 ]
+
+
+_LARGEST = 3.4e38  # labels are float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,12 +83,12 @@ class MultipleChoice(Task):
     if isinstance(answer, bool) or not isinstance(answer, int):
       raise record.error(
         f'field {self.answer!r} must be the index of a choice, found '
-        f'{type(answer).__name__} {answer!r}'
+        f'{type(answer).__name__} {shown(answer)}'
       )
     if not 0 <= answer < len(choices):
       raise record.error(
-        f'field {self.answer!r} is {answer}, but there are {len(choices)} '
-        f'choices (0 to {len(choices) - 1})'
+        f'field {self.answer!r} is {shown(answer)}, but there are '
+        f'{len(choices)} choices (0 to {len(choices) - 1})'
       )
     prompt = record.fill(self.prompt, question=self.question)
     return Example(prompt, choices[answer], choices, answer, record.row)
@@ -118,6 +122,8 @@ class FillBlank(MultipleChoice):
   def example(self, record: Record) -> Example:
     example = super().example(record)
     after = record.text(self.after)
+    if not isinstance(record.field(self.after), str):
+      raise record.error(f'field {self.after!r} must be text, found {after}')
     if not after.strip():
       raise record.error(f'field {self.after!r} is empty: nothing to score')
     choices = tuple(option + after for option in example.choices)
@@ -184,12 +190,12 @@ class Classification(Task):
     if isinstance(label, bool) or not isinstance(label, int):
       raise record.error(
         f'field {self.label!r} must be a label, one of {", ".join(names)} or '
-        f'its index, found {type(label).__name__} {label!r}'
+        f'its index, found {type(label).__name__} {shown(label)}'
       )
     if not 0 <= label < len(names):
       raise record.error(
-        f'field {self.label!r} is {label}, but there are {len(names)} labels: '
-        f'0 to {len(names) - 1} ({", ".join(names)})'
+        f'field {self.label!r} is {shown(label)}, but there are {len(names)} '
+        f'labels: 0 to {len(names) - 1} ({", ".join(names)})'
       )
     return label
 
@@ -215,15 +221,16 @@ class Regression(Task):
     return 'pearson'
 
   def example(self, record: Record) -> Example:
-    number = record.field(self.number)
-    real = isinstance(number, int | float) and not isinstance(number, bool)
-    if not real or not math.isfinite(number):
+    found = record.field(self.number)
+    try:
+      number = values.number(found, '', -_LARGEST, _LARGEST)
+    except ValueError:
       raise record.error(
         f'field {self.number!r} must be a number, found '
-        f'{type(number).__name__} {number!r}'
-      )
+        f'{type(found).__name__} {shown(found)}'
+      ) from None
     prompt = record.fill(self.prompt)
-    return Example(prompt, f'{number:g}', row=record.row, number=float(number))
+    return Example(prompt, f'{number:g}', row=record.row, number=number)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,7 +326,7 @@ class Generation(Task):
       record.text(self.answer)
     elif not self._scorer and self._extract(completion) is None:
       raise record.error(
-        f'extract={self.extract!r} finds no answer in {completion!r}'
+        f'extract={self.extract!r} finds no answer in {shown(completion)}'
       )
     return Example(
       record.fill(self.prompt),

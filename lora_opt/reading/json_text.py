@@ -70,13 +70,7 @@ def parse_json(
     raise ValueError(f'{place}: {len(data):,} bytes, at most {most:,} are read')
   try:
     text = data if isinstance(data, str) else data.decode('utf-8-sig')
-    value = json.loads(
-      text,
-      object_pairs_hook=_object,
-      parse_int=_integer,
-      parse_float=_float,
-      parse_constant=_no_number,
-    )
+    value = _DECODER.decode(text)
   except UnicodeDecodeError as error:
     raise ValueError(
       f'{place}: not UTF-8: byte {data[error.start]:#04x} at position '
@@ -157,3 +151,12 @@ def _check_text(value: Any, place: str) -> None:
     elif isinstance(one, dict):
       waiting += one
       waiting += one.values()
+
+
+# Made once: lines of data are many and short.
+_DECODER = json.JSONDecoder(
+  object_pairs_hook=_object,
+  parse_int=_integer,
+  parse_float=_float,
+  parse_constant=_no_number,
+)

@@ -97,7 +97,11 @@ def test_temperature_goes_from_proportional_to_equal():
     ({'rates': (1, 2)}, "'abc': .* a number for each of the 3 tasks"),
     ({'rates': 'often'}, "rates='often' must be 'proportional', 'equal'"),
     ({'rates': (1, 0, 1)}, 'every rate must be above 0'),
+    ({'rates': (1, float('nan'), 1)}, 'every rate must be above 0, and fin'),
+    ({'rates': (1, float('inf'), 1)}, 'every rate must be above 0, and fin'),
     ({'temperature': 0}, 'temperature=0 must be above 0'),
+    ({'temperature': float('nan')}, 'temperature=nan must be above 0'),
+    ({'temperature': 1e-6, 'rates': (1, 2, 1)}, 'leave nothing to a task'),
     ({'maximum': 0}, 'maximum=0 must be at least 1'),
   ],
 )

@@ -2,24 +2,28 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
 from lora_opt.data.sources._rows import Row, Rows, file_facts
+from lora_opt.reading.json_text import parse_json
+from lora_opt.reading.lines import LONGEST, Lines
+from lora_opt.reading.values import shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class JsonLines(Rows):
   """Rows of a file that holds one JSON object a line (UTF-8).
 
-  The rows are kept in memory. A line that is no JSON object raises a
-  ValueError when it is asked for.
+  A line is read and parsed when it is asked for, so a file may be larger than
+  the memory. A line that is no JSON object, or not the JSON of the standard
+  (NaN, half a surrogate pair, a key twice), raises a ValueError.
 
   Args:
     file: the file, relative to `folder`.
     folder: where the file is; a configuration sets this once for all files.
-    limit: use the first `limit` rows only.
+    limit: use the first `limit` rows only; what follows is not read.
+    longest: bytes that a line may have; a longer one raises a ValueError.
 
   Raises (at first use):
     FileNotFoundError: there is no such file.
@@ -29,6 +33,7 @@ class JsonLines(Rows):
   file: str
   folder: str = ''
   limit: int | None = None
+  longest: int = LONGEST
 
   @functools.cached_property
   def path(self) -> pathlib.Path:
@@ -47,43 +52,24 @@ class JsonLines(Rows):
     (facts,) = file_facts(self.path)
     return facts
 
-  def _load(self) -> list[Row | ValueError]:
-    if not self.path.is_file():
+  def _load(self) -> Lines:
+    try:
+      lines = Lines(self.path, limit=self.limit, longest=self.longest)
+    except FileNotFoundError as error:
       raise FileNotFoundError(
         f'no data file {self.path}. Point the folder (in a configuration: '
         f'DATA_DIR) at the one that holds {self.file!r}'
-      )
-    lines = self.path.read_bytes().split(b'\n')
-    if not lines[-1].strip():
-      lines.pop()  # the newline that ends the file
+      ) from error
     if not lines:
       raise ValueError(f'{self.path} is empty: expected one JSON object a line')
-    return [
-      _parse(line, self.where(number)) for number, line in enumerate(lines)
-    ]
+    return lines
 
-
-def _parse(line: bytes, place: str) -> Row | ValueError:
-  try:
-    row = json.loads(line.decode('utf-8'))
-  except UnicodeDecodeError as error:
-    return ValueError(
-      f'{place}: not UTF-8: byte {line[error.start]:#04x} at position '
-      f'{error.start}. Convert the file to UTF-8'
-    )
-  except json.JSONDecodeError as error:
-    return ValueError(
-      f'{place}: not JSON: {error.msg} at column {error.colno}, found '
-      f'{_shorten(line)}'
-    )
-  if not isinstance(row, dict):
-    return ValueError(
-      f'{place}: expected a JSON object, found {type(row).__name__} '
-      f'{_shorten(line)}'
-    )
-  return row
-
-
-def _shorten(line: bytes, length: int = 60) -> str:
-  text = line.decode('utf-8', errors='replace')
-  return repr(text if len(text) <= length else text[:length] + '...')
+  def _row(self, index: int) -> Row:
+    place = self.where(index)
+    row = parse_json(self._rows[index], place, most=self.longest + 2)
+    if not isinstance(row, dict):
+      raise ValueError(
+        f'{place}: expected a JSON object, found {type(row).__name__} '
+        f'{shown(row)}'
+      )
+    return row

@@ -41,16 +41,19 @@ def describe(source: Sequence[Row]) -> dict[str, Any]:
 
 
 class Rows(Sequence):
-  """A source whose rows are loaded once, at first use.
+  """A source whose rows are found once, at first use.
 
-  A subclass has a `title`, a `limit` and a method `_load` that gives the rows;
-  in the place of one that cannot be read stands the ValueError that says why.
+  A subclass has a `title`, a `limit` and a method `_load` that gives the rows,
+  or what `_row` makes a row of. In the place of one that cannot be read may
+  stand the ValueError that says why.
   """
 
   @functools.cached_property
-  def _rows(self) -> Sequence[Row | ValueError]:
+  def _rows(self) -> Sequence[Any]:
     limit = self.limit
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (
+      isinstance(limit, bool) or not isinstance(limit, int) or limit < 1
+    ):
       raise ValueError(
         f'{self.title}: limit={limit!r} must be a positive number of rows, '
         'or None for all of them'
@@ -64,6 +67,9 @@ class Rows(Sequence):
   def __getitem__(self, index: int) -> Row:
     if not 0 <= index < len(self):
       raise IndexError(f'{self.title} has {len(self)} rows, not row {index}')
+    return self._row(index)
+
+  def _row(self, index: int) -> Row:
     row = self._rows[index]
     if isinstance(row, ValueError):
       raise row

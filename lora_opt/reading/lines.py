@@ -1,0 +1,114 @@
+"""The lines of a file of any size, found once and read when asked for."""
+
+import array
+import os
+import pathlib
+from collections.abc import Sequence
+
+# Of one line, its end not counted. A book has a megabyte or two.
+LONGEST = 2**24
+# What the places of so many lines take in memory: 1 GiB.
+MOST_LINES = 2**27
+_CHUNK = 2**20
+
+
+class Lines(Sequence):
+  """The lines of a file as bytes, by index, without their ends (LF or CRLF).
+
+  Only the places of the lines are kept in memory. White space behind the last
+  end of a line is no line.
+
+  Args:
+    file: The file.
+    limit: Look at so many lines only; what follows is not read.
+    longest: Bytes that one line may have.
+
+  Raises:
+    FileNotFoundError: There is no such file.
+    OSError: It cannot be read, or was changed after its lines were found.
+    ValueError: It is no file, or has more than `MOST_LINES` lines; or, when a
+      line is asked for, that line is too long.
+  """
+
+  def __init__(
+    self,
+    file: pathlib.Path,
+    *,
+    limit: int | None = None,
+    longest: int = LONGEST,
+  ):
+    self.file, self.longest = file, longest
+    self._stream = None
+    # Where each line begins, and where the one behind the last would.
+    self._starts = array.array('Q', [0])
+    if not file.exists():
+      raise FileNotFoundError(f'no {file.name} in {file.parent}')
+    if not file.is_file():
+      raise ValueError(f'{file} is not a file')
+    try:
+      self._state = _state(os.stat(file))
+      self._find(MOST_LINES + 1 if limit is None else limit)
+    except OSError as error:
+      raise OSError(f'{file} cannot be read: {error.strerror}') from error
+    if len(self) > MOST_LINES:
+      raise ValueError(f'{file} has more than {MOST_LINES:,} lines: split it')
+
+  def __len__(self) -> int:
+    return len(self._starts) - 1
+
+  def __getitem__(self, index: int) -> bytes:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self.file} has {len(self)} lines, not line {index}')
+    start, end = self._starts[index], self._starts[index + 1]
+    if end - start > self.longest + 2:
+      raise ValueError(
+        f'{self.place(index)}: a line of {end - start:,} bytes, at most '
+        f'{self.longest:,} are read'
+      )
+    data = self._read(start, end - start)
+    return data.removesuffix(b'\n').removesuffix(b'\r')
+
+  def place(self, index: int) -> str:
+    """File and line, counted from 1, as editors do."""
+    return f'{self.file}:{index + 1}'
+
+  def __getstate__(self) -> dict:
+    return self.__dict__ | {'_stream': None}
+
+  def __del__(self):
+    if getattr(self, '_stream', None) is not None:
+      self._stream.close()
+
+  def _find(self, most: int) -> None:
+    blank = True
+    with self.file.open('rb') as stream:
+      place = 0
+      while chunk := stream.read(_CHUNK):
+        begin = 0
+        while end := chunk.find(b'\n', begin) + 1:
+          self._starts.append(place + end)
+          if len(self) == most:
+            return
+          begin, blank = end, True
+        blank = blank and not chunk[begin:].strip()
+        place += len(chunk)
+    if not blank:
+      self._starts.append(place)
+
+  def _read(self, start: int, size: int) -> bytes:
+    try:
+      if self._stream is None:
+        self._stream = self.file.open('rb', buffering=0)
+      number = self._stream.fileno()
+      if _state(os.fstat(number)) == self._state:
+        data = os.pread(number, size, start)
+        if len(data) == size:
+          return data
+    except OSError as error:
+      raise OSError(f'{self.file} cannot be read: {error.strerror}') from error
+    raise OSError(f'{self.file} was changed while it was in use')
+
+
+def _state(facts: os.stat_result) -> tuple[int, ...]:
+  """What differs once a file was written to or replaced."""
+  return facts.st_ino, facts.st_size, facts.st_mtime_ns
