@@ -1,12 +1,30 @@
 """Rows of a folder in the formats of Hugging Face datasets."""
 
+import bisect
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from lora_opt.data.sources._blocks import (
+  MEMORY,
+  SECONDS,
+  WANTED,
+  Blocks,
+  cut,
+)
 from lora_opt.data.sources._rows import Row, Rows, file_facts
+from lora_opt.reading import values
+from lora_opt.reading.confined import Confined, ConfinedError
+from lora_opt.reading.files import inside
+from lora_opt.reading.json_text import read_json
+from lora_opt.reading.lines import LONGEST
+
+_PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})\.\w+')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,19 +35,28 @@ class HuggingFace(Rows):
   of a data set repository (parquet files whose names begin with the split's,
   as train-00000-of-00001.parquet, in the folder itself or in data/).
 
+  Rows are read a few hundred at a time, in a process of its own, since a
+  damaged file may crash pyarrow. Texts, numbers, truth values, and lists and
+  structures of them are given; of other columns (times, images) only their
+  type.
+
   Args:
     folder: the folder of the data set, or of one configuration of it.
     split: 'train', say.
     limit: use the first `limit` rows only.
+    longest: bytes that a row may have, as JSON; a longer one raises a
+      ValueError, as does one with text that is not UTF-8.
 
   Raises (at first use):
     FileNotFoundError: no such folder or split in it.
-    ValueError: the files are damaged.
+    ValueError: the files are damaged, or not all of them are there. Damage
+      that shows only when a row is asked for is an OSError.
   """
 
   folder: str
   split: str
   limit: int | None = None
+  longest: int = LONGEST
 
   @property
   def title(self) -> str:
@@ -44,8 +71,7 @@ class HuggingFace(Rows):
     folder = pathlib.Path(self.folder).expanduser()
     state = folder / self.split / 'state.json'
     if state.is_file():
-      named = json.loads(state.read_text(encoding='utf-8'))['_data_files']
-      return [state.parent / file['filename'] for file in named]
+      return _named_files(state)
     for place in (folder, folder / 'data'):
       files = sorted(
         path
@@ -53,25 +79,97 @@ class HuggingFace(Rows):
         for path in place.glob(self.split + end)
       )
       if files:
+        _check_parts(files)
         return files
     raise FileNotFoundError(
       f'{folder} holds no split {self.split!r}: looked for '
       f'{self.split}/state.json (of save_to_disk) and {self.split}-*.parquet'
     )
 
-  def _load(self) -> list[Row]:
-    import pyarrow as pa  # slow, and only here: not every run needs it
-    from pyarrow import parquet
+  @functools.cached_property
+  def _process(self) -> Confined:
+    # Arrow files are mapped, which counts as memory.
+    largest = max(path.stat().st_size for path in self._files)
+    return _process(MEMORY + 2**30 * -(-largest // 2**30))
 
-    def table(path):
-      if path.suffix == '.parquet':
-        return parquet.read_table(path)
-      with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_stream(file).read_all()
+  @functools.cached_property
+  def _starts(self) -> list[int]:
+    """The number of the first row of each file, and of all rows."""
+    counts = []
+    for path in self._files:
+      left = None if self.limit is None else self.limit - sum(counts)
+      if left is not None and left <= 0:
+        break
+      try:
+        counts.append(self._process('count', str(path), left))
+      except ConfinedError as error:
+        raise ValueError(f'{path}: damaged file: {cut(error)}') from None
+    return list(itertools.accumulate(counts, initial=0))
 
-    files = self._files
+  def _load(self) -> Blocks:
+    return Blocks(self._starts[-1], self._read)
+
+  def _read(self, index: int) -> list[Row | ValueError]:
+    number = bisect.bisect_right(self._starts, index) - 1
+    path, start = self._files[number], index - self._starts[number]
     try:
-      tables = [table(path) for path in files]
-    except (pa.ArrowInvalid, OSError) as error:
-      raise ValueError(f'{self.title}: damaged file: {error}') from error
-    return pa.concat_tables(tables).to_pylist()
+      reply = self._process('rows', str(path), start, WANTED, self.longest)
+    except ConfinedError as error:
+      # No ValueError: it is not about one row.
+      raise OSError(f'{path}: damaged file: {cut(error)}') from None
+    found = json.loads(reply)
+    unread = {name: Unread(kind) for name, kind in found['unread'].items()}
+    return [
+      ValueError(f'{path} row {start + place}: {row}')
+      if isinstance(row, str)
+      else dict(zip(found['names'], row, strict=True)) | unread
+      for place, row in enumerate(found['rows'])
+    ]
+
+
+@functools.cache
+def _process(memory: int) -> Confined:
+  """One process for all sources, as it takes a second to start."""
+  file = pathlib.Path(__file__).with_name('_arrow_process.py')
+  return Confined(file, 'work', seconds=SECONDS, memory=memory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unread:
+  """In the place of a value of a type that is not read."""
+
+  type: str
+
+
+def _named_files(state: pathlib.Path) -> list[pathlib.Path]:
+  """The files that a state of `save_to_disk` names."""
+  facts = read_json(state)
+  if facts.get('_indices_data_files'):
+    raise ValueError(
+      f'{state}: the rows are a selection of those in the files. Apply '
+      'flatten_indices() before save_to_disk()'
+    )
+  files = []
+  for entry in values.items(facts.get('_data_files'), f'{state}: _data_files'):
+    entry = values.table(entry, f'{state}: an entry of _data_files')
+    file = inside(state.parent, entry.get('filename'), str(state))
+    if not file.is_file():
+      raise FileNotFoundError(f'{state} names {file.name}, which is not there')
+    files.append(file)
+  if not files or len(set(files)) < len(files):
+    raise ValueError(f'{state}: _data_files names no file, or one twice')
+  return files
+
+
+def _check_parts(files: Sequence[pathlib.Path]) -> None:
+  """Raises ValueError unless all parts of a set are there, once."""
+  parts = [_PART.search(file.name) for file in files]
+  if not all(parts):
+    return
+  totals = {int(part[2]) for part in parts}
+  numbers = sorted(int(part[1]) for part in parts)
+  if numbers != list(range(len(files))) or totals != {len(files)}:
+    raise ValueError(
+      f'{files[0].parent}: {files[0].name} and those like it, {len(files)} in '
+      f'all, are not the parts 0 to {min(totals) - 1} of one set'
+    )

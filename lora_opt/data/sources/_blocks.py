@@ -1,0 +1,42 @@
+"""Rows that another process reads, a block at a time."""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+WANTED = 256  # rows of a block
+# Of the process that reads. A page of a file may well take 100 MB.
+SECONDS = 60.0
+MEMORY = 3 * 2**29
+_KEPT = 4
+
+
+class Blocks(Sequence):
+  """Rows by index. The last few blocks are kept, the others read again.
+
+  Args:
+    count: how many rows there are.
+    read: gives rows from an index on, at least one.
+  """
+
+  def __init__(self, count: int, read: Callable[[int], Sequence[Any]]):
+    self._count, self._read = count, read
+    self._kept = collections.deque(maxlen=_KEPT)
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int) -> Any:
+    for start, rows in self._kept:
+      if start <= index < start + len(rows):
+        return rows[index - start]
+    rows = self._read(index)
+    self._kept.appendleft((index, rows))
+    return rows[0]
+
+
+def cut(problem: Exception, length: int = 300) -> str:
+  """What another library complains about, short and on one line."""
+  text = ' '.join(str(problem).split())
+  text = ''.join(c if c.isprintable() else '?' for c in text)
+  return text if len(text) <= length else text[:length] + '...'
