@@ -5,6 +5,7 @@ import functools
 
 import jax
 
+from lora_opt.models.fields import check_fields
 from lora_opt.models.norms import NORMS
 
 # `DecoderConfig.activation`: the function.
@@ -55,7 +56,8 @@ class DecoderConfig:
       have no divisors then; None for that of the other layers.
 
   Raises:
-    ValueError: If the settings contradict each other.
+    ValueError: If a setting is not of its type, out of all bounds, or the
+      settings contradict each other.
 
   >>> DecoderConfig(64, 16, 1, num_heads=3, num_kv_heads=2, head_dim=4,
   ...               mlp_dim=32)
@@ -92,10 +94,7 @@ class DecoderConfig:
   local_rope_theta: float | None = None
 
   def __post_init__(self):
-    for field in dataclasses.fields(self)[:7]:
-      value = getattr(self, field.name)
-      if value < 1:
-        raise ValueError(f'{field.name}={value} must be at least 1')
+    check_fields(self, window=(0, 2**31))
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must be a multiple of '

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from lora_opt.models.fields import check_fields
+
 TERMS = ('c2p', 'p2c')
 ACTIVATIONS = ('gelu', 'gelu_tanh', 'relu', 'silu', 'tanh')
 POOLINGS = ('first', 'mean')
@@ -38,13 +40,12 @@ class RelativePositions:
   norm: bool = True
 
   def __post_init__(self):
+    check_fields(self, span=(2, 2**20))
     if unknown := set(self.terms) - set(TERMS):
       raise ValueError(
         f'terms={self.terms!r}: {", ".join(sorted(unknown))} must be of '
         f'{", ".join(TERMS)}'
       )
-    if self.span < 2:
-      raise ValueError(f'span={self.span} must be at least 2')
     if self.buckets and self.max_distance <= self.span // 2 + 1:
       raise ValueError(
         f'max_distance={self.max_distance} must be more than half of span='
@@ -83,7 +84,8 @@ class EncoderConfig:
       None for a head of one linear map.
 
   Raises:
-    ValueError: If the sizes contradict each other.
+    ValueError: If a setting is not of its type, out of all bounds, or the
+      sizes contradict each other.
   """
 
   vocab_size: int
@@ -102,10 +104,9 @@ class EncoderConfig:
   pooler: str | None = 'tanh'
 
   def __post_init__(self):
-    for field in dataclasses.fields(self)[:6]:
-      value = getattr(self, field.name)
-      if value < 1:
-        raise ValueError(f'{field.name}={value} must be at least 1')
+    check_fields(
+      self, position_offset=(0, self.max_length), token_types=(0, 2**16)
+    )
     if self.embed_dim % self.num_heads:
       raise ValueError(
         f'embed_dim={self.embed_dim} must be a multiple of num_heads='

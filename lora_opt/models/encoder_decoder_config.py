@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from lora_opt.models.config import ACTIVATIONS
+from lora_opt.models.fields import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,8 @@ class EncoderDecoderConfig:
     start_id: Token that opens every decoder input; also fills up batches.
 
   Raises:
-    ValueError: If the sizes contradict each other.
+    ValueError: If a setting is not of its type, out of all bounds, or the
+      sizes contradict each other.
 
   >>> EncoderDecoderConfig(64, 16, 1, 1, num_heads=2, head_dim=8, mlp_dim=32,
   ...                      num_buckets=32, max_distance=16)
@@ -56,13 +58,12 @@ class EncoderDecoderConfig:
   start_id: int = 0
 
   def __post_init__(self):
-    for field in dataclasses.fields(self)[:7]:
-      value = getattr(self, field.name)
-      if value < 1:
-        raise ValueError(f'{field.name}={value} must be at least 1')
-    if self.num_buckets < 4 or self.num_buckets % 2:
+    check_fields(self, num_buckets=(4, 2**16), start_id=(0, 2**24))
+    if self.num_buckets % 2:
+      raise ValueError(f'num_buckets={self.num_buckets} must be even')
+    if self.start_id >= self.vocab_size:
       raise ValueError(
-        f'num_buckets={self.num_buckets} must be even and at least 4'
+        f'start_id={self.start_id} must be below vocab_size={self.vocab_size}'
       )
     if self.max_distance <= self.num_buckets // 2:
       raise ValueError(

@@ -17,6 +17,7 @@ from flax import linen as nn
 from lora_opt.models.axes import gathered
 from lora_opt.models.dora import column_gain
 from lora_opt.models.quantized import QuantizedKernel, matmul
+from lora_opt.reading import values
 
 Initializer = jax.nn.initializers.Initializer
 
@@ -65,7 +66,8 @@ class LoraConfig:
     dtype: Type the adapter is stored and trained in.
 
   Raises:
-    ValueError: For a rank below 1 or a dropout rate outside [0, 1).
+    ValueError: For a rank below 1, a dropout rate outside [0, 1), an alpha
+      that is no number above 0, or a setting of another type.
 
   >>> LoraConfig(rank=16, alpha=32).scale
   2.0
@@ -86,12 +88,15 @@ class LoraConfig:
 
   def __post_init__(self):
     check_dtype(self.dtype)
-    if self.rank < 1:
-      raise ValueError(f'LoRA rank={self.rank} must be at least 1')
+    values.integer(self.rank, 'LoRA rank', 1, 2**20)
+    values.number(self.alpha, 'LoRA alpha', above=0)
+    values.number(self.dropout, 'LoRA dropout')
+    for name in ('rslora', 'dora'):
+      values.boolean(getattr(self, name), f'LoRA {name}')
     if not 0 <= self.dropout < 1:
       raise ValueError(f'LoRA dropout={self.dropout} must be in [0, 1)')
     try:
-      re.compile(self.target)
+      re.compile(values.text(self.target, 'LoRA target'))
     except re.error as error:
       raise ValueError(
         f'LoRA target={self.target!r} is not a regular expression: {error}'

@@ -27,6 +27,7 @@ from lora_opt.models.variables import (
   init_collection,
   logical_axes,
 )
+from lora_opt.reading import values
 
 if TYPE_CHECKING:
   from lora_opt.models.pretrained.family import Family
@@ -84,10 +85,9 @@ class SequenceClassifier:
     check_settings(
       self.config, self.tokenizer, self.lora_config, self.remat, self.dtype
     )
-    if self.outputs < 1:
-      raise ValueError(f'outputs={self.outputs} must be at least 1')
+    values.integer(self.outputs, 'outputs', 1, 2**20)
     for name in ('dropout', 'head_dropout'):
-      rate = getattr(self, name)
+      rate = values.number(getattr(self, name), name)
       if not 0 <= rate < 1:
         raise ValueError(f'{name}={rate} must be in [0, 1)')
 

@@ -8,7 +8,16 @@ from lora_opt.models.random_model import random_model
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'num_layers': 0}, 'num_layers=0 must be at least 1'),
+    ({'num_layers': 0}, 'num_layers: expected a whole number from 1'),
+    ({'num_layers': 10**9}, 'num_layers: expected a whole number from 1'),
+    ({'num_layers': 2.0}, 'num_layers: expected a whole number.* found 2.0'),
+    ({'num_heads': True}, 'num_heads: expected a whole number.* found True'),
+    ({'norm_eps': -1.0}, 'norm_eps: expected a finite number .* found -1.0'),
+    ({'norm_eps': float('nan')}, 'norm_eps: expected a finite number'),
+    ({'rope_theta': 0}, 'rope_theta: expected a finite number'),
+    ({'rope_divisors': (0.0,) * 4}, 'rope_divisors: expected a finite num'),
+    ({'tie_embeddings': 'false'}, 'tie_embeddings: expected true or false'),
+    ({'activation': ['relu']}, 'activation: expected a text'),
     ({'num_kv_heads': 3}, 'num_heads=4 must be a multiple of num_kv_heads=3'),
     ({'head_dim': 7}, 'head_dim=7 must be even'),
     ({'rope_divisors': (1.0,)}, 'rope_divisors has 1 entries.* = 4 or none'),

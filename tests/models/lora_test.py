@@ -150,7 +150,7 @@ def test_dropout_only_with_a_key(tiny):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'rank': 0}, 'rank=0 must be at least 1'),
+    ({'rank': 0}, 'LoRA rank: expected a whole number'),
     ({'dropout': 1.0}, r'dropout=1.0 must be in \[0, 1\)'),
     ({'dtype': 'half'}, "dtype='half' must be one of float32, bfloat16"),
     ({'target': '('}, r"target='\(' is not a regular expression"),

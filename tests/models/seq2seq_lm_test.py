@@ -156,7 +156,7 @@ def test_projections_are_what_has_adapters(tiny_t5, gated):
     ({'num_buckets': 5}, 'num_buckets=5 must be even'),
     ({'num_buckets': 8, 'max_distance': 4}, 'max_distance=4 must be above'),
     ({'activation': 'tanh'}, "activation='tanh' must be one of"),
-    ({'mlp_dim': 0}, 'mlp_dim=0 must be at least 1'),
+    ({'mlp_dim': 0}, 'mlp_dim: expected a whole number from 1'),
   ],
 )
 def test_contradictions_are_refused(settings, message):

@@ -1,10 +1,14 @@
-"""config.json, read so that no setting goes unnoticed."""
+"""config.json, read so that no setting goes unnoticed or is misread."""
+
+from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NoReturn
 
-from lora_opt.models.pretrained.files import read_json
+from lora_opt.reading import values
+from lora_opt.reading.json_text import read_json
+from lora_opt.reading.values import shown
 
 # Settings that say nothing about the forward pass: provenance, generation,
 # initialisation, what transformers should return, and ids of special tokens
@@ -28,61 +32,142 @@ HARMLESS = frozenset(
 )
 
 _REQUIRED = object()
+_SHOWN = 10  # unknown settings that are named
 
 
-class ConfigFile:
-  """The settings of a config.json, with a record of those asked for.
+class Settings:
+  """An object of settings, with a record of those asked for.
 
-  A null counts as absent, as it does in transformers.
+  Every setting is asked for as what it must be. As in transformers, a null is
+  no value: it counts as absent only where a method is told so.
 
   Attributes:
-    path: The file, for messages.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-    ValueError: If it is not JSON.
+    place: The file, and where in it the object stands, for messages.
   """
 
-  def __init__(self, path: pathlib.Path):
-    self.path = path
-    found = read_json(path)
-    self._settings = {k: v for k, v in found.items() if v is not None}
-    self._nulls = found.keys() - self._settings.keys()
-    self._asked = set()
+  def __init__(self, place: str, found: Mapping[str, Any]):
+    self.place = place
+    self._settings = dict(found)
+    self._asked: set[str] = set()
 
-  def get(self, key: str, default: Any = _REQUIRED) -> Any:
-    """Returns a setting.
-
-    Raises:
-      ValueError: If it is absent and there is no default.
-    """
-    self._asked.add(key)
-    value = self._settings.get(key, default)
-    if value is _REQUIRED:
-      raise ValueError(f'{self.path} has no {key!r}')
-    return value
+  def __contains__(self, key: str) -> bool:
+    return self._settings.get(key) is not None
 
   def is_null(self, key: str) -> bool:
     """Whether the file says null, where that is not the same as nothing."""
-    return key in self._nulls
+    return self._settings.get(key, 0) is None
+
+  def integer(
+    self,
+    key: str,
+    default: Any = _REQUIRED,
+    *,
+    least: int | None = 1,
+    most: int | None = None,
+    null: bool = False,
+  ) -> Any:
+    """Returns a whole number within bounds.
+
+    Args:
+      key: Name of the setting.
+      default: What to return if it is absent; without one it must be there.
+      least: The smallest allowed.
+      most: The largest.
+      null: Whether null counts as absent.
+
+    Raises:
+      ValueError: It is absent and has no default, or is something else.
+    """
+    return self._read(key, default, null, values.integer, least, most)
+
+  def number(
+    self,
+    key: str,
+    default: Any = _REQUIRED,
+    *,
+    above: float | None = 0,
+    least: float | None = None,
+    most: float | None = None,
+    null: bool = False,
+  ) -> Any:
+    """Returns a finite number, `above` a bound that it may not be."""
+    return self._read(key, default, null, values.number, least, most, above)
+
+  def boolean(
+    self, key: str, default: Any = _REQUIRED, *, null: bool = False
+  ) -> Any:
+    """Returns a truth value; see `integer`."""
+    return self._read(key, default, null, values.boolean)
+
+  def text(
+    self, key: str, default: Any = _REQUIRED, *, null: bool = False
+  ) -> Any:
+    """Returns a text; see `integer`."""
+    return self._read(key, default, null, values.text)
+
+  def items(
+    self, key: str, default: Any = _REQUIRED, *, null: bool = False
+  ) -> Any:
+    """Returns a list; see `integer`."""
+    return self._read(key, default, null, values.items)
+
+  def is_text(self, key: str) -> bool:
+    """Whether the setting is a text, where it may be something else too."""
+    return isinstance(self._settings.get(key), str)
+
+  def quotient(self, key: str, divisor: str) -> int:
+    """Returns one setting divided by another, without a rest."""
+    whole, parts = self.integer(key), self.integer(divisor)
+    if whole % parts:
+      raise ValueError(
+        f'{self.place}: {key}={whole} must be a multiple of {divisor}={parts}'
+      )
+    return whole // parts
+
+  def section(self, key: str) -> Settings:
+    """Returns an object of settings inside this one; empty if not there."""
+    found = self._read(key, {}, True, values.table)
+    return Settings(f'{self.place}: {key}', found)
+
+  def keys(self) -> Collection[str]:
+    """The settings that are there and not null."""
+    return [key for key in self._settings if key in self]
 
   def expect(self, key: str, *allowed: Any) -> None:
     """Raises ValueError if a setting is there and none of the allowed ones."""
-    value = self.get(key, allowed[0])
-    if value not in allowed:
-      self.refuse(key, value, allowed)
+    self._asked.add(key)
+    if key in self._settings:
+      value = self._settings[key]
+      if not any(type(one) is type(value) and one == value for one in allowed):
+        self.refuse(key, value, allowed)
 
-  def choose(self, key: str, choices: dict, default: Any = _REQUIRED) -> Any:
-    """Returns what a setting stands for; ValueError if it is not listed."""
-    value = self.get(key, default)
-    if value not in choices:
+  def expect_one(self, *keys: str) -> None:
+    """Raises ValueError if several names of one setting say several things."""
+    used = [key for key in keys if key in self]
+    if any(self._settings[key] != self._settings[used[0]] for key in used):
+      raise ValueError(
+        f'{self.place}: {" and ".join(used)} are names of the same setting and '
+        'differ; delete the wrong one'
+      )
+
+  def choose(
+    self,
+    key: str,
+    choices: Mapping[str, Any],
+    default: Any = _REQUIRED,
+    *,
+    null: bool = False,
+  ) -> Any:
+    """Returns what a text stands for; ValueError if it is not listed."""
+    value = self._read(key, default, null, lambda value, _: value)
+    if not isinstance(value, str) or value not in choices:
       self.refuse(key, value, choices)
     return choices[value]
 
-  def refuse(self, key: str, value: Any, allowed: Iterable[Any]) -> None:
+  def refuse(self, key: str, value: Any, allowed: Iterable[Any]) -> NoReturn:
     """Raises the ValueError of a setting that is not supported."""
     raise ValueError(
-      f'{self.path}: {key}={value!r} is not supported; supported: '
+      f'{self.place}: {key}={shown(value)} is not supported; supported: '
       f'{", ".join(map(repr, allowed))}'
     )
 
@@ -92,10 +177,37 @@ class ConfigFile:
     Args:
       harmless: Names that do not change the computation, besides `HARMLESS`.
     """
-    unknown = self._settings.keys() - self._asked - {*HARMLESS, *harmless}
+    unknown = sorted({*self.keys()} - self._asked - {*HARMLESS, *harmless})
     if unknown:
-      found = ', '.join(f'{k}={self._settings[k]!r}' for k in sorted(unknown))
+      found = ', '.join(
+        f'{shown(key)[1:-1]}={shown(self._settings[key])}'
+        for key in unknown[:_SHOWN]
+      )
       raise ValueError(
-        f'{self.path} has settings unknown here, which may change what the '
+        f'{self.place} has settings unknown here, which may change what the '
         f'model computes: {found}; delete those that do not matter'
       )
+
+  def _read(self, key, default, null, check, *bounds) -> Any:
+    self._asked.add(key)
+    if key not in self._settings or (null and self.is_null(key)):
+      if default is _REQUIRED:
+        raise ValueError(f'{self.place} has no {key!r}')
+      return default
+    return check(self._settings[key], f'{self.place}: {key}', *bounds)
+
+
+class ConfigFile(Settings):
+  """The settings of a config.json.
+
+  Attributes:
+    folder: Where the file is.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    ValueError: If it is not JSON.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    super().__init__(str(path), read_json(path))
+    self.folder = path.parent

@@ -1,4 +1,4 @@
-"""Reading JSON and safetensors files, with clear errors for damaged ones."""
+"""Reading safetensors files, with clear errors for damaged ones."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import math
 import pathlib
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,21 +65,6 @@ class StoredTensor:
         f'{self.file}: tensor {self.name} is of type {self.dtype.name}, '
         'weights must be float64, float32, float16 or bfloat16'
       )
-
-
-def read_json(file: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object; clear errors if it is missing or broken."""
-  if not file.is_file():
-    raise FileNotFoundError(f'no {file.name} in {file.parent}')
-  try:
-    found = json.loads(file.read_text(encoding='utf-8'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{file} is not JSON: {error}') from error
-  if not isinstance(found, dict):
-    raise ValueError(
-      f'{file} holds a JSON {type(found).__name__}, expected an object'
-    )
-  return found
 
 
 def open_safetensors(file: pathlib.Path) -> dict[str, StoredTensor]:

@@ -161,6 +161,11 @@ def read_config(file: pathlib.Path) -> tuple[Family, Any]:
   """
   settings = ConfigFile(file)
   family = settings.choose('model_type', FAMILIES)
-  config = family.read_config(settings)
+  try:
+    config = family.read_config(settings)
+  except ValueError as error:
+    if str(file.parent) in str(error):
+      raise
+    raise ValueError(f'{file}: {error}') from error  # of sizes that do not fit
   settings.check_all_asked(family.harmless)
   return family, config

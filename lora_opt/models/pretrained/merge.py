@@ -18,9 +18,9 @@ from lora_opt.data.encoding import end_of_turn
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
-from lora_opt.models.pretrained.files import read_json
 from lora_opt.models.quantized import QuantizedKernel, dequantize
 from lora_opt.models.variables import Tree
+from lora_opt.reading.json_text import read_json
 
 if TYPE_CHECKING:
   from lora_opt.models.language_model import LanguageModel

@@ -25,8 +25,9 @@ from lora_opt.models.pretrained.family import (
   leaves_by_path,
   linear,
 )
-from lora_opt.models.pretrained.files import open_safetensors, read_json
+from lora_opt.models.pretrained.files import open_safetensors
 from lora_opt.models.start import join_start, split_start
+from lora_opt.reading.json_text import read_json
 
 if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM, Tree

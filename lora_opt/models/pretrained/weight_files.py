@@ -13,11 +13,8 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from lora_opt.models.pretrained.files import (
-  StoredTensor,
-  open_safetensors,
-  read_json,
-)
+from lora_opt.models.pretrained.files import StoredTensor, open_safetensors
+from lora_opt.reading.json_text import read_json
 
 SAFETENSORS, TORCH = 'model.safetensors', 'pytorch_model.bin'
 

@@ -133,7 +133,7 @@ def test_llama3_positions(folder):
     ({'hidden_act': 'gelu'}, "hidden_act='gelu' is not supported"),
     ({'attention_bias': True}, r'lacks tensor.*k_proj\.bias'),
     ({'sliding_window': 4096}, 'unknown here.*: sliding_window=4096'),
-    ({'rope_scaling': {'type': 'yarn'}}, "rope scaling='yarn' is not"),
+    ({'rope_scaling': {'type': 'yarn'}}, "type='yarn' is not supported"),
     ({'clip_qkv': 8.0}, 'settings unknown here.*: clip_qkv=8.0; delete'),
     ({'hidden_size': 'absent'}, "config.json has no 'hidden_size'"),
     ({'vocab_size': 100}, 'has 262 tokens, the embedding 100 rows'),
@@ -227,5 +227,5 @@ def test_wrong_header(folder, entry, message):
 
 def test_broken_config(folder):
   (folder / 'config.json').write_text('{')
-  with pytest.raises(ValueError, match=r'config\.json is not JSON'):
+  with pytest.raises(ValueError, match=r'config\.json: not JSON'):
     from_folder(folder)

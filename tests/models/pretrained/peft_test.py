@@ -182,7 +182,7 @@ def test_damaged_files_are_named(tmp_path, tiny):
   with pytest.raises(ValueError, match=r'adapter_model.* is cut short'):
     import_adapter(tmp_path, tiny)
   (tmp_path / CONFIG).write_text('{')
-  with pytest.raises(ValueError, match=r'adapter_config\.json is not JSON'):
+  with pytest.raises(ValueError, match=r'adapter_config\.json: not JSON'):
     import_adapter(tmp_path, tiny)
 
 

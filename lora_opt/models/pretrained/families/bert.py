@@ -5,12 +5,13 @@ from typing import Any
 from lora_opt.models.encoder_config import EncoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName, linear
-from lora_opt.models.pretrained.files import read_json
 from lora_opt.models.sequence_classifier import (
   SequenceClassifier,
   abstract_base,
   abstract_head,
 )
+from lora_opt.reading import values
+from lora_opt.reading.json_text import read_json
 
 # transformers' name of an activation: ours.
 ACTIVATIONS = {
@@ -58,7 +59,7 @@ def read_bert(settings: ConfigFile) -> EncoderConfig:
 def read_roberta(settings: ConfigFile) -> EncoderConfig:
   """Reads the config.json of model_type roberta."""
   # Positions are counted from the id of padding, whose row nobody uses.
-  offset = settings.get('pad_token_id', 1) + 1
+  offset = settings.integer('pad_token_id', 1, least=0) + 1
   return EncoderConfig(**sizes(settings), **absolute(settings, offset))
 
 
@@ -69,9 +70,9 @@ def absolute(settings: ConfigFile, offset: int = 0) -> dict[str, Any]:
   settings.expect('add_cross_attention', False)
   pooling = pooling_of_sentences(settings)
   return {
-    'max_length': settings.get('max_position_embeddings', 512) - offset,
+    'max_length': settings.integer('max_position_embeddings', 512) - offset,
     'position_offset': offset,
-    'token_types': settings.get('type_vocab_size', 2),
+    'token_types': settings.integer('type_vocab_size', 2),
     'pooling': pooling or 'first',
     'pooler': None if pooling else 'tanh',
   }
@@ -84,25 +85,28 @@ def sizes(settings: ConfigFile, norm_eps: float = 1e-12) -> dict[str, Any]:
     settings: The file.
     norm_eps: What stands for an absent layer_norm_eps.
   """
-  settings.expect('pruned_heads', {})
+  settings.expect('pruned_heads', {}, None)
   return {
-    'vocab_size': settings.get('vocab_size'),
-    'embed_dim': settings.get('hidden_size'),
-    'num_layers': settings.get('num_hidden_layers'),
-    'num_heads': settings.get('num_attention_heads'),
-    'mlp_dim': settings.get('intermediate_size'),
+    'vocab_size': settings.integer('vocab_size'),
+    'embed_dim': settings.integer('hidden_size'),
+    'num_layers': settings.integer('num_hidden_layers'),
+    'num_heads': settings.integer('num_attention_heads'),
+    'mlp_dim': settings.integer('intermediate_size'),
     'activation': settings.choose('hidden_act', ACTIVATIONS, 'gelu'),
-    'norm_eps': settings.get('layer_norm_eps', norm_eps),
+    'norm_eps': settings.number('layer_norm_eps', norm_eps),
   }
 
 
 def pooling_of_sentences(settings: ConfigFile) -> str | None:
   """What a folder of sentence-transformers pools; None for another folder."""
-  file = settings.path.parent / '1_Pooling' / 'config.json'
+  file = settings.folder / '1_Pooling' / 'config.json'
   if not file.is_file():
     return None
-  found = read_json(file)
-  modes = [key for key, on in found.items() if key.startswith('pooling') and on]
+  modes = [
+    key
+    for key, on in read_json(file).items()
+    if key.startswith('pooling_mode') and values.boolean(on, f'{file}: {key}')
+  ]
   known = {
     'pooling_mode_mean_tokens': 'mean',
     'pooling_mode_cls_token': 'first',

@@ -28,9 +28,9 @@ def read_config(settings: ConfigFile) -> EncoderConfig:
   settings.expect('attention_head_size', width // common['num_heads'])
   return EncoderConfig(
     **common,
-    max_length=settings.get('max_position_embeddings', 512),
-    absolute_positions=settings.get('position_biased_input', True),
-    token_types=settings.get('type_vocab_size', 0),
+    max_length=settings.integer('max_position_embeddings', 512),
+    absolute_positions=settings.boolean('position_biased_input', True),
+    token_types=settings.integer('type_vocab_size', 0, least=0),
     relative=relative_positions(settings),
     pooler=settings.choose('pooler_hidden_act', ACTIVATIONS, 'gelu'),
   )
@@ -38,21 +38,15 @@ def read_config(settings: ConfigFile) -> EncoderConfig:
 
 def relative_positions(settings: ConfigFile) -> RelativePositions | None:
   """The settings of disentangled attention; None without it."""
-  get = settings.get
-  longest = get('max_relative_positions', -1)
+  longest = settings.integer('max_relative_positions', -1, least=-1)
   if longest < 1:
-    longest = get('max_position_embeddings', 512)
-  buckets = get('position_buckets', -1)
-  terms = get('pos_att_type', ())
-  if isinstance(terms, str):
-    terms = [term.strip() for term in terms.lower().split('|')]
-  for term in terms:
-    if term not in TERMS:
-      settings.refuse('pos_att_type', term, TERMS)
-  shared = get('share_att_key', False)
+    longest = settings.integer('max_position_embeddings', 512)
+  buckets = settings.integer('position_buckets', -1, least=-1)
+  terms = attention_terms(settings)
+  shared = settings.boolean('share_att_key', False)
   norms = {'none': False, 'layer_norm': True}
   norm = settings.choose('norm_rel_ebd', norms, 'none')
-  if not get('relative_attention', False):
+  if not settings.boolean('relative_attention', False):
     settings.expect('pos_att_type', None, [])
     return None
   return RelativePositions(
@@ -63,6 +57,19 @@ def relative_positions(settings: ConfigFile) -> RelativePositions | None:
     shared=shared,
     norm=norm,
   )
+
+
+def attention_terms(settings: ConfigFile) -> list[str]:
+  """The products that positions take part in, a list or joined by bars."""
+  if settings.is_text('pos_att_type'):
+    terms = settings.text('pos_att_type').lower().split('|')
+    terms = [term.strip() for term in terms]
+  else:
+    terms = settings.items('pos_att_type', [], null=True)
+  for term in terms:
+    if term not in TERMS:
+      settings.refuse('pos_att_type', term, TERMS)
+  return terms
 
 
 def ignored(config: EncoderConfig) -> str:

@@ -34,19 +34,16 @@ NAMES3 = llama.NAMES | {
 
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gemma."""
-  head_dim = settings.get('head_dim', 256)
-  theta, divisors = llama.rotary_scaling(settings, head_dim)
-  return DecoderConfig(
-    **_sizes(settings), rope_theta=theta, rope_divisors=divisors
-  )
+  sizes = _sizes(settings, kv_heads=16, max_length=8192)
+  theta, divisors = llama.rotary_scaling(settings, sizes['head_dim'])
+  return DecoderConfig(**sizes, rope_theta=theta, rope_divisors=divisors)
 
 
 def read_config3(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gemma3_text."""
-  get = settings.get
   for key in ('attn_logit_softcapping', 'final_logit_softcapping'):
     settings.expect(key, None)
-  sizes = _sizes(settings)
+  sizes = _sizes(settings, kv_heads=4, max_length=131_072)
   theta, local_theta, divisors = _rotary(settings, sizes['head_dim'])
   return DecoderConfig(
     **sizes,
@@ -55,62 +52,59 @@ def read_config3(settings: ConfigFile) -> DecoderConfig:
     local_rope_theta=local_theta,
     qk_norm=True,
     post_norms=True,
-    attention_scale=get('query_pre_attn_scalar', 256) ** -0.5,
-    window=get('sliding_window', 4096),
-    windowed_layers=_windowed(settings),
+    attention_scale=settings.number('query_pre_attn_scalar', 256) ** -0.5,
+    window=settings.integer('sliding_window', 4096),
+    windowed_layers=_windowed(settings, sizes['num_layers']),
   )
 
 
-def _sizes(settings):
-  get = settings.get
-  settings.expect('use_bidirectional_attention', False)
-  name = get('hidden_activation', get('hidden_act', 'gelu_pytorch_tanh'))
-  if name not in ACTIVATIONS:
-    settings.refuse('hidden_activation', name, ACTIVATIONS)
-  return llama.sizes(settings) | {
-    'head_dim': get('head_dim', 256),
-    'tie_embeddings': get('tie_word_embeddings', True),
+def _sizes(settings, **defaults):
+  settings.expect('use_bidirectional_attention', False, None)
+  # The newer name comes first.
+  names = {name: name for name in ACTIVATIONS}
+  name = settings.choose('hidden_act', names, 'gelu_pytorch_tanh', null=True)
+  name = settings.choose('hidden_activation', names, name, null=True)
+  return llama.sizes(settings, head_dim=256, **defaults) | {
+    'tie_embeddings': settings.boolean('tie_word_embeddings', True),
     'norm': 'rms_plus_one',
     'activation': ACTIVATIONS[name],
     'scale_embedding': True,
-    'attention_bias': get('attention_bias', False),
+    'attention_bias': settings.boolean('attention_bias', False),
   }
 
 
-def _windowed(settings):
+def _windowed(settings, layers):
   """For each layer whether it is windowed."""
-  layers = settings.get('num_hidden_layers')
-  pattern = settings.get(
-    'sliding_window_pattern', settings.get('_sliding_window_pattern', 6)
-  )
-  kinds = settings.get(
-    'layer_types',
-    [
-      'sliding_attention' if (layer + 1) % pattern else 'full_attention'
-      for layer in range(layers)
-    ],
-  )
+  pattern = settings.integer('_sliding_window_pattern', 6)
+  pattern = settings.integer('sliding_window_pattern', pattern)
+  kinds = [
+    'sliding_attention' if (layer + 1) % pattern else 'full_attention'
+    for layer in range(layers)
+  ]
+  kinds = settings.items('layer_types', kinds, null=True)
   known = {'sliding_attention': True, 'full_attention': False}
   for kind in kinds:
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
       settings.refuse('layer_types', kind, known)
   return tuple(known[kind] for kind in kinds)
 
 
 def _rotary(settings, head_dim):
   """Returns theta, theta of the windowed layers, and the divisors."""
-  get = settings.get
   # transformers 5 has a set of parameters for each kind of layer.
-  by_kind = get('rope_parameters', {})
-  rope = by_kind.get('full_attention', get('rope_scaling', {}))
-  local = by_kind.get('sliding_attention', {})
-  if local.get('rope_type', 'default') != 'default':
-    settings.refuse('rope of windowed layers', local['rope_type'], ('default',))
-  outside = get('rope_theta', 1e6)
-  local_outside = get('rope_local_base_freq', 1e4)
-  theta = float(rope.get('rope_theta', outside))
-  divisors = llama.rotary_divisors(settings, rope, theta, head_dim)
-  return theta, float(local.get('rope_theta', local_outside)), divisors
+  settings.expect_one('rope_parameters', 'rope_scaling')
+  by_kind = settings.section('rope_parameters')
+  rope = by_kind.section('full_attention')
+  local = by_kind.section('sliding_attention')
+  by_kind.check_all_asked()
+  if 'rope_scaling' in settings:
+    rope = settings.section('rope_scaling')
+  theta = llama.rotary_base(settings, rope, 'rope_theta', 1e6)
+  outside = 'rope_local_base_freq'
+  local_theta = llama.rotary_base(settings, local, outside, 1e4)
+  if llama.rotary_divisors(local, local_theta, head_dim):
+    local.refuse('rope_type', 'scaling of windowed layers', ('default',))
+  return theta, local_theta, llama.rotary_divisors(rope, theta, head_dim)
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:

@@ -38,23 +38,22 @@ NAMES = {
 
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gpt2."""
-  get = settings.get
   settings.expect('scale_attn_weights', True)
   settings.expect('scale_attn_by_inverse_layer_idx', False)
   settings.expect('add_cross_attention', False)
-  embed, heads = get('n_embd'), get('n_head')
+  embed, heads = settings.integer('n_embd'), settings.integer('n_head')
   activation = settings.choose('activation_function', ACTIVATIONS, 'gelu_new')
   return DecoderConfig(
-    vocab_size=get('vocab_size'),
+    vocab_size=settings.integer('vocab_size'),
     embed_dim=embed,
-    num_layers=get('n_layer'),
+    num_layers=settings.integer('n_layer'),
     num_heads=heads,
     num_kv_heads=heads,
-    head_dim=embed // heads,
-    mlp_dim=get('n_inner', 4 * embed),
-    norm_eps=get('layer_norm_epsilon', 1e-5),
-    tie_embeddings=get('tie_word_embeddings', True),
-    max_length=get('n_positions', get('n_ctx', 1024)),
+    head_dim=settings.quotient('n_embd', 'n_head'),
+    mlp_dim=settings.integer('n_inner', 4 * embed, null=True),
+    norm_eps=settings.number('layer_norm_epsilon', 1e-5),
+    tie_embeddings=settings.boolean('tie_word_embeddings', True),
+    max_length=settings.integer('n_positions', 1024),
     norm='layer',
     activation=activation,
     gated_mlp=False,

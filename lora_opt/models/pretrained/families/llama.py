@@ -6,8 +6,11 @@ import numpy as np
 
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
-from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.fields import BOUNDS
+from lora_opt.models.pretrained.config_file import ConfigFile, Settings
 from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.reading import values
+from lora_opt.reading.values import shown
 
 LAYER = 'model.layers.{}'
 
@@ -56,96 +59,136 @@ ROPE_ALWAYS = {
 
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type llama or mistral."""
-  get = settings.get
-  layers, window = get('num_hidden_layers'), 0
-  if get('model_type') == 'mistral':
-    # Null in the later Mistrals: no window.
-    default = 0 if settings.is_null('sliding_window') else 4096
-    window = get('sliding_window', default)
-  theta, divisors = rotary_scaling(settings, head_dim(settings))
+  if settings.text('model_type', 'llama') == 'mistral':
+    # The defaults of its own class.
+    fields = sizes(settings, kv_heads=8, max_length=131_072)
+    window = 0  # null in the later Mistrals
+    if not settings.is_null('sliding_window'):
+      window = settings.integer('sliding_window', 4096)
+  else:
+    fields, window = sizes(settings), 0
+  theta, divisors = rotary_scaling(settings, fields['head_dim'])
   return DecoderConfig(
-    **sizes(settings),
+    **fields,
     rope_theta=theta,
     rope_divisors=divisors,
-    tie_embeddings=get('tie_word_embeddings', False),
+    tie_embeddings=settings.boolean('tie_word_embeddings', False),
     activation=settings.choose('hidden_act', {'silu': 'silu'}, 'silu'),
-    attention_bias=get('attention_bias', False),
-    mlp_bias=get('mlp_bias', False),
+    attention_bias=settings.boolean('attention_bias', False),
+    mlp_bias=settings.boolean('mlp_bias', False),
     window=window,
-    windowed_layers=(True,) * layers if window else (),
+    windowed_layers=(True,) * fields['num_layers'] if window else (),
   )
 
 
-def sizes(settings: ConfigFile) -> dict[str, int | float]:
-  """The fields of `DecoderConfig` that Llama and its kin name alike."""
-  get = settings.get
-  heads = get('num_attention_heads')
+def sizes(
+  settings: ConfigFile,
+  *,
+  kv_heads: int | None = None,
+  head_dim: int | None = None,
+  max_length: int = 2048,
+) -> dict[str, Any]:
+  """The fields of `DecoderConfig` that Llama and its kin name alike.
+
+  Args:
+    settings: The file.
+    kv_heads: What stands for an absent num_key_value_heads; None for as many
+      as there are heads.
+    head_dim: The same for head_dim; None for the width by the heads.
+    max_length: The same for max_position_embeddings.
+  """
+  integer = settings.integer
+  layers = integer('num_hidden_layers', most=BOUNDS['num_layers'][1])
+  heads = integer('num_attention_heads')
+  if head_dim is not None:
+    head_dim = integer('head_dim', head_dim)
+  elif 'head_dim' in settings:
+    head_dim = integer('head_dim')
+  else:
+    head_dim = settings.quotient('hidden_size', 'num_attention_heads')
+  # Before work that grows with it.
+  values.integer(head_dim, f'{settings.place}: head_dim', *BOUNDS['head_dim'])
+  if settings.is_null('num_key_value_heads'):
+    kv_heads = heads
   return {
-    'vocab_size': get('vocab_size'),
-    'embed_dim': get('hidden_size'),
-    'num_layers': get('num_hidden_layers'),
+    'vocab_size': integer('vocab_size'),
+    'embed_dim': integer('hidden_size'),
+    'num_layers': layers,
     'num_heads': heads,
-    'num_kv_heads': get('num_key_value_heads', heads),
-    'head_dim': head_dim(settings),
-    'mlp_dim': get('intermediate_size'),
-    'norm_eps': get('rms_norm_eps'),
-    'max_length': get('max_position_embeddings', 2048),
+    'num_kv_heads': integer(
+      'num_key_value_heads', kv_heads or heads, null=True
+    ),
+    'head_dim': head_dim,
+    'mlp_dim': integer('intermediate_size'),
+    'norm_eps': settings.number('rms_norm_eps'),
+    'max_length': integer('max_position_embeddings', max_length),
   }
-
-
-def head_dim(settings: ConfigFile) -> int:
-  """Width of a head, which old files leave out."""
-  get = settings.get
-  return get('head_dim', get('hidden_size') // get('num_attention_heads'))
 
 
 def rotary_scaling(
   settings: ConfigFile, head_dim: int
 ) -> tuple[float, tuple[float, ...]]:
   """Returns theta and the divisors of the frequencies."""
-  # transformers 5 keeps theta inside rope_parameters, older ones outside.
-  outside = settings.get('rope_theta', 10_000.0)
-  old = settings.get('rope_scaling', {})
-  rope = settings.get('rope_parameters', old)
-  theta = float(rope.get('rope_theta', outside))
-  return theta, rotary_divisors(settings, rope, theta, head_dim)
+  # transformers 5 calls it rope_parameters and keeps theta inside.
+  settings.expect_one('rope_parameters', 'rope_scaling')
+  name = 'rope_parameters' if 'rope_parameters' in settings else 'rope_scaling'
+  rope = settings.section(name)
+  theta = rotary_base(settings, rope, 'rope_theta', 10_000.0)
+  return theta, rotary_divisors(rope, theta, head_dim)
+
+
+def rotary_base(
+  settings: ConfigFile, rope: Settings, outside: str, default: float
+) -> float:
+  """Theta, in the recipe or outside; refused if both are there and differ."""
+  bounds = {'least': BOUNDS['rope_theta'][0], 'most': BOUNDS['rope_theta'][1]}
+  found = settings.number(outside, default, **bounds, null=True)
+  theta = rope.number('rope_theta', found, **bounds, null=True)
+  if outside in settings and theta != found:
+    raise ValueError(
+      f'{settings.place}: {outside}={found} outside, but rope_theta={theta} in '
+      f'{rope.place}; delete the wrong one'
+    )
+  return theta
 
 
 def rotary_divisors(
-  settings: ConfigFile, rope: dict, theta: float, head_dim: int
+  rope: Settings, theta: float, head_dim: int
 ) -> tuple[float, ...]:
   """The divisors of the frequencies that a scaling recipe stands for.
 
   Args:
-    settings: For messages.
     rope: The recipe: rope_type and its parameters.
     theta: Base of the wavelengths.
-    head_dim: Width of a head.
+    head_dim: Width of a head; at most 2^14.
   """
-  kind = rope.get('rope_type') or rope.get('type') or 'default'
-  if kind not in ROPE_PARAMETERS:
-    settings.refuse('rope scaling', kind, ROPE_PARAMETERS)
-  needed = ROPE_PARAMETERS[kind]
-  missing = needed - rope.keys()
-  unknown = {k for k, v in rope.items() if v is not None} - needed - ROPE_ALWAYS
+  kinds = {kind: kind for kind in ROPE_PARAMETERS}
+  old = rope.choose('type', kinds, 'default', null=True)
+  kind = rope.choose('rope_type', kinds, old, null=True)
+  if 'type' in rope:
+    rope.expect('type', kind)
+  needed, found = ROPE_PARAMETERS[kind], set(rope.keys())
+  missing, unknown = needed - found, found - needed - ROPE_ALWAYS
   if missing or unknown:
     raise ValueError(
-      f'{settings.path}: rope scaling {kind!r} has the parameters '
+      f'{rope.place}: rope scaling {kind!r} has the parameters '
       f'{", ".join(sorted(needed)) or "none"}; missing: '
       f'{", ".join(sorted(missing)) or "none"}, unknown: '
-      f'{", ".join(sorted(unknown)) or "none"}'
+      f'{shown(", ".join(sorted(unknown)))[1:-1] or "none"}'
     )
+  if 'original_max_position_embeddings' in rope:
+    context = rope.integer('original_max_position_embeddings')
   if kind == 'default':
     return ()
+  factor = rope.number('factor')
   if kind == 'linear':
-    return (float(rope['factor']),) * (head_dim // 2)
+    return (factor,) * (head_dim // 2)
+  low = rope.number('low_freq_factor')
+  high = rope.number('high_freq_factor', above=low)
   wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-  turns = rope['original_max_position_embeddings'] / wavelengths
-  low, high = rope['low_freq_factor'], rope['high_freq_factor']
   # 0 for wavelengths beyond the original context, 1 for short ones.
-  smooth = np.clip((turns - low) / (high - low), 0, 1)
-  frequency = (1 - smooth) / rope['factor'] + smooth
-  return tuple(float(x) for x in 1 / frequency)
+  smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
+  return tuple(float(x) for x in 1 / ((1 - smooth) / factor + smooth))
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:

@@ -71,38 +71,39 @@ def read_t5(settings: ConfigFile) -> EncoderDecoderConfig:
   Since transformers 5 config.json says so in `scale_decoder_outputs`, while
   `tie_word_embeddings` is true in all of them.
   """
-  tied = settings.get('tie_word_embeddings', True)
-  return _read(settings, settings.get('scale_decoder_outputs', tied))
+  tied = settings.boolean('tie_word_embeddings', True)
+  return _read(settings, settings.boolean('scale_decoder_outputs', tied))
 
 
 def read_mt5(settings: ConfigFile) -> EncoderDecoderConfig:
   """Reads the config.json of model_type mt5, which never scales the output."""
-  settings.get('tie_word_embeddings', False)
+  settings.boolean('tie_word_embeddings', False)
   return _read(settings, False)
 
 
 def _read(settings: ConfigFile, scaled: bool) -> EncoderDecoderConfig:
-  get = settings.get
+  integer = settings.integer
   settings.expect('tie_encoder_decoder', False)
+  layers = integer('num_layers')
   activation, gated_mlp = settings.choose(
     'feed_forward_proj', FEED_FORWARD, default='relu'
   )
   return EncoderDecoderConfig(
-    vocab_size=get('vocab_size'),
-    embed_dim=get('d_model'),
-    num_layers=get('num_layers'),
-    num_decoder_layers=get('num_decoder_layers', get('num_layers')),
-    num_heads=get('num_heads'),
-    head_dim=get('d_kv'),
-    mlp_dim=get('d_ff'),
-    num_buckets=get('relative_attention_num_buckets', 32),
-    max_distance=get('relative_attention_max_distance', 128),
+    vocab_size=integer('vocab_size'),
+    embed_dim=integer('d_model'),
+    num_layers=layers,
+    num_decoder_layers=integer('num_decoder_layers', layers, null=True),
+    num_heads=integer('num_heads'),
+    head_dim=integer('d_kv'),
+    mlp_dim=integer('d_ff'),
+    num_buckets=integer('relative_attention_num_buckets', 32),
+    max_distance=integer('relative_attention_max_distance', 128),
     activation=activation,
     gated_mlp=gated_mlp,
-    norm_eps=get('layer_norm_epsilon', 1e-6),
+    norm_eps=settings.number('layer_norm_epsilon', 1e-6),
     tie_embeddings=scaled,
     scale_output=scaled,
-    start_id=get('decoder_start_token_id', 0),
+    start_id=integer('decoder_start_token_id', 0, least=0),
   )
 
 
