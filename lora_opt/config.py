@@ -1,5 +1,8 @@
 """Gin: the one module that reads configuration files and builds objects.
 
+A gin file is a program: what it imports and calls, runs. Run none of a stranger
+that you have not read.
+
 Library code never imports gin. Configuration files name functions and classes
 by dynamic registration (`from __gin__ import dynamic_registration`), so that
 every argument of every public function can be set, and objects are passed, not
@@ -8,13 +11,15 @@ names: `OPTIMIZER = @lora_opt.lora_rite()`.
 
 import ast
 import difflib
+import os
 import pathlib
 import re
-import tokenize
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gin
+
+from lora_opt.gin_text import ConfigError, Sources, brief, check, macros_in
 
 # What a binding on the command line may name: the same imports as in configs/.
 _PREAMBLE = """
@@ -37,27 +42,8 @@ from lora_opt.training import partitioning
 from lora_opt.training import schedules
 """
 
-# What gin's parser raises for a mistake in a file or binding.
-_GIN_ERRORS = (
-  AttributeError,
-  ImportError,
-  NameError,
-  OSError,
-  RuntimeError,
-  SyntaxError,
-  TypeError,
-  ValueError,
-  tokenize.TokenError,
-)
-
 # `configs/...` is found from any working directory.
-gin.add_config_file_search_path(
-  str(pathlib.Path(__file__).parents[1].resolve())
-)
-
-
-class ConfigError(ValueError):
-  """A mistake in a configuration file or in a --gin flag."""
+_PROJECT = str(pathlib.Path(__file__).parents[1].resolve())
 
 
 def load(
@@ -79,31 +65,59 @@ def load(
       required macro is unset; the message names it.
   """
   gin.clear_config()
-  for path in search_paths:
-    gin.add_config_file_search_path(path)
   try:
-    for file in files:
-      gin.parse_config_file(file)
+    _read(files, Sources(['', *search_paths, _PROJECT]))
     known = set(re.findall(r'\b[A-Z][A-Z0-9_]*\b', gin.config_str()))
     for binding in bindings:
       if known:
         _check_macro_name(binding, known)
       _bind(binding)
     _check_required()
+    _check_circles()
     gin.finalize()
-  except ConfigError:
-    raise
-  except _GIN_ERRORS as error:
-    raise ConfigError(str(error).strip()) from error
+  except ConfigError as error:
+    # gin adds where each file was included.
+    raise ConfigError(str(error).split('\n  In ')[0]) from error
+  except Exception as error:
+    listed = ', '.join(map(str, files))
+    raise ConfigError(f'{listed}: {brief(str(error))}') from error
+
+
+def _read(files: Sequence[str], sources: Sources) -> None:
+  # In place of gin's own ways to find a file, of which the second takes the
+  # folders in its name for packages, and imports them.
+  ways, folders = gin.config._FILE_READERS, gin.config._LOCATION_PREFIXES
+  before = ways[:], folders[:]
+  ways[:], folders[:] = [(sources.open, os.path.isfile)], sources.folders
+  try:
+    for file in files:
+      sources.find(file)
+      gin.parse_config_file(file)
+  finally:
+    ways[:], folders[:] = before
 
 
 def _bind(binding: str) -> None:
+  place = f'--gin.{brief(binding)}'
   try:
-    gin.parse_config([_PREAMBLE, _quoted(binding)])
-  except _GIN_ERRORS as error:
+    binding.encode()
+    statement = _quoted(binding)
+    if (count := check(statement + '\n', place)) != 1:
+      what = 'sets nothing' if count == 0 else 'is more than one setting'
+      raise ConfigError(f'{place}: {what}; write NAME=VALUE')
+    gin.parse_config([_PREAMBLE, statement])
+  except ConfigError:
+    raise
+  except UnicodeEncodeError:
+    raise ConfigError(
+      f'{place}: has letters that are not text in this locale; set '
+      'PYTHONUTF8=1 in the environment'
+    ) from None
+  except Exception as error:
     # Without gin's own place in a text that the user never saw.
-    reason = re.sub(r'\n  In bindings string.*', '', str(error), flags=re.S)
-    raise ConfigError(f'--gin.{binding}: {reason.strip()}') from error
+    reason = error.msg if isinstance(error, SyntaxError) else str(error)
+    reason = re.sub(r'\n  In bindings string.*', '', reason, flags=re.S)
+    raise ConfigError(f'{place}: {brief(reason)}') from error
 
 
 def _check_macro_name(binding: str, known: Collection[str]) -> None:
@@ -113,7 +127,8 @@ def _check_macro_name(binding: str, known: Collection[str]) -> None:
     near = difflib.get_close_matches(match[1], known, n=1)
     hint = f' Did you mean {near[0]}?' if near else ''
     raise ConfigError(
-      f'--gin.{binding}: no gin file sets or uses the macro {match[1]}.{hint}'
+      f'--gin.{brief(binding)}: no gin file sets or uses the macro '
+      f'{match[1]}.{hint}'
     )
 
 
@@ -127,7 +142,7 @@ def _quoted(binding: str) -> str:
     return f'{name} = {value}'
   try:
     ast.literal_eval(value)
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
     # As a string each of them would count as true.
     if value in ('true', 'false', 'null'):
       raise ConfigError(f'--gin.{binding}: write True, False or None') from None
@@ -141,17 +156,39 @@ def _check_required() -> None:
   """Names all macros that are used and not set, not only the first."""
   lines = settings().items()
   unset = {name for name, value in lines if value == '%gin.REQUIRED'}
-  used = {
-    macro
-    for _, value in lines
-    for macro in re.findall(r'%([A-Z][A-Z0-9_]*)\b', value)
-  }
+  used = {macro for _, value in lines for macro in macros_in(value)}
+  used.discard('gin.REQUIRED')
   missing = sorted(unset | (used - settings().keys()))
   if missing:
     raise ConfigError(
-      f'required and not set: {", ".join(missing)}. Set each by a --gin_file '
-      f'that defines it or by --gin.{missing[0]}=VALUE.'
+      f'required and not set: {brief(", ".join(missing))}. Set each by a '
+      f'--gin_file that defines it or by --gin.{brief(missing[0])}=VALUE.'
     )
+
+
+def _check_circles() -> None:
+  """Names a macro whose value needs itself, which would never end."""
+  needs = {
+    name: macros_in(value)
+    for name, value in settings().items()
+    if '.' not in name
+  }
+  done: set[str] = set()
+  for start in needs:
+    way = [start]
+    # Down one way as far as it goes, then the next of the last branch.
+    branches = [iter(needs[start])]
+    while branches:
+      name = next(branches[-1], None)
+      if name is None:
+        branches.pop()
+        done.add(way.pop())
+      elif name in way:
+        circle = ' = %'.join([*way[way.index(name) :], name])
+        raise ConfigError(f'{circle}: the value needs itself')
+      elif name in needs and name not in done:
+        way.append(name)
+        branches.append(iter(needs[name]))
 
 
 def build(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -122,13 +122,11 @@ def main(argv: Sequence[str]) -> None:
   if FLAGS.tfds_data_dir:
     os.environ['TFDS_DATA_DIR'] = FLAGS.tfds_data_dir
 
-  # gin logs every folder it did not find a file in; its error says it all.
-  logging.set_verbosity(logging.FATAL)
+  logging.set_verbosity(logging.WARNING)
   bindings = list(FLAGS.gin_bindings)
   if FLAGS.profile:
     bindings.append(f'PROFILE_STEPS = {FLAGS.profile}')
   config.load(FLAGS.gin_file, bindings, FLAGS.gin_search_paths)
-  logging.set_verbosity(logging.WARNING)
   if FLAGS.dry_run:
     print(config.text())
     return

@@ -133,8 +133,113 @@ def test_a_missing_file_is_named():
     config.load(['nowhere.gin'])
 
 
-def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path):
+@pytest.mark.parametrize(
+  ('text', 'said'),
+  [
+    ('A = 1\nB = = 2\n', 'line 2: Unable to parse value'),
+    ('A = 1\n  B = 2\n C = 3\n', 'line 3: '),
+    ('A = 1\nB = """x\n', 'line [23]: '),
+    ('A = [1,\n', 'line [12]: '),
+    ('A = 1\nnope.x = 2\n', 'line 2: .*nope'),
+    ('import no_such_module\n', 'line 1: No module named'),
+    ('A = 1\ninclude 3\n', 'line 2: Expected file path'),
+    ('A = 1e999\n', "line 1: '1e999' is too large"),
+    ('A = ' + '9' * 5000, 'line 1: '),
+    ('A = ' + '[' * 60 + ']' * 60, 'line 1: brackets nested more than 50'),
+    ('A = ' + '(' * 100_000, 'line 1: '),
+    ('# é\nA = \x00', 'line [12]: '),
+    ('A = %B\nB = [%C]\nC = %B\n', 'B = %C = %B|C = %B = %C'),
+    ('A = 1\n' * 100_000, 'at most 524,288 are read'),
+  ],
+)
+def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, said):
   path = tmp_path / 'bad.gin'
-  path.write_text('A = 1\nB = = 2\n')
-  with pytest.raises(config.ConfigError, match='bad.gin'):
+  path.write_text(text, encoding='utf-8')
+  with pytest.raises(config.ConfigError, match=said) as caught:
     config.load([str(path)])
+  message = str(caught.value)
+  assert str(path) in message or 'the value needs itself' in message
+  assert len(message) < 1500
+
+
+@pytest.mark.parametrize('data', [b'\xff\xfe', b'A = "\xe9"', b'\x00' * 99])
+def test_a_file_that_is_no_text_is_named(tmp_path, data):
+  path = tmp_path / 'bad.gin'
+  path.write_bytes(data)
+  with pytest.raises(config.ConfigError, match=r'bad\.gin'):
+    config.load([str(path)])
+
+
+def test_a_mistake_in_an_included_file_is_named_there(tmp_path):
+  outer, inner = tmp_path / 'outer.gin', tmp_path / 'inner.gin'
+  outer.write_text(f"A = 1\ninclude '{inner}'\n", encoding='utf-8')
+  inner.write_text('B = 1\nC = 2\nD = =\n', encoding='utf-8')
+  with pytest.raises(config.ConfigError) as caught:
+    config.load([str(outer)])
+  assert str(caught.value) == f'{inner}, line 3: Unable to parse value.'
+
+
+def test_an_included_file_that_is_missing_is_named(tmp_path):
+  outer = tmp_path / 'outer.gin'
+  outer.write_text("A = 1\n\ninclude 'nowhere.gin'\n", encoding='utf-8')
+  with pytest.raises(config.ConfigError, match=r'outer.gin, line \d.*nowhere'):
+    config.load([str(outer)])
+
+
+def test_a_file_that_includes_itself_is_named(tmp_path):
+  one, two = tmp_path / 'one.gin', tmp_path / 'two.gin'
+  one.write_text(f"include '{two}'\n", encoding='utf-8')
+  two.write_text(f"include '{one}'\n", encoding='utf-8')
+  with pytest.raises(config.ConfigError, match=r'one.gin includes itself'):
+    config.load([str(one)])
+
+
+def test_files_that_include_each_other_too_often_are_stopped(tmp_path):
+  for number in range(30):  # each includes the next one twice: 2^30 readings
+    name = tmp_path / f'{number + 1}.gin'
+    line = f"include '{name}'\n" if number < 29 else 'A = 1\n'
+    path = tmp_path / f'{number}.gin'
+    path.write_text(2 * line, encoding='utf-8')
+  with pytest.raises(config.ConfigError, match='more than 500 gin files'):
+    config.load([str(tmp_path / '0.gin')])
+
+
+def test_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+  # Where the project is on the path of modules, gin itself would take configs/
+  # for a package.
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(str(ROOT))
+  config.load(['configs/runs/quickstart.gin'])
+  with pytest.raises(config.ConfigError, match=r"no gin file 'configs/x\.gin'"):
+    config.load(['configs/x.gin'])
+
+
+def test_further_folders_are_those_of_one_call(tmp_path):
+  (tmp_path / 'mine.gin').write_text('A = 1\n', encoding='utf-8')
+  config.load(['mine.gin'], search_paths=[str(tmp_path)])
+  assert config.settings() == {'A': '1'}
+  with pytest.raises(config.ConfigError, match='no gin file'):
+    config.load(['mine.gin'])
+
+
+@pytest.mark.parametrize(
+  ('binding', 'said'),
+  [
+    ('BATCH_SIZE=@lora_opt.adamw()\nTRAIN_STEPS=9', 'more than one setting'),
+    ('', 'sets nothing'),
+    ('BATCH_SIZE=1e999', 'too large'),
+    ('BATCH_SIZE=%BATCH_SIZE', '%BATCH_SIZE: the value needs itself'),
+    ('BATCH_SIZE=%nope', 'required and not set: nope'),
+    ('MODEL_DIR=a\udcc3', 'set PYTHONUTF8=1'),
+    ('BATCH_SIZE=' + '[' * 5000, 'nested'),
+  ],
+)
+def test_damaged_flags_are_named(binding, said):
+  with pytest.raises(config.ConfigError, match=said) as caught:
+    config.load(files(), [*BINDINGS, binding])
+  assert len(str(caught.value)) < 1500
+
+
+def test_a_percent_sign_in_a_text_is_no_macro():
+  config.load(files(), [*BINDINGS, "MODEL_DIR='100%A'"])
+  assert config.settings()['MODEL_DIR'] == "'100%A'"

@@ -37,6 +37,7 @@ LAYERS = {
   'planning': 6,
   'evaluation': 6,
   'config': 7,
+  'gin_text': 7,
   'main': 7,
 }
 # Layers of this package that a layer may import.

@@ -1,5 +1,7 @@
 """The command line as a user meets it, in processes of its own."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -8,9 +10,10 @@ import pytest
 QUICKSTART = '--gin_file=configs/runs/quickstart.gin'
 
 
-def run(*flags):
+def run(*flags, **where):
   return subprocess.run(
     [sys.executable, '-m', 'lora_opt.main', *flags],
+    **where,
     capture_output=True,
     text=True,
     timeout=120,
@@ -21,6 +24,14 @@ def test_dry_run_prints_the_configuration():
   done = run(QUICKSTART, '--dry_run', '--gin.TRAIN_STEPS=7')
   assert done.returncode == 0, done.stderr
   assert 'TRAIN_STEPS = 7' in done.stdout
+  assert 'OPTIMIZER = @lora_opt.lora_rite()' in done.stdout
+
+
+def test_configs_are_found_from_another_folder(tmp_path):
+  project = str(pathlib.Path(__file__).parents[1])
+  environment = os.environ | {'PYTHONPATH': project}
+  done = run(QUICKSTART, '--dry_run', cwd=tmp_path, env=environment)
+  assert done.returncode == 0, done.stderr
   assert 'OPTIMIZER = @lora_opt.lora_rite()' in done.stdout
 
 

@@ -1,0 +1,203 @@
+"""Gin files as text: found, bounded, and every mistake in them placed.
+
+A gin file is a program: what it imports and calls, runs. What is guarded here
+is that a damaged or mistaken one ends in one message with its file and line,
+and neither hangs nor fills the memory.
+"""
+
+import contextlib
+import io
+import math
+import pathlib
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+
+from lora_opt.reading.files import read_text
+from lora_opt.reading.values import shown
+
+# The largest in configs/ has 4 kB; gin parses 512 kB in some seconds.
+MOST_BYTES = 2**19
+# Lists, dicts and parentheses within each other.
+DEPTH = 50
+# Files that one configuration reads, and how deep they include each other.
+FILES = 500
+LEVELS = 50
+
+
+class ConfigError(ValueError):
+  """A mistake in a configuration file or in a --gin flag."""
+
+
+class Sources:
+  """Opens gin files for gin, which asks for them by name as it meets them."""
+
+  def __init__(self, folders: Sequence[str]):
+    """Files are looked up in these folders, in order; '' is the working one."""
+    self.folders = folders
+    self._open: list[pathlib.Path] = []
+    self._count = 0
+
+  def find(self, name: str) -> None:
+    """Raises ConfigError, which names the folders, if a file is in none."""
+    if not any((pathlib.Path(f) / name).is_file() for f in self.folders):
+      raise ConfigError(self.missing(name))
+
+  def missing(self, name: str) -> str:
+    """What to say of a file that is in none of the folders."""
+    places = ', '.join(
+      folder or 'the working directory' for folder in self.folders
+    )
+    hint = ''
+    if name.startswith('configs/'):
+      hint = (
+        '. configs/ lies in the folder of the project, which pip does not '
+        'install: name that folder by --gin_search_paths=FOLDER'
+      )
+    return f'no gin file {shown(name)} in {places}{hint}'
+
+  @contextlib.contextmanager
+  def open(self, path: str) -> Iterator[io.StringIO]:
+    """A file for gin's parser; errors inside name the file and the line.
+
+    Raises:
+      ConfigError: It cannot be read, is damaged, or includes itself; or what
+        gin said of it.
+    """
+    file = pathlib.Path(path)
+    self._enter(file)
+    try:
+      lines = _Lines(_text_of(file), str(file))
+      yield lines
+    except ConfigError:
+      raise  # it names its place already
+    except Exception as error:
+      raise ConfigError(placed(error, str(file), lines.read_so_far)) from error
+    finally:
+      self._open.pop()
+
+  def _enter(self, file: pathlib.Path) -> None:
+    self._count += 1
+    if self._count > FILES:
+      raise ConfigError(f'{file}: more than {FILES} gin files are included')
+    same = any(file.samefile(other) for other in self._open)
+    if same or len(self._open) >= LEVELS:
+      way = ' includes '.join(map(str, [*self._open[-3:], file]))
+      how = 'itself' if same else f'others more than {LEVELS} deep'
+      raise ConfigError(f'{file} includes {how}: {way}')
+    self._open.append(file)
+
+
+class _Lines(io.StringIO):
+  """Text that knows how many of its lines were read."""
+
+  def __init__(self, text: str, name: str):
+    super().__init__(text)
+    self.name = name
+    self.read_so_far = 0
+
+  def readline(self, *args) -> str:
+    self.read_so_far += 1
+    return super().readline(*args)
+
+
+def _text_of(file: pathlib.Path) -> str:
+  try:
+    text = read_text(file, most=MOST_BYTES)
+  except (OSError, ValueError) as error:
+    raise ConfigError(str(error)) from error
+  check(text, str(file))
+  return text
+
+
+def check(text: str, place: str) -> int:
+  """Refuses text that gin would read wrongly, or not in the end.
+
+  Args:
+    text: Of a file or a binding.
+    place: Where it stands, for the message.
+
+  Returns:
+    The number of statements and headings of blocks.
+
+  Raises:
+    ConfigError: It is nested too deep, holds a number beyond float64, or is
+      not made of what Python's lines are made of.
+  """
+  depth = statements = 0
+  try:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+      here = f'{place}, line {token.start[0]}'
+      if token.string in ('(', '[', '{'):
+        depth += 1
+      elif token.string in (')', ']', '}'):
+        depth -= 1
+      elif token.type == tokenize.NUMBER and _is_infinite(token.string):
+        raise ConfigError(f'{here}: {shown(token.string)} is too large')
+      elif token.type == tokenize.NEWLINE:
+        statements += 1
+      if depth > DEPTH:
+        raise ConfigError(f'{here}: brackets nested more than {DEPTH} deep')
+  except ConfigError:
+    raise
+  # What Python says of damaged text differs between its versions.
+  except Exception as error:
+    raise ConfigError(placed(error, place, text.count('\n') + 1)) from error
+  return statements
+
+
+def _is_infinite(number: str) -> bool:
+  try:
+    return math.isinf(float(number.replace('_', '')))
+  except ValueError:  # 0x10, 1j
+    return False
+
+
+def placed(error: Exception, place: str, line: int) -> str:
+  """What went wrong at which line of a file, in one message.
+
+  Args:
+    error: From Python's or gin's parser, or from what a file imports.
+    place: The file.
+    line: Where the parser is, for errors that do not say it.
+
+  >>> placed(SyntaxError('no value', ('/x/a.gin', 3, 1, 'A =')), 'a.gin', 9)
+  'a.gin, line 3: no value'
+  """
+  text = str(error)
+  if isinstance(error, SyntaxError):
+    text, line = str(error.msg), error.lineno or line
+  elif isinstance(error, tokenize.TokenError):
+    text, (line, _) = error.args
+  elif isinstance(error, RecursionError):
+    text = 'nested too deep'
+  elif found := re.search(r'\n  In [^\n]* line (\d+)\n', text):
+    text, line = text[: found.start()], int(found[1])
+  if isinstance(error, KeyError | AssertionError | MemoryError) or not text:
+    text = f'{type(error).__name__} {text}'
+  return f'{place}, line {line}: {brief(text)}'
+
+
+def macros_in(value: str) -> list[str]:
+  """The macros in the text of a value.
+
+  >>> macros_in("[%A, @f(), '100%B', %scope/C]")
+  ['A', 'scope/C']
+  """
+  found = re.findall(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|%([\w./]+)""", value
+  )
+  return [name for name in found if name]
+
+
+def brief(text: str) -> str:
+  """A message that may quote a damaged file: of bounded length, printable.
+
+  >>> brief('no \\x1b[2J')
+  'no \\\\x1b[2J'
+  """
+  text = text.strip()
+  text = text if len(text) <= 1000 else text[:1000] + '...'
+  return ''.join(
+    c if c.isprintable() or c == '\n' else f'\\x{ord(c):02x}' for c in text
+  )
