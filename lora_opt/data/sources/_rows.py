@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 Row = Mapping[str, Any]
 
 
@@ -89,22 +87,3 @@ def file_facts(*paths: pathlib.Path) -> list[dict[str, Any]]:
     size = path.stat().st_size
     facts.append({'file': str(path), 'bytes': size, 'sha256': digest})
   return facts
-
-
-def plain(value: Any, place: str) -> Any:
-  """Turns bytes into text and arrays into lists, at any depth."""
-  if isinstance(value, bytes):
-    try:
-      return value.decode('utf-8')
-    except UnicodeDecodeError as error:
-      raise ValueError(f'{place}: not UTF-8: {value[:60]!r}') from error
-  if isinstance(value, Mapping):
-    return {key: plain(item, place) for key, item in value.items()}
-  if isinstance(value, float | np.floating):
-    # Files of TFDS hold float32: the decimal that it was written as.
-    return float(str(np.float32(value)))
-  if isinstance(value, np.ndarray | np.generic):
-    return plain(value.tolist(), place)
-  if isinstance(value, list | tuple):
-    return [plain(item, place) for item in value]
-  return value

@@ -1,39 +1,57 @@
 """Rows of a prepared TensorFlow Datasets split."""
 
+import bisect
 import dataclasses
 import difflib
 import functools
-from collections.abc import Sequence
+import itertools
+import pathlib
+import struct
 from typing import Any
 
-from lora_opt.data.sources._rows import Row, Rows, plain
+from lora_opt.data.sources import _tf_example, _tfds_folder
+from lora_opt.data.sources._blocks import MEMORY, SECONDS, WANTED, Blocks, cut
+from lora_opt.data.sources._rows import Row, Rows
+from lora_opt.data.sources._tfds_features import Features, read_features
+from lora_opt.data.sources._tfds_splits import Piece, pieces
+from lora_opt.reading.confined import Confined, ConfinedError
+from lora_opt.reading.json_text import read_json
+from lora_opt.reading.lines import LONGEST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tfds(Rows):
-  """A prepared TensorFlow Datasets split, read without TensorFlow.
+  """A prepared TensorFlow Datasets split, read without TensorFlow or TFDS.
 
   The data set must be stored as array_record: prepare it once with
   `tfds.builder(name, data_dir=..., file_format='array_record')
   .download_and_prepare()` (for which TFDS 4.9.10 also needs the package
-  importlib_resources). Text comes back as str, arrays as lists.
+  importlib_resources). Text comes back as str, arrays as lists. Nothing that
+  the folder names is imported; fields that are neither text nor numbers
+  (images, say) are left out, and `facts` names them.
 
   Args:
     name: data set, with its configuration if it has several:
-      'ai2_arc/ARC-Easy'.
+      'ai2_arc/ARC-Easy'; a version may follow, as ':1.0.0'.
     split: 'train', or a slice of it: 'train[:90%]'.
     data_dir: folder with the prepared data sets.
     limit: use the first `limit` rows only.
+    longest: bytes that a record may have; a longer one raises a ValueError, as
+      does one that does not hold what the features declare.
 
   Raises (at first use):
-    FileNotFoundError: there is no such data set prepared in `data_dir`.
-    ValueError: unknown split, another file format, or text that is not UTF-8.
+    FileNotFoundError: there is no such data set prepared in `data_dir`, or a
+      file of it is missing.
+    ValueError: unknown split, another file format, or files that do not hold
+      as many rows as is declared. Damage that shows only when a row is asked
+      for is an OSError.
   """
 
   name: str
   split: str
   data_dir: str | None = None
   limit: int | None = None
+  longest: int = LONGEST
 
   @property
   def title(self) -> str:
@@ -41,48 +59,95 @@ class Tfds(Rows):
 
   def facts(self) -> dict[str, Any]:
     """Name, version, split and what the builder recorded of its files."""
-    info = self._builder.info
-    return {
-      'name': info.full_name,
-      'version': str(info.version),
+    made_of = self._folder / 'metadata.json'
+    facts = {
+      'name': self._info.name,
+      'version': self._info.version,
       'split': self.split,
-      'folder': str(info.data_dir),
-      'made_of': dict(info.metadata or {}),
+      'folder': str(self._folder),
+      'made_of': read_json(made_of) if made_of.is_file() else {},
     }
-
-  def __getitem__(self, index: int) -> Row:
-    row = super().__getitem__(index)
-    return {
-      field: plain(value, f'{self.where(index)}, field {field!r}')
-      for field, value in row.items()
-    }
+    if self._features.unread:
+      facts['not_read'] = dict(self._features.unread)
+    return facts
 
   @functools.cached_property
-  def _builder(self):
-    import tensorflow_datasets as tfds  # only here: not every run needs it
+  def _folder(self) -> pathlib.Path:
+    folder = _tfds_folder.find_folder(self.name, self.data_dir)
+    if folder is None:
+      raise self._not_prepared()
+    return folder
 
-    # From the files alone, without the code that once made them: that code may
-    # be somebody's own, or need packages that are not here.
-    load = tfds.core.read_only_builder.builder_from_files
-    try:
-      return load(self.name, data_dir=self.data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-      raise self._not_prepared(
-        tfds.list_builders(with_community_datasets=False)
-      ) from error
+  @functools.cached_property
+  def _info(self) -> _tfds_folder.FolderInfo:
+    return _tfds_folder.read_info(self._folder)
 
-  def _load(self) -> Sequence[Row]:
-    builder = self._builder
-    try:
-      return builder.as_data_source(self.split)
-    except (ValueError, NotImplementedError) as error:
+  @functools.cached_property
+  def _features(self) -> Features:
+    return read_features(self._folder / 'features.json')
+
+  @functools.cached_property
+  def _pieces(self) -> list[Piece]:
+    """The parts of files that make up the split, each looked at."""
+    info = self._info
+    title = f'{self._folder}, {self.title}'
+    if info.file_format != _tfds_folder.FORMAT:
       raise ValueError(
-        f'{self.title}: cannot be opened ({error}); the splits are '
-        f'{", ".join(builder.info.splits)}, and the file format must be '
-        f'array_record, not {builder.info.file_format}'
-      ) from error
+        f'{title}: the file format must be {_tfds_folder.FORMAT}, not '
+        f'{info.file_format}'
+      )
+    found, rows = [], 0
+    for piece in pieces(self.split, info.splits, title):
+      if self.limit is None or rows < self.limit:
+        _check_count(piece.shard)
+        found.append(piece)
+        rows += piece.stop - piece.start
+    return found
 
-  def _not_prepared(self, known: Sequence[str]) -> FileNotFoundError:
+  @functools.cached_property
+  def _starts(self) -> list[int]:
+    """The number of the first row of each piece, and of all rows."""
+    sizes = (piece.stop - piece.start for piece in self._pieces)
+    return list(itertools.accumulate(sizes, initial=0))
+
+  def _load(self) -> Blocks:
+    _ = self._features  # what is wrong with them is said first
+    return Blocks(self._starts[-1], self._read)
+
+  def _read(self, index: int) -> list[bytes]:
+    """Records from an index on."""
+    number = bisect.bisect_right(self._starts, index) - 1
+    piece = self._pieces[number]
+    start = piece.start + index - self._starts[number]
+    wanted = min(WANTED, piece.stop - start)
+    path = str(piece.shard.path)
+    try:
+      reply = _process()('records', path, start, wanted)
+    except ConfinedError as error:
+      # No ValueError: it is not about one row.
+      raise OSError(f'{path}: damaged file: {cut(error)}') from None
+    records, place = [], 0
+    while place < len(reply):
+      (size,) = struct.unpack_from('<Q', reply, place)
+      records.append(reply[place + 8 : place + 8 + size])
+      place += 8 + size
+    return records
+
+  def _row(self, index: int) -> Row:
+    record = self._rows[index]
+    try:
+      if len(record) > self.longest:
+        raise ValueError(
+          f'{len(record):,} bytes, at most {self.longest:,} are read'
+        )
+      return self._features.row(_tf_example.parse(record))
+    except ValueError as error:
+      raise ValueError(f'{self.where(index)}, {error}') from None
+
+  def _not_prepared(self) -> FileNotFoundError:
+    import tensorflow_datasets as tfds  # slow, and only for the hint
+
+    known = tfds.list_builders(with_community_datasets=False)
     folder = self.data_dir or 'the default folder of TFDS'
     base = self.name.split('/')[0].split(':')[0]
     near = difflib.get_close_matches(base, known, n=5)
@@ -97,4 +162,25 @@ class Tfds(Rows):
       )
     return FileNotFoundError(
       f'no prepared tfds {self.name!r} in {folder}. {hint}'
+    )
+
+
+@functools.cache
+def _process() -> Confined:
+  file = pathlib.Path(__file__).with_name('_array_record_process.py')
+  return Confined(file, 'work', seconds=SECONDS, memory=MEMORY)
+
+
+def _check_count(shard: _tfds_folder.Shard) -> None:
+  """Raises unless a file holds as many records as is declared."""
+  if not shard.path.is_file():
+    raise FileNotFoundError(f'{shard.path} is missing')
+  try:
+    count = _process()('count', str(shard.path))
+  except ConfinedError as error:
+    raise ValueError(f'{shard.path}: damaged file: {cut(error)}') from None
+  if count != shard.count:
+    raise ValueError(
+      f'{shard.path}: damaged file: {count} records, and dataset_info.json '
+      f'declares {shard.count}'
     )

@@ -1,0 +1,53 @@
+"""Records of array_record files, read in a process of its own.
+
+A damaged file can make the reader crash or fill the memory; see
+`lora_opt.reading.confined`. This imports nothing of `lora_opt`.
+"""
+
+import functools
+import os
+import struct
+from typing import Any
+
+from array_record.python import array_record_module
+
+_REPLY = 2**24  # bytes after which a reply ends
+
+
+def work(what: str, path: str, *arguments: Any) -> Any:
+  """What the other process calls: `count` or `records`."""
+  return {'count': count, 'records': records}[what](path, *arguments)
+
+
+def count(path: str) -> int:
+  """How many records a file has."""
+  return _reader(path).num_records()
+
+
+def records(path: str, start: int, wanted: int) -> bytes:
+  """Records from `start` on, at least one: each its size and its bytes."""
+  reader, reply = _reader(path), bytearray()
+  for number in range(start, min(start + wanted, reader.num_records())):
+    (record,) = reader.read([number])
+    reply += struct.pack('<Q', len(record)) + record
+    if len(reply) > _REPLY:
+      break
+  if not reply:
+    raise ValueError(f'there is no record {start}')
+  return bytes(reply)
+
+
+def _reader(path: str) -> array_record_module.ArrayRecordReader:
+  facts = os.stat(path)
+  return _opened(path, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(
+  path: str, state: tuple[int, ...]
+) -> array_record_module.ArrayRecordReader:
+  del state  # a file that was changed is opened anew
+  # Nothing is read ahead: records are asked for one by one.
+  return array_record_module.ArrayRecordReader(
+    path, 'readahead_buffer_size:0,max_parallelism:0'
+  )
