@@ -41,16 +41,14 @@ def without_encoding(source: str) -> list[int]:
 
 
 def _is_of_text(call: ast.Call, named: dict[str, ast.expr]) -> bool:
-  """Whether a file is opened to read or write text.
-
-  Without a mode, other things than files have a method of this name too.
-  """
-  modes = [*call.args, *named.values()]
-  modes = [m.value for m in modes if isinstance(m, ast.Constant)]
-  modes = [m for m in modes if re.fullmatch(r'[rwxa][bt+]*', str(m))]
-  if isinstance(call.func, ast.Name) and not modes:
-    return True
-  return any('b' not in mode for mode in modes)
+  """Whether a file is opened to read or write text."""
+  function = isinstance(call.func, ast.Name) or call.func.attr == 'fdopen'
+  place = 1 if function else 0  # a method has the path in front
+  mode = named.get('mode', [*call.args, None, None][place])
+  if not isinstance(mode, ast.Constant):
+    # Without a mode, other things than files have a method of this name too.
+    return function
+  return bool(re.fullmatch('[rwxat+]+', str(mode.value)))
 
 
 def _is_true(value: ast.expr | None) -> bool:

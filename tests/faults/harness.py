@@ -117,7 +117,7 @@ class Harness:
     if not child:
       _in_child(writer, self._folder / name, self._folder / 'cache', fault)
     os.close(writer)
-    with os.fdopen(reader, errors='replace') as pipe:
+    with os.fdopen(reader, encoding='utf-8', errors='replace') as pipe:
       text = pipe.read()
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), text
