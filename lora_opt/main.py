@@ -67,12 +67,17 @@ flags.DEFINE_string(
   'For several processes: host:port of process 0, or auto where SLURM, Open '
   'MPI, Cloud TPU or GKE say it all.',
 )
-flags.DEFINE_integer('process_count', None, 'Number of processes.')
-flags.DEFINE_integer('process_index', None, 'Index of this process, from 0.')
+flags.DEFINE_integer(
+  'process_count', None, 'Number of processes.', lower_bound=1
+)
+flags.DEFINE_integer(
+  'process_index', None, 'Index of this process, from 0.', lower_bound=0
+)
 flags.DEFINE_integer(
   'heartbeat_timeout_seconds',
   30,
   'A process that is silent for so long is given up, and the others end.',
+  lower_bound=1,
 )
 
 

@@ -19,6 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from lora_opt.training import network
+
 # How far processes may be apart when they compile; a lost one is noticed by
 # its heartbeat.
 _COMPILE_SECONDS = 3600
@@ -42,7 +44,8 @@ def start(
       up: the others end.
 
   Raises:
-    ValueError: an environment that says nothing of the processes.
+    ValueError: an environment that says nothing of the processes, or an
+      address that is not host:port.
   """
   if coordinator_address == 'auto':
     coordinator_address = None
@@ -50,11 +53,15 @@ def start(
     coordinator_address,
     process_count,
     process_index,
+    coordinator_bind_address=network.bind_address(coordinator_address),
     heartbeat_timeout_seconds=heartbeat_timeout_seconds,
     # All processes end together; one that ended for a reason of its own must
     # not keep the others for the five minutes of the default.
     shutdown_timeout_seconds=heartbeat_timeout_seconds,
   )
+  local = network.is_loopback(coordinator_address)
+  if local and not network.keep_collectives_local():
+    print('note: CPU collectives listen at the address of this machine')
   if not is_first():
     # One voice: the first process tells what is the same in all of them. Errors
     # are still everyone's, on standard error.
