@@ -18,7 +18,7 @@ TRAIN = [
   'orbax-checkpoint',
   'pyarrow',
   'qwix',
-  'reasoning-gym',
+  'reasoning-gym==0.1.25',  # whose scorers were examined
   'rouge-score',
   'safetensors',
   'sentencepiece',

@@ -1,10 +1,23 @@
-"""Extractors find the answer in what a model wrote; scorers judge it."""
+"""Extractors find the answer in what a model wrote; scorers judge it.
 
+`gsm8k` and `llm_adapters` are the rules of those who published the benchmarks,
+to the letter. `last_number`, `after_hashes` and `same_number` read numbers as
+lora_opt.reading.numbers says.
+"""
+
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_NUMBER = r'-?\$?\d[\d,]*(?:\.\d+)?'
+from absl import logging
+
+from lora_opt.reading import numbers as reading
+from lora_opt.reading import patterns
+from lora_opt.reading.values import shown
+
+# A longer answer is none: it scores 0 and is not looked at.
+LONGEST = 200_000
 
 
 def gsm8k(text: str) -> str | None:
@@ -20,13 +33,33 @@ def gsm8k(text: str) -> str | None:
   return found and found[1].replace(',', '')
 
 
+def llm_adapters(text: str) -> str | None:
+  """The rule of LLM-Adapters for arithmetic: last number, commas left out.
+
+  A hyphen before a digit is a minus sign wherever it stands. See `evaluate.py`
+  in https://github.com/AGI-Edgerunners/LLM-Adapters.
+
+  >>> llm_adapters('He has 5-3 or 1,002 left.'), llm_adapters('So 5-3')
+  ('1002', '-3')
+  """
+  found = re.findall(r'-?\d+\.?\d*', text.replace(',', ''))
+  return found[-1] if found else None
+
+
 def after_hashes(text: str) -> str | None:
   """The number after the last '####', in one spelling: a lenient `gsm8k`.
 
-  >>> after_hashes('18 eggs at 2 dollars.\\n#### $1,036')
-  '1036'
+  >>> after_hashes('18 eggs at 2 dollars.\\n#### $1,036.50')
+  '1036.5'
   """
-  return _last(r'####\s*(' + _NUMBER + ')', text)
+  text = text[-reading.LONGEST :]
+  place = text.rfind('####')
+  while place >= 0:
+    number = reading.leading_number(text[place + 4 :][:2000].lstrip())
+    if number is not None:
+      return reading.spelled(number)
+    place = text.rfind('####', 0, place)
+  return None
 
 
 def last_number(text: str) -> str | None:
@@ -35,7 +68,8 @@ def last_number(text: str) -> str | None:
   >>> last_number('That makes 3 + 4 = 7.0 apples.')
   '7'
   """
-  return _last('(' + _NUMBER + ')', text)
+  number = reading.last_number(text)
+  return None if number is None else reading.spelled(number)
 
 
 def first_match(pattern: str) -> Callable[[str], str | None]:
@@ -44,24 +78,23 @@ def first_match(pattern: str) -> Callable[[str], str | None]:
   >>> first_match('answer[1-5]')('the correct answer is answer3, not answer1')
   'answer3'
   """
-
-  def extract(text: str) -> str | None:
-    found = re.search(pattern, text)
-    return found and group_of(found)
-
-  return extract
+  patterns.check_pattern(pattern, 'first_match.pattern')
+  return lambda text: find(pattern, text)
 
 
-def group_of(found: re.Match) -> str | None:
-  """What a match says: its first group, if it has one, or else the whole.
-
-  >>> group_of(re.search('answer (\\\\d)', 'the answer 3'))
-  '3'
-  >>> group_of(re.search('answer( 3)?', 'the answer')) is None
-  True
-  """
-  text = found[1 if found.re.groups else 0]
-  return text and text.strip()
+def find(pattern: str, text: str, *, last: bool = False) -> str | None:
+  """As of `patterns.find`; None, and a warning, where it takes too long."""
+  try:
+    return patterns.find(pattern, text, last=last)
+  except patterns.ConfinedError as error:
+    logging.warning(
+      'the regular expression %s %s on an answer of %d characters, which '
+      'counts as no answer. Let no repetition stand within another',
+      shown(pattern),
+      error,
+      len(text),
+    )
+    return None
 
 
 def same_number(
@@ -69,24 +102,38 @@ def same_number(
 ) -> Callable[[str, Mapping[str, Any]], float]:
   """Makes a scorer: 1 if the answer is the number of this field of the row.
 
+  Raises (when it scores):
+    ValueError: The field holds no number.
+
   >>> same_number('final')('6.0', {'final': '6'})
   1.0
   """
+  if not (math.isfinite(tolerance) and tolerance >= 0):
+    raise ValueError(
+      f'same_number.tolerance={tolerance} must be a finite number, at least 0'
+    )
 
   def score(prediction: str, row: Mapping[str, Any]) -> float:
-    try:
-      difference = abs(float(prediction) - float(row[field]))
-    except ValueError:
+    right = reading.read_number(str(row[field]))
+    if right is None:
+      raise ValueError(
+        f'same_number: field {field!r} is {shown(row[field])}, not a number'
+      )
+    found = reading.read_number(prediction)
+    if found is None:
       return 0.0
-    return float(difference <= tolerance)
+    return float(abs(float(found) - float(right)) <= tolerance)
 
   return score
 
 
-def _last(pattern: str, text: str) -> str | None:
-  """The last match as a number in one spelling, so that texts compare."""
-  found = re.findall(pattern, text)
-  if not found:
-    return None
-  number = re.sub(r'[$,]', '', found[-1])
-  return re.sub(r'\.0+$', '', number)
+def spelled_alike(extract: Any, reference: str) -> str:
+  """A reference answer, spelled as the extractor spells what it finds."""
+  if not getattr(extract, 'reads_numbers', False):
+    return reference
+  number = reading.read_number(reference)
+  return reference if number is None else reading.spelled(number)
+
+
+# As attributes, which stay when gin wraps the functions.
+after_hashes.reads_numbers = last_number.reads_numbers = True

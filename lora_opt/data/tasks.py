@@ -20,22 +20,23 @@ lora_opt.data.task.Task.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from lora_opt.data import extraction
 from lora_opt.data.examples import Example, Record, Template
 from lora_opt.data.extraction import (
   after_hashes,
   first_match,
-  group_of,
   gsm8k,
   last_number,
+  llm_adapters,
   same_number,
 )
 from lora_opt.data.mixture import Mixture
 from lora_opt.data.task import Task
 from lora_opt.reading import values
+from lora_opt.reading.patterns import check_pattern
 from lora_opt.reading.values import shown
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
   'first_match',
   'gsm8k',
   'last_number',
+  'llm_adapters',
   'same_number',
 ]
 
@@ -281,12 +283,13 @@ class Generation(Task):
     references: name of the field with all right completions, a list of texts,
       for metrics that compare with the best of them.
     extract: what finds the answer in a text: a regular expression (the last
-      match counts, its first group if it has one) or a function of the text
-      that returns None when there is no answer (`after_hashes`,
-      `last_number`). None takes the whole text.
+      match counts, its first group if it has one; it may take a second) or a
+      function of the text that returns None when there is no answer
+      (`after_hashes`, `last_number`). None takes the whole text.
     scorer: function of the extracted answer and the row, between 0 and 1.
-      None takes the scorer of a procedural source, else compares with the
-      reference answer, white space at both ends left out.
+      None takes the scorer of a procedural source, which must be a safe one,
+      else compares with the reference answer, white space at both ends left
+      out.
 
   The other fields are those of every Task.
   """
@@ -303,13 +306,9 @@ class Generation(Task):
     super().__post_init__()
     Template(self.completion)
     if isinstance(self.extract, str):
-      try:
-        re.compile(self.extract)
-      except re.error as error:
-        raise ValueError(
-          f'task {self.name!r}: extract={self.extract!r} is no regular '
-          f'expression: {error}'
-        ) from error
+      check_pattern(self.extract, f'task {self.name!r}: extract')
+    if self.scorer is None:
+      getattr(self.eval, 'check_scored', lambda: None)()
 
   @property
   def metric(self) -> str:
@@ -341,7 +340,12 @@ class Generation(Task):
     return record.texts(self.references, at_least=1)
 
   def score(self, example: Example, prediction_text: str) -> float:
-    """How good the prediction is, between 0 and 1."""
+    """How good the prediction is, between 0 and 1.
+
+    More than 200,000 characters are no answer.
+    """
+    if len(prediction_text) > extraction.LONGEST:
+      return 0.0
     prediction = self._extract(prediction_text)
     if prediction is None:
       return 0.0
@@ -352,12 +356,12 @@ class Generation(Task):
   def _reference(self, example: Example) -> str | None:
     if self.answer is None:
       return self._extract(example.completion)
-    return str(example.row[self.answer]).strip()
+    reference = str(example.row[self.answer]).strip()
+    return extraction.spelled_alike(self.extract, reference)
 
   def _extract(self, text: str) -> str | None:
     if self.extract is None:
       return text.strip()
     if callable(self.extract):
       return self.extract(text)
-    found = list(re.finditer(self.extract, text))
-    return group_of(found[-1]) if found else None
+    return extraction.find(self.extract, text, last=True)

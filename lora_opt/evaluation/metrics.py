@@ -13,7 +13,6 @@ and rouge-score, imported when a metric is first used.
 import contextlib
 import dataclasses
 import functools
-import re
 import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lora_opt.evaluation.bootstrap import bootstrap_interval
+from lora_opt.reading.numbers import last_number
 
 Prediction = Mapping[str, Any]
 
@@ -245,8 +245,8 @@ def _written_numbers(row: Prediction) -> tuple[float, float]:
 
 
 def _last_number(text: str) -> float:
-  found = re.findall(r'-?\d+(?:\.\d+)?', text)
-  return float(found[-1]) if found else -1.0
+  found = last_number(text)
+  return -1.0 if found is None else float(found)
 
 
 def _correlation(kind: str, answers: np.ndarray, values: np.ndarray) -> float:
@@ -254,6 +254,11 @@ def _correlation(kind: str, answers: np.ndarray, values: np.ndarray) -> float:
 
   if len(answers) < 2 or np.ptp(answers) == 0 or np.ptp(values) == 0:
     return 0.0
+  # Scale does not matter, and a written 1e299 squared would be no number.
+  # Powers of two change no digit.
+  answers, values = (
+    np.ldexp(x, -np.frexp(np.max(np.abs(x)))[1]) for x in (answers, values)
+  )
   with _resamples_may_be_poor():
     return float(getattr(stats, kind)(answers, values).statistic)
 

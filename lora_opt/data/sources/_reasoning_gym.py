@@ -8,15 +8,20 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from lora_opt.data import scoring
 from lora_opt.data.sources._rows import Row, Rows
 
 
 class ReasoningGym(Rows):
-  """A procedural data set of `reasoning_gym`, with its own scorer.
+  """A procedural data set of `reasoning_gym`, with a scorer.
 
   Row i is generated from the random seed `seed + i`: two sources of one data
   set whose ranges seed ... seed + size - 1 meet would share rows. Tasks check
   this; leave a wide gap between the seed for training and that for evaluation.
+
+  Answers score by the rule of reasoning_gym, and none of them is executed: see
+  `lora_opt.data.scoring`. A data set whose scorer was not found safe can be
+  trained on and judged by likelihood.
 
   Args:
     name: a data set of reasoning_gym, such as 'chain_sum'.
@@ -24,8 +29,9 @@ class ReasoningGym(Rows):
     seed: seed of row 0.
     **config: settings of that data set, such as min_terms=2.
 
-  Raises (at first use):
-    ValueError: unknown data set or setting, or a setting out of range.
+  Raises:
+    ValueError: a data set that is not offered; at first use, an unknown data
+      set or setting, or a setting out of range.
   """
 
   limit = None
@@ -33,6 +39,7 @@ class ReasoningGym(Rows):
   def __init__(self, name: str, *, size: int, seed: int, **config):
     if not isinstance(size, int) or size < 1:
       raise ValueError(f'ReasoningGym {name!r}: size={size!r} must be >= 1')
+    scoring.check_offered(name)
     self.name = name
     self.size = size
     self.seed = seed
@@ -56,13 +63,13 @@ class ReasoningGym(Rows):
       'version': importlib.metadata.version('reasoning-gym'),
     }
 
+  def check_scored(self) -> None:
+    """Raises ValueError unless its answers can be scored safely."""
+    scoring.check_scored(self.name)
+
   def score(self, prediction: str, row: Row) -> float:
     """Scores one answer by the data set's own rule, between 0 and 1."""
-    try:
-      return float(self._dataset.score_answer(prediction, row))
-    except Exception:
-      # Some scorers parse the answer and fail on text that is no answer.
-      return 0.0
+    return scoring.score(self.name, prediction, row, self._dataset.score_answer)
 
   def shared_rows(self, other: Sequence[Row]) -> int:
     """Number of rows that are in `other` too because the seeds meet."""

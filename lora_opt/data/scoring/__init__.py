@@ -1,0 +1,95 @@
+"""Scoring what a model answered to a data set of reasoning_gym.
+
+An answer is text that a stranger wrote. It is compared and read, within bounds;
+none of it is ever executed. `lora_opt.data.scoring.table` says how, for each
+data set by its name.
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lora_opt.data.scoring import table
+
+# Longer answers, which are four times as long as the right one too, score 0.
+LONGEST = 10_000
+
+Scorer = Callable[[str | None, Mapping[str, Any]], float]
+
+
+def check_offered(name: str) -> None:
+  """Raises ValueError for a data set that may not be used at all."""
+  if why := table.NOT_OFFERED.get(name):
+    raise ValueError(f'reasoning_gym {name!r} is not offered: {why}')
+
+
+def check_scored(name: str) -> None:
+  """Raises ValueError unless answers to a data set can be scored safely.
+
+  >>> check_scored('chain_sum')
+  >>> check_scored('codeio')
+  Traceback (most recent call last):
+  ...
+  ValueError: reasoning_gym 'codeio' is not offered: it executes code that a \
+language model wrote, to make its questions
+  """
+  check_offered(name)
+  theirs = name in table.AS_IT_IS or name in table.PREPARED
+  installed = importlib.metadata.version('reasoning-gym') if theirs else None
+  if why := table.NOT_SCORED.get(name):
+    pass
+  elif theirs and installed != table.VERSION:
+    why = (
+      f'the scorers of version {table.VERSION} were examined, and '
+      f'{installed} is installed: pip install reasoning-gym=={table.VERSION}'
+    )
+  elif not theirs and name not in table.OURS:
+    why = 'its scorer was not examined, and could execute what a model writes'
+  if why:
+    raise ValueError(
+      f'answers to reasoning_gym {name!r} are not scored: {why}. Give the '
+      'task a scorer of its own, or use a Completion task, which is judged by '
+      'likelihood'
+    )
+
+
+def score(
+  name: str, answer: str, row: Mapping[str, Any], theirs: Scorer
+) -> float:
+  """Scores one answer, between 0 and 1.
+
+  Args:
+    name: The data set.
+    answer: What the model wrote. Where it is far too long, it scores 0.
+    row: The row of the data set.
+    theirs: The data set's own scorer, used where it was found safe.
+
+  Raises:
+    ValueError: Its answers are not scored, see `check_scored`.
+  """
+  check_scored(name)
+  right = row.get('answer')
+  size = len(right) if isinstance(right, str) else 0
+  if len(answer) > max(LONGEST, 4 * size):
+    return 0.0
+  if name in table.OURS:
+    return table.OURS[name](answer, row)
+  prepared = table.PREPARED.get(name, str)(answer)
+  return 0.0 if prepared is None else _theirs(theirs, prepared, row)
+
+
+def _theirs(scorer: Scorer, answer: str, row: Mapping[str, Any]) -> float:
+  """By their rule: in silence, and without a trace in the row."""
+  copy = {**row, 'metadata': dict(row.get('metadata', {}))}
+  with (
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+  ):
+    try:
+      found = float(scorer(answer, copy))
+    except Exception:
+      return 0.0  # some fail on text that is no answer
+  return found if math.isfinite(found) else 0.0
