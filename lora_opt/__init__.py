@@ -4,7 +4,7 @@ Importing this needs jax and optax only; the fine-tuning harness lives in the
 subpackages `models`, `data`, `training` and `evaluation`.
 """
 
-from lora_opt import linalg, pairs, transforms
+from lora_opt import diagnostics, linalg, pairs, transforms
 from lora_opt.optimizers import (
   adamw,
   altlora,
@@ -35,6 +35,7 @@ __all__ = [
   'adamw',
   'altlora',
   'balanced',
+  'diagnostics',
   'lamb',
   'linalg',
   'lora_fa',

@@ -1,11 +1,12 @@
-"""What state the factors are in: numbers per pair, and a summary of all."""
+"""What state the factors are in, and what of the training was lost."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from lora_opt import linalg, pairs
+from lora_opt import linalg, pairs, transforms
 from lora_opt.pairs import LoraPair
 
 
@@ -112,6 +113,48 @@ def summarize(diagnostics: dict[str, PairDiagnostics]) -> dict[str, jax.Array]:
     'relative_step_mean': jnp.mean(every.relative_step),
     'relative_step_max': jnp.max(every.relative_step),
   }
+
+
+class Skips(NamedTuple):
+  """Steps that did not happen, or not wholly."""
+
+  total: jax.Array  # () int32
+  consecutive: jax.Array  # () int32: since the last step that did
+
+
+def skips(state: Any) -> Skips | None:
+  """How many steps were skipped for something that is not finite.
+
+  Every recipe counts them (`transforms.skip_nonfinite` says what counts), and
+  so does `optax.apply_if_finite`. `optax.MultiSteps` does not count the micro
+  batches that its `should_skip_update_fn` leaves out.
+
+  Args:
+    state: of any optimizer, however wrapped; or a tree that contains it.
+
+  Returns:
+    The counts of what has skipped most, where several count; None if nothing
+    counts.
+
+  >>> tx = transforms.skip_nonfinite(optax.sgd(1.0))
+  >>> x = jnp.ones(2)
+  >>> _, state = tx.update(x * jnp.nan, tx.init(x), x)
+  >>> skips(state).total.item(), skips(optax.sgd(1.0).init(x))
+  (1, None)
+  """
+  found: list[Skips] = []
+
+  def look(x):
+    if isinstance(x, transforms.SkipNonfiniteState):
+      found.append(Skips(x.skipped, x.consecutive))
+    elif isinstance(x, optax.ApplyIfFiniteState):
+      found.append(Skips(x.total_notfinite, x.notfinite_count))
+    return False  # go on inside
+
+  jax.tree.leaves(state, is_leaf=look)
+  if not found:
+    return None
+  return Skips(*(jnp.max(jnp.stack(xs)) for xs in zip(*found, strict=True)))
 
 
 def _wide_enough(factors):

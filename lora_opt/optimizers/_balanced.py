@@ -3,9 +3,11 @@
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import recipe
+from lora_opt.optimizers._recipe import MAX_SKIPS, recipe
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def balanced(
   inner: optax.GradientTransformation,
   *,
@@ -13,6 +15,7 @@ def balanced(
   every: int = 1,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """Any optimizer, on factors kept balanced: A^T A = B^T B.
 
@@ -30,6 +33,8 @@ def balanced(
     every: steps from one balancing to the next.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
@@ -59,4 +64,5 @@ def balanced(
     ),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
   )

@@ -5,9 +5,16 @@ from typing import Any
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+from lora_opt.optimizers._recipe import (
+  MAX_SKIPS,
+  Mask,
+  ScalarOrSchedule,
+  recipe,
+)
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def lamb(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -19,6 +26,7 @@ def lamb(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """LAMB: Adam's direction, with the norm of the factor it moves.
 
@@ -32,12 +40,15 @@ def lamb(
     mu_dtype: dtype of the first moment.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -54,14 +65,17 @@ def lamb(
   trust = transforms.scale_by_trust_ratio_per_matrix()
   return recipe(
     transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-    optax.add_decayed_weights(weight_decay, mask),
+    transforms.add_decayed_weights(weight_decay, mask),
     transforms.on_lora_pairs(trust, layout, elementwise=True),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )
 
 
+@checked
 def muon(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.95,
@@ -72,6 +86,7 @@ def muon(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """Muon on each factor, as if it were a weight matrix of its own.
 
@@ -85,12 +100,15 @@ def muon(
     mu_dtype: dtype of the momentum.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -109,13 +127,16 @@ def muon(
   )
   return recipe(
     transforms.on_lora_pairs(direction, layout),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )
 
 
+@checked
 def shampoo(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -127,6 +148,7 @@ def shampoo(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """One-sided Shampoo on each factor: an r x r preconditioner.
 
@@ -142,12 +164,15 @@ def shampoo(
     mu_dtype: dtype of the momentum.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -165,8 +190,10 @@ def shampoo(
   )
   return recipe(
     transforms.on_lora_pairs(direction, layout, native=True),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )

@@ -5,9 +5,16 @@ from typing import Any
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+from lora_opt.optimizers._recipe import (
+  MAX_SKIPS,
+  Mask,
+  ScalarOrSchedule,
+  recipe,
+)
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def lora_muon(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.95,
@@ -20,6 +27,7 @@ def lora_muon(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """LoRA-Muon: steps of A B^T with all singular values alike.
 
@@ -46,12 +54,15 @@ def lora_muon(
     mu_dtype: dtype of the momentum.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -77,8 +88,10 @@ def lora_muon(
   )
   return recipe(
     transforms.on_lora_pairs(direction, layout, native=True),
-    optax.add_decayed_weights(weight_decay / 2, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay / 2, mask),
+    transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )

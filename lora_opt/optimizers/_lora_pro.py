@@ -5,9 +5,16 @@ from typing import Any
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+from lora_opt.optimizers._recipe import (
+  MAX_SKIPS,
+  Mask,
+  ScalarOrSchedule,
+  recipe,
+)
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def lora_pro(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -20,6 +27,7 @@ def lora_pro(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """LoRA-Pro: AdamW on gradients that stand for those of full fine-tuning.
 
@@ -38,12 +46,15 @@ def lora_pro(
     mu_dtype: dtype of the first moment.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -68,8 +79,10 @@ def lora_pro(
       native=True,
     ),
     transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )

@@ -5,9 +5,16 @@ from typing import Any, Literal
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+from lora_opt.optimizers._recipe import (
+  MAX_SKIPS,
+  Mask,
+  ScalarOrSchedule,
+  recipe,
+)
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def lora_rite(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -30,6 +37,7 @@ def lora_rite(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """LoRA-RITE: matrix-adaptive steps, invariant to the factorisation.
 
@@ -102,6 +110,8 @@ def lora_rite(
     mu_dtype: dtype of the momentum; default float32 or wider.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
@@ -151,14 +161,16 @@ def lora_rite(
       transforms.on_lora_pairs(step, layout, native=True),
       layout=layout,
       other=other,
+      max_skips=max_consecutive_skips,
+      learning_rate=learning_rate,
     )
   direction = transforms.scale_by_lora_rite(
     b1, b2, eps, learning_rate=learning_rate, **options
   )
   stages = [
     transforms.on_lora_pairs(direction, layout, native=True),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
   ]
   if rebalance:
     stages.append(
@@ -166,4 +178,10 @@ def lora_rite(
         transforms.rebalance_norms(), layout, elementwise=True
       )
     )
-  return recipe(*stages, layout=layout, other=other)
+  return recipe(
+    *stages,
+    layout=layout,
+    other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
+  )

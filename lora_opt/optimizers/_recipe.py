@@ -8,22 +8,42 @@ import optax
 
 from lora_opt import pairs, transforms
 
-ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
+ScalarOrSchedule = transforms.ScalarOrSchedule
 # Which leaves decay: a function from parameters to a tree of booleans. (A
 # tree does not fit, since leaves outside pairs are hidden from the chain.)
 Mask = Callable[[Any], Any] | None
+MAX_SKIPS = transforms.MAX_CONSECUTIVE_SKIPS
 
 
 def recipe(
   *stages: optax.GradientTransformation,
   layout: pairs.Layouts,
   other: optax.GradientTransformation | None,
+  max_skips: int | None,
+  learning_rate: ScalarOrSchedule = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-  """A chain for the LoRA leaves; `other` for the rest."""
-  return optax.partition(
-    {
-      'lora': transforms.skip_nonfinite(optax.chain(*stages)),
-      'other': optax.set_to_zero() if other is None else other,
-    },
-    lambda tree: pairs.lora_labels(tree, layout),
+  """A chain for the LoRA leaves, `other` for the rest, and one guard.
+
+  Gradients of leaves that rest are nobody's business, and not looked at.
+  """
+
+  def labels(tree):
+    return pairs.lora_labels(tree, layout)
+
+  def guarded(inner, gives_up_on=None):
+    return transforms.skip_nonfinite(
+      inner,
+      max_consecutive=max_skips,
+      learning_rate=learning_rate,
+      gives_up_on=gives_up_on,
+    )
+
+  chain = optax.chain(*stages)
+  if other is None:
+    return optax.partition(
+      {'lora': guarded(chain), 'other': optax.set_to_zero()}, labels
+    )
+  return guarded(
+    optax.partition({'lora': chain, 'other': other}, labels),
+    lambda tree: jax.tree.map(lambda label: label == 'lora', labels(tree)),
   )

@@ -5,9 +5,16 @@ from typing import Any, Literal
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+from lora_opt.optimizers._recipe import (
+  MAX_SKIPS,
+  Mask,
+  ScalarOrSchedule,
+  recipe,
+)
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def reflora(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -24,6 +31,7 @@ def reflora(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """RefLoRA: AdamW on gradients of the balanced factorisation.
 
@@ -59,6 +67,8 @@ def reflora(
     mu_dtype: dtype of the first moment.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
@@ -87,8 +97,8 @@ def reflora(
     raise ValueError(f"refactoring={refactoring!r}: 'virtual' or 'real'?")
   adam = (
     transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
   )
   if refactoring == 'real':
     if isinstance(blend_steps, int) and blend_steps:
@@ -98,7 +108,13 @@ def reflora(
     real = transforms.refactor_by_balance(
       optax.chain(*adam), layout, warmup_steps=warmup_steps, every=every
     )
-    return recipe(real, layout=layout, other=other)
+    return recipe(
+      real,
+      layout=layout,
+      other=other,
+      max_skips=max_consecutive_skips,
+      learning_rate=learning_rate,
+    )
   virtual = transforms.precondition_by_refactoring(
     warmup_steps=warmup_steps,
     every=every,
@@ -110,9 +126,12 @@ def reflora(
     *adam,
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )
 
 
+@checked
 def reflora_s(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -126,6 +145,7 @@ def reflora_s(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """RefLoRA-S: AdamW, and both factors of a pair keep the same norm.
 
@@ -146,12 +166,15 @@ def reflora_s(
     mu_dtype: dtype of the first moment.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.ones((1, 4))}}
@@ -165,10 +188,16 @@ def reflora_s(
   """
   inner = optax.chain(
     transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
   )
   refactored = transforms.refactor_by_norms(
     inner, layout, warmup_steps=warmup_steps, every=every
   )
-  return recipe(refactored, layout=layout, other=other)
+  return recipe(
+    refactored,
+    layout=layout,
+    other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
+  )

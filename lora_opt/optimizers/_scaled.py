@@ -5,9 +5,16 @@ from typing import Any
 import optax
 
 from lora_opt import pairs, transforms
-from lora_opt.optimizers._recipe import Mask, ScalarOrSchedule, recipe
+from lora_opt.optimizers._recipe import (
+  MAX_SKIPS,
+  Mask,
+  ScalarOrSchedule,
+  recipe,
+)
+from lora_opt.optimizers._settings import checked
 
 
+@checked
 def scaled_gd(
   learning_rate: ScalarOrSchedule,
   momentum: float | None = None,
@@ -20,6 +27,7 @@ def scaled_gd(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """ScaledGD: gradient descent in the Riemannian metric of A B^T.
 
@@ -40,12 +48,15 @@ def scaled_gd(
     mu_dtype: dtype of the momentum.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -68,14 +79,21 @@ def scaled_gd(
       layout,
       native=True,
     ),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
   ]
   if momentum is not None:
     stages.insert(1, optax.trace(momentum, nesterov, mu_dtype))
-  return recipe(*stages, layout=layout, other=other)
+  return recipe(
+    *stages,
+    layout=layout,
+    other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
+  )
 
 
+@checked
 def scaled_adamw(
   learning_rate: ScalarOrSchedule,
   b1: float = 0.9,
@@ -89,6 +107,7 @@ def scaled_adamw(
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
+  max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
   """ScaledAdamW: AdamW on gradients in the Riemannian metric of A B^T.
 
@@ -107,12 +126,15 @@ def scaled_adamw(
     mu_dtype: dtype of the first moment.
     layout: where the pairs are, `lora_opt.pairs`.
     other: transformation for leaves outside pairs; default: they rest.
+    max_consecutive_skips: bad steps in a row that are skipped before updates
+      are NaN (`transforms.skip_nonfinite`); None: any.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: for a setting out of its range; at init, when no proper pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -135,8 +157,10 @@ def scaled_adamw(
       native=True,
     ),
     transforms.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype),
-    optax.add_decayed_weights(weight_decay, mask),
-    optax.scale_by_learning_rate(learning_rate),
+    transforms.add_decayed_weights(weight_decay, mask),
+    transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    max_skips=max_consecutive_skips,
+    learning_rate=learning_rate,
   )

@@ -7,6 +7,7 @@ from lora_opt.transforms._balance import (
   refactor_by_balance,
   refactor_by_norms,
 )
+from lora_opt.transforms._decay import add_decayed_weights
 from lora_opt.transforms._grams import precondition_by_grams
 from lora_opt.transforms._lora_muon import (
   ScaleByLoraMuonState,
@@ -21,12 +22,17 @@ from lora_opt.transforms._lora_rite import (
   scale_by_lora_rite,
   step_by_lora_rite,
 )
-from lora_opt.transforms._nonfinite import SkipNonfiniteState, skip_nonfinite
+from lora_opt.transforms._nonfinite import (
+  MAX_CONSECUTIVE_SKIPS,
+  SkipNonfiniteState,
+  skip_nonfinite,
+)
 from lora_opt.transforms._pairing import OnLoraPairsState, on_lora_pairs
 from lora_opt.transforms._per_matrix import (
   scale_by_muon_per_matrix,
   scale_by_trust_ratio_per_matrix,
 )
+from lora_opt.transforms._rates import ScalarOrSchedule, scale_by_finite_rate
 from lora_opt.transforms._refactoring import (
   PreconditionByRefactoringState,
   precondition_by_refactoring,
@@ -38,9 +44,11 @@ from lora_opt.transforms._shampoo import (
 
 __all__ = [
   'EMBEDDINGS',
+  'MAX_CONSECUTIVE_SKIPS',
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
   'RefactorState',
+  'ScalarOrSchedule',
   'ScaleByAdamState',
   'ScaleByAltLoraState',
   'ScaleByLoraMuonState',
@@ -48,6 +56,7 @@ __all__ = [
   'ScaleByOneSidedShampooState',
   'SkipNonfiniteState',
   'StepByLoraRiteState',
+  'add_decayed_weights',
   'on_lora_pairs',
   'precondition_by_full_gradient',
   'precondition_by_grams',
@@ -57,6 +66,7 @@ __all__ = [
   'refactor_by_norms',
   'scale_by_adam',
   'scale_by_altlora',
+  'scale_by_finite_rate',
   'scale_by_lora_muon',
   'scale_by_lora_plus',
   'scale_by_lora_rite',

@@ -1,6 +1,5 @@
 """LoRA-Muon: the spectral-norm step of A B^T, one factor at a time."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +12,7 @@ from lora_opt.transforms._factors import (
   hold_weak_directions,
   through_bases,
 )
-
-ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
+from lora_opt.transforms._rates import ScalarOrSchedule, rate_at
 
 
 class ScaleByLoraMuonState(NamedTuple):
@@ -82,8 +80,7 @@ def scale_by_lora_muon(
     root = linalg.psd_inverse_sqrt(linalg.symmetrize(bases.squares))
     left = linalg.matmul(inverse, root) * (0.5 / lora_scale)
     if max_relative_step is not None:
-      lr = learning_rate
-      lr = jnp.asarray(lr(state.count) if callable(lr) else lr, left.dtype)
+      lr = jnp.asarray(rate_at(learning_rate, state.count), left.dtype)
       sizes = jnp.broadcast_to(
         lr * (0.25 / lora_scale / max_relative_step), left.shape[:1]
       )

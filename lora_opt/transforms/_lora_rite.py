@@ -1,6 +1,5 @@
 """LoRA-RITE: an adaptive step that no refactoring of A B^T can change."""
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,8 +14,7 @@ from lora_opt.transforms._factors import (
   through_bases,
 )
 from lora_opt.transforms._moments import MomentSettings, update_moments
-
-ScalarOrSchedule = float | jax.Array | Callable[[Any], Any]
+from lora_opt.transforms._rates import ScalarOrSchedule, rate_at
 
 
 class ScaleByLoraRiteState(NamedTuple):
@@ -55,8 +53,7 @@ class _Settings(NamedTuple):
   mu_dtype: Any
 
   def rate(self, count):
-    lr = self.learning_rate
-    return lr(count) if callable(lr) else lr
+    return rate_at(self.learning_rate, count)
 
 
 class _Advance(NamedTuple):
@@ -66,6 +63,7 @@ class _Advance(NamedTuple):
   scale: jax.Array  # (total,)
   turns: jax.Array | None  # (total, r, r), the identity for every B
   small: dict[str, Any]  # the r x r part of the state
+  taken: jax.Array  # (total,): whether the step of this factor happens
 
   def steps(self, factors: Factors) -> list[jax.Array]:
     """Of each factor, before the learning rate."""
@@ -114,7 +112,8 @@ def _advance(
     old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
     old: F_old of each factor; used only where Gram matrices are too coarse.
     finite: (), whether the gradients are; None: they are. If not, momentum
-      and r x r state stay as they were.
+      and r x r state stay as they were. So do those of a pair of which the
+      r x r matrices are not finite; its step is NaN.
 
   Returns:
     `_Advance`.
@@ -142,15 +141,18 @@ def _advance(
     m.astype(g.dtype)
     for m, g in zip(factors.flatten(state.mu), gradients, strict=True)
   ]
-  # Where the gradients are not finite, M times I, and nothing more, is M:
-  # choosing between new and old would read the old momentum once more.
+  usable = _pairs_are_finite(factors, bases.squares, carry, take, moments.nu)
+  taken = usable if finite is None else usable & finite
+  # Where nothing is taken in, M times I, and nothing more, is M: choosing
+  # between new and old would read the old momentum once more.
   eye = jnp.eye(carry.shape[-1], dtype=carry.dtype)[None]
-  carry = _kept_unless(finite, carry, eye)
+  carry = jnp.where(taken[:, None, None], carry, eye)
   mu = [
-    carried + _kept_unless(finite, taken, 0)
-    for carried, taken in zip(
+    carried + jnp.where(here[:, None, None], new, 0)
+    for carried, new, here in zip(
       factors.products(old_mu, carry),
       factors.products(gradients, take),
+      factors.packing.unpack(taken),
       strict=True,
     )
   ]
@@ -158,21 +160,34 @@ def _advance(
   turns = _turns(settings, factors, bases, scale, state.count, moments.root)
   if settings.cap_rms is not None:
     scale = scale * _cap(settings.cap_rms, factors, mu, bases.grams)
-  small = {
-    'count': count,
-    'inverses': factors.unpack(factors.swap(inverse)),
-    'nu': factors.unpack(moments.nu),
-    'escaped': factors.unpack(moments.escaped),
+  scale = jnp.where(usable, scale, jnp.nan)
+  new = {
+    'inverses': factors.swap(inverse),
+    'nu': moments.nu,
+    'escaped': moments.escaped,
   }
-  small = _kept_unless(finite, small, {k: getattr(state, k) for k in small})
-  return _Advance(mu, scale, turns, small)
+  small = _kept_unless(taken, factors, new, state)
+  if finite is not None:
+    count = jnp.where(finite, count, state.count)
+  return _Advance(mu, scale, turns, {'count': count, **small}, taken)
 
 
-def _kept_unless(finite, new, old):
-  """The old state where the gradients were not finite."""
-  if finite is None:
-    return new
-  return jax.tree.map(lambda x, y: jnp.where(finite, x, y), new, old)
+def _pairs_are_finite(factors, *matrices):
+  """Whether all of a pair is finite, said of both factors (total,)."""
+  sums = [jnp.sum(x, axis=(1, 2)) for x in matrices]
+  finite = jnp.all(jnp.isfinite(jnp.stack(sums)), axis=0)
+  both = jnp.all(jnp.stack(factors.halves(finite)), axis=0)
+  return jnp.concatenate([both, both])
+
+
+def _kept_unless(taken, factors, new, state):
+  """{part: packed} as the state has it; the old where nothing is taken in."""
+  out = {}
+  for name, x in new.items():
+    here = taken if x.ndim == 1 else taken[:, None, None]
+    old = factors.pack(getattr(state, name))
+    out[name] = factors.unpack(jnp.where(here, x, old))
+  return out
 
 
 def _sizes_of_steps(settings, factors, dtype):
@@ -326,9 +341,15 @@ def scale_by_lora_rite(
       lambda: old,
       finite,
     )
+    previous = [
+      jnp.where(here[:, None, None], x, y)
+      for x, y, here in zip(
+        values, old, factors.packing.unpack(step.taken), strict=True
+      )
+    ]
     return factors.pairs(step.steps(factors)), ScaleByLoraRiteState(
       mu=factors.pairs([m.astype(mu_dtype or m.dtype) for m in step.mu]),
-      previous=_kept_unless(finite, params, state.previous),
+      previous=factors.pairs(previous),
       **step.small,
     )
 
@@ -438,6 +459,11 @@ def step_by_lora_rite(
     )
     rate = jnp.asarray(settings.rate(state.count), step.scale.dtype)
     decay = rate * weight_decay
+    # Decay of about one leaves too little of the factors to find the last ones
+    # from: they count as zero then, and V and M start anew.
+    shrunk = 1 - decay
+    rest = jnp.sqrt(jnp.finfo(shrunk.dtype).eps)
+    undo = jnp.where(jnp.abs(shrunk) > rest, 1 / shrunk, 0)
     steps = [
       -rate * m - decay * x
       for m, x in zip(step.steps(factors), values, strict=True)
@@ -445,15 +471,13 @@ def step_by_lora_rite(
     turns = step.turns
     if turns is None:
       turns = jnp.eye(moved.shape[-1], dtype=moved.dtype)[None]
-    undo = 1 / (1 - decay)
     new = {
-      'kept': factors.unpack(jnp.full_like(kept, undo)),
-      'moved': factors.unpack(undo * rate * step.scale[:, None, None] * turns),
+      'kept': jnp.broadcast_to(undo, kept.shape),
+      'moved': undo * rate * step.scale[:, None, None] * turns,
     }
-    old = {name: getattr(state, name) for name in new}
     return factors.pairs(steps), StepByLoraRiteState(
       mu=factors.pairs([m.astype(mu_dtype or m.dtype) for m in step.mu]),
-      **_kept_unless(finite, new, old),
+      **_kept_unless(step.taken, factors, new, state),
       **step.small,
     )
 

@@ -1,5 +1,6 @@
-"""A bad gradient changes nothing."""
+"""What is not finite changes nothing, is counted, and ends by being seen."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,87 +12,161 @@ from lora_opt.transforms._lora_rite import (
   ScaleByLoraRiteState,
   StepByLoraRiteState,
 )
+from lora_opt.transforms._rates import ScalarOrSchedule, raw_rate_at
 
-# States that the extra argument `finite` keeps still already.
+# States that keep themselves finite, and still where `finite` is False.
 SELF_KEEPING = (ScaleByAdamState, ScaleByLoraRiteState, StepByLoraRiteState)
+
+# More than the overflows in which dynamic loss scaling finds its scale (from
+# 2^24 down to 1), and few enough that a run that is stuck shows it.
+MAX_CONSECUTIVE_SKIPS = 50
 
 
 class SkipNonfiniteState(NamedTuple):
-  """State of `skip_nonfinite`."""
+  """State of `skip_nonfinite`; `lora_opt.diagnostics.skips` reads it."""
 
-  skipped: jax.Array  # () int32: steps skipped so far
+  count: jax.Array  # () int32: steps with finite gradients, as schedules count
+  skipped: jax.Array  # () int32: skipped steps, all together
+  consecutive: jax.Array  # () int32: skipped steps since the last whole one
   inner_state: Any
 
 
 def skip_nonfinite(
   inner: optax.GradientTransformation,
+  *,
+  max_consecutive: int | None = MAX_CONSECUTIVE_SKIPS,
+  learning_rate: ScalarOrSchedule = 0.0,
+  gives_up_on: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """A step with NaN, inf or overflowing gradients does not happen.
+  """The one guard against NaN, inf and overflow. A bad step is skipped:
 
-  If the squared norm of all gradients is not finite, every update is zero and
-  the state of `inner`, its step count and schedule included, stays as it is;
-  `skipped` counts one. Unlike `optax.apply_if_finite` it never gives in, and
-  a gradient whose square overflows counts as bad too: it would leave an
-  infinite second moment behind.
+  - Gradients whose squared norm, over all of them, is not finite: the step
+    does not happen. Every update is zero, and the state of `inner`, its step
+    count and schedule included, stays as it is. (A gradient whose square
+    overflows would leave an infinite second moment behind.)
+  - An update that is not finite, though the gradients are, as from a parameter
+    that is NaN or out of range: its elements are zero. For methods that work
+    with matrices these are all of the pair. The others are applied. Elements
+    of the state that would not be finite stay as they were; counts go on.
+  - A learning rate that is not finite: `scale_by_finite_rate` takes it as zero.
 
-  `inner` receives the verdict as an extra argument, `finite`, a boolean
-  scalar. What keeps its own state still by it, as `scale_by_adam`, says so
-  with a state type in `SELF_KEEPING`, and is spared the selection.
+  Each of these counts as one skipped step. As in `optax.apply_if_finite` there
+  is an end to it: after `max_consecutive` skipped steps in a row, skipped steps
+  give updates of NaN, so that a run that is stuck shows it. One bad gradient
+  in `optax.MultiSteps` is such a case: its accumulator stays NaN, unless it has
+  `should_skip_update_fn=optax.skip_not_finite`. The state of `inner` remains
+  finite also then.
+
+  `inner` gets gradients in float32 or wider, whatever they are, and the
+  verdict on them as an extra argument, `finite`, a boolean scalar. What keeps
+  its own state still by it, as `scale_by_adam`, says so with a state type in
+  `SELF_KEEPING`, and is spared the selection. Inside another `skip_nonfinite`
+  the verdict is the outer one's.
 
   The bad gradients themselves reach `inner` as they are: zeroing them first
   would cost a copy of every good one. What comes of them is thrown away.
 
   Args:
     inner: the transformation to protect.
+    max_consecutive: skipped steps in a row before updates are NaN; None: any.
+    learning_rate: the one that `inner` applies, to count steps at which it is
+      not finite.
+    gives_up_on: from updates to a tree of booleans: which of them are NaN at
+      the end; None: all.
 
   Returns:
-    A transformation.
+    A transformation. Updates have the dtype of the gradients.
 
-  >>> tx = skip_nonfinite(optax.adam(0.1))
-  >>> x = jnp.ones(2)
-  >>> update, state = tx.update(jnp.array([1.0, jnp.nan]), tx.init(x), x)
-  >>> print(update, state.skipped)
-  [0. 0.] 1
+  >>> tx = skip_nonfinite(optax.adam(0.1), max_consecutive=1)
+  >>> x, bad = jnp.ones(2), jnp.array([1.0, jnp.nan])
+  >>> update, state = tx.update(bad, tx.init(x), x)
+  >>> print(update, state.skipped, state.consecutive)
+  [0. 0.] 1 1
+  >>> print(tx.update(bad, state, x)[0])
+  [nan nan]
   """
   inner = optax.with_extra_args_support(inner)
 
   def init(params):
-    return SkipNonfiniteState(jnp.zeros((), jnp.int32), inner.init(params))
+    return SkipNonfiniteState(
+      *(jnp.zeros((), jnp.int32) for _ in range(3)), inner.init(params)
+    )
 
-  def update(updates, state, params=None, **extra_args):
-    good = _all_finite(updates)
-
-    # Selecting, and not branching: outside of jit a branch would be compiled
-    # anew at every step, and inside it keeps XLA from updating in place.
-    def select(new, old):
-      def pick(x, y):
-        return x if isinstance(x, SELF_KEEPING) else jnp.where(good, x, y)
-
-      return jax.tree.map(
-        pick, new, old, is_leaf=lambda x: isinstance(x, SELF_KEEPING)
-      )
-
+  def update(updates, state, params=None, *, finite=None, **extra_args):
+    good = _squares_are_finite(updates) if finite is None else finite
     new, inner_state = inner.update(
-      updates,
+      jax.tree.map(_wide, updates),
       state.inner_state,
       params,
-      **{**extra_args, 'finite': good},
+      finite=good,
+      **extra_args,
     )
-    skipped = state.skipped + jnp.where(good, 0, 1).astype(jnp.int32)
-    rest = jax.tree.map(jnp.zeros_like, new)
-    return select(new, rest), SkipNonfiniteState(
-      skipped, select(inner_state, state.inner_state)
+    new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, updates)
+    rate = raw_rate_at(learning_rate, state.count)
+    whole = good & jnp.all(jnp.isfinite(rate)) & _all_finite(new)
+    skipped = jnp.where(whole, 0, 1).astype(jnp.int32)
+    consecutive = skipped * optax.safe_increment(state.consecutive)
+    new = _kept_finite(good, new, jax.tree.map(jnp.zeros_like, new))
+    if max_consecutive is not None:
+      at_end = consecutive > max_consecutive
+      where = jax.tree.map(lambda _: True, new)
+      where = where if gives_up_on is None else gives_up_on(new)
+      new = jax.tree.map(
+        lambda x, here: jnp.where(at_end & here, _nan(x), x), new, where
+      )
+    return new, SkipNonfiniteState(
+      state.count + jnp.where(good, 1, 0).astype(jnp.int32),
+      state.skipped + skipped,
+      consecutive,
+      _kept_finite(good, inner_state, state.inner_state),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _all_finite(tree):
+def _wide(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _nan(x):
+  return jnp.asarray(jnp.nan, x.dtype)
+
+
+def _kept_finite(good, new, old):
+  """The new where gradients are good and it is finite, by elements.
+
+  Selecting, and not branching: outside of jit a branch would be compiled anew
+  at every step, and inside it keeps XLA from updating in place. By elements,
+  and not by a verdict on all of them: the selection is then part of the loop
+  that computes them, where a verdict would need a second one.
+  """
+
+  def keeps_itself(x):
+    return isinstance(x, SELF_KEEPING)
+
+  def pick(x, y):
+    if keeps_itself(x):
+      return x
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+      return jnp.where(good & jnp.isfinite(x), x, y)
+    return jnp.where(good, x, y)
+
+  return jax.tree.map(pick, new, old, is_leaf=keeps_itself)
+
+
+def _squares_are_finite(tree):
   """Whether the square of every leaf's norm is finite."""
-  squares = [jnp.zeros(())]
-  for x in jax.tree.leaves(tree):
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    squares.append(jnp.sum(jnp.square(wide)))
-  # Of an array, and not one by one: XLA would copy the whole chain of scalars
+  squares = [jnp.sum(jnp.square(_wide(x))) for x in jax.tree.leaves(tree)]
+  return jnp.all(jnp.isfinite(_stack(squares, jnp.zeros(()))))
+
+
+def _all_finite(tree):
+  """Whether every element of every leaf is finite."""
+  finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+  return jnp.all(_stack(finite, jnp.array(True)))
+
+
+def _stack(scalars, first):
+  # An array, and not one by one: XLA would copy the whole chain of scalars
   # into the loop over every leaf, which then takes ever longer to compile.
-  return jnp.all(jnp.isfinite(jnp.stack(squares)))
+  return jnp.stack([first, *scalars])

@@ -129,6 +129,7 @@ def test_bad_gradient_changes_nothing(name):
     )
     assert_close(guarded.inner_state, guard.inner_state, rtol=0)
     assert int(guarded.skipped) == int(guard.skipped) + 1
+    assert lora_opt.diagnostics.skips(after) == (1, 1)
 
 
 @each_recipe
