@@ -32,10 +32,24 @@ run() {
   fi
 }
 
+# gin_text TEXT: prints it such that gin reads it as text, whatever it is. What
+# can be nothing else, such as runs/a, needs no quotes.
+gin_text() {
+  local text=$1
+  if [[ $text =~ ^[A-Za-z0-9_./-]*/[A-Za-z0-9_./-]*$ ]]; then
+    printf %s "$text"
+    return
+  fi
+  text=${text//\\/\\\\}
+  text=${text//\'/\\\'}
+  text=${text//$'\n'/\\n}
+  printf "'%s'" "$text"
+}
+
 # training FLAG ...: sets `command` to what one process of a run executes.
 training() {
   [ -n "${MODEL_DIR:-}" ] || mistake 'set MODEL_DIR=folder of the run'
   # shellcheck disable=SC2034  # for whoever sources this
   command=("${PYTHON:-$project/.venv/bin/python}" -m lora_opt.main
-    --run_mode=train "--gin.MODEL_DIR=$MODEL_DIR" "$@")
+    --run_mode=train "--gin.MODEL_DIR=$(gin_text "$MODEL_DIR")" "$@")
 }

@@ -21,6 +21,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from checks import is_plain, whole
+
 TEMPLATE = pathlib.Path(__file__).with_name('jobset.yaml')
 
 # Chips of a machine in a slice of several machines.
@@ -34,6 +36,9 @@ ONE_MACHINE = {
 }
 # What Kubernetes takes as a name; pods append to it within 63 characters.
 _NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
+# Of a volume's claim, whose name nothing is appended to.
+_CLAIM = re.compile(r'[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?')
+_IMAGE = re.compile(r'[\w][\w./:@-]{0,400}', re.ASCII)
 
 
 def machines(accelerator: str, topology: str) -> tuple[int, int]:
@@ -55,7 +60,7 @@ def machines(accelerator: str, topology: str) -> tuple[int, int]:
     raise ValueError(
       f'--accelerator={accelerator} is none of {", ".join(ONE_MACHINE)}'
     )
-  if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', topology):
+  if not re.fullmatch(r'[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){1,2}', topology):
     raise ValueError(f'--topology={topology} is not like 4x4 or 2x2x4')
   chips = math.prod(int(size) for size in topology.split('x'))
   if chips <= ONE_MACHINE[accelerator]:
@@ -78,6 +83,19 @@ def manifest(options: argparse.Namespace) -> str:
     raise ValueError(
       f'--name={options.name}: up to 40 lower-case letters, digits and dashes'
     )
+  if not _CLAIM.fullmatch(options.claim):
+    raise ValueError(f'--claim={options.claim}: not the name of a claim')
+  if not _IMAGE.fullmatch(options.image):
+    raise ValueError(f'--image={options.image}: not the name of an image')
+  for name in ('mount', 'model_dir'):
+    path = getattr(options, name)
+    if (
+      not path.startswith('/') or '..' in path.split('/') or not is_plain(path)
+    ):
+      raise ValueError(f'--{name}={path!r}: not a whole path without ..')
+  for flag in options.flags:
+    if not is_plain(flag.replace('\n', '').replace('\t', '')):
+      raise ValueError(f'{flag!r} holds characters that YAML cannot')
   if not pathlib.PurePosixPath(options.model_dir).is_relative_to(options.mount):
     raise ValueError(
       f'--model_dir={options.model_dir} is not on the volume, which is mounted '
@@ -97,8 +115,8 @@ def manifest(options: argparse.Namespace) -> str:
     'topology': options.topology,
     'claim': options.claim,
     'mount': options.mount,
-    'model_dir': options.model_dir,
     # A $(NAME) would be expanded by Kubernetes.
+    'model_dir': options.model_dir.replace('$', '$$'),
     'command': [word.replace('$', '$$') for word in command],
     'slices': options.slices,
     'restarts': options.restarts,
@@ -107,7 +125,7 @@ def manifest(options: argparse.Namespace) -> str:
   }
   # JSON is YAML, with all that needs quotes in quotes.
   return string.Template(TEMPLATE.read_text(encoding='utf-8')).substitute(
-    {name: json.dumps(value) for name, value in values.items()}
+    {n: json.dumps(value, ensure_ascii=False) for n, value in values.items()}
   )
 
 
@@ -121,18 +139,22 @@ def main(arguments: Sequence[str]) -> int:
     '--accelerator', required=True, help=', '.join(ONE_MACHINE)
   )
   parser.add_argument('--topology', required=True, help='of a slice: 4x4')
-  parser.add_argument('--slices', type=int, default=1)
+  parser.add_argument('--slices', type=whole(1, 10_000), default=1)
   parser.add_argument('--claim', required=True, help='PersistentVolumeClaim')
   parser.add_argument('--mount', default='/shared', help='where it is mounted')
   parser.add_argument('--model_dir', required=True, help='folder of the run')
   parser.add_argument(
-    '--restarts', type=int, default=20, help='then the JobSet has failed'
+    '--restarts',
+    type=whole(0),
+    default=20,
+    help='then the JobSet has failed',
   )
   parser.add_argument(
     '--dry_run', action='store_true', help='only print the manifest'
   )
   parser.add_argument('flags', nargs='*', metavar='FLAG')
   options = parser.parse_args(arguments)
+  sys.stdout.reconfigure(encoding='utf-8')
   try:
     text = manifest(options)
   except ValueError as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
+from checks import append
 from processes import training_command
 
 
@@ -43,7 +44,7 @@ class Training:
     self._log = run.folder / 'log.txt'
     self._started = time.monotonic()
     print(f'{head}: {shlex.join(run.choice)}', flush=True)
-    with self._log.open('ab') as out, _confined(cores):
+    with append(self._log) as out, _confined(cores):
       self.process = subprocess.Popen(
         training_command(run.flags),
         env=os.environ | {'MODEL_DIR': str(run.folder)},

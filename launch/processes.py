@@ -23,6 +23,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from checks import append, span, whole
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -74,7 +76,7 @@ class Processes:
     self._running: list[subprocess.Popen] = []
     for command, log in zip(commands, self.logs, strict=True):
       first = not self._running
-      with log.open('ab') as file:
+      with append(log) as file:
         process = subprocess.Popen(
           command,
           env=os.environ | settings,
@@ -91,7 +93,7 @@ class Processes:
 
   def _speak(self) -> None:
     out = self._running[0].stdout
-    with self.logs[0].open('ab') as log:
+    with append(self.logs[0]) as log:
       while chunk := out.read1():
         log.write(chunk)
         log.flush()
@@ -159,16 +161,21 @@ def main(arguments: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--processes', type=int, default=2, help='how many')
+  parser.add_argument(
+    '--processes', type=whole(1, 1024), default=2, help='how many'
+  )
   parser.add_argument(
     '--devices',
-    type=int,
+    type=whole(1, 4096),
     help='simulated devices of each process; without it, the real ones',
   )
   parser.add_argument(
-    '--port', type=int, default=0, help='of the first process; 0: a free one'
+    '--port',
+    type=whole(0, 65535),
+    default=0,
+    help='of the first process; 0: a free one',
   )
-  parser.add_argument('--grace_seconds', type=float, default=40)
+  parser.add_argument('--grace_seconds', type=span, default=40)
   parser.add_argument(
     '--dry_run', action='store_true', help='only print the commands'
   )
@@ -177,8 +184,6 @@ def main(arguments: Sequence[str]) -> int:
   model_dir = os.environ.get('MODEL_DIR')
   if not model_dir:
     parser.error('set MODEL_DIR=folder of the run')
-  if options.processes < 1:
-    parser.error('--processes must be at least 1')
   address = f'localhost:{options.port or free_port()}'
   commands = [
     training_command(
@@ -196,7 +201,10 @@ def main(arguments: Sequence[str]) -> int:
     for command in commands:
       print(shown(command, settings))
     return 0
-  processes = Processes(commands, settings, pathlib.Path(model_dir) / 'logs')
+  try:
+    processes = Processes(commands, settings, pathlib.Path(model_dir) / 'logs')
+  except OSError as error:
+    parser.error(str(error))
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, processes.pass_on)
   return processes.wait(options.grace_seconds)

@@ -4,11 +4,12 @@
 # Further arguments go to the run, such as --gin.TRAIN_STEPS=100 or
 #   --gin_file=configs/optimizers/adamw.gin
 set -euo pipefail
-project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 bash "$project/launch/setup.sh"
 # Huge pages for what the allocator hands out: a tenth to a fifth faster steps
 # on CPU. Without effect where the C library does not know the setting.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 exec "$project/.venv/bin/python" -m lora_opt.main --run_mode=train \
   --gin_file=configs/runs/quickstart.gin \
-  --gin.MODEL_DIR="${MODEL_DIR:-$project/runs/quickstart}" "$@"
+  --gin.MODEL_DIR="$(gin_text "${MODEL_DIR:-$project/runs/quickstart}")" "$@"

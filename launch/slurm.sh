@@ -44,6 +44,6 @@ else
 fi
 [ "$dry_run" = 1 ] || mkdir -p "$logs" # sbatch does not make it
 # Variables reach the job by sbatch's default, --export=ALL.
-run env "$setting" sbatch --job-name="$(basename "${logs%/logs}")" \
-  --output="$logs/$file" --open-mode=append --requeue --signal=TERM@180 \
+run env "$setting" sbatch --job-name="$(basename -- "${logs%/logs}")" \
+  --output="${logs//%/%%}/$file" --open-mode=append --requeue --signal=TERM@180 \
   ${options[@]+"${options[@]}"} "$project/launch/slurm_job.sh" "$project" "$@"

@@ -20,7 +20,7 @@ mkdir -p "$logs"
 # (they do after half of it); killing them at once would lose what they say.
 code=0
 srun --kill-on-bad-exit=0 --wait=60 --open-mode=append \
-  --output="$logs/slurm-%j.%t.log" \
+  --output="${logs//%/%%}/slurm-%j.%t.log" \
   bash "$project/launch/worker.sh" --coordinator_address=auto "$@" || code=$?
 if [ "$code" = 75 ]; then
   echo 'slurm: the run was stopped before its end; queued again'

@@ -23,14 +23,20 @@ that are added to the grid later get new ones.
 import argparse
 import itertools
 import json
+import math
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from checks import alone_in, is_plain, read_json, span, whole, write_text
 from jobs import Run, run_all
 from processes import ROOT, shown, training_command
+
+# Folders have four digits.
+MOST_RUNS = 10_000
 
 
 def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
@@ -39,10 +45,7 @@ def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
   Raises:
     ValueError: not such a file; says where.
   """
-  try:
-    read = json.loads(path.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path}: {error}') from error
+  read = read_json(path)
   if not isinstance(read, dict) or set(read) not in (
     {'flags', 'grid'},
     {'flags', 'runs'},
@@ -51,26 +54,48 @@ def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
       f'{path}: must be {{"flags": [...], "grid": {{...}}}}, or with "runs": '
       '[[...], ...] in place of the grid'
     )
-  flags = read['flags']
-  if not isinstance(flags, list):
-    raise ValueError(f'{path}: flags must be a list')
+  flags = _flags(read['flags'], f'{path}: flags')
   if 'runs' in read:
-    return flags, _listed(path, read['runs'])
-  if not isinstance(read['grid'], dict):
-    raise ValueError(f'{path}: grid must be an object')
-  for name, values in read['grid'].items():
-    if not isinstance(values, list) or not values:
-      raise ValueError(f'{path}: {name} must be a list of values')
-  return flags, choices(read['grid'])
+    runs = _listed(path, read['runs'])
+  else:
+    runs = choices(_grid(path, read['grid']))
+    # Each has its own words, and so its own folder.
+    for run in runs:
+      _flags(run, f'{path}: grid')
+  if len({tuple(run) for run in runs}) < len(runs):
+    twice = next(run for run in runs if runs.count(run) > 1)
+    raise ValueError(f'{path}: names the same run twice: {shlex.join(twice)}')
+  return flags, runs
+
+
+def _flags(flags: object, what: str) -> list[str]:
+  if not isinstance(flags, list):
+    raise ValueError(f'{what} must be a list of flags')
+  for flag in flags:
+    if not is_plain(flag) or not flag.startswith('-'):
+      raise ValueError(
+        f'{what}: {flag!r:.80} is not a flag such as "--gin.A=1", on one line'
+      )
+  return flags
 
 
 def _listed(path: pathlib.Path, runs: object) -> list[list[str]]:
-  lists = isinstance(runs, list) and all(isinstance(run, list) for run in runs)
-  if not lists:
+  if not isinstance(runs, list) or not all(isinstance(r, list) for r in runs):
     raise ValueError(f'{path}: runs must be a list of lists of flags')
-  if len({tuple(run) for run in runs}) < len(runs):
-    raise ValueError(f'{path}: runs names the same run twice')
-  return runs
+  return [_flags(run, f'{path}: run {i}') for i, run in enumerate(runs)]
+
+
+def _grid(path: pathlib.Path, grid: object) -> dict[str, list]:
+  if not isinstance(grid, dict):
+    raise ValueError(f'{path}: grid must be an object')
+  for name, values in grid.items():
+    if not re.fullmatch(r'[A-Za-z_][\w./]*', name, re.ASCII):
+      raise ValueError(f'{path}: {name!r:.80} is not the name of a flag')
+    if not isinstance(values, list) or not values:
+      raise ValueError(f'{path}: {name} must be a list of values')
+  if (count := math.prod(map(len, grid.values()))) > MOST_RUNS:
+    raise ValueError(f'{path}: {count:,} runs, more than {MOST_RUNS:,}')
+  return grid
 
 
 def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
@@ -87,10 +112,21 @@ def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
 
 
 def numbered(folder: pathlib.Path, wanted: list[list[str]]) -> list[list[str]]:
-  """All combinations by number: those of runs.json, then what is new."""
+  """All combinations by number: those of runs.json, then what is new.
+
+  Raises:
+    ValueError: runs.json is damaged, or there are more than have a number.
+  """
   file = folder / 'runs.json'
-  known = json.loads(file.read_text(encoding='utf-8')) if file.exists() else []
-  return known + [choice for choice in wanted if choice not in known]
+  known = _listed(file, read_json(file)) if file.exists() else []
+  there = set(map(tuple, known))
+  everything = known + [new for new in wanted if tuple(new) not in there]
+  if len(everything) > MOST_RUNS:
+    raise ValueError(
+      f'{folder}: {len(everything):,} runs, more than {MOST_RUNS:,}; begin '
+      'another folder'
+    )
+  return everything
 
 
 def plan(grid: pathlib.Path, folder: pathlib.Path) -> list[Run]:
@@ -105,20 +141,17 @@ def plan(grid: pathlib.Path, folder: pathlib.Path) -> list[Run]:
 
 def prepare(folder: pathlib.Path, runs: list[Run]) -> None:
   """Writes what a run's number stands for, and the flags of each run."""
-  folder.mkdir(parents=True, exist_ok=True)
-  part = folder / 'runs.json.part'
   choices_by_number = numbered(folder, [run.choice for run in runs])
-  part.write_text(
-    json.dumps(choices_by_number, indent=1) + '\n', encoding='utf-8'
-  )
-  part.rename(folder / 'runs.json')
+  text = json.dumps(choices_by_number, indent=1, ensure_ascii=False)
+  write_text(folder / 'runs.json', text + '\n')
   for run in runs:
     if run.finished():
       continue
+    if run.folder.is_symlink():
+      raise OSError(f'{run.folder} is a link, which is not written to')
     run.folder.mkdir(exist_ok=True)
-    (run.folder / 'flags.txt').write_text(
-      ''.join(f'{flag}\n' for flag in run.flags), encoding='utf-8'
-    )
+    lines = ''.join(f'{flag}\n' for flag in run.flags)
+    write_text(run.folder / 'flags.txt', lines)
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -147,15 +180,19 @@ def array_command(
 
 
 def main(arguments: Sequence[str]) -> int:
+  sys.stdout.reconfigure(errors='backslashreplace')  # names may be anything
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('grid', type=pathlib.Path, metavar='GRID')
   parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
   parser.add_argument('--slurm', action='store_true', help='as a job array')
-  parser.add_argument('--hours', type=float, help='stop then, to go on later')
+  parser.add_argument('--hours', type=span, help='stop then, to go on later')
   parser.add_argument(
-    '--jobs', type=int, default=1, help='so many at once, each on its cores'
+    '--jobs',
+    type=whole(1),
+    default=1,
+    help='so many at once, each on its cores',
   )
   parser.add_argument(
     '--dry_run',
@@ -165,31 +202,49 @@ def main(arguments: Sequence[str]) -> int:
   # By hand, since argparse takes positional arguments in one piece only.
   cut = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:cut])
-  if options.jobs < 1:
-    parser.error('--jobs must be at least 1')
   for_sbatch = arguments[cut + 1 :]
   try:
     runs = plan(options.grid, options.folder)
   except (OSError, ValueError) as error:
     parser.error(str(error))
+  if options.dry_run:
+    _say(runs, options, for_sbatch)
+    return 0
+  try:
+    with alone_in(options.folder):
+      # Numbers given meanwhile by another sweep are known only now.
+      runs = plan(options.grid, options.folder)
+      return _run(runs, options, for_sbatch)
+  except (OSError, ValueError) as error:
+    parser.error(str(error))
+
+
+def _waiting(runs: Sequence[Run]) -> list[Run]:
   waiting = [run for run in runs if not run.finished()]
   print(f'{len(runs) - len(waiting)} of {len(runs)} runs are finished')
-  submission = list(array_command(options.folder, waiting, for_sbatch))
-  if options.dry_run:
-    for run in runs:
-      if run.finished():
-        print(f'# {run.folder} is finished')
-      else:
-        settings = {'MODEL_DIR': str(run.folder)}
-        print(shown(training_command(run.flags), settings))
-    if options.slurm and waiting:
-      print(shlex.join(submission))
-    return 0
+  return waiting
+
+
+def _say(runs, options, for_sbatch) -> None:
+  waiting = _waiting(runs)
+  for run in runs:
+    if run.finished():
+      print(f'# {run.folder} is finished')
+    else:
+      settings = {'MODEL_DIR': str(run.folder)}
+      print(shown(training_command(run.flags), settings))
+  if options.slurm and waiting:
+    print(shlex.join(array_command(options.folder, waiting, for_sbatch)))
+
+
+def _run(runs, options, for_sbatch) -> int:
+  waiting = _waiting(runs)
   prepare(options.folder, runs)
   if not waiting:
     return 0
   if options.slurm:
-    return subprocess.run(submission, check=False).returncode
+    submission = array_command(options.folder, waiting, for_sbatch)
+    return subprocess.run(list(submission), check=False).returncode
   failed, stopped = run_all(waiting, jobs=options.jobs, hours=options.hours)
   done = sum(run.finished() for run in runs)
   print(f'{done} of {len(runs)} runs are finished')

@@ -24,8 +24,12 @@ fi
 if [ "${1:-}" = --help ]; then
   usage && exit
 fi
-if [ -z "${TPU:-}" ] || [ -z "${ZONE:-}" ]; then
+name='^[a-z0-9]([a-z0-9.:-]*[a-z0-9])?$' # neither an option nor a path
+if [[ ! ${TPU:-} =~ $name ]] || [[ ! ${ZONE:-} =~ $name ]]; then
   mistake 'set TPU=name and ZONE=zone'
+fi
+if [[ ! ${PROJECT:-none} =~ $name ]]; then
+  mistake "PROJECT=$PROJECT is not the name of a project"
 fi
 where=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
 
@@ -35,12 +39,18 @@ on() {
     --command="$2"
 }
 
+# What the copy is packed into, removed in the end.
+made=
+remove_made() {
+  [ -z "$made" ] || rm -rf -- "$made"
+}
+
 copy() {
   local archive=lora_opt.tar.gz folder=/tmp
   if [ "$dry_run" = 0 ]; then
-    folder=$(mktemp -d)
-    # shellcheck disable=SC2064  # the folder of now
-    trap "rm -rf '$folder'" EXIT
+    trap remove_made EXIT
+    made=$(mktemp -d)
+    folder=$made
   fi
   run tar -C "$project" --exclude='./.git' --exclude='./.venv*' \
     --exclude=./runs --exclude=__pycache__ -czf "$folder/$archive" .

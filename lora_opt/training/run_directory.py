@@ -71,6 +71,11 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
       is there that no run of it has written, or a link where one writes.
     ValueError: another run's checkpoints are there; says what differs.
   """
+  if not isinstance(model_dir, str | os.PathLike):
+    raise ValueError(
+      f'MODEL_DIR={model_dir!r} is not the name of a folder; quote a name that '
+      'reads as something else: --gin.MODEL_DIR="\'2024\'"'
+    )
   folder = pathlib.Path(model_dir)
   _check_name(folder)
   try:

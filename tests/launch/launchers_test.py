@@ -1,6 +1,7 @@
 """What the launchers would run, word for word; what they do with a stand-in."""
 
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -199,3 +200,50 @@ def test_a_job_is_queued_again_until_its_run_is_finished(
     )
   )
   assert (tmp_path / 'scontrol').exists() == requeued
+
+
+def test_packing_a_copy_removes_its_own_folder_alone(tmp_path):
+  # What a shell would make of the name, were it not quoted.
+  temporary = tmp_path / "a' $(touch hit) 'b"
+  precious = temporary.parent / 'a'
+  temporary.mkdir()
+  precious.mkdir()
+  for name in ('gcloud', 'tar'):
+    stand_in(tmp_path / 'bin', name, 'exit 0')
+  output(
+    *('tpu_pod.sh', 'copy'),
+    **{'TPU': 'pod', 'ZONE': 'z', 'TMPDIR': str(temporary)},
+    PATH=f'{tmp_path}/bin:/usr/bin:/bin',
+  )
+  assert precious.exists()
+  assert list(temporary.iterdir()) == []
+  assert not (ROOT / 'hit').exists()
+
+
+@pytest.mark.parametrize('name', ['TPU', 'ZONE', 'PROJECT'])
+def test_names_that_would_be_options_are_refused(name):
+  pod = {'TPU': 'pod', 'ZONE': 'z'} | {name: '--quiet'}
+  run = launch('tpu_pod.sh', '--dry_run', 'stop', **pod)
+  assert run.returncode == 2
+  assert name in run.stderr
+
+
+def test_a_percent_sign_in_a_folder_is_not_for_slurm():
+  said = output('slurm.sh', '--dry_run', '--', MODEL_DIR='runs/-5%j')
+  assert '--job-name=-5%j ' in said
+  assert '--output=runs/-5%%j/logs/slurm-%j.log' in said
+
+
+@pytest.mark.parametrize(
+  ('folder', 'flag'),
+  [
+    ('2024', "'2024'"),
+    ('None', "'None'"),
+    ("a'b\\c", r"'a\'b\\c'"),
+    ('@f()', "'@f()'"),
+    ('runs/a', 'runs/a'),
+  ],
+)
+def test_the_folder_of_a_run_is_text_to_gin(folder, flag):
+  said = output('train.sh', '--dry_run', MODEL_DIR=folder)
+  assert shlex.split(said)[-1] == f'--gin.MODEL_DIR={flag}'

@@ -69,10 +69,35 @@ def test_the_schema_refuses_a_misspelt_field():
     ({'accelerator': 'tpu-v9'}, 'tpu-v5p-slice'),
     ({'topology': '4*4'}, 'not like 4x4'),
     ({'topology': '3x3'}, 'not a multiple'),
-    ({'model_dir': 'runs/a'}, 'not on the volume'),
+    ({'model_dir': 'runs/a'}, 'not a whole path'),
+    ({'model_dir': '/runs/a'}, 'not on the volume'),
+    ({'model_dir': '/shared/../etc'}, 'without ..'),
+    ({'model_dir': '/shared/a\nb: c'}, 'not a whole path'),
+    ({'mount': 'shared'}, 'not a whole path'),
+    ({'slices': '-3'}, 'from 1 to'),
+    ({'slices': '0'}, 'from 1 to'),
+    ({'slices': '1e3'}, 'expected a whole number'),
+    ({'restarts': '-1'}, 'from 0 to'),
+    ({'topology': '99999x99999'}, 'not like 4x4'),
+    ({'claim': 'a\nb: c'}, 'not the name of a claim'),
+    ({'image': 'x y'}, 'not the name of an image'),
+    ({'name': 'a\nb'}, 'lower-case'),
   ],
 )
 def test_what_kubernetes_would_not_take_is_named(changes, said):
   run = launch('gke.py', *arguments(**changes), '--dry_run')
   assert run.returncode == 2
   assert said in run.stderr
+
+
+def test_unicode_and_dollars_come_through():
+  flag = '--gin.X="é 😀 \u2028"'
+  said = output(
+    *('gke.py', *arguments(model_dir='/shared/$(HOME)/é'), '--dry_run', '--'),
+    flag.replace('\u2028', ''),
+  )
+  manifest = yaml.safe_load(said)
+  pod = manifest['spec']['replicatedJobs'][0]['template']['spec']['template']
+  (container,) = pod['spec']['containers']
+  assert container['command'][-1] == '--gin.X="é 😀 "'
+  assert container['env'][0]['value'] == '/shared/$$(HOME)/é'

@@ -19,7 +19,9 @@ from tests.launch.launcher import (
 from tests.training.launching import FLAGS
 
 
-@pytest.mark.parametrize('name', ['processes.py', 'gke.py', 'sweep.py'])
+@pytest.mark.parametrize(
+  'name', ['processes.py', 'gke.py', 'sweep.py', 'checks.py']
+)
 def test_examples_in_docstrings(name):
   subprocess.run(
     [sys.executable, '-m', 'doctest', LAUNCH / name], cwd=LAUNCH, check=True
@@ -65,6 +67,25 @@ def test_sigterm_is_passed_on_to_all(tmp_path):
   run.send_signal(signal.SIGTERM)
   assert run.wait(10) == 0
   assert len(list(tmp_path.glob('saved*'))) == 2
+
+
+@pytest.mark.parametrize(
+  'flag',
+  ['--processes=0', '--devices=-1', '--port=70000', '--grace_seconds=nan'],
+)
+def test_numbers_are_checked(tmp_path, flag):
+  run = launch('processes.py', flag, MODEL_DIR=str(tmp_path))
+  assert run.returncode == 2
+  assert 'expected a' in run.stderr
+
+
+def test_a_log_that_is_a_link_is_not_written_to(tmp_path):
+  (tmp_path / 'logs').mkdir()
+  (tmp_path / 'logs/process_0.log').symlink_to(tmp_path / 'elsewhere')
+  run = launch('processes.py', MODEL_DIR=str(tmp_path), PYTHON='true')
+  assert run.returncode == 2
+  assert 'process_0.log is a link' in run.stderr
+  assert not (tmp_path / 'elsewhere').exists()
 
 
 @pytest.mark.long

@@ -203,9 +203,89 @@ def test_several_run_at_once(tmp_path, grid):
     ({'flags': [], 'grid': {'gin.A': 1}}, 'gin.A must be a list'),
     ({'flags': [], 'runs': ['--a']}, 'runs must be a list of lists'),
     ({'flags': [], 'runs': [['-a'], ['-a']]}, 'names the same run twice'),
+    ({'flags': [], 'runs': [[1]]}, 'run 0: 1 is not a flag'),
+    ({'flags': [], 'runs': [[{'a': 1}]]}, "{'a': 1} is not a flag"),
+    ({'flags': 'a', 'grid': {}}, 'flags must be a list'),
+    ({'flags': [3], 'grid': {}}, '3 is not a flag'),
+    ({'flags': [], 'grid': {'gin.A': ['x\n--gin.B=2']}}, 'on one line'),
+    ({'flags': ['--a\x1b[2J'], 'grid': {}}, r"'--a\x1b[2J' is not a flag"),
+    ({'flags': [], 'grid': {'gin.A': [1, 1]}}, 'the same run twice: --gin.A=1'),
+    ({'flags': [], 'grid': {'gin.A': [1, '1']}}, 'the same run twice'),
+    ({'flags': [], 'grid': {'gin A': [1]}}, "'gin A' is not the name of a"),
+    ({'flags': [], 'grid': {'gin.A': [float('nan')]}}, 'NaN is no number'),
+    ({'flags': [], 'grid': {x: [*range(99)] for x in 'abc'}}, '970,299 runs'),
   ],
 )
 def test_a_bad_grid_is_named(tmp_path, bad, said):
   run = launch('sweep.py', write(tmp_path, bad), str(tmp_path / 'sweep'))
   assert run.returncode == 2
   assert said in run.stderr
+
+
+@pytest.mark.parametrize(
+  'text', ['{"flags": [], "flags": []}', '[' * 100_000, '{', '\xff', '1e999']
+)
+def test_a_damaged_grid_is_named(tmp_path, text):
+  grid = tmp_path / 'grid.json'
+  grid.write_text(text, encoding='latin-1')
+  run = launch('sweep.py', str(grid), str(tmp_path / 'sweep'))
+  assert run.returncode == 2
+  assert str(grid) in run.stderr
+  assert 'Traceback' not in run.stderr
+
+
+@pytest.mark.parametrize('text', ['{', '{}', '[1]', '[["-a", 3]]'])
+def test_damaged_numbers_of_runs_are_named(tmp_path, grid, text):
+  (tmp_path / 'sweep').mkdir()
+  (tmp_path / 'sweep/runs.json').write_text(text, encoding='utf-8')
+  run = launch('sweep.py', grid, str(tmp_path / 'sweep'))
+  assert run.returncode == 2
+  assert 'runs.json' in run.stderr
+  assert 'Traceback' not in run.stderr
+
+
+@pytest.mark.parametrize('flag', ['--jobs=0', '--jobs=x', '--hours=nan'])
+def test_numbers_are_checked(tmp_path, grid, flag):
+  run = launch('sweep.py', grid, str(tmp_path / 'sweep'), flag)
+  assert run.returncode == 2
+  assert 'expected a' in run.stderr
+
+
+def test_two_sweeps_of_one_folder_do_not_run_at_once(tmp_path, grid):
+  folder = tmp_path / 'sweep'
+  python = fake_python(tmp_path, FOREVER, 'exit 0')
+  first = launch('sweep.py', grid, str(folder), PYTHON=python, wait=False)
+  wait_for(folder / '0000/arguments.txt')
+  second = launch('sweep.py', grid, str(folder), PYTHON=python)
+  assert second.returncode == 2
+  assert f'another sweep is under way, process {first.pid} on' in second.stderr
+  first.kill()  # even so, the folder is free again
+  first.wait()
+  python = fake_python(tmp_path, 'touch "$MODEL_DIR/run.json"')
+  said = output('sweep.py', grid, str(folder), PYTHON=python)
+  assert '4 of 4 runs are finished' in said
+
+
+def test_no_link_is_followed(tmp_path, grid):
+  folder = tmp_path / 'sweep'
+  (folder / '0000').mkdir(parents=True)
+  precious = tmp_path / 'precious'
+  precious.write_text('[]', encoding='utf-8')
+  for name in ('runs.json', 'runs.json.part', '0000/flags.txt'):
+    (folder / name).symlink_to(precious)
+  (folder / '0001').symlink_to(tmp_path)
+  run = launch('sweep.py', grid, str(folder))
+  assert run.returncode == 2
+  assert f'{folder}/0001 is a link' in run.stderr
+  assert precious.read_text(encoding='utf-8') == '[]'
+  assert not (tmp_path / 'flags.txt').exists()
+
+
+def test_names_may_be_anything(tmp_path, grid):
+  folder = tmp_path / "a b'$(touch x)é -c"
+  python = fake_python(tmp_path, 'touch "$MODEL_DIR/run.json"')
+  said = output('sweep.py', grid, str(folder), PYTHON=python)
+  assert '4 of 4 runs are finished' in said
+  arguments = (folder / '0000/arguments.txt').read_text(encoding='utf-8')
+  quoted = str(folder / '0000').replace("'", "\\'")
+  assert f"--gin.MODEL_DIR='{quoted}'" in arguments.splitlines()
