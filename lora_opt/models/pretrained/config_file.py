@@ -111,6 +111,14 @@ class Settings:
     """Returns a list; see `integer`."""
     return self._read(key, default, null, values.items)
 
+  def list_or_one(self, key: str) -> list:
+    """Returns a list, of one entry where it is something else."""
+    self._asked.add(key)
+    found = self._settings.get(key)
+    if isinstance(found, list):
+      return found
+    return [] if found is None else [found]
+
   def is_text(self, key: str) -> bool:
     """Whether the setting is a text, where it may be something else too."""
     return isinstance(self._settings.get(key), str)
@@ -124,9 +132,15 @@ class Settings:
       )
     return whole // parts
 
+  def table(
+    self, key: str, default: Any = _REQUIRED, *, null: bool = False
+  ) -> Any:
+    """Returns an object, as it stands there; see `integer`."""
+    return self._read(key, default, null, values.table)
+
   def section(self, key: str) -> Settings:
     """Returns an object of settings inside this one; empty if not there."""
-    found = self._read(key, {}, True, values.table)
+    found = self.table(key, {}, null=True)
     return Settings(f'{self.place}: {key}', found)
 
   def keys(self) -> Collection[str]:

@@ -16,7 +16,7 @@ from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.pretrained.assemble import assemble, disassemble
 from lora_opt.models.pretrained.family import slots
 from lora_opt.models.pretrained.huggingface import read_config
-from lora_opt.models.pretrained.peft import peft_names
+from lora_opt.models.pretrained.peft_names import peft_names
 from tests.models.pretrained.checkpoint_files import in_memory
 
 GOLDEN = pathlib.Path(__file__).parents[2] / 'golden' / 'parity'

@@ -132,7 +132,7 @@ def test_round_trip_is_exact(tmp_path, tiny, dtype):
     (LoraConfig(rank=2), 'r is 4, the model has 2'),
     (LoraConfig(rank=4, alpha=1), 'lora_alpha is 32, the model has 1'),
     (LoraConfig(rank=4, rslora=True), 'use_rslora is False, the model has T'),
-    (LoraConfig('.*/q', rank=4), r'the model adapts layers/attention/q$'),
+    (LoraConfig('.*/q', rank=4), r'the model adapts layers/attention/q\. Set '),
   ],
 )
 def test_another_model_is_refused(tmp_path, tiny, config, message):

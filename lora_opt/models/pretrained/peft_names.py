@@ -1,0 +1,147 @@
+"""What PEFT calls the parts of an adapter, and its settings for one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import jax
+
+from lora_opt.models.pretrained.adapter_targets import ends_with
+from lora_opt.models.pretrained.family import (
+  TensorName,
+  leaves_by_path,
+  linear,
+)
+
+if TYPE_CHECKING:
+  from lora_opt.models.causal_lm import CausalLM, Tree
+
+# For a head that transformers has no module for: the adapter is one of the
+# bare encoder, and the head has a file of its own beside it.
+FEATURES, HEAD = 'FEATURE_EXTRACTION', 'head.safetensors'
+FACTORS = {'lora_a': 'lora_A', 'lora_b': 'lora_B'}
+# There A starts at zero, so it is our lora_b: see `models.vocabulary`.
+EMBEDDING_FACTORS = {'lora_a': 'lora_embedding_B', 'lora_b': 'lora_embedding_A'}
+
+
+def peft_names(trainable: Tree, model: CausalLM) -> dict[str, TensorName]:
+  """Path of everything trained: its name in PEFT's format.
+
+  A head is saved whole, as PEFT does with modules_to_save. Where transformers
+  has no module for it the name begins with that of another file.
+  """
+  prefix, names = 'base_model.model.', {}
+  for path in leaves_by_path(trainable):
+    site, _, factor = path.rpartition('/')
+    if site.startswith('head/') and model.task_type == FEATURES:
+      name = f'{HEAD}/{site.removeprefix("head/")}'
+      bias = TensorName(f'{name}.bias')
+      names[path] = bias if factor == 'bias' else linear(f'{name}.weight')
+    elif site.startswith('head/'):
+      name, transposed = model.family.names[path]
+      names[path] = TensorName(prefix + name, transposed)
+    elif factor == 'magnitude':
+      module = prefix + module_name(model, site)
+      names[path] = TensorName(f'{module}.lora_magnitude_vector')
+    else:
+      module = prefix + module_name(model, site)
+      names[path] = linear(f'{module}.{FACTORS[factor]}.weight')
+      if site.rpartition('/')[2] == 'embedding':
+        names[path] = TensorName(f'{module}.{EMBEDDING_FACTORS[factor]}')
+  return names
+
+
+def peft_config(model: CausalLM) -> dict:
+  lora = model.lora_config
+  if lora is None:
+    raise ValueError(
+      f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
+    )
+  rank, alpha = lora.rank, lora.alpha
+  if model.start is not None:
+    # Twice the rank at the same scale.
+    rank, alpha = 2 * rank, alpha * (math.sqrt(2) if lora.rslora else 2)
+  saved = saved_modules(model)
+  return {
+    'peft_type': 'LORA',
+    'task_type': model.task_type,
+    'base_model_name_or_path': model.name,
+    'target_modules': _target_modules(model),
+    'r': rank,
+    'lora_alpha': int(alpha) if int(alpha) == alpha else alpha,
+    'use_rslora': lora.rslora,
+    'use_dora': lora.dora,
+    'lora_dropout': lora.dropout,
+    'bias': 'none',
+    'fan_in_fan_out': fan_in_fan_out(model),
+    'inference_mode': True,
+  } | ({'modules_to_save': saved} if saved else {})
+
+
+def module_name(model: CausalLM, site: str) -> str:
+  """The name of a projection in transformers, {} for the layer."""
+  family = model.family
+  weight = family.names.get(f'{site}/kernel') or family.names[f'{site}/table']
+  module = weight.name.removesuffix('.weight')
+  if model.task_type == FEATURES:
+    return module.removeprefix(family.prefix)  # in the bare encoder
+  return module
+
+
+def _target_modules(model: CausalLM) -> list[str] | str:
+  """Ends of module names that match the adapted projections and no other.
+
+  Where no end does that in every layer, one regular expression.
+  """
+  projections = model.config.projections
+  adapted = model.lora_config.sites(projections)
+  others = [module_name(model, p) for p in projections.keys() - adapted.keys()]
+  others += head_modules(model)
+  ends = {p: _shortest_end(module_name(model, p), others) for p in adapted}
+  adapter = leaves_by_path(jax.eval_shape(model.init, jax.random.key(0)))
+  # An end that reaches back beyond the layer's number: one for each layer.
+  return sorted(
+    {
+      end.format(layer)
+      for path, end in ends.items()
+      for layer in range(
+        adapter[f'{path}/lora_a'].shape[0] if '{}' in end else 1
+      )
+    }
+  )
+
+
+def _shortest_end(module: str, others: list[str]) -> str:
+  parts = module.split('.')
+  ends = ('.'.join(parts[i:]) for i in reversed(range(len(parts))))
+  return next(e for e in ends if not any(ends_with(o, e) for o in others))
+
+
+def head_modules(model: CausalLM) -> list[str]:
+  """Names in transformers of the linear maps of a trained head."""
+  return [
+    name.removesuffix('.weight')
+    for path, (name, _) in model.family.names.items()
+    if path.startswith('head/') and path.endswith('/kernel')
+  ]
+
+
+def saved_modules(model: CausalLM) -> list[str]:
+  """PEFT's modules_to_save: what is trained whole."""
+  if model.task_type != 'SEQ_CLS':
+    return []
+  prefix = model.family.prefix
+  tops = [m.removeprefix(prefix).split('.')[0] for m in head_modules(model)]
+  return sorted(set(tops))
+
+
+def fan_in_fan_out(model: CausalLM) -> bool:
+  """Whether transformers stores an adapted map as we do, as GPT-2's Conv1D."""
+  names = model.family.names
+  sites = model.lora_config.sites(model.config.projections)
+  return any(
+    not names[f'{site}/kernel'].transposed
+    for site in sites
+    if f'{site}/kernel' in names
+  )

@@ -1,0 +1,71 @@
+"""Regular expressions of strangers on names, within a limit of time."""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+from lora_opt.reading import name_matching
+from lora_opt.reading.confined import Confined, ConfinedError
+from lora_opt.reading.values import shown
+
+SECONDS = 3.0
+_LONGEST = 10_000
+# Without choices and repetitions nothing can take long.
+_PLAIN = re.compile(r'[\w.\-]*')
+
+_confined = Confined(
+  pathlib.Path(name_matching.__file__), 'match', seconds=SECONDS, memory=2**28
+)
+
+
+def find(
+  pattern: str,
+  texts: Sequence[str],
+  place: str,
+  *,
+  within: str = '{}',
+  how: str = 'fullmatch',
+) -> list[str | None]:
+  """Tries a regular expression on texts, as Python's `re` does.
+
+  Args:
+    pattern: What a stranger wrote.
+    texts: What to try it on.
+    place: Where the pattern stands, for messages.
+    within: Our own expression around it; {} is the place of the pattern.
+    how: 'fullmatch', or 'match' for the beginning of a text.
+
+  Returns:
+    For each text None without a match; else what the group `idx` matched, ''
+    where there is no such group.
+
+  Raises:
+    ValueError: It is no regular expression, or takes too long.
+
+  >>> find('.*_proj', ['q_proj', 'lm_head'], 'adapter_config.json')
+  ['', None]
+  >>> find('(a.+)+b', ['a' * 100], 'adapter_config.json: target_modules')
+  Traceback (most recent call last):
+  ...
+  ValueError: adapter_config.json: target_modules: '(a.+)+b' took more than \
+3 seconds
+  """
+  if len(pattern) > _LONGEST:
+    raise ValueError(
+      f'{place}: a pattern of {len(pattern)} characters, at most {_LONGEST} '
+      'are tried'
+    )
+  work = [(how, within.replace('{}', pattern))], list(texts)
+  try:
+    if _PLAIN.fullmatch(pattern):
+      return name_matching.match(*work)[0]
+    return _confined(*work)[0]
+  except (ConfinedError, re.error) as error:
+    raise ValueError(f'{place}: {shown(pattern)} {_reason(error)}') from None
+
+
+def _reason(error: Exception) -> str:
+  text = str(error)
+  if text.startswith(('took', 'its process')):
+    return text
+  return f'is no regular expression: {text.partition(": ")[2] or text}'
