@@ -8,6 +8,7 @@ ROOT = pathlib.Path(__file__).parent
 
 TRAIN = [
   'absl-py',
+  'array-record',
   'flax',
   'gguf',
   'gin-config',

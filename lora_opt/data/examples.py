@@ -138,7 +138,7 @@ class Record:
       )
     if isinstance(value, str):
       return self._checked(value, name)
-    text = _written(value)
+    text = written(value)
     if text is None:
       raise self.error(
         f'field {name!r} must be text, and the number {shown(value)} can be '
@@ -185,11 +185,19 @@ def _named(key: Any) -> str:
   return shown(key, 40)[1:-1] if isinstance(key, str) else shown(key, 40)
 
 
-def _written(number: int | float) -> str | None:
-  """The number in digits, if there is one usual way to write it."""
-  if isinstance(number, int):
-    return str(number) if abs(number) < 10**_DIGITS else None
-  text = str(float(number))
+def written(value: Any) -> str | None:
+  """A text, or a number in digits if there is one usual way to write it.
+
+  >>> written('two'), written(2), written(2.5), written(1e-9), written(True)
+  ('two', '2', '2.5', None, None)
+  """
+  if isinstance(value, str):
+    return value
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return None
+  if isinstance(value, int):
+    return str(value) if abs(value) < 10**_DIGITS else None
+  text = str(float(value))
   return text if text.lstrip('-').replace('.', '', 1).isdigit() else None
 
 

@@ -47,7 +47,12 @@ def read_json(
 
 
 def parse_json(
-  data: bytes | str, place: str, *, most: int = MOST_BYTES, depth: int = DEPTH
+  data: bytes | str,
+  place: str,
+  *,
+  most: int = MOST_BYTES,
+  depth: int = DEPTH,
+  surrogates: bool = False,
 ) -> Any:
   """Parses JSON, refusing what Python takes though it has no one meaning.
 
@@ -59,6 +64,7 @@ def parse_json(
     place: Where it stands, for messages.
     most: Bytes or characters that it may have.
     depth: Lists and objects that may be within each other.
+    surrogates: Let texts hold half surrogate pairs: the caller looks at each.
 
   Raises:
     ValueError: It is not such JSON; the message begins with `place`.
@@ -89,7 +95,7 @@ def parse_json(
     text.count('[') + text.count('{') > depth
   ):
     _check_depth(value, place, depth)
-  if _SURROGATE.search(text) or not text.isascii():
+  if not surrogates and (_SURROGATE.search(text) or not text.isascii()):
     _check_text(value, place)
   return value
 

@@ -1,5 +1,6 @@
 """The TFDS builder of all recipes: array_record files, without TensorFlow."""
 
+import dataclasses
 import pathlib
 import types
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from lora_opt.data.prepare.checking import checked_rows
 from lora_opt.data.prepare.recipes import RECIPES, Recipe
 from lora_opt.data.sources._rows import file_facts
+from lora_opt.data.sources._tfds_folder import read_info
+from lora_opt.reading.json_text import read_json
 
 VERSION = '1.0.0'
+_SHOWN = 3  # bad rows that are named in full
 # Tensor, and not Sequence: the latter needs TensorFlow.
 _FEATURES = {
   'text': tfds.features.Text,
@@ -21,7 +26,29 @@ _FEATURES = {
   'float': lambda: np.float32,
   'bool': lambda: np.bool_,
 }
-_TYPES = {'text': str, 'texts': list, 'int': int, 'float': float, 'bool': bool}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """How many rows of a split are prepared."""
+
+  num_examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """What stands in the folder of a prepared data set.
+
+  Attributes:
+    data_dir: the folder.
+    metadata: of each of its `splits`: the checksums of the raw files, the rows
+      and how many were left out.
+    splits: by name.
+  """
+
+  data_dir: pathlib.Path
+  metadata: Mapping[str, Any]
+  splits: Mapping[str, Split]
 
 
 def prepare(
@@ -30,7 +57,7 @@ def prepare(
   data_dir: pathlib.Path,
   *,
   on_bad: str = 'error',
-) -> tfds.core.DatasetInfo:
+) -> Prepared:
   """Prepares one data set, unless that is done already.
 
   Args:
@@ -41,11 +68,11 @@ def prepare(
       them out and records how many.
 
   Returns:
-    What TFDS says of it. Its metadata holds the checksums of the raw files,
-    the rows of each split and how many were left out.
+    What stands in its folder.
 
   Raises:
-    ValueError: an unknown name, or a bad row: its place and what is wrong.
+    ValueError: an unknown name, a bad row (its place and what is wrong), a
+      split without a good one, or a file that is damaged as a whole.
     FileNotFoundError: a file of the publisher is missing; which are needed and
       where they come from.
   """
@@ -53,7 +80,7 @@ def prepare(
     raise ValueError(f'no recipe for {name!r}; there are {", ".join(RECIPES)}')
   done = data_dir / name / VERSION
   if (done / 'dataset_info.json').is_file():
-    return tfds.builder_from_directory(str(done)).info
+    return _prepared(done)
   recipe = RECIPES[name]
   files = {split: _find(name, recipe, raw, split) for split in recipe.splits}
   # The name of the class is that of the data set to TFDS, which looks for the
@@ -72,7 +99,16 @@ def prepare(
     file_format='array_record',
   )
   builder.download_and_prepare()
-  return builder.info
+  return _prepared(done)
+
+
+def _prepared(folder: pathlib.Path) -> Prepared:
+  """Read without TFDS, which imports what a folder names."""
+  splits = {
+    name: Split(sum(shard.count for shard in shards))
+    for name, shards in read_info(folder).splits.items()
+  }
+  return Prepared(folder, read_json(folder / 'metadata.json'), splits)
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -116,42 +152,30 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     raise AssertionError('every split has its own generator')
 
   def _rows(self, split: str, paths: tuple[pathlib.Path, ...]) -> Iterator:
-    recipe, count = self._recipe, 0
-    problems: list[str] = []
-    for place, raw in recipe.read(*paths):
-      try:
-        row = _checked(recipe, raw)
-      except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        problem = f'{place}: {type(error).__name__} {error}'
-        if self._on_bad == 'error':
-          raise ValueError(problem) from error
-        problems.append(problem)
+    rows = bad = 0
+    first: list[str] = []
+    for row in checked_rows(self._recipe, *paths):
+      if not isinstance(row, ValueError):
+        yield rows, row
+        rows += 1
         continue
-      yield count, row
-      count += 1
-    for problem in problems[:3]:
-      logging.warning('left out: %s', problem)
+      if self._on_bad == 'error':
+        raise row
+      bad += 1
+      if bad <= _SHOWN:
+        first.append(str(row))
+        logging.warning('left out: %s', row)
+    if not rows:
+      raise ValueError(
+        f'split {split!r}: {paths[0]} holds no row that can be used'
+        + (f', such as {first[0]}' if first else '')
+      )
     self._counts[split] = {
-      'raw_files': file_facts(*recipe.all_files(*paths)),
-      'rows': count,
-      'bad_rows': len(problems),
-      'first_bad_rows': problems[:3],
+      'raw_files': file_facts(*self._recipe.all_files(*paths)),
+      'rows': rows,
+      'bad_rows': bad,
+      'first_bad_rows': first,
     }
-
-
-def _checked(recipe: Recipe, raw: Any) -> dict[str, Any]:
-  """Our row, every field of it of the right type and no text empty."""
-  if isinstance(raw, ValueError):
-    raise raw
-  row = recipe.row(raw)
-  for name, kind in recipe.fields.items():
-    value = row[name]
-    texts = value if kind == 'texts' else [value] if kind == 'text' else []
-    if not isinstance(value, _TYPES[kind]) or not all(
-      isinstance(text, str) for text in texts
-    ):
-      raise ValueError(f'field {name!r} must be {kind}, found {value!r}')
-  return row
 
 
 def _find(

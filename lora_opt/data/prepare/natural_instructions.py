@@ -1,11 +1,15 @@
 """Super-NaturalInstructions: one file a task, with instances inside."""
 
-import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from lora_opt.data.prepare.fields import text, texts
 from lora_opt.data.prepare.readers import Placed
+from lora_opt.reading import values
+from lora_opt.reading.files import inside, read_text
+from lora_opt.reading.json_text import parse_json
+from lora_opt.reading.values import shown
 
 # Wang et al. 2022 train and evaluate on so many instances of each task.
 INSTANCES = 100
@@ -16,38 +20,44 @@ def read(task_list: pathlib.Path, *, per_task: int = INSTANCES) -> Placed:
 
   The tasks are files of the folder tasks/ beside splits/.
   """
-  folder = task_list.parents[2] / 'tasks'
-  for name in task_list.read_text('utf-8').split():
-    path = folder / f'{name}.json'
-    task = json.loads(path.read_text('utf-8'))
-    for number, instance in enumerate(task['Instances'][:per_task]):
-      yield f'{path}, instance {number}', (name, task, instance)
+  for path in _task_files(task_list):
+    # Half a surrogate pair in one instance is no fault of the others.
+    task = parse_json(read_text(path), str(path), surrogates=True)
+    values.table(task, str(path))
+    instances = values.items(task.get('Instances'), f'{path}: Instances')
+    for number, instance in enumerate(instances[:per_task]):
+      yield f'{path}, instance {number}', (path.stem, task, instance)
 
 
 def row(raw: tuple[str, dict, dict]) -> dict[str, Any]:
   """The instance, with definition and positive examples of its task."""
   name, task, instance = raw
-  outputs = instance['output']
-  outputs = [outputs] if isinstance(outputs, str) else outputs
-  if not any(text.strip() for text in outputs):
+  values.table(instance, 'the instance')
+  outputs = [one for one in texts(instance, 'output', one=True) if one.strip()]
+  if not outputs:
     raise ValueError('the instance has no output')
-  definition = task['Definition']
-  if not isinstance(definition, str):
-    definition = definition[0]
-  examples = task['Positive Examples']
+  definitions = texts(task, 'Definition', one=True)
+  if not definitions:
+    raise ValueError('the task has no definition')
   return {
     'task': name,
-    'categories': list(task['Categories']),
-    'definition': definition,
-    **_columns(examples),
-    'input': instance['input'],
-    'outputs': [text for text in outputs if text.strip()],
+    'categories': texts(task, 'Categories'),
+    'definition': definitions[0],
+    **_columns(task),
+    'input': text(instance, 'input'),
+    'outputs': outputs,
   }
 
 
-def _columns(examples: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+def _columns(task: dict[str, Any]) -> dict[str, list[str]]:
+  place = 'Positive Examples'
+  examples = values.items(task[place], place)
+  for example in examples:
+    values.table(example, place)
   return {
-    f'example_{name}s': [example.get(name, '') for example in examples]
+    f'example_{name}s': [
+      text(example, name) if name in example else '' for example in examples
+    ]
     for name in ('input', 'output', 'explanation')
   }
 
@@ -55,6 +65,15 @@ def _columns(examples: Sequence[dict[str, str]]) -> dict[str, list[str]]:
 def files(task_list: pathlib.Path) -> Iterator[pathlib.Path]:
   """All files that `read` opens, for checksums."""
   yield task_list
+  yield from _task_files(task_list)
+
+
+def _task_files(task_list: pathlib.Path) -> Iterator[pathlib.Path]:
   folder = task_list.parents[2] / 'tasks'
-  for name in task_list.read_text('utf-8').split():
-    yield folder / f'{name}.json'
+  for name in read_text(task_list).split():
+    path = inside(folder, f'{name}.json', str(task_list))
+    if not path.is_file():
+      raise FileNotFoundError(
+        f'{task_list} names {shown(name)}, and there is no {path}'
+      )
+    yield path

@@ -4,46 +4,69 @@ A function here takes one raw row and returns one of ours. Whatever it raises
 (a field that is missing, a label that is none) makes the row a bad one.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-Raw = Mapping[str, Any]
+from lora_opt.data.examples import written
+from lora_opt.data.prepare.fields import (
+  Raw,
+  digits,
+  index,
+  number,
+  text,
+  texts,
+  whole,
+)
+from lora_opt.reading import values
+from lora_opt.reading.values import shown
+
 Row = dict[str, Any]
 
 
 def gsm8k(raw: Raw) -> Row:
   """Question, worked answer, and the number after '####'."""
-  final = raw['answer'].rpartition('####')[2].strip().replace(',', '')
-  return {'question': raw['question'], 'answer': raw['answer'], 'final': final}
+  answer = text(raw, 'answer')
+  _, mark, final = answer.rpartition('####')
+  if not mark:
+    raise ValueError(f"the answer has no '####': {shown(answer)}")
+  return {
+    'question': text(raw, 'question'),
+    'answer': answer,
+    'final': final.strip().replace(',', ''),
+  }
 
 
 def lettered(raw: Raw) -> Row:
   """ARC and OpenBookQA: choices under labels, the label of the right one."""
-  choices = raw['question']['choices']
-  labels = [choice['label'] for choice in choices]
+  question = values.table(raw['question'], "field 'question'")
+  choices = values.items(question['choices'], "field 'choices'")
+  labels = [text(choice, 'label') for choice in choices]
+  key = text(raw, 'answerKey').strip()
+  if labels.count(key) > 1:
+    raise ValueError(f'{shown(key)} is the label of several choices')
   return {
-    'question': raw['question']['stem'],
-    'choices': [choice['text'] for choice in choices],
-    'answer': labels.index(raw['answerKey'].strip()),
+    'question': text(question, 'stem'),
+    'choices': [text(choice, 'text') for choice in choices],
+    'answer': labels.index(key),
   }
 
 
 def hellaswag(raw: Raw) -> Row:
   """Activity, context and endings, cleaned as lm-evaluation-harness does."""
-  context = f'{raw["ctx_a"]} {raw["ctx_b"].capitalize()}'
+  context = f'{text(raw, "ctx_a")} {text(raw, "ctx_b").capitalize()}'
+  endings = texts(raw, 'endings')
   return {
-    'question': _cleaned(f'{raw["activity_label"]}: {context}'),
-    'choices': [_cleaned(ending) for ending in raw['endings']],
-    'answer': _index(raw['label'], 4),
+    'question': _cleaned(f'{text(raw, "activity_label")}: {context}'),
+    'choices': [_cleaned(ending) for ending in endings],
+    'answer': index(raw['label'], len(endings)),
   }
 
 
 def boolq(raw: Raw) -> Row:
   """Passage, question (which gets its question mark) and a truth value."""
-  question = raw['question']
+  question = text(raw, 'question')
   return {
-    'passage': raw['passage'],
+    'passage': text(raw, 'passage'),
     'question': question if question.endswith('?') else question + '?',
     'answer': raw['answer'],
   }
@@ -51,76 +74,86 @@ def boolq(raw: Raw) -> Row:
 
 def piqa(raw: Raw) -> Row:
   return {
-    'question': raw['goal'],
-    'choices': [raw['sol1'], raw['sol2']],
-    'answer': _index(raw['label'], 2),
+    'question': text(raw, 'goal'),
+    'choices': [text(raw, 'sol1'), text(raw, 'sol2')],
+    'answer': index(raw['label'], 2),
   }
 
 
 def siqa(raw: Raw) -> Row:
   return {
-    'question': f'{raw["context"]} {raw["question"]}',
-    'choices': [raw['answerA'], raw['answerB'], raw['answerC']],
-    'answer': _index(int(raw['label']) - 1, 3),
+    'question': f'{text(raw, "context")} {text(raw, "question")}',
+    'choices': [text(raw, f'answer{letter}') for letter in 'ABC'],
+    'answer': index(whole(raw['label']) - 1, 3),
   }
 
 
 def winogrande(raw: Raw) -> Row:
-  if raw['sentence'].count('_') != 1:
-    raise ValueError(f'the sentence needs one blank: {raw["sentence"]!r}')
-  before, after = raw['sentence'].split('_')
+  sentence = text(raw, 'sentence')
+  if sentence.count('_') != 1:
+    raise ValueError(f'the sentence needs one blank: {shown(sentence)}')
+  before, after = sentence.split('_')
   return {
     'before': before,
     'after': after,
-    'question': raw['sentence'],
-    'choices': [raw['option1'], raw['option2']],
-    'answer': _index(int(raw['answer']) - 1, 2),
+    'question': sentence,
+    'choices': [text(raw, 'option1'), text(raw, 'option2')],
+    'answer': index(whole(raw['answer']) - 1, 2),
   }
 
 
 def instruction(raw: Raw) -> Row:
   """LLM-Adapters' commonsense_170k: the instruction and what is to be said."""
   return {
-    'question': raw['instruction'],
-    'output': raw['output'],
-    'answer': raw['answer'],
+    'question': text(raw, 'instruction'),
+    'output': text(raw, 'output'),
+    'answer': text(raw, 'answer'),
   }
 
 
 def worked_problem(raw: Raw) -> Row:
   """LLM-Adapters' math_10k: a problem, its worked answer, the final one."""
+  final = written(raw['answer'])
+  if final is None:
+    raise ValueError(
+      f"field 'answer' must be a text or a number, found {shown(raw['answer'])}"
+    )
   return {
-    'question': raw['instruction'].strip(),
-    'answer': raw['output'].strip(),
-    'final': str(raw['answer']),
+    'question': text(raw, 'instruction').strip(),
+    'answer': text(raw, 'output').strip(),
+    'final': final,
   }
 
 
 def arithmetic(raw: Raw) -> Row:
   """AddSub and MultiArith: a question and the list of its solutions."""
-  (solution,) = raw['lSolutions']
-  return _solved(raw['sQuestion'], solution)
+  (solution,) = values.items(raw['lSolutions'], "field 'lSolutions'", 1)
+  return _solved(text(raw, 'sQuestion'), solution)
 
 
 def svamp(raw: Raw) -> Row:
   """SVAMP: a body and a question, which may not end in a full stop."""
-  body = raw['Body'].strip()
+  body = text(raw, 'Body').strip()
   if body[-1:] not in '.?!,':
     body += '.'
-  return _solved(f'{body} {raw["Question"].strip()}', raw['Answer'])
+  return _solved(f'{body} {text(raw, "Question").strip()}', raw['Answer'])
 
 
 def aqua(raw: Raw) -> Row:
   """AQuA: options 'A)5', a rationale and the letter of the right one."""
-  options = [option.partition(')')[2].strip() for option in raw['options']]
-  answer = _index('ABCDE'.index(raw['correct']), len(options))
+  options = texts(raw, 'options')
+  letters = 'ABCDE'[: len(options)]
+  right = values.one_of(raw['correct'], "field 'correct'", letters)
+  if len(options) > len(letters) or not all(')' in one for one in options):
+    raise ValueError(f"options must be as 'A)5', found {shown(options)}")
   listed = ' '.join(
-    f'({"ABCDE"[i]}) {option}' for i, option in enumerate(options)
+    f'({letter}) {option.partition(")")[2].strip()}'
+    for letter, option in zip(letters, options, strict=True)
   )
   return {
-    'question': f'{raw["question"].strip()} Answer Choices: {listed}',
-    'answer': f'{raw["rationale"].strip()} The answer is ({raw["correct"]}).',
-    'final': 'ABCDE'[answer],
+    'question': f'{text(raw, "question").strip()} Answer Choices: {listed}',
+    'answer': f'{text(raw, "rationale").strip()} The answer is ({right}).',
+    'final': right,
   }
 
 
@@ -132,12 +165,14 @@ def columns(**fields: str) -> Callable[[Raw], Row]:
   """
 
   def row(raw: Raw) -> Row:
-    values = {name: raw[column].strip() for name, column in fields.items()}
-    if 'label' in values:
-      values['label'] = int(values['label'])
-    if 'score' in values:
-      values['score'] = float(values['score'])
-    return values
+    found: Row = {
+      name: text(raw, column).strip() for name, column in fields.items()
+    }
+    if 'label' in found:
+      found['label'] = whole(found['label'])
+    if 'score' in found:
+      found['score'] = number(found['score'])
+    return found
 
   return row
 
@@ -150,8 +185,9 @@ def named(names: tuple[str, ...], **fields: str) -> Callable[[Raw], Row]:
   """
 
   def row(raw: Raw) -> Row:
-    values = {name: raw[column].strip() for name, column in fields.items()}
-    return values | {'label': names.index(values['label'])}
+    found = {name: text(raw, column).strip() for name, column in fields.items()}
+    label = values.one_of(found['label'], 'the label', names)
+    return found | {'label': names.index(label)}
 
   return row
 
@@ -159,26 +195,31 @@ def named(names: tuple[str, ...], **fields: str) -> Callable[[Raw], Row]:
 def cola(raw: list[str]) -> Row:
   """CoLA: source, label, the author's mark, sentence; no header."""
   _, label, _, sentence = raw
-  return {'sentence': sentence, 'label': _index(label, 2)}
+  return {'sentence': sentence, 'label': index(label, 2)}
 
 
 def _solved(question: str, solution: Any) -> Row:
-  number = f'{float(solution):.10g}'
+  final = digits(number(solution))
   return {
     'question': ' '.join(question.split()),
-    'answer': f'The answer is {number}.',
-    'final': number,
+    'answer': f'The answer is {final}.',
+    'final': final,
   }
-
-
-def _index(value: Any, count: int) -> int:
-  number = int(value)
-  if not 0 <= number < count:
-    raise ValueError(f'label {value!r} is none of 0 to {count - 1}')
-  return number
 
 
 def _cleaned(text: str) -> str:
   """Without the marks that the WikiHow part of HellaSwag has kept."""
-  text = re.sub(r'\[.*?\]', '', text.strip().replace(' [title]', '. '))
-  return text.replace('  ', ' ')
+  lines = text.strip().replace(' [title]', '. ').split('\n')
+  return '\n'.join(map(_without_marks, lines)).replace('  ', ' ')
+
+
+def _without_marks(line: str) -> str:
+  """Without what stands in brackets; in time that grows with the length."""
+  kept, end = [], 0
+  while (start := line.find('[', end)) >= 0:
+    behind = line.find(']', start) + 1
+    if not behind:
+      break
+    kept.append(line[end:start])
+    end = behind
+  return ''.join(kept) + line[end:]

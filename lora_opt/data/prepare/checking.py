@@ -1,0 +1,60 @@
+"""Raw rows become ours, every field of the right type, or say what is wrong."""
+
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from lora_opt.data.prepare.recipes import Recipe
+from lora_opt.reading.values import shown, text
+
+_LARGEST = 3.4e38  # numbers are stored as float32
+
+
+def checked_rows(
+  recipe: Recipe, *paths: pathlib.Path
+) -> Iterator[dict[str, Any] | ValueError]:
+  """The rows of a split, in the publisher's order.
+
+  In the place of one that cannot be used stands the ValueError that says where
+  it is and what is wrong.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    OSError: one cannot be read.
+    ValueError: one is damaged as a whole.
+  """
+  for place, raw in recipe.read(*paths):
+    if isinstance(raw, ValueError):
+      yield raw
+      continue
+    try:
+      row = recipe.row(raw)
+      for name, kind in recipe.fields.items():
+        _check(name, kind, row[name])
+    except (ArithmeticError, LookupError, TypeError) as error:
+      yield ValueError(f'{place}: {type(error).__name__} {shown_error(error)}')
+    except ValueError as error:
+      yield ValueError(f'{place}: {error}')
+    else:
+      yield row
+
+
+def shown_error(error: Exception) -> str:
+  """Its message, short: it may quote a row."""
+  message = ' '.join(str(error).split())
+  return message if len(message) < 200 else message[:200] + '...'
+
+
+def _check(name: str, kind: str, value: Any) -> None:
+  """Raises ValueError unless a field holds what the recipe says."""
+  types = {'text': str, 'texts': list, 'int': int, 'float': float, 'bool': bool}
+  good = isinstance(value, types[kind])
+  if kind == 'int':
+    good = good and not isinstance(value, bool) and abs(value) < 2**63
+  if kind == 'float':
+    good = good and math.isfinite(value) and abs(value) < _LARGEST
+  if not good:
+    raise ValueError(f'field {name!r} must be {kind}, found {shown(value)}')
+  for one in {'text': [value], 'texts': value}.get(kind, []):
+    text(one, f'field {name!r}')
