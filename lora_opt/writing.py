@@ -8,6 +8,7 @@ locale. The standard library alone is needed here.
 
 import contextlib
 import errno
+import hashlib
 import os
 import pathlib
 import secrets
@@ -112,6 +113,29 @@ def append(file: str | os.PathLike) -> BinaryIO:
         'remove the link'
       ) from None
     raise
+
+
+def file_name(name: str) -> str:
+  """A user's name, of a task say, as the name of one file in a folder.
+
+  Different names stay different; those of letters, digits, spaces and the
+  usual signs stay as they are.
+
+  >>> file_name('cola 2'), file_name('../a')
+  ('cola 2', '..%2Fa')
+  """
+  found = ''.join(
+    c if c.isalnum() or c in ' _-.,+()=' else _code(c) for c in name
+  )
+  if len(found.encode()) <= 200:
+    return found
+  digest = hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()
+  return f'{found.encode()[:150].decode(errors="ignore")}%{digest[:32]}'
+
+
+def _code(character: str) -> str:
+  data = character.encode('utf-8', 'surrogatepass')
+  return ''.join(f'%{byte:02X}' for byte in data)
 
 
 def print_anything() -> None:

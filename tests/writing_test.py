@@ -75,3 +75,13 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path):
 def test_a_name_as_long_as_the_disk_takes_can_be_written(tmp_path):
   writing.write_text(tmp_path / ('n' * 255), 'x')
   assert (tmp_path / ('n' * 255)).exists()
+
+
+def test_names_of_files_stay_in_their_folder_and_apart(tmp_path):
+  names = ['a', '../a', '..', '.', '', '/etc/a', 'a/b', 'a%2Fb', '-a', 'a b']
+  names += ['é', '日' * 300, '日' * 301, 'a' * 200, 'a' * 5000, 'x\0', '\ud800']
+  files = [f'{writing.file_name(name)}.jsonl' for name in names]
+  assert len(set(files)) == len(files)
+  for file in files:
+    writing.write_text(tmp_path / file, 'x')
+  assert len(list(tmp_path.iterdir())) == len(files)

@@ -1,9 +1,11 @@
 """Drawings as inline SVG in the colours and fonts of a page, or as PNG."""
 
+import contextlib
 import io
 import pathlib
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import matplotlib
@@ -56,6 +58,28 @@ def percent(value: float, _: int) -> str:
   return _text.minus(f'{100 * value:.3g} %')
 
 
+def caption(name: str) -> str:
+  """A user's name as it fits into a drawing: short, on one line.
+
+  >>> caption('a\\nb'), len(caption('x' * 1000))
+  ('a?b', 40)
+  """
+  name = name if len(name) <= 40 else name[:39] + '…'
+  return ''.join(c if c.isprintable() else '?' for c in name)
+
+
+@contextlib.contextmanager
+def _as_it_is(style: Mapping[str, str]) -> Iterator[None]:
+  """Text is drawn as it is: a name such as $x_$ is no formula."""
+  with (
+    matplotlib.rc_context({'text.parse_math': False, **style}),
+    warnings.catch_warnings(),
+  ):
+    # Of a name in a script that the font lacks; boxes stand for it.
+    warnings.filterwarnings('ignore', 'Glyph .* missing from')
+    yield
+
+
 def to_svg(
   draw: Callable[[mpl_axes.Axes, Ink], None],
   size: tuple[float, float],
@@ -68,17 +92,12 @@ def to_svg(
     size: width and height in inches.
     name: what it shows, for those who hear the page.
   """
-  canvas = figure.Figure(figsize=size, layout='constrained')
-  draw(canvas.add_subplot(), PAGE)
-  return inline(canvas, name)
-
-
-def inline(canvas: figure.Figure, name: str) -> str:
-  """The figure as an <svg> element of the page, the same at every run."""
   text = io.StringIO()
   # The salt keeps the ids of several drawings on one page apart.
   style = {'svg.fonttype': 'none', 'svg.hashsalt': name}
-  with matplotlib.rc_context(style):
+  with _as_it_is(style):
+    canvas = figure.Figure(figsize=size, layout='constrained')
+    draw(canvas.add_subplot(), PAGE)
     canvas.savefig(text, format='svg', transparent=True)
   svg = text.getvalue()
   svg = svg[svg.index('<svg') :]
@@ -106,12 +125,12 @@ def to_png(
     columns: drawings in a row.
   """
   rows = -(-len(draws) // columns)
-  canvas = figure.Figure(
-    figsize=(size[0] * columns, size[1] * rows), layout='constrained', dpi=150
-  )
-  for place, (title, draw) in enumerate(draws.items(), start=1):
-    axes = canvas.add_subplot(rows, columns, place)
-    axes.set_title(title, fontsize=10, loc='left')
-    draw(axes, PAPER)
-  with writing.draft(path) as part:
+  with _as_it_is({}), writing.draft(path) as part:
+    canvas = figure.Figure(
+      figsize=(size[0] * columns, size[1] * rows), layout='constrained', dpi=150
+    )
+    for place, (title, draw) in enumerate(draws.items(), start=1):
+      axes = canvas.add_subplot(rows, columns, place)
+      axes.set_title(caption(title), fontsize=10, loc='left')
+      draw(axes, PAPER)
     canvas.savefig(part, format='png')

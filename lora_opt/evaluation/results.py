@@ -24,9 +24,9 @@ def write_result(model_dir: pathlib.Path, result: Json) -> None:
   """
   scores = dict(result)
   predictions = scores.pop('predictions')
-  path = model_dir / FOLDER / f'{result["task"]}.json'
-  run_directory.write_json(path, scores)
-  write_lines(path.with_suffix('.jsonl'), predictions)
+  name = writing.file_name(result['task'])
+  run_directory.write_json(model_dir / FOLDER / f'{name}.json', scores)
+  write_lines(model_dir / FOLDER / f'{name}.jsonl', predictions)
 
 
 def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:

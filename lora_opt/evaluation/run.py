@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from lora_opt import writing
 from lora_opt.evaluation import results
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
@@ -94,7 +95,8 @@ def infer(
     strict=True,
   ):
     predictions = evaluate.generate(base, lora)
-    path = folder / 'inference' / f'{each.name}.jsonl'
+    name = writing.file_name(each.name)
+    path = folder / 'inference' / f'{name}.jsonl'
     on_first(functools.partial(results.write_lines, path, predictions))
     for prediction in predictions[:_SHOWN]:
       print(f'> {prediction["prompt"]}\n{prediction["prediction"]}\n')

@@ -322,3 +322,35 @@ def test_rows_of_runs(tmp_path):
   # Rows outlive their runs.
   (run / 'run.json').unlink()
   assert rows.collect(tmp_path) == [first, second]
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    '$x_$',
+    r'$\frac{$ \mathdefault{',
+    '<script>alert(1)</script>"&',
+    'é 日本 😀',
+    '../../etc',
+    'a\x1b[2Jb\nc',
+    'n' * 3000,
+  ],
+)
+def test_names_may_be_anything(tmp_path, name):
+  merits = {'adamw': 0.7, name: 0.8}
+  found = make_study(merits, tasks=[name, name + ' 2'], seeds=(0, 1))
+  write(tmp_path, found)
+  text = read_page(tmp_path)
+  assert '<script>alert' not in text
+  pictures = list((tmp_path / 'pictures').iterdir())
+  assert len(pictures) == 6
+  assert all(picture.parent == tmp_path / 'pictures' for picture in pictures)
+
+
+def test_pictures_of_tasks_whose_names_are_alike_are_all_kept(tmp_path):
+  write(tmp_path, make_study(MERITS, tasks=['a b', 'a/b'], seeds=(0, 1)))
+  read_page(tmp_path)
+  assert {path.name for path in tmp_path.glob('pictures/sweep_*')} == {
+    'sweep_a_b_rank_4.png',
+    'sweep_a_b_rank_4_2.png',
+  }

@@ -46,7 +46,7 @@ def scores(places: Sequence[Place]) -> Draw:
         axes.plot([low, high], [height] * 2, color=color, alpha=0.4, lw=5,
                   solid_capstyle='round')  # fmt: skip
       axes.plot([mean], [height], 'o', color=color, markersize=6)
-    axes.set_yticks(heights, [place.method for place in places])
+    axes.set_yticks(heights, [drawing.caption(p.method) for p in places])
     axes.xaxis.set_major_formatter(_points)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.grid(axis='y', visible=False)
@@ -151,7 +151,8 @@ def pairs(table: Mapping[str, Sequence[float]], limits: tuple) -> Draw:
     axes.pcolormesh(
       values, cmap='cividis', vmin=limits[0], vmax=limits[1], linewidth=0
     )
-    axes.set_yticks(np.arange(len(table)) + 0.5, list(table), fontsize=7)
+    names = [drawing.caption(site) for site in table]
+    axes.set_yticks(np.arange(len(table)) + 0.5, names, fontsize=7)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)

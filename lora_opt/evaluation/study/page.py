@@ -5,7 +5,7 @@ python -m lora_opt.main --run_mode=report STUDY
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,8 +73,11 @@ def write_study_report(folder: str | Path) -> Path:
   ranked = ranking.rank(rows, study.get('rates'))
   pace = paces(ranked.chosen, BASELINE)
   groups = ranking.group_rows(rows)
+  names = _file_names(groups)
   style = drawings.styles(sorted(set(ranking.label_methods(rows))))
   pictures = folder / PICTURES
+  if pictures.is_symlink():
+    raise OSError(f'{pictures} is a link, which is not written to; remove it')
   pictures.mkdir(exist_ok=True)
   return _html.write(
     folder / PAGE_FILE,
@@ -91,14 +94,17 @@ def write_study_report(folder: str | Path) -> Path:
     rates=_rates(ranked),
     losses=_losses(ranked),
     incomplete=[group.title for group in ranked.incomplete],
-    sweeps=[_sweeps(g, found, ranked, pictures) for g, found in groups.items()],
+    sweeps=[
+      _sweeps(g, found, ranked, pictures / f'sweep_{names[g]}.png')
+      for g, found in groups.items()
+    ],
     key=[(m, _key(style[m])) for m in style],
     curves=_curves(ranked, style, pictures),
     baseline=BASELINE,
     pace=[_pace_cells(method, found) for method, found in pace.items()],
     state_head=[_text.label(name) for name in _STATE],
     state=_state(ranked),
-    pairs=_pairs(ranked, pictures),
+    pairs=_pairs(ranked, pictures, names),
     halves=ranked.halves,
     facts=_facts(study, rows, ranked),
     folder=str(folder),
@@ -187,7 +193,7 @@ def _sweeps(
   group: Group,
   found: Mapping[str, Sequence[Json]],
   ranked: Ranking,
-  pictures: Path,
+  picture: Path,
 ) -> Section:
   """Score against learning rate, a panel for each method."""
   chosen = ranked.chosen.get(group, {})
@@ -208,8 +214,7 @@ def _sweeps(
     )
     for method, rows in sorted(found.items())
   }
-  path = pictures / f'sweep_{_file_name(group)}.png'
-  drawing.to_png(draws, _SMALL, path, columns=4)
+  drawing.to_png(draws, _SMALL, picture, columns=4)
   panels = [
     Panel(m, _svg(draw, _SMALL, f'{group.title}, {m}'))
     for m, draw in draws.items()
@@ -270,7 +275,9 @@ def _state(ranked: Ranking) -> list[tuple[str, ...]]:
   return table
 
 
-def _pairs(ranked: Ranking, pictures: Path) -> list[Section]:
+def _pairs(
+  ranked: Ranking, pictures: Path, names: Mapping[Group, str]
+) -> list[Section]:
   """Stable rank of each pair, by method: the mean over seeds of a group."""
   sections = []
   for group, found in ranked.chosen.items():
@@ -286,7 +293,7 @@ def _pairs(ranked: Ranking, pictures: Path) -> list[Section]:
       continue
     limits = (min(values), max(values))
     draws = {m: drawings.pairs(t, limits) for m, t in sorted(tables.items())}
-    path = pictures / f'pairs_{_file_name(group)}.png'
+    path = pictures / f'pairs_{names[group]}.png'
     drawing.to_png(draws, _SMALL, path, columns=4)
     title = f'{group.title}: from {limits[0]:.1f} to {limits[1]:.1f}'
     panels = [
@@ -332,5 +339,17 @@ def _facts(
   ]
 
 
-def _file_name(group: Group) -> str:
-  return '_'.join(re.findall(r'[\w.-]+', group.title))
+def _file_names(groups: Iterable[Group]) -> dict[Group, str]:
+  """The words of a group's title, for the names of its pictures.
+
+  >>> list(_file_names([Group('a b', 4), Group('a/b', 4)]).values())
+  ['a_b_rank_4', 'a_b_rank_4_2']
+  """
+  names: dict[Group, str] = {}
+  for group in groups:
+    words = '_'.join(re.findall(r'[\w.-]+', group.title, re.ASCII))[:80]
+    name, number = words, 2
+    while name in names.values():
+      name, number = f'{words}_{number}', number + 1
+    names[group] = name
+  return names
