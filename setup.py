@@ -15,12 +15,12 @@ TRAIN = [
   'grain',
   'jinja2',
   'matplotlib',
+  'nltk',
   'numpy',
   'orbax-checkpoint',
   'pyarrow',
   'qwix',
   'reasoning-gym==0.1.25',  # whose scorers were examined
-  'rouge-score',
   'safetensors',
   'sentencepiece',
   'scikit-learn',
@@ -39,6 +39,7 @@ TEST = [
   'pytest',
   'pytest-xdist',
   'pyyaml',
+  'rouge-score',
   'ruff',
 ]
 

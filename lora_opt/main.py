@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from lora_opt import writing
+from lora_opt.reading.values import printable
 
 FLAGS = flags.FLAGS
 
@@ -184,7 +185,7 @@ def run() -> None:
     message = explain(error)
     if message is None:
       raise
-    print(f'\nerror: {message}\n', file=sys.stderr)
+    print(f'\nerror: {printable(message)}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
     if _is_loss_of_a_process(error):
       os._exit(1)  # the usual exit waits for the process that is gone

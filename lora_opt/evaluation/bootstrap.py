@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from lora_opt.evaluation.finite import require_finite
+
 # Draws; fewer where one costs more than a mean.
 RESAMPLES_OF_MEAN = 2000
 RESAMPLES = 500
@@ -28,10 +30,15 @@ def bootstrap_interval(
   Returns:
     Its lower and upper end.
 
+  Raises:
+    ValueError: a number is not finite.
+
   >>> bootstrap_interval([1.0, 1.0, 1.0])
   (1.0, 1.0)
   """
   arrays = [np.asarray(column) for column in columns]
+  for array in arrays:
+    require_finite(array, 'a number', 'an interval')
   count = len(arrays[0])
   rng = np.random.default_rng(0)
   if resamples is None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lora_opt.evaluation import metrics
+from lora_opt.evaluation.finite import named, require_finite
 
 
 def check_outputs(model: Any, task: Any) -> None:
@@ -63,20 +64,28 @@ def collect_outputs(
   return np.stack(found)
 
 
-def judge(example: Any, outputs: np.ndarray) -> tuple[float, dict[str, Any]]:
+def judge(
+  example: Any, outputs: np.ndarray, place: str = 'example'
+) -> tuple[float, dict[str, Any]]:
   """The loss of one example and what is reported of it.
 
   Args:
     example: has prompt, texts, choices and answer; number for a regression.
     outputs: (outputs,), logits or the number.
+    place: which example it is, for messages.
 
   Returns:
     Cross-entropy in nats or squared error, and a JSON-able dict: prompt,
     reference, prediction, score and, for labels, choices, answer, choice and
     log_likelihoods, for numbers answer, value and no choices. The score is 1
     for the right label; for a number it falls with the distance.
+
+  Raises:
+    ValueError: an output is not finite.
   """
-  shown = {'prompt': '\n'.join(example.texts) or example.prompt}
+  prompt = '\n'.join(example.texts) or example.prompt
+  require_finite(outputs, 'an output of the model', named(place, prompt))
+  shown = {'prompt': prompt}
   if example.number is not None:
     value = float(outputs[0])
     error = abs(value - example.number)

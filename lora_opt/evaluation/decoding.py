@@ -1,6 +1,7 @@
 """Batched decoding with a key-value cache, greedy or sampled."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,8 +39,10 @@ class Sampling:
   seed: int = 0
 
   def __post_init__(self):
-    if self.temperature < 0:
-      raise ValueError(f'temperature={self.temperature} must not be negative')
+    if not 0 <= self.temperature < math.inf:
+      raise ValueError(
+        f'temperature={self.temperature} must be a finite number, at least 0'
+      )
     if self.top_k is not None and self.top_k < 1:
       raise ValueError(f'top_k={self.top_k} must be at least 1')
     if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -72,6 +75,8 @@ class Sampling:
 
 
 GREEDY = Sampling()
+# Stands where the logits were not finite, so that no token could be drawn.
+NO_TOKEN = -2
 
 
 def make_decoder(
@@ -100,7 +105,8 @@ def make_decoder(
     int32 for prompts (batch, length) padded on the left, where `valid` is
     False; `example` (batch,) int32 tells the random draws of rows apart. Rows
     are filled with the first of `end_ids` behind their end, and rows without a
-    prompt consist of it.
+    prompt consist of it. A row whose logits are not finite ends with
+    `NO_TOKEN`.
   """
 
   def decode(base, lora, tokens, valid, example):
@@ -111,8 +117,10 @@ def make_decoder(
 
     def pick(logits, count, ended):
       now = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
-      token = jnp.where(ended, ends[:1], sampling.pick(logits, now))
-      return token, ended | jnp.any(token[:, None] == ends[None], axis=1)
+      lost = ~ended & ~jnp.isfinite(jnp.max(logits, axis=-1))
+      token = jnp.where(ended | lost, ends[:1], sampling.pick(logits, now))
+      ended = ended | lost | jnp.any(token[:, None] == ends[None], axis=1)
+      return token, ended, jnp.where(lost, NO_TOKEN, token)
 
     def unfinished(carry):
       count, _, ended, *_ = carry
@@ -121,16 +129,16 @@ def make_decoder(
     def advance(carry):
       count, token, ended, cache, out = carry
       logits, cache = model.decode_step(base, lora, cache, token)
-      token, ended = pick(logits, count, ended)
-      return count + 1, token, ended, cache, out.at[:, count].set(token)
+      token, ended, said = pick(logits, count, ended)
+      return count + 1, token, ended, cache, out.at[:, count].set(said)
 
     logits, cache = model.start_decoding(
       base, lora, tokens, valid, max_new_tokens
     )
     first = jnp.zeros((), jnp.int32)
-    token, ended = pick(logits, first, ~jnp.any(valid, axis=1))
+    token, ended, said = pick(logits, first, ~jnp.any(valid, axis=1))
     out = jnp.full((tokens.shape[0], max_new_tokens), end_ids[0], jnp.int32)
-    out = out.at[:, 0].set(token)
+    out = out.at[:, 0].set(said)
     start = (first + 1, token, ended, cache, out)
     return jax.lax.while_loop(unfinished, advance, start)[-1]
 

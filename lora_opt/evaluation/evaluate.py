@@ -11,7 +11,13 @@ import tqdm
 
 from lora_opt.evaluation import classify, metrics
 from lora_opt.evaluation import likelihood as likelihoods
-from lora_opt.evaluation.decoding import GREEDY, Sampling, make_decoder
+from lora_opt.evaluation.decoding import (
+  GREEDY,
+  NO_TOKEN,
+  Sampling,
+  make_decoder,
+)
+from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.processes import is_first
 
@@ -141,8 +147,9 @@ class Evaluator:
       )
       for index, ids in zip(batch.example, completions, strict=True):
         if index >= 0:
-          text = tokenizer.decode(until(ids, end_ids))
           example = examples[int(index)]
+          self._check_ids(ids, int(index), example)
+          text = tokenizer.decode(until(ids, end_ids))
           several = tuple(getattr(example, 'references', ()))
           predictions[index] = {
             'prompt': example.prompt,
@@ -154,6 +161,15 @@ class Evaluator:
           if example.references:
             predictions[index]['references'] = list(example.references)
     return predictions
+
+  def _check_ids(self, ids: np.ndarray, index: int, example: Any) -> None:
+    if NO_TOKEN in ids:
+      number = int(np.argmax(ids == NO_TOKEN))
+      place = named(self._place(index), example.prompt)
+      require_finite(np.nan, f'a logit of answer token {number}', place)
+
+  def _place(self, index: int) -> str:
+    return f'{self._task.name}, example {index}'
 
   @property
   def _has_table_of_positions(self) -> bool:
@@ -196,7 +212,13 @@ class Evaluator:
       len(examples),
     )
     losses, predictions = zip(
-      *map(classify.judge, examples, outputs), strict=True
+      *(
+        classify.judge(example, row, self._place(index))
+        for index, (example, row) in enumerate(
+          zip(examples, outputs, strict=True)
+        )
+      ),
+      strict=True,
     )
     return float(np.mean(losses)), list(predictions)
 
@@ -217,19 +239,23 @@ class Evaluator:
       losses,
       (len(examples), max(len(e.choices) for e in examples)),
     )
+    predictions = [
+      likelihoods.predict(
+        example, likelihood[index], tokens[index], self._place(index)
+      )
+      for index, example in enumerate(examples)
+    ]
     answers = [example.answer for example in examples]
     right = (np.arange(len(answers)), answers)
     loss = -likelihood[right].sum() / tokens[right].sum()
-    return float(loss), list(
-      map(likelihoods.predict, examples, likelihood, tokens)
-    )
+    return float(loss), predictions
 
   def _scores(self, predictions) -> dict[str, float]:
     """The score by every metric; none of no predictions."""
     if not predictions:
       return {}
     return {
-      metric.name: float(metric.summary(*metric.columns(predictions)))
+      metric.name: metrics.score_once(metric, predictions)
       for metric in self._metrics()
     }
 
@@ -266,12 +292,18 @@ class Evaluator:
       batch_size=self._loss_batch_size,
       form=batch_form(self._model),
     )
-    for batch in self._progress(batches):
+    for number, batch in enumerate(self._progress(batches)):
+      if self._has_table_of_positions:
+        self._check_positions(int(np.max(batch['positions'])) + 1)
       losses = np.asarray(
         self._losses(base, lora, self._placement.put_rows(batch))
       )
-      total += float(np.sum(losses.astype(np.float64) * batch['weights']))
-      weight += float(np.sum(batch['weights']))
+      weights = batch['weights']
+      counted = losses.astype(np.float64)[weights != 0]
+      place = f'{self._task.name}, batch {number} of completions'
+      require_finite(counted, 'the loss of a token', place)
+      total += float(np.sum(counted * weights[weights != 0]))
+      weight += float(np.sum(weights))
     return total / weight
 
   def _progress(self, batches: Iterable) -> Iterable:

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lora_opt.evaluation.finite import named, require_finite
+from lora_opt.reading.values import shown
+
 # Normalisation: the field of a prediction that holds the likeliest choice.
 CHOICE_FIELDS = {
   'sum': 'choice',
@@ -38,13 +41,17 @@ def sum_over_choices(
     weights = batch.arrays['weights']
     place = (batch.example, batch.choice)
     found = np.asarray(losses(batch.arrays), np.float64)
-    np.add.at(likelihood, place, -found * weights)
+    # What has no weight is padding, and may be anything.
+    np.add.at(likelihood, place, -np.where(weights, found, 0) * weights)
     np.add.at(tokens, place, weights)
   return likelihood, tokens
 
 
 def predict(
-  example: Any, likelihood: Sequence[float], tokens: Sequence[float]
+  example: Any,
+  likelihood: Sequence[float],
+  tokens: Sequence[float],
+  place: str = 'example',
 ) -> dict[str, Any]:
   """The prediction for one example, from what its choices are worth.
 
@@ -52,17 +59,27 @@ def predict(
     example: has prompt, choices and answer, the index of the right choice.
     likelihood: log-likelihood of each choice, in nats.
     tokens: number of tokens of each choice.
+    place: which example it is, for messages.
 
   Returns:
     A JSON-able dict: prompt, reference, prediction, score (of the likeliest
     choice), choices, answer, log_likelihoods, tokens, and the likeliest choice
     by sum (choice), per token (choice_per_token) and per byte
     (choice_per_byte).
+
+  Raises:
+    ValueError: a log-likelihood is not finite, or a choice has no tokens.
   """
   choices = example.choices
   sums = np.asarray(likelihood)[: len(choices)]
   counts = np.asarray(tokens)[: len(choices)]
   sizes = [len(choice.encode()) for choice in choices]
+  for index, choice in enumerate(choices):
+    which = f'of choice {index}, {shown(choice, 40)},'
+    where = named(place, example.prompt)
+    require_finite(sums[index], f'the log-likelihood {which}', where)
+    if not (counts[index] > 0 and sizes[index] > 0):
+      raise ValueError(f'{where}: nothing {which} is scored: it has no tokens')
   best = {
     CHOICE_FIELDS['sum']: int(np.argmax(sums)),
     CHOICE_FIELDS['token']: int(np.argmax(sums / counts)),

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_opt.evaluation.decoding import Sampling, make_decoder
+from lora_opt.evaluation.decoding import NO_TOKEN, Sampling, make_decoder
 from lora_opt.evaluation.evaluate import until
+from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.training.partitioning import DATA_PARALLEL, put
 
 # Row lengths, so that few shapes compile; the longest is the model's own.
@@ -176,6 +177,7 @@ class Bridge:
         )
         likelihoods, greedy = map(np.asarray, found)
         for row, i in enumerate(some):
+          require_finite(likelihoods[row], 'the log-likelihood', f'text {i}')
           results[i] = float(likelihoods[row]), bool(greedy[row])
     return results
 
@@ -206,6 +208,9 @@ class Bridge:
         inputs = (rows[name] for name in ('tokens', 'valid', 'example'))
         ids = np.asarray(decode(self._base, self._adapter, *inputs))
         for row, i in enumerate(some):
+          if NO_TOKEN in ids[row]:
+            where = named(f'text {i}', contexts[i])
+            require_finite(np.nan, 'a logit of the answer', where)
           text = tokenizer.decode(until(ids[row], end_ids))
           texts[i] = _cut(text, stops)
     return texts

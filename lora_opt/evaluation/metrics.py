@@ -7,12 +7,13 @@ it reads of each and how these numbers make a score. A task names those it wants
 
 and each is reported with its bootstrap interval; the first is the headline.
 Agreement, correlation and overlap of texts come from scikit-learn, SciPy
-and rouge-score, imported when a metric is first used.
+and NLTK's stemmer, imported when a metric is first used.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
 import string
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from lora_opt.evaluation import rouge
 from lora_opt.evaluation.bootstrap import bootstrap_interval
+from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading.numbers import last_number
 
 Prediction = Mapping[str, Any]
+# Characters of a written text; or four times those of the longest reference.
+_LONGEST = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +46,30 @@ class Metric:
   summary: Callable[..., float] = np.mean
 
   def columns(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
-    """What `summary` takes, from the predictions."""
+    """What `summary` takes, from the predictions.
+
+    Raises:
+      ValueError: a number is not finite.
+    """
     read = [self.read(prediction) for prediction in predictions]
+    for index, (found, prediction) in enumerate(
+      zip(read, predictions, strict=True)
+    ):
+      if not all(map(math.isfinite, found)):
+        place = named(f'example {index}', str(prediction.get('prompt', '')))
+        require_finite(found, f'what {self.name} reads', place)
     return [np.asarray(column) for column in zip(*read, strict=True)]
+
+
+def score_once(metric: Metric, predictions: Sequence[Prediction]) -> float:
+  """A metric's score.
+
+  Raises:
+    ValueError: it, or a number that it is made of, is not finite.
+  """
+  score = float(metric.summary(*metric.columns(predictions)))
+  require_finite(score, 'the score', f'metric {metric.name}')
+  return score
 
 
 def score_all(
@@ -56,9 +82,9 @@ def score_all(
   """
   results = {}
   for metric in metrics:
+    score = score_once(metric, predictions)
     columns = metric.columns(predictions)
     low, high = bootstrap_interval(*columns, summary=metric.summary)
-    score = float(metric.summary(*columns))
     results[metric.name] = {'score': score, 'interval': [low, high]}
   return results
 
@@ -187,6 +213,8 @@ def exact_match(loose: bool = True) -> Metric:
   form = loosely if loose else str.strip
 
   def read(row):
+    if _too_long(row):
+      return (0.0,)
     found = form(row['prediction'])
     return (float(any(found == form(text) for text in references(row))),)
 
@@ -194,7 +222,7 @@ def exact_match(loose: bool = True) -> Metric:
 
 
 def rouge_l(stem: bool = True) -> Metric:
-  """F-measure of the longest common subsequence of words, by rouge-score.
+  """F-measure of the longest common subsequence of words, as of rouge-score.
 
   The best of all references counts, as in Super-NaturalInstructions.
 
@@ -203,14 +231,21 @@ def rouge_l(stem: bool = True) -> Metric:
   """
 
   def read(row):
-    scorer = _rouge_scorer(stem)
+    if _too_long(row):
+      return (0.0,)
+    written = row['prediction']
     found = (
-      scorer.score(text, row['prediction'])['rougeL'].fmeasure
-      for text in references(row)
+      rouge.f_measure(text, written, stem=stem) for text in references(row)
     )
     return (max(found),)
 
   return Metric('rouge_l', read)
+
+
+def _too_long(row: Prediction) -> bool:
+  """Whether a text is so long that it is right in nothing, and not read."""
+  longest = max(map(len, references(row)))
+  return len(row['prediction']) > max(_LONGEST, 4 * longest)
 
 
 def references(prediction: Prediction) -> Sequence[str]:
@@ -269,10 +304,3 @@ def _resamples_may_be_poor():
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     yield
-
-
-@functools.cache
-def _rouge_scorer(stem: bool):
-  from rouge_score import rouge_scorer
-
-  return rouge_scorer.RougeScorer(['rougeL'], use_stemmer=stem)

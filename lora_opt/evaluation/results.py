@@ -8,6 +8,7 @@ from typing import Any
 from lora_opt import writing
 from lora_opt.evaluation import _text
 from lora_opt.evaluation._text import Json
+from lora_opt.reading.json_text import read_json
 from lora_opt.training import run_directory
 
 # Those that `--run_mode=eval` wrote, in the folder of a run.
@@ -38,7 +39,7 @@ def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_results(model_dir: pathlib.Path) -> list[Json]:
   """What `write_result` left in a run's folder, by name of task."""
   files = sorted((model_dir / FOLDER).glob('*.json'))
-  return [json.loads(file.read_text(encoding='utf-8')) for file in files]
+  return [read_json(file) for file in files]
 
 
 def table(results: Sequence[Json]) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from lora_opt.evaluation import results
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.evaluation.report import write_report
+from lora_opt.reading.values import printable
 from lora_opt.training.checkpointing import is_checkpoint, read_trainable
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import on_first
@@ -61,7 +62,7 @@ def score(
   ):
     found.append(evaluate(base, lora))
     on_first(functools.partial(results.write_result, folder, found[-1]))
-  print(f'\n{results.format_results(found)}\n')
+  print(printable(f'\n{results.format_results(found)}\n'))
   print(f'results: {folder / results.FOLDER}')
   on_first(functools.partial(_report, folder))
   return folder / results.FOLDER
@@ -99,7 +100,8 @@ def infer(
     path = folder / 'inference' / f'{name}.jsonl'
     on_first(functools.partial(results.write_lines, path, predictions))
     for prediction in predictions[:_SHOWN]:
-      print(f'> {prediction["prompt"]}\n{prediction["prediction"]}\n')
+      prompt, answer = prediction['prompt'], prediction['prediction']
+      print(printable(f'> {prompt}\n{answer}\n'))
     print(f'{len(predictions)} completions: {path}')
   return folder / 'inference'
 

@@ -11,6 +11,25 @@ _CONTROL = re.compile(
 )
 
 
+def printable(text: str) -> str:
+  """A text of a model or a user for a terminal, which control characters rule.
+
+  Line ends and tabs stay; what else would move the cursor, change the title or
+  the direction of writing is shown by its code.
+
+  >>> printable('a\\x1b[2Jb\\n')
+  'a\\\\x1b[2Jb\\n'
+  """
+  return _CONTROL.sub(
+    lambda found: found[0] if found[0] in '\n\t' else _code(found[0]), text
+  )
+
+
+def _code(character: str) -> str:
+  number = ord(character)
+  return f'\\x{number:02x}' if number < 256 else f'\\u{number:04x}'
+
+
 def shown(value: Any, length: int = 80) -> str:
   """A value for a message: short, on one line, without control characters.
 
@@ -23,7 +42,7 @@ def shown(value: Any, length: int = 80) -> str:
     text = repr(_cut(value, length))
   except (RecursionError, ValueError):  # nested too deep, too many digits
     text = f'a {type(value).__name__} that is too large to show'
-  text = _CONTROL.sub(lambda found: f'\\x{ord(found[0]):02x}', text)
+  text = _CONTROL.sub(lambda found: _code(found[0]), text)
   return text if len(text) <= length else text[:length] + '...'
 
 

@@ -7,7 +7,6 @@ settings `method`, `options`, `task`, `rank`, `learning_rate`, `seed`,
 `step_seconds`, `peak_memory_bytes`, `diagnostics`, `pairs`).
 """
 
-import ast
 import json
 import math
 import re
@@ -21,6 +20,9 @@ from lora_opt import diagnostics
 from lora_opt.evaluation import history
 from lora_opt.evaluation._text import Json, number
 from lora_opt.evaluation.results import write_lines
+from lora_opt.reading.files import read_text
+from lora_opt.reading.json_text import parse_json
+from lora_opt.reading.literals import read_literal
 from lora_opt.training.run_directory import read_json, write_json
 
 ROWS_FILE = 'results.jsonl'
@@ -102,8 +104,10 @@ def read_rows(folder: Path) -> list[Json]:
   path = folder / ROWS_FILE
   if not path.exists():
     return []
-  with path.open(encoding='utf-8') as lines:
-    return [json.loads(line) for line in lines]
+  return [
+    parse_json(line, f'{path}:{number}')
+    for number, line in enumerate(read_text(path).splitlines(), 1)
+  ]
 
 
 def read_run(folder: Path) -> Json | None:
@@ -123,9 +127,17 @@ def read_run(folder: Path) -> Json | None:
     return row | {'diverged': diverged['error'], **_curve(folder)}
   after = read_json(folder / 'evaluation/after.json')
   scored = ('metric', 'score', 'interval', 'halves', 'loss', 'num_examples')
+  found = {name: after[name] for name in scored if name in after}
+  try:
+    json.dumps(found, allow_nan=False)
+  except ValueError:
+    raise ValueError(
+      f'{folder}/evaluation/after.json: NaN or infinity is no score. Its '
+      'weights are damaged: remove the folder and run the study again'
+    ) from None
   return {
     **row,
-    **{name: after[name] for name in scored if name in after},
+    **found,
     **_curve(folder),
     'seconds': round(run['seconds'], 1),
     'peak_memory_bytes': run['peak_memory_bytes'],
@@ -171,8 +183,8 @@ def _method(settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 def _value(text: str | None) -> Any:
   """A setting as Python has it."""
   try:
-    return None if text is None else ast.literal_eval(text)
-  except (SyntaxError, ValueError):
+    return None if text is None else read_literal(text)
+  except ValueError:
     return text
 
 

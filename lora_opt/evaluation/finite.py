@@ -1,0 +1,46 @@
+"""What is to become a score must be a number.
+
+NaN is no less and no greater than anything, so that comparing with it always
+gives an answer: `argmax` takes the first NaN for the best of all.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lora_opt.reading.values import shown
+
+_ADVICE = (
+  'The weights of the model or of its adapter hold NaN or infinity, or what is '
+  'computed with them leaves the range of its type. Evaluate without the '
+  "adapter (ADAPTER = 'none') to see which of them it is: an adapter that "
+  'training has spoiled comes back with an earlier checkpoint (ADAPTER = '
+  "'MODEL_DIR/checkpoints/step_...'), a damaged model when it is fetched again"
+)
+
+
+def require_finite(value: Any, what: str, example: str) -> None:
+  """Raises ValueError unless all numbers are finite.
+
+  Args:
+    value: A number or an array.
+    what: What it is, for the message.
+    example: Of which example, likewise.
+
+  >>> require_finite([0.5, 1.0], 'the loss', 'example 3')
+  """
+  value = np.asarray(value, np.float64)
+  if not np.all(np.isfinite(value)):
+    bad = value[~np.isfinite(value)].flat[0]
+    raise ValueError(
+      f'{example}: {what} is {bad}, which is no number to score. {_ADVICE}'
+    )
+
+
+def named(place: str, prompt: str) -> str:
+  """An example in a message.
+
+  >>> named('sky, example 3', 'Why?')
+  "sky, example 3 ('Why?')"
+  """
+  return f'{place} ({shown(prompt, 60)})'
