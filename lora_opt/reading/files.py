@@ -9,6 +9,23 @@ from lora_opt.reading.values import shown
 MOST_BYTES = 2**28
 
 
+def check_file(file: pathlib.Path) -> int:
+  """The bytes of a file, if there is one that can be opened without waiting.
+
+  Raises:
+    FileNotFoundError: There is no such file, or a link that leads nowhere.
+    ValueError: It is a folder, a device or a named pipe.
+  """
+  if not file.exists():
+    if file.is_symlink():
+      raise FileNotFoundError(f'{file} is a link that leads nowhere')
+    raise FileNotFoundError(f'no {file.name} in {file.parent}')
+  if not file.is_file():
+    kind = 'a folder' if file.is_dir() else 'a device or a pipe'
+    raise ValueError(f'{file} is {kind}, not a file')
+  return file.stat().st_size
+
+
 def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
   """Reads a file whole, if it is one and not too long.
 
@@ -17,10 +34,7 @@ def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
     OSError: It cannot be read.
     ValueError: It is a folder or a device, or has more than `most` bytes.
   """
-  if not file.exists():
-    raise FileNotFoundError(f'no {file.name} in {file.parent}')
-  if not file.is_file():
-    raise ValueError(f'{file} is not a file')
+  check_file(file)
   try:
     with file.open('rb') as stream:
       data = stream.read(most + 1)

@@ -10,6 +10,8 @@ _CONTROL = re.compile(
   '[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]'
 )
 
+_USUAL = re.compile('[!-~]{1,200}')
+
 
 def printable(text: str) -> str:
   """A text of a model or a user for a terminal, which control characters rule.
@@ -44,6 +46,15 @@ def shown(value: Any, length: int = 80) -> str:
     text = f'a {type(value).__name__} that is too large to show'
   text = _CONTROL.sub(lambda found: _code(found[0]), text)
   return text if len(text) <= length else text[:length] + '...'
+
+
+def plain(name: str) -> str:
+  """A name for a message: as it is, or as `shown` if it is no usual one.
+
+  >>> plain('layers.0.weight'), plain('a b')
+  ('layers.0.weight', "'a b'")
+  """
+  return name if _USUAL.fullmatch(name) else shown(name)
 
 
 def _cut(value: Any, length: int) -> Any:

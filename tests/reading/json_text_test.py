@@ -49,7 +49,7 @@ def test_what_is_json_is_read(value, ascii):
 def test_a_file_that_is_missing_or_of_another_kind_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'no a\.json in '):
     read_json(tmp_path / 'a.json')
-  with pytest.raises(ValueError, match='is not a file'):
+  with pytest.raises(ValueError, match='is a folder, not a file'):
     read_json(tmp_path)
   (tmp_path / 'a.json').write_text('[1]')
   with pytest.raises(ValueError, match=r'a\.json holds a list .* an object'):

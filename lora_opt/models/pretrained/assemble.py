@@ -1,14 +1,14 @@
 """From the flat tensors of a checkpoint to our tree, and back."""
 
 import functools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from lora_opt.models.pretrained.besides import Copy, rule_of
 from lora_opt.models.pretrained.family import (
   Family,
   Slot,
@@ -24,6 +24,7 @@ from lora_opt.models.pretrained.placing import (
   place_layers,
 )
 from lora_opt.models.quantized import quantize_stack
+from lora_opt.reading.values import plain
 
 
 def assemble(
@@ -83,15 +84,46 @@ def _read(
   dtype: np.dtype,
   index: Index,
 ) -> np.ndarray:
-  """Reads a part of one of our arrays from the tensors it consists of."""
+  """Reads a part of one of our arrays from the tensors it consists of.
+
+  Raises:
+    ValueError: If a number is NaN or infinite, or becomes so in this type.
+  """
   part = np.empty([i.stop - i.start for i in index], dtype)
   stacked = '{}' in name.name
   inner = index[1:] if stacked else index
   for row, tensor in enumerate(tensors[index[0]] if stacked else tensors):
     whole = tensor.open()
     values = (whole.T if name.transposed else whole)[inner]
-    part[row if stacked else ...] = values
+    here = part[row if stacked else ...]
+    with np.errstate(over='ignore'):
+      here[...] = values
+    if not all_finite(here):
+      raise ValueError(_not_finite(tensor, values, dtype))
   return part
+
+
+def all_finite(x: np.ndarray) -> bool:
+  """Whether no number is NaN or infinite; quick for the types of weights."""
+  if x.dtype.itemsize != 2:
+    return bool(np.isfinite(x).all())
+  # All bits of the exponent set, where NumPy has no fast loop of its own.
+  exponent = 0x7C00 if x.dtype == np.float16 else 0x7F80
+  return not ((x.view(np.uint16) & exponent) == exponent).any()
+
+
+def _not_finite(tensor: StoredTensor, values: np.ndarray, dtype: np.dtype):
+  bad = values[~np.isfinite(values)]
+  if bad.size:
+    return (
+      f'{tensor.where} has {bad.size} values that are not finite, the first is '
+      f'{bad[0]}: the file is damaged, or its training had diverged'
+    )
+  largest = float(abs(values).max())
+  return (
+    f'{tensor.where} has values up to {largest:g}, which {dtype.name} cannot '
+    f'hold: its largest is {float(jnp.finfo(dtype).max):g}'
+  )
 
 
 def disassemble(
@@ -111,8 +143,9 @@ def parameter_names(
 ) -> dict[str, str]:
   """The full names of a checkpoint's parameters, and what they are there.
 
-  Leaves out what is no parameter (copies of tied weights, buffers), and adds
-  the prefix that checkpoints without a head lack.
+  Leaves out what is no parameter (copies of tied weights, buffers; see
+  `Family.besides`), and adds the prefix that checkpoints without a head lack.
+  Where a copy is there and what it is a copy of is not, the copy is taken.
 
   Args:
     family: Whose checkpoint it is.
@@ -122,14 +155,46 @@ def parameter_names(
   Returns:
     Name in the family's table: name in the checkpoint.
   """
-  ignored = re.compile(family.ignored(config))
+  besides = family.besides(config)
   known = slots(family.abstract_base(config), family.names)
-  found = {}
+  found, copies = {}, {}
   for name in stored:
-    full = _full_name(family, known, name)
-    if full in known or not ignored.fullmatch(name):
-      found[full] = name
-  return found
+    full, rule = _full_name(family, known, name), rule_of(besides, name)
+    if full in known or rule is None:
+      _take(found, full, name)
+    elif isinstance(rule, Copy):
+      copies.setdefault(rule.of, name)
+  return copies | found
+
+
+def second_names(
+  family: Family, known: Collection[str], stored: Mapping[str, object]
+) -> dict[str, str]:
+  """Tensors of a checkpoint that are another one by an older or shorter name.
+
+  Args:
+    family: Whose checkpoint it is.
+    known: Full names.
+    stored: Names in the checkpoint, as a mapping or set.
+
+  Returns:
+    Name in the checkpoint: full name that more than one of them has.
+  """
+  names = {}
+  for name in stored:
+    names.setdefault(_full_name(family, known, name), []).append(name)
+  return {
+    name: full
+    for full, several in names.items()
+    if full in known and len(several) > 1
+    for name in several
+  }
+
+
+def _take(found: dict[str, str], full: str, name: str) -> None:
+  """Notes the name of a parameter; its full name goes before others."""
+  if full not in found or name == full:
+    found[full] = name
 
 
 def head_names(
@@ -143,7 +208,9 @@ def head_names(
     stored: Names in the checkpoint, as a mapping or set.
   """
   known = slots(head, family.names)
-  full = {_full_name(family, known, name): name for name in stored}
+  full = {}
+  for name in stored:
+    _take(full, _full_name(family, known, name), name)
   return {name: full[name] for name in known if name in full}
 
 
@@ -166,7 +233,7 @@ def check_tensors(
     ('has unknown', tensors.keys() - expected.keys()),
   ):
     if names:
-      few = ', '.join(sorted(names)[:5])
+      few = ', '.join(plain(name) for name in sorted(names)[:5])
       raise ValueError(
         f'{source} {problem} tensor(s) {few}'
         f'{f" and {len(names) - 5} more" if len(names) > 5 else ""}; a '

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lora_opt.models.pretrained.besides import Besides
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.quantized import QuantizedKernel
 from lora_opt.models.variables import Tree
@@ -41,8 +42,8 @@ class Family(NamedTuple):
     abstract_base: Returns the tree of `jax.ShapeDtypeStruct` of a config.
     model: The model class, called with name, family, config, tokenizer, base,
       lora_config, dtype, remat, unroll and its own settings by keyword.
-    ignored: Returns, for a config, a regular expression over the whole names
-      of tensors that are no parameters, such as the copy of a tied embedding.
+    besides: Returns, for a config, what a checkpoint may hold besides its
+      parameters, such as the copy of a tied embedding, and what it must be.
     prefix: Start of the names that checkpoints saved without a head leave out.
     write_config: The inverse of `read_config`, for models from elsewhere: the
       content of a config.json; None if there are none.
@@ -60,7 +61,7 @@ class Family(NamedTuple):
   names: Mapping[str, TensorName]
   abstract_base: Callable[[Any], Tree]
   model: Callable[..., Any]
-  ignored: Callable[[Any], str]
+  besides: Callable[[Any], Besides]
   prefix: str = ''
   write_config: Callable[[Any], dict[str, Any]] | None = None
   settle: Callable[[Any, Collection[str]], Any] = lambda config, names: config

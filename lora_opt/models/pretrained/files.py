@@ -1,14 +1,14 @@
-"""Reading safetensors files, with clear errors for damaged ones."""
+"""Tensors in files, and those of safetensors files."""
 
 import dataclasses
-import json
-import math
 import pathlib
-import struct
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+
+from lora_opt.models.pretrained.safetensors_header import Entry, read_header
+from lora_opt.reading.values import plain
 
 # Safetensors' names of types. Weights are of the first group; the others
 # occur in buffers that some files carry along.
@@ -53,17 +53,22 @@ class StoredTensor:
   dtype: np.dtype
   open: Callable[[], np.ndarray] = dataclasses.field(repr=False, compare=False)
 
+  @property
+  def where(self) -> str:
+    """File and name, for messages."""
+    return f'{self.file}: tensor {plain(self.name)}'
+
   def check(self, shape: tuple[int, ...]) -> None:
     """Raises ValueError unless these are weights of the given shape."""
     if self.shape != tuple(shape):
       raise ValueError(
-        f'{self.file}: tensor {self.name} has shape {self.shape}, the config '
-        f'calls for {tuple(shape)}'
+        f'{self.where} has shape {self.shape}, the config calls for '
+        f'{tuple(shape)}'
       )
     if not jnp.issubdtype(self.dtype, jnp.floating) or self.dtype.itemsize < 2:
       raise ValueError(
-        f'{self.file}: tensor {self.name} is of type {self.dtype.name}, '
-        'weights must be float64, float32, float16 or bfloat16'
+        f'{self.where} is of type {self.dtype.name}, weights must be float64, '
+        'float32, float16 or bfloat16'
       )
 
 
@@ -71,70 +76,29 @@ def open_safetensors(file: pathlib.Path) -> dict[str, StoredTensor]:
   """Lists the tensors of a safetensors file without reading them.
 
   Args:
-    file: The file: 8 bytes length of the header, header in JSON, raw data.
+    file: The file.
 
   Returns:
     Name: tensor.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If the file is cut short or not a safetensors file.
+    ValueError: If it is damaged, cut short or not a safetensors file.
   """
-  if not file.is_file():
-    raise FileNotFoundError(f'no {file.name} in {file.parent}')
-  size = file.stat().st_size
-  header, start = _header(file, size)
   return {
-    name: _stored(file, name, entry, start, size)
-    for name, entry in header.items()
-    if name != '__metadata__'
+    name: _stored(file, name, entry)
+    for name, entry in read_header(file).items()
   }
 
 
-def _header(file, size):
-  with open(file, 'rb') as stream:
-    prefix = stream.read(8)
-    length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else size
-    if 8 + length > size:
-      raise ValueError(
-        f'{file} ({size} bytes) is not a complete safetensors file'
-      )
-    try:
-      header = json.loads(stream.read(length))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError(f'{file} is not a safetensors file: {error}') from error
-  if not isinstance(header, dict):
-    raise ValueError(
-      f'{file} is not a safetensors file: no table in its header'
-    )
-  return header, 8 + length
-
-
-def _stored(file, name, entry, start, size) -> StoredTensor:
-  try:
-    begin, end = (start + int(offset) for offset in entry['data_offsets'])
-    shape = tuple(int(length) for length in entry['shape'])
-    kind = entry['dtype']
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f'{file}: the header describes tensor {name} by {entry!r}, expected '
-      'dtype, shape and data_offsets'
-    ) from error
-  if end > size:
-    raise ValueError(
-      f'{file} is cut short: {size} bytes, tensor {name} alone needs {end}; '
-      'get the file again'
-    )
+def _stored(file: pathlib.Path, name: str, entry: Entry) -> StoredTensor:
+  kind, shape, begin, end = entry
   if kind not in DTYPES:
     raise ValueError(
-      f'{file}: tensor {name} is of type {kind}, known are {", ".join(DTYPES)}'
+      f'{file}: tensor {plain(name)} is of type {kind}, known are '
+      f'{", ".join(DTYPES)}'
     )
   dtype = np.dtype(DTYPES[kind])
-  if begin < start or dtype.itemsize * math.prod(shape) != end - begin:
-    raise ValueError(
-      f'{file}: tensor {name} of type {kind} and shape {shape} has '
-      f'{end - begin} bytes, expected {dtype.itemsize * math.prod(shape)}'
-    )
 
   def read() -> np.ndarray:
     if begin == end:  # an empty mapping is not allowed

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import of_shapes, quantized_paths, with_base
@@ -14,10 +16,17 @@ from lora_opt.models.pretrained.assemble import (
   assemble,
   head_names,
   parameter_names,
+  second_names,
+)
+from lora_opt.models.pretrained.besides import (
+  check_besides,
+  difference,
+  rule_of,
 )
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import FAMILIES
-from lora_opt.models.pretrained.family import Family, Tree
+from lora_opt.models.pretrained.family import Family, Tree, slots
+from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.placing import shardings_of
 from lora_opt.models.pretrained.weight_files import open_weights
 
@@ -80,7 +89,7 @@ def from_folder(
     )
   if weights:
     tensors = open_weights(folder)
-    config = family.settle(config, tensors.keys())
+    config = untied(family, family.settle(config, tensors.keys()), tensors)
   stored = param_dtype or dtype
   check_dtype(stored)
   abstract = family.abstract_base(config)
@@ -100,6 +109,7 @@ def from_folder(
   if not weights:
     return of_shapes(model, stored, quantize)
   stored_as = parameter_names(family, config, tensors)
+  _check_rest(model, tensors, stored_as)
   base = assemble(
     str(folder),
     abstract,
@@ -113,6 +123,53 @@ def from_folder(
     head = _read_head(str(folder), model, tensors)
     model = dataclasses.replace(model, head=head)
   return with_base(model, base, quantize)
+
+
+def _check_rest(
+  model: Any, tensors: Mapping[str, Any], stored_as: Mapping[str, str]
+) -> None:
+  """Raises ValueError if a tensor that is not read contradicts one that is."""
+  family, whole = model.family, model.base
+  read = dict(stored_as)
+  if family.abstract_head is not None:
+    head = family.abstract_head(model.config, model.outputs)
+    whole = {**whole, 'head': head}
+    read |= head_names(family, {'head': head}, tensors)
+  known = slots(whole, family.names)
+  again = second_names(family, known, tensors)
+  check_besides(family.besides(model.config), tensors, read, again)
+
+
+def untied(
+  family: Family, config: Any, tensors: Mapping[str, StoredTensor]
+) -> Any:
+  """The config, with a head of its own if the checkpoint has another one.
+
+  As transformers does it: a stored head that is not the embedding is used,
+  whatever tie_word_embeddings says.
+
+  Args:
+    family: Whose checkpoint it is.
+    config: The config as far as config.json says.
+    tensors: Name: tensor of the checkpoint.
+  """
+  head = family.names.get('head/table')
+  if head is None or head.name not in tensors:
+    return config
+  if not config.tie_embeddings:
+    return config
+  head = tensors[head.name]
+  copy = rule_of(family.besides(config), head.name)
+  stored_as = parameter_names(family, config, tensors)
+  table = tensors[stored_as[copy.of]]
+  reason = difference(head, table)
+  if reason is None:
+    return config
+  logging.warning(
+    '%s is used: config.json ties it to %s, but %s',
+    *(head.where, table.name, reason),
+  )
+  return dataclasses.replace(config, tie_embeddings=False)
 
 
 def _tokenizer(folder: pathlib.Path, config: Any) -> Any:

@@ -80,8 +80,12 @@ def merge_adapter(
   if lora is None:
     # Without it, what its start took out of the base goes back.
     lora = model.start or {}
-  leaves, untied = _leaves(model, lora)
-  if untied:
+  leaves = _leaves(model, lora)
+  # In T5's config.json the setting stands for the scale of the output; that
+  # the head is another one is said by its tensor.
+  if 'head/table' in leaves and not getattr(
+    model.config, 'scale_output', False
+  ):
     settings['tie_word_embeddings'] = False
   with writing.draft_folder(folder) as part:  # never half a model
     kind = _write_weights(part, leaves, lora, model, dtype, shard_bytes)
@@ -97,8 +101,8 @@ def merge_adapter(
     _write_json(part / 'config.json', settings | {'torch_dtype': kind})
 
 
-def _leaves(model: LanguageModel, lora: Tree) -> tuple[dict[str, Any], bool]:
-  """All arrays by path, and whether the embeddings had to be untied."""
+def _leaves(model: LanguageModel, lora: Tree) -> dict[str, Any]:
+  """All arrays by path; an adapter on one of them unties the embeddings."""
   leaves = leaves_by_path(model.base)
   # Heads that are trained whole stand in the trainable tree.
   leaves |= {
@@ -107,10 +111,9 @@ def _leaves(model: LanguageModel, lora: Tree) -> tuple[dict[str, Any], bool]:
     if path.rpartition('/')[2] not in ADAPTER
   }
   tied = 'head/table' in model.family.names and 'head/table' not in leaves
-  untied = tied and not lora.keys().isdisjoint(('embedding', 'head'))
-  if untied:
+  if tied and not lora.keys().isdisjoint(('embedding', 'head')):
     leaves['head/table'] = leaves['embedding/table']
-  return leaves, untied
+  return leaves
 
 
 def _write_weights(folder, leaves, lora, model, dtype, shard_bytes) -> str:

@@ -1,20 +1,15 @@
-"""The tensors of a Hugging Face folder, in one file or several.
+"""The tensors of a Hugging Face folder, in one file or several."""
 
-Safetensors is read with NumPy alone, PyTorch's own format only where torch is
-installed.
-"""
-
-import importlib.util
 import pathlib
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import jax.numpy as jnp
-import numpy as np
-
+from lora_opt.models.pretrained.besides import check_copy
 from lora_opt.models.pretrained.files import StoredTensor, open_safetensors
+from lora_opt.models.pretrained.torch_file import open_torch
+from lora_opt.reading import values
+from lora_opt.reading.files import inside
 from lora_opt.reading.json_text import read_json
+from lora_opt.reading.values import plain
 
 SAFETENSORS, TORCH = 'model.safetensors', 'pytorch_model.bin'
 
@@ -22,8 +17,9 @@ SAFETENSORS, TORCH = 'model.safetensors', 'pytorch_model.bin'
 def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
   """Lists the tensors of a model folder without reading them.
 
-  Looked for, in this order: model.safetensors.index.json and the files it
-  names, model.safetensors, and the same two for pytorch_model.bin.
+  Looked for, in transformers' order: model.safetensors,
+  model.safetensors.index.json and the files it names, and the same two for
+  pytorch_model.bin.
 
   Args:
     folder: The folder.
@@ -34,15 +30,16 @@ def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
   Raises:
     FileNotFoundError: If there are no weights, or a file of an index is
       missing.
+    OSError: If a file cannot be read.
     ValueError: If a file is damaged or cut short, or the index is wrong.
     ImportError: If only torch can read the weights and it is not installed.
   """
   for name, open_file in ((SAFETENSORS, open_safetensors), (TORCH, open_torch)):
-    index = folder / f'{name}.index.json'
-    if index.is_file():
+    file, index = folder / name, folder / f'{name}.index.json'
+    if file.exists() or file.is_symlink():
+      return open_file(file)
+    if index.exists() or index.is_symlink():
       return _open_index(index, open_file)
-    if (folder / name).is_file():
-      return open_file(folder / name)
   raise FileNotFoundError(
     f'no {SAFETENSORS} in {folder}, nor {SAFETENSORS}.index.json, {TORCH} or '
     f'{TORCH}.index.json'
@@ -53,95 +50,36 @@ def _open_index(
   index: pathlib.Path,
   open_file: Callable[[pathlib.Path], dict[str, StoredTensor]],
 ) -> dict[str, StoredTensor]:
-  """Lists the tensors that an index names, each from the file it says."""
-  places = read_json(index).get('weight_map')
-  if not isinstance(places, Mapping) or not places:
-    raise ValueError(
-      f'{index} has no weight_map, expected a table of tensors and their files'
-    )
-  files = {}
-  for name, place in places.items():
-    if not isinstance(place, str):
-      raise ValueError(
-        f'{index} puts tensor {name} into {place!r}, expected a file name'
-      )
-    if place not in files:
-      if not (index.parent / place).is_file():
-        raise FileNotFoundError(
-          f'no {place} in {index.parent}, where {index.name} puts tensor '
-          f'{name}; get the file again'
-        )
-      files[place] = open_file(index.parent / place)
-  tensors = {}
-  for name, place in places.items():
-    if name not in files[place]:
-      found = [file for file, content in files.items() if name in content]
-      raise ValueError(
-        f'{index} puts tensor {name} into {place}, which does not hold it '
-        f'({f"{found[0]} does" if found else "no other file does"}); get the '
-        'index and its files again'
-      )
-    tensors[name] = files[place][name]
-  return tensors
+  """Lists the tensors of all files that an index names.
 
-
-def open_torch(file: pathlib.Path) -> dict[str, StoredTensor]:
-  """Lists the tensors of a file of `torch.save`; they may stay in memory.
-
-  Args:
-    file: A state dictionary. Nothing but tensors is unpickled.
-
-  Returns:
-    Name: tensor. Files since torch 1.6 are mapped, older ones are read whole.
-
-  Raises:
-    ImportError: If torch is not installed.
-    ValueError: If the file is damaged, cut short, or holds something else.
+  As in transformers, those too that the index itself does not list.
   """
-  if importlib.util.find_spec('torch') is None:
-    raise ImportError(
-      f'{file} can only be read with torch: install it, or convert the file to '
-      'safetensors'
-    )
-  import torch
-
-  try:
-    content = torch.load(
-      file, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(file)
-    )
-  except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise ValueError(
-      f'{file} ({file.stat().st_size} bytes) is not a complete file of '
-      f'torch.save with tensors alone: {reason}'
-    ) from error
-  wrong = [
-    name
-    for name, value in getattr(content, 'items', dict().items)()
-    if not isinstance(value, torch.Tensor)
-  ]
-  if not isinstance(content, Mapping) or wrong:
-    what = wrong[0] if wrong else type(content).__name__
-    raise ValueError(
-      f'{file}: {what} is no tensor, expected a table of tensors'
-    )
-  return {name: _stored(file, name, t) for name, t in content.items()}
-
-
-def _stored(file, name, tensor) -> StoredTensor:
-  import torch
-
-  def read() -> np.ndarray:
-    plain = tensor.detach().contiguous()
-    if plain.dtype == torch.bfloat16:  # NumPy learns it from ml_dtypes alone
-      return plain.view(torch.int16).numpy().view(jnp.bfloat16)
-    return plain.numpy()
-
-  kind = str(tensor.dtype).removeprefix('torch.')
-  try:
-    dtype = np.dtype(getattr(jnp, kind))
-  except (AttributeError, TypeError) as error:
-    raise ValueError(
-      f'{file}: tensor {name} is of type {kind}, expected a plain number'
-    ) from error
-  return StoredTensor(file, name, tuple(tensor.shape), dtype, read)
+  places = read_json(index).get('weight_map')
+  if not values.table(places, f'{index}: weight_map'):
+    raise ValueError(f'{index}: weight_map is empty')
+  folder, files, listed = index.parent, {}, {}
+  for name, place in places.items():
+    file = inside(folder, place, f'{index}: tensor {plain(name)}')
+    if file not in files:
+      if not file.exists():
+        raise FileNotFoundError(
+          f'no {plain(place)} in {folder}, where {index.name} puts tensor '
+          f'{plain(name)}; get the file again'
+        )
+      files[file] = open_file(file)
+    listed[name] = file
+  tensors = {}
+  for content in files.values():
+    for name, tensor in content.items():
+      if name in tensors:
+        check_copy(tensor, tensors[name])
+      tensors.setdefault(name, tensor)
+  for name, file in listed.items():
+    if name not in files[file]:
+      found = tensors[name].file if name in tensors else None
+      raise ValueError(
+        f'{index} puts tensor {plain(name)} into {plain(file.name)}, which '
+        f'does not hold it ({f"{found} does" if found else "no file does"}); '
+        'get the index and its files again'
+      )
+  return tensors

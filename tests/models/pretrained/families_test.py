@@ -87,8 +87,10 @@ def test_gpt2_as_it_was_published(tmp_path):
   save_file(
     {name.removeprefix('transformer.'): t for name, t in tensors.items()}
     | {
-      f'h.{i}.attn.bias': np.ones((1, 1, 32, 32), np.float32) for i in range(2)
+      f'h.{i}.attn.bias': np.tri(32, dtype=np.float32)[None, None]
+      for i in range(2)
     }
+    | {f'h.{i}.attn.masked_bias': np.array(-1e4, np.float32) for i in range(2)}
     | {'lm_head.weight': tensors['transformer.wte.weight'].copy()},
     tmp_path / 'model.safetensors',
   )

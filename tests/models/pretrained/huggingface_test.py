@@ -213,7 +213,7 @@ def test_cut_within_the_header(folder, size):
   ('entry', 'message'),
   [
     ({'dtype': 'I32'}, 'tensor model.norm.weight is of type int32, weights mu'),
-    ({'shape': [31]}, r'model.norm.weight of .* \(31,\) has 128 bytes, expec'),
+    ({'shape': [31]}, r'model.norm.weight of .* \(31,\) has 128 bytes by its '),
   ],
 )
 def test_wrong_header(folder, entry, message):

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from lora_opt.models.pretrained.files import open_safetensors
 from lora_opt.models.pretrained.weight_files import open_weights
+from tests import fuzzing
 from tests.models.pretrained.checkpoint_files import rewrite_header
 
 FIRST, SECOND = 'a-1.safetensors', 'a-2.safetensors'
@@ -76,19 +77,22 @@ def test_narrow_floats_are_no_weights(tmp_path):
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    ({}, f'{INDEX} has no weight_map'),
-    ({'weight_map': {}}, f'{INDEX} has no weight_map'),
-    ({'weight_map': ['x']}, f'{INDEX} has no weight_map'),
-    ({'weight_map': {'x': 1}}, f'{INDEX} puts tensor x into 1, expected a f'),
+    ({}, f'{INDEX}: weight_map: expected an object, found None'),
+    ({'weight_map': {}}, f'{INDEX}: weight_map is empty'),
+    ({'weight_map': ['x']}, f'{INDEX}: weight_map: expected an object'),
+    ({'weight_map': {'x': 1}}, f'{INDEX}: tensor x: 1 is not the path of a f'),
+    ({'weight_map': {'x': '../a'}}, "x: '../a' is not the path of a file ins"),
+    ({'weight_map': {'x': '/etc/passwd'}}, "x: '/etc/passwd' is not the path"),
+    ({'weight_map': {'x': '.'}}, "x: '.' is not the path of a file inside"),
     (
       {'weight_map': {'x': FIRST, 'y': FIRST, 'ids': SECOND}},
-      f'puts tensor y into {FIRST}, which does not hold it .{SECOND} does',
+      f'puts tensor y into {FIRST}, which does not hold it .*{SECOND} does',
     ),
     (
       {'weight_map': {'z': FIRST}},
-      f'tensor z into {FIRST}, which does not hold it .no other file does',
+      f'tensor z into {FIRST}, which does not hold it .no file does',
     ),
-    (['x'], f'{INDEX} holds a list of JSON, expected'),
+    (['x'], f'{INDEX} holds a list of JSON, expected an object'),
   ],
 )
 def test_broken_index(sharded, content, message):
@@ -115,16 +119,16 @@ def test_no_weights(tmp_path):
 @pytest.mark.parametrize(
   ('entry', 'message'),
   [
-    (None, 'describes tensor x by None, expected dtype, shape and data_o'),
-    ({'dtype': 'F32', 'shape': [2, 3]}, 'describes tensor x by'),
-    ({'dtype': 'Q4', 'shape': [6], 'data_offsets': [0, 24]}, 'x is of type Q4'),
+    (None, 'tensor x: expected an object, found None'),
+    ({'dtype': 'F32', 'shape': [2, 3]}, 'x is described by .*, expected dty'),
+    ({'dtype': 'Q4', 'shape': [6], 'data_offsets': [0, 24]}, 'x: dtype: expec'),
     (
       {'dtype': 'F32', 'shape': [2, 2], 'data_offsets': [0, 24]},
-      r'x of type F32 and shape \(2, 2\) has 24 bytes, expected 16',
+      r'x of type F32 and shape \(2, 2\) has 24 bytes by .*, expected 16',
     ),
     (
       {'dtype': 'F32', 'shape': [6], 'data_offsets': [-8, 16]},
-      r'x of type F32 and shape \(6,\) has 24 bytes, expected 24',
+      r'x: data_offsets: expected a whole number from 0 .*, found -8',
     ),
     (
       {'dtype': 'F32', 'shape': [6], 'data_offsets': [8, 32]},
@@ -167,3 +171,57 @@ def test_reading_leaves_no_mapping_behind(tmp_path):
   assert FIRST in maps.read_text()
   del view
   assert FIRST not in maps.read_text()
+
+
+def test_a_single_file_goes_before_an_index_as_in_transformers(sharded):
+  save_file({'z': TENSORS['x']}, sharded / 'model.safetensors')
+  assert open_weights(sharded).keys() == {'z'}
+
+
+def test_tensors_that_the_index_leaves_out_are_read_as_in_transformers(sharded):
+  write_index(sharded, {'weight_map': {'x': FIRST, 'y': SECOND}})
+  assert open_weights(sharded).keys() == TENSORS.keys()
+
+
+def test_one_name_in_two_files(sharded):
+  twice = {name: TENSORS[name] for name in ('x', 'y')}
+  save_file(twice, sharded / SECOND)
+  write_index(sharded, {'weight_map': {'x': FIRST, 'y': SECOND}})
+  assert open_weights(sharded).keys() == {'x', 'y'}
+  twice['x'] = twice['x'] + np.float32([[0, 0, 0], [0, 1, 0]])
+  save_file(twice, sharded / SECOND)
+  with pytest.raises(
+    ValueError, match=r'x should be a copy of x .* they are .* at \[1, 1\]'
+  ):
+    open_weights(sharded)
+
+
+def test_what_stands_in_the_place_of_a_file_is_named(sharded):
+  for name, message in (
+    (SECOND, rf'{SECOND} is a folder, not a file'),
+    (INDEX, rf'{INDEX} is a folder, not a file'),
+    ('model.safetensors', r'model\.safetensors is a folder, not a file'),
+  ):
+    (sharded / name).unlink(missing_ok=True)
+    (sharded / name).mkdir()
+    with pytest.raises(ValueError, match=message):
+      open_weights(sharded)
+    (sharded / name).rmdir()
+    if name != 'model.safetensors':
+      (sharded / name).symlink_to(name)
+      with pytest.raises(FileNotFoundError, match=name):
+        open_weights(sharded)
+
+
+def test_damaged_indexes(sharded):
+  places = json.loads((sharded / INDEX).read_text())
+  read = {True: 0, False: 0}
+  for _, rng in fuzzing.seeds(400):
+    (sharded / INDEX).write_bytes(fuzzing.damaged_json(places, rng))
+    found = fuzzing.outcome(lambda: open_weights(sharded), sharded)
+    good = not isinstance(found, Exception)
+    read[good] += 1
+    if good:
+      for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor.open(), TENSORS[name])
+  assert min(read.values()) > 20

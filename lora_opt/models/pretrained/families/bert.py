@@ -3,6 +3,7 @@
 from typing import Any
 
 from lora_opt.models.encoder_config import EncoderConfig
+from lora_opt.models.pretrained.besides import Buffer, Unused, is_range
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName, linear
 from lora_opt.models.sequence_classifier import (
@@ -44,11 +45,16 @@ RENAMED = {
   'LayerNorm.beta': 'LayerNorm.bias',
 }
 
-# The heads of pretraining, heads of tasks (read apart), and buffers.
-UNUSED = (
-  r'cls\..*|lm_head\..*|classifier\..*|(bert\.|roberta\.)?pooler\..*'
-  r'|(bert\.|roberta\.)?embeddings\.position_ids'
-)
+POSITION_IDS = Buffer(is_range, 'the numbers of the positions')
+# Heads of tasks are read apart.
+PRETRAINING, TASK = Unused('head of pretraining'), Unused('head of a task')
+BESIDES = {
+  r'cls\.(predictions|seq_relationship)\..*': PRETRAINING,
+  r'lm_head\.(bias|(decoder|dense|layer_norm)\.(weight|bias))': PRETRAINING,
+  r'classifier\.((dense|out_proj)\.)?(weight|bias)': TASK,
+  r'(bert\.|roberta\.)?pooler\.dense\.(weight|bias)': TASK,
+  r'(bert\.|roberta\.)?embeddings\.position_ids': POSITION_IDS,
+}
 
 
 def read_bert(settings: ConfigFile) -> EncoderConfig:
@@ -179,7 +185,7 @@ BERT = Family(
   | linear_names('head/out', 'classifier'),
   abstract_base=abstract_base,
   model=SequenceClassifier,
-  ignored=lambda config: UNUSED,
+  besides=lambda config: BESIDES,
   prefix='bert.',
   renamed=RENAMED,
   abstract_head=abstract_head,

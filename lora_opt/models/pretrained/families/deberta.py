@@ -5,11 +5,15 @@ from lora_opt.models.encoder_config import (
   EncoderConfig,
   RelativePositions,
 )
+from lora_opt.models.pretrained.besides import Besides, Unused
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families.bert import (
   ACTIVATIONS,
   BERT,
   HARMLESS,
+  POSITION_IDS,
+  PRETRAINING,
+  TASK,
   encoder_names,
   linear_names,
   norm_names,
@@ -72,17 +76,22 @@ def attention_terms(settings: ConfigFile) -> list[str]:
   return terms
 
 
-def ignored(config: EncoderConfig) -> str:
+def besides(config: EncoderConfig) -> Besides:
   """What a checkpoint may hold and the model has no use for."""
-  unused = [
-    r'(lm|mask)_predictions\..*|cls\..*|classifier\..*|pooler\..*',
-    r'(deberta\.)?embeddings\.position_ids',
-  ]
+  found = {
+    r'((lm|mask)_predictions|cls\.predictions)\..*': PRETRAINING,
+    r'(pooler\.dense|classifier)\.(weight|bias)': TASK,
+    r'(deberta\.)?embeddings\.position_ids': POSITION_IDS,
+  }
   if not config.absolute_positions:
-    unused.append(r'(deberta\.)?embeddings\.position_embeddings\.weight')
+    found[r'(deberta\.)?embeddings\.position_embeddings\.weight'] = Unused(
+      'positions, which position_biased_input=False leaves out'
+    )
   if config.relative is None:
-    unused.append(r'(deberta\.)?encoder\.LayerNorm\..*')
-  return '|'.join(unused)
+    found[r'(deberta\.)?encoder\.LayerNorm\.(weight|bias)'] = Unused(
+      'norm of the distances, which relative_attention=False leaves out'
+    )
+  return found
 
 
 ATTENTION = 'deberta.encoder.layer.{}.attention.self'
@@ -97,7 +106,7 @@ DEBERTA = BERT._replace(
   | linear_names('layers/attention/position_q', f'{ATTENTION}.pos_query_proj')
   | linear_names('head/dense', 'pooler.dense')
   | linear_names('head/out', 'classifier'),
-  ignored=ignored,
+  besides=besides,
   prefix='deberta.',
   classifier='DebertaV2ForSequenceClassification',
 )

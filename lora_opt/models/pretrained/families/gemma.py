@@ -137,7 +137,7 @@ GEMMA = Family(
   names=llama.NAMES,
   abstract_base=abstract_base,
   model=CausalLM,
-  ignored=llama.ignored,
+  besides=llama.besides,
   prefix='model.',
   write_config=write_config,
 )

@@ -4,6 +4,13 @@ from typing import Any
 
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
+from lora_opt.models.pretrained.besides import (
+  Besides,
+  Buffer,
+  Copy,
+  is_causal_mask,
+  is_very_negative,
+)
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName
 
@@ -83,10 +90,18 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
   }
 
 
-def _ignored(config):
+def _besides(config: DecoderConfig) -> Besides:
   """The causal masks of old files, and the copy of a tied embedding."""
-  masks = r'.*\.attn\.(masked_)?bias'
-  return rf'{masks}|lm_head\.weight' if config.tie_embeddings else masks
+  attention = r'(transformer\.)?h\.\d+\.attn\.'
+  found = {
+    rf'{attention}bias': Buffer(is_causal_mask, 'a causal mask'),
+    rf'{attention}masked_bias': Buffer(
+      is_very_negative, 'the very negative number that masks'
+    ),
+  }
+  if config.tie_embeddings:
+    found[r'lm_head\.weight'] = Copy('transformer.wte.weight')
+  return found
 
 
 GPT2 = Family(
@@ -102,7 +117,7 @@ GPT2 = Family(
   names=NAMES,
   abstract_base=abstract_base,
   model=CausalLM,
-  ignored=_ignored,
+  besides=_besides,
   prefix='transformer.',
   write_config=write_config,
 )

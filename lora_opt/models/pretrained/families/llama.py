@@ -1,5 +1,6 @@
 """Llama 1, 2 and 3, SmolLM2 and Mistral."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.fields import BOUNDS
+from lora_opt.models.pretrained.besides import Besides, Buffer, Copy
 from lora_opt.models.pretrained.config_file import ConfigFile, Settings
 from lora_opt.models.pretrained.family import Family, TensorName, linear
 from lora_opt.reading import values
@@ -235,10 +237,32 @@ def common_settings(config: DecoderConfig) -> dict[str, Any]:
   }
 
 
-def ignored(config: DecoderConfig) -> str:
+def besides(config: DecoderConfig) -> Besides:
   """Rotary frequencies of old files, and the copy of a tied embedding."""
-  buffers = r'.*rotary_emb\.inv_freq'
-  return rf'{buffers}|lm_head\.weight' if config.tie_embeddings else buffers
+  layer = r'(layers\.\d+\.self_attn\.)?'
+  buffer = Buffer(
+    functools.partial(_are_frequencies, config),
+    'the rotary frequencies of rope_theta and the scaling of positions',
+  )
+  found = {rf'(model\.)?{layer}rotary_emb\.inv_freq': buffer}
+  if config.tie_embeddings:
+    found[r'lm_head\.weight'] = Copy('model.embed_tokens.weight')
+  return found
+
+
+def _are_frequencies(config: DecoderConfig, x: np.ndarray) -> bool:
+  """Whether a buffer has the frequencies of a config, scaled or not."""
+  powers = np.arange(0, config.head_dim, 2) / config.head_dim
+  if x.shape != powers.shape:
+    return False
+  thetas = {config.rope_theta, config.local_rope_theta or config.rope_theta}
+  # Stored in half precision, or rounded to it on the way.
+  near = functools.partial(np.allclose, x, rtol=2**-7, atol=1e-7)
+  return any(
+    near(theta**-powers / divisors)
+    for theta in thetas
+    for divisors in (1.0, np.array(config.rope_divisors or 1.0))
+  )
 
 
 LLAMA = Family(
@@ -250,7 +274,7 @@ LLAMA = Family(
   names=NAMES,
   abstract_base=abstract_base,
   model=CausalLM,
-  ignored=ignored,
+  besides=besides,
   prefix='model.',
   write_config=write_config,
 )

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
+from lora_opt.models.pretrained.besides import Besides, Copy, Unused
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName, linear
 from lora_opt.models.seq2seq_lm import Seq2SeqLM, abstract_base
@@ -137,16 +138,17 @@ def write_config(
   return settings
 
 
-def ignored(config: EncoderDecoderConfig) -> str:
+def besides(config: EncoderDecoderConfig) -> Besides:
   """Copies of the embedding, and a bias of old files that nothing reads."""
-  names = [
-    r'(encoder|decoder)\.embed_tokens\.weight',
+  copy = Copy('shared.weight')
+  found = {
+    r'(encoder|decoder)\.embed_tokens\.weight': copy,
     r'decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias'
-    r'\.weight',
-  ]
+    r'\.weight': Unused('distances of cross-attention, which has none'),
+  }
   if config.tie_embeddings:
-    names.append(r'lm_head\.weight')
-  return '|'.join(names)
+    found[r'lm_head\.weight'] = copy
+  return found
 
 
 def settle(
@@ -174,7 +176,7 @@ T5 = Family(
   names=NAMES,
   abstract_base=abstract_base,
   model=Seq2SeqLM,
-  ignored=ignored,
+  besides=besides,
   settle=settle,
   write_config=write_config,
 )
