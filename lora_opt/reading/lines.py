@@ -72,12 +72,18 @@ class Lines(Sequence):
     """File and line, counted from 1, as editors do."""
     return f'{self.file}:{index + 1}'
 
+  def close(self) -> None:
+    """Closes the file, until a line is asked for again."""
+    stream, self._stream = self._stream, None
+    if stream is not None:
+      stream.close()
+
   def __getstate__(self) -> dict:
     return self.__dict__ | {'_stream': None}
 
   def __del__(self):
-    if getattr(self, '_stream', None) is not None:
-      self._stream.close()
+    if hasattr(self, '_stream'):
+      self.close()
 
   def _find(self, most: int) -> None:
     blank = True

@@ -1,10 +1,12 @@
 """Sources that put rows as instructions."""
 
 import json
+import resource
 
 import pytest
 
 from lora_opt.data import sources, tasks
+from tests import fuzzing
 
 META = {
   'categories': ['Naming'],
@@ -93,9 +95,75 @@ def test_rows_of_another_kind_are_named():
   [
     ('answer', {'choices': ['a', 'b'], 'answer': 2}, 'answer 2 is no index'),
     ('answer', {'choices': ['a', 'b'], 'answer': 'a'}, "answer 'a' is no in"),
+    ('answer', {'choices': ['a', 'b'], 'answer': True}, 'answer True is no'),
+    (
+      'answer',
+      {'choices': ['a', None], 'answer': 0},
+      'choices: expected a text',
+    ),
+    ('answer', {'choices': 'ab', 'answer': 0}, 'choices: expected a list'),
     (None, {'answer': 1}, 'answer must be a bool, found 1'),
   ],
 )
 def test_choices_to_list_are_checked(word, row, message):
   with pytest.raises(ValueError, match=f'data row 0: {message}'):
     sources.ListedChoices([row], word)[0]
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('outputs', 'Rosso', 'outputs: expected a list of texts, not empty'),
+    ('outputs', [], 'outputs: expected a list of texts, not empty'),
+    ('outputs', [None], 'outputs: expected a text, found None'),
+    ('input', None, 'input: expected a text, found None'),
+    ('definition', ['a'], 'definition: expected a text'),
+    ('example_inputs', 'a', 'example_inputs: expected a list of texts'),
+    ('example_outputs', ['a', 'b'], 'zip'),
+  ],
+)
+def test_fields_are_not_taken_for_something_else(field, value, message):
+  row = {'task': 't', 'categories': [], 'definition': 'd', 'input': 'i'}
+  row |= {f'example_{n}s': ['x'] for n in ('input', 'output', 'explanation')}
+  row['outputs'] = ['o']
+  assert sources.NaturalInstructions([row])[0]['output'] == 'o'
+  source = sources.NaturalInstructions([row | {field: value}])
+  with pytest.raises(ValueError, match=f'data row 0: .*{message}'):
+    source[0]
+
+
+@pytest.mark.parametrize('name', ['tasks', 'categories'])
+def test_a_text_is_no_list_of_names(folder, name):
+  with pytest.raises(ValueError, match=f"{name} must be a list of texts, .*'t"):
+    len(instructions(folder, **{name: 'task12'}))
+
+
+def test_damaged_files_are_named(folder):
+  good = (folder / 'task1.meta.json').read_bytes()
+  whole = list(instructions(folder, tasks=['task2'])[i] for i in (2, 5))
+  for _, rng in fuzzing.seeds(200):
+    file = folder / 'task1.meta.json'
+    file.write_bytes(fuzzing.damaged_json(json.loads(good), rng))
+    source = instructions(folder)
+    size = fuzzing.outcome(lambda s=source: len(s), 'task1.meta.json')
+    for place in range(0 if isinstance(size, Exception) else size):
+      fuzzing.outcome(lambda s=source, i=place: s[i], f'jsonl:{place % 4 + 1}')
+  file.write_bytes(good)
+  assert list(instructions(folder, tasks=['task2'])[i] for i in (2, 5)) == whole
+
+
+def test_more_tasks_than_files_can_be_open(folder):
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  meta = (folder / 'task1.meta.json').read_text()
+  for number in range(200):
+    (folder / f'many{number}.meta.json').write_text(meta)
+    (folder / f'many{number}.train.jsonl').write_text(LINES[0])
+  resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+  try:
+    source = sources.InstructionFiles(str(folder), 'train')
+    assert source[0]['input'] == source[199]['input'] == 'red'
+    assert [source[i]['input'] for i in range(200)] == ['red'] * 200
+    few = sources.InstructionFiles(str(folder), 'train', limit=3)
+    assert len(few) == 3 and few.where(2).endswith('many10.train.jsonl:1')
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)

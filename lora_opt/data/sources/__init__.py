@@ -2,19 +2,20 @@
 
 A task takes one source for training and one for evaluation. Any sequence of
 dicts is a source; those here read files, generate puzzles or open prepared
-data sets. All are loaded on first use, so that setting one up (from a
+data sets. All are opened on first use, so that setting one up (from a
 configuration, say) is free, and all say in words where a row came from:
 
   source.where(3)  ->  'arc_easy/train.jsonl:4'
 
 A row that cannot be read raises its ValueError when it is asked for, so that
-one policy, that of the task, decides what becomes of it.
+one policy, that of the task, decides what becomes of it. A file that turns out
+to be damaged as a whole raises an OSError then, which no policy passes over.
 """
 
 from lora_opt.data.sources._folder import Folder
 from lora_opt.data.sources._huggingface import HuggingFace
+from lora_opt.data.sources._instruction_files import InstructionFiles
 from lora_opt.data.sources._instructions import (
-  InstructionFiles,
   ListedChoices,
   NaturalInstructions,
 )

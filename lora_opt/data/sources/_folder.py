@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_opt.data.sources._huggingface import HuggingFace
-from lora_opt.data.sources._instructions import InstructionFiles
+from lora_opt.data.sources._instruction_files import InstructionFiles
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, describe, where
 from lora_opt.data.sources._tfds import Tfds

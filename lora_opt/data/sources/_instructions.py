@@ -1,15 +1,13 @@
 """Sources over sources: rows put as the instructions of two papers."""
 
 import dataclasses
-import functools
-import json
-import pathlib
 import string
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from lora_opt.data.sources._jsonl import JsonLines
-from lora_opt.data.sources._rows import Row, Rows, describe, file_facts, where
+from lora_opt.data.sources._rows import Row, Rows, describe, where
+from lora_opt.reading import values
+from lora_opt.reading.values import shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,22 +50,25 @@ class ListedChoices(Sequence):
     answer, choices = row.get('answer'), row.get('choices', [])
     if self.word is None:
       if not isinstance(answer, bool):
-        raise self._error(index, f'answer must be a bool, found {answer!r}')
+        raise self._error(
+          index, f'answer must be a bool, found {shown(answer)}'
+        )
       names, listed = ('false', 'true'), ''
     else:
+      choices = self._texts(index, choices)
       names = [f'{self.word}{i}' for i in range(1, len(choices) + 1)]
       listed = self.separator.join(
         f'{name.capitalize()}: {choice}'
         for name, choice in zip(names, choices, strict=True)
       )
-      if not isinstance(answer, int) or not 0 <= answer < len(choices):
+      whole = isinstance(answer, int) and not isinstance(answer, bool)
+      if not whole or not 0 <= answer < len(choices):
         raise self._error(
-          index, f'answer {answer!r} is no index of {choices!r}'
+          index, f'answer {shown(answer)} is no index of {shown(choices)}'
         )
-    shown = names if self.word else names[::-1]
     added = {
       'listed': listed,
-      'names': '/'.join(shown),
+      'names': '/'.join(names if self.word else names[::-1]),
       'right': names[answer],
     }
     return {**row, **added}
@@ -79,6 +80,12 @@ class ListedChoices(Sequence):
   def facts(self) -> dict[str, Any]:
     """Those of the source."""
     return describe(self.source)
+
+  def _texts(self, index: int, choices: Any) -> list[str]:
+    try:
+      return _texts(choices, 'choices')
+    except ValueError as error:
+      raise self._error(index, str(error)) from None
 
   def _error(self, index: int, problem: str) -> ValueError:
     return ValueError(f'{self.where(index)}: {problem}')
@@ -119,15 +126,15 @@ class NaturalInstructions(Rows):
   def __getitem__(self, index: int) -> Row:
     row = self.source[super().__getitem__(index)]
     try:
-      examples = ''.join(self._example(row, i) for i in range(self.positive))
+      examples = ''.join(self._examples(row) if self.positive else ())
       return {
         **row,
-        'definition': _closed(row['definition']),
+        'definition': _closed(values.text(row['definition'], 'definition')),
         'examples': examples,
-        'input': _closed(row['input']),
-        'output': row['outputs'][0],
+        'input': _closed(values.text(row['input'], 'input')),
+        'output': _texts(row['outputs'], 'outputs', least=1)[0],
       }
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
       raise ValueError(
         f'{self.where(index)}: no row of Super-NaturalInstructions: '
         f'{type(error).__name__} {error}'
@@ -148,6 +155,13 @@ class NaturalInstructions(Rows):
 
   def _load(self) -> Sequence[int]:
     """The places of the chosen rows in the source."""
+    values.integer(self.positive, f'{self.title}: positive', least=0)
+    for name in ('tasks', 'categories'):
+      if isinstance(getattr(self, name), str):  # a part of it would do
+        raise ValueError(
+          f'{self.title}: {name} must be a list of texts, found '
+          f'{getattr(self, name)!r}'
+        )
     if self.tasks is None and self.categories is None:
       return range(len(self.source))
     chosen = [i for i in range(len(self.source)) if self._wanted(i)]
@@ -162,102 +176,39 @@ class NaturalInstructions(Rows):
     try:
       row = self.source[place]
       named = self.tasks is None or row['task'] in self.tasks
-      mine = row['categories'] if self.categories is not None else ()
+      if self.categories is None:
+        return named
+      mine = _texts(row['categories'], 'categories')
     except (KeyError, TypeError, ValueError):
       return True  # it raises again when it is used: the task decides
-    return named and (
-      self.categories is None or not set(self.categories).isdisjoint(mine)
+    return named and not set(self.categories).isdisjoint(mine)
+
+  def _examples(self, row: Row) -> list[str]:
+    inputs, outputs, explanations = (
+      _texts(row[name], name)
+      for name in ('example_inputs', 'example_outputs', 'example_explanations')
     )
-
-  def _example(self, row: Row, number: int) -> str:
-    if number >= len(row['example_inputs']):
-      return ''
-    parts = [
-      f' Positive Example {number + 1} -',
-      'Input: ' + _closed(row['example_inputs'][number]),
-      ' Output: ' + _closed(row['example_outputs'][number]),
-    ]
-    explanation = row['example_explanations'][number]
-    if self.explanations and explanation.strip():
-      parts.append(' Explanation: ' + _closed(explanation))
-    return '\n'.join(parts) + '\n\n'
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class InstructionFiles(Rows):
-  """Instruction tasks of a folder: NAME.meta.json and NAME.train.jsonl each.
-
-  The first holds task, categories, definition and positive_examples (a list
-  of input, output and explanation), the second lines of input and output (a
-  text or a list of references).
-
-  Args:
-    folder: the folder.
-    split: 'train', say.
-    limit: use the first `limit` rows only.
-  """
-
-  folder: str
-  split: str
-  limit: int | None = None
-
-  @property
-  def title(self) -> str:
-    return f'{self.folder} split {self.split!r}'
-
-  def where(self, index: int) -> str:
-    """File and line of the row."""
-    for meta in self._metas:
-      lines = JsonLines(str(self._lines(meta)))
-      if index < len(lines):
-        return lines.where(index)
-      index -= len(lines)
-    raise IndexError(f'{self.title} has {len(self)} rows')
-
-  def facts(self) -> dict[str, Any]:
-    """The files, their sizes and their SHA-256."""
-    files = [f for meta in self._metas for f in (meta, self._lines(meta))]
-    return {'files': file_facts(*files)}
-
-  @functools.cached_property
-  def _metas(self) -> list[pathlib.Path]:
-    folder = pathlib.Path(self.folder).expanduser()
-    return sorted(folder.glob('*.meta.json'))
-
-  def _lines(self, meta: pathlib.Path) -> pathlib.Path:
-    return meta.with_name(
-      meta.name.replace('.meta.json', f'.{self.split}.jsonl')
-    )
-
-  def _load(self) -> list[Row | ValueError]:
-    rows = []
-    for meta in self._metas:
-      facts = json.loads(meta.read_text('utf-8'))
-      examples = facts['positive_examples']
-      task = {
-        'task': facts['task'],
-        'categories': facts['categories'],
-        'definition': facts['definition'],
-      } | {
-        f'example_{name}s': [e.get(name, '') for e in examples]
-        for name in ('input', 'output', 'explanation')
-      }
-      lines = JsonLines(str(self._lines(meta)))
-      rows += [_instance(task, lines, i) for i in range(len(lines))]
-    return rows
+    found = []
+    for number, (first, second, why) in enumerate(
+      zip(inputs, outputs, explanations, strict=True), 1
+    ):
+      parts = [
+        f' Positive Example {number} -',
+        'Input: ' + _closed(first),
+        ' Output: ' + _closed(second),
+      ]
+      if self.explanations and why.strip():
+        parts.append(' Explanation: ' + _closed(why))
+      found.append('\n'.join(parts) + '\n\n')
+    return found[: self.positive]
 
 
-def _instance(task: Row, lines: JsonLines, index: int) -> Row | ValueError:
-  """The row of a line, or what is wrong with the line."""
-  try:
-    row = lines[index]
-    outputs = row['output']
-    outputs = [outputs] if isinstance(outputs, str) else outputs
-    return {**task, 'input': row['input'], 'outputs': outputs}
-  except KeyError as error:
-    return ValueError(f'{lines.where(index)}: no field {error}')
-  except ValueError as error:
-    return error
+def _texts(value: Any, name: str, least: int = 0) -> list[str]:
+  """A list of texts, at least so many."""
+  if not isinstance(value, list | tuple) or len(value) < least:
+    wanted = 'a list of texts' + (', not empty' if least else '')
+    raise ValueError(f'{name}: expected {wanted}, found {shown(value)}')
+  return [values.text(item, name) for item in value]
 
 
 def _closed(text: str) -> str:

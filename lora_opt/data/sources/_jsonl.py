@@ -52,6 +52,10 @@ class JsonLines(Rows):
     (facts,) = file_facts(self.path)
     return facts
 
+  def close(self) -> None:
+    """Closes the file, until a row is asked for again."""
+    self._rows.close()
+
   def _load(self) -> Lines:
     try:
       lines = Lines(self.path, limit=self.limit, longest=self.longest)
