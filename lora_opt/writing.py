@@ -23,7 +23,8 @@ def write_text(file: str | os.PathLike, text: str) -> None:
 
   Args:
     file: Where to; replaced if it is there.
-    text: What it is to hold.
+    text: What it is to hold. Half a surrogate pair, as a model's answer may
+      have it, is no UTF-8, and becomes U+FFFD.
 
   Raises:
     OSError: It cannot be written. What was there then still is.
@@ -34,7 +35,12 @@ def write_text(file: str | os.PathLike, text: str) -> None:
   >>> file.read_bytes()
   b'\\xc3\\xa9'
   """
-  write_bytes(file, text.encode())
+  try:
+    data = text.encode()
+  except UnicodeEncodeError:
+    pairs = text.encode('utf-16', 'surrogatepass')
+    data = pairs.decode('utf-16', 'replace').encode()
+  write_bytes(file, data)
 
 
 def write_bytes(file: str | os.PathLike, data: bytes) -> None:

@@ -18,6 +18,7 @@ from lora_opt.evaluation.decoding import (
   make_decoder,
 )
 from lora_opt.evaluation.finite import named, require_finite
+from lora_opt.reading.values import printable
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.processes import is_first
 
@@ -312,7 +313,7 @@ class Evaluator:
     seldom = {} if sys.stderr.isatty() else {'delay': 30, 'mininterval': 30}
     return tqdm.tqdm(
       list(batches),
-      desc=f'evaluating {self._task.name}',
+      desc=printable(f'evaluating {self._task.name}'),
       leave=False,
       disable=not is_first(),
       **seldom,

@@ -183,7 +183,7 @@ def test_what_no_one_examined_is_refused():
 
 
 def test_scorers_of_another_version_are_refused(monkeypatch):
-  monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.2.0')
+  monkeypatch.setattr(scoring, '_installed', lambda: '0.2.0')
   with pytest.raises(ValueError, match=r'pip install reasoning-gym==0\.1\.25'):
     generation(ReasoningGym('chain_sum', size=2, seed=0))
   generation(ReasoningGym('n_queens', size=2, seed=0))  # ours

@@ -16,6 +16,7 @@ from lora_opt.evaluation.bootstrap import bootstrap_interval
 from lora_opt.evaluation.decoding import Sampling, make_decoder
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.lm_eval_bridge import Bridge
+from lora_opt.evaluation.study import ranking
 from lora_opt.evaluation.study import rows as study_rows
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
@@ -183,6 +184,12 @@ def test_a_scorer_that_gives_nan(model, placement):
 
 
 def test_a_study_ranks_no_nan(tmp_path):
+  row = {'method': 'adamw', 'score': np.nan, 'metric': 'f1'}
+  with pytest.raises(ValueError, match=f'a run of adamw: the score {SAID}'):
+    ranking.score(row, 0)
+  halves = [{'f1': 0.5}, {'f1': np.nan}]
+  with pytest.raises(ValueError, match=SAID):
+    ranking.score(row | {'score': 0.5, 'halves': halves}, 1)
   (tmp_path / study_rows.ROWS_FILE).write_text('{"flags": [], "score": NaN}\n')
   with pytest.raises(ValueError, match=r'results\.jsonl:1.*NaN'):
     study_rows.read_rows(tmp_path)

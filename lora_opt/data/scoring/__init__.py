@@ -6,6 +6,7 @@ data set by its name.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import io
 import math
@@ -38,7 +39,7 @@ language model wrote, to make its questions
   """
   check_offered(name)
   theirs = name in table.AS_IT_IS or name in table.PREPARED
-  installed = importlib.metadata.version('reasoning-gym') if theirs else None
+  installed = _installed() if theirs else None
   if why := table.NOT_SCORED.get(name):
     pass
   elif theirs and installed != table.VERSION:
@@ -54,6 +55,11 @@ language model wrote, to make its questions
       'task a scorer of its own, or use a Completion task, which is judged by '
       'likelihood'
     )
+
+
+@functools.cache
+def _installed() -> str:
+  return importlib.metadata.version('reasoning-gym')
 
 
 def score(

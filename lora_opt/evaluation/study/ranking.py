@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.finite import require_finite
 
 BASELINE = 'adamw'
 
@@ -251,9 +252,10 @@ def score(row: Json, half: int) -> float:
   """The main score on one half of the examples, or on all if there is none."""
   halves = row.get('halves')
   # A single example makes but one half.
-  if not halves or not all(halves):
-    return row['score']
-  return halves[half][row['metric']]
+  whole = not halves or not all(halves)
+  found = row['score'] if whole else halves[half][row['metric']]
+  require_finite(found, 'the score', f'a run of {row["method"]}')
+  return found
 
 
 def _places(
