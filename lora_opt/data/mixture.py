@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lora_opt.data import forms, order
-from lora_opt.data.overlap import overlap
+from lora_opt.data.overlap import questions, repeated
 from lora_opt.data.stream import Batches
 from lora_opt.data.task import SPLITS, Task
 
@@ -75,11 +75,11 @@ class Mixture:
 
     A task with `leave_out_overlap` has left out those of its own train.
     """
-    train = [e for task in self.tasks for e in task.examples('train')]
+    seen = questions(e for task in self.tasks for e in task.examples('train'))
     return [
       (task.name, place)
       for task in self.tasks
-      for place in overlap(train, task.examples('eval'))
+      for place in repeated(seen, task.examples('eval'))
     ]
 
   def facts(self) -> dict[str, Any]:

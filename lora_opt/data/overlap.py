@@ -1,6 +1,7 @@
 """Evaluation examples that also stand in the training split."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Set
 
 from lora_opt.data.examples import Example
 
@@ -22,7 +23,16 @@ def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
   >>> overlap([why], [how, Example('why?', ''), why])
   [1, 2]
   """
-  seen = set(map(_question, train))
+  return repeated(questions(train), held_out)
+
+
+def questions(examples: Iterable[Example]) -> Set[bytes]:
+  """What tells the questions of examples apart: a digest of each."""
+  return set(map(_question, examples))
+
+
+def repeated(seen: Set[bytes], held_out: Iterable[Example]) -> list[int]:
+  """The places of the examples whose question is among these."""
   return [
     place
     for place, example in enumerate(held_out)
@@ -30,6 +40,8 @@ def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
   ]
 
 
-def _question(example: Example) -> tuple[str, ...]:
+def _question(example: Example) -> bytes:
   texts = (example.prompt, *example.texts)
-  return tuple(' '.join(text.casefold().split()) for text in texts)
+  plain = [' '.join(text.casefold().split()) for text in texts]
+  # Not the texts themselves: they may be more than the memory holds.
+  return hashlib.blake2b(repr(plain).encode(), digest_size=16).digest()

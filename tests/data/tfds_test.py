@@ -233,6 +233,10 @@ INFOS = {
     lambda v: v['splits'][0].update(shardLengths=['20', '19', '20']),
     'damaged file: 20 records, and dataset_info.json declares 19',
   ),
+  'none': (
+    lambda v: v['splits'][0].update(shardLengths=['20', '20', 0]),
+    'damaged file: 20 records, and dataset_info.json declares 0',
+  ),
   'fewer files': (
     lambda v: v['splits'][0].update(shardLengths=['20', '20']),
     'of-00002 is missing',

@@ -11,6 +11,7 @@ from lora_opt.data.sources._instruction_files import InstructionFiles
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, describe, where
 from lora_opt.data.sources._tfds import Tfds
+from lora_opt.reading.lines import LONGEST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Folder(Sequence):
     split: 'train', say.
     folder: where all data sets are; a configuration sets this once.
     limit: use the first `limit` rows only.
+    longest: bytes that a row may have; a longer one raises a ValueError.
 
   Raises (at first use):
     FileNotFoundError: none of these is there.
@@ -39,6 +41,7 @@ class Folder(Sequence):
   split: str
   folder: str = ''
   limit: int | None = None
+  longest: int = LONGEST
 
   def __len__(self) -> int:
     return len(self._source)
@@ -60,14 +63,14 @@ class Folder(Sequence):
     home = base / self.name
     lines = home / f'{self.split}.jsonl'
     if lines.is_file():
-      return JsonLines(str(lines), limit=self.limit)
+      return JsonLines(str(lines), limit=self.limit, longest=self.longest)
     if any(home.glob('*.*.*/dataset_info.json')):
-      return Tfds(self.name, self.split, str(base), self.limit)
+      return Tfds(self.name, self.split, str(base), self.limit, self.longest)
     files = (f'{self.split}/state.json', f'{self.split}*.parquet')
     if any(any(home.glob(p)) or any(home.glob(f'data/{p}')) for p in files):
-      return HuggingFace(str(home), self.split, self.limit)
+      return HuggingFace(str(home), self.split, self.limit, self.longest)
     if any(home.glob('*.meta.json')):
-      return InstructionFiles(str(home), self.split, self.limit)
+      return InstructionFiles(str(home), self.split, self.limit, self.longest)
     raise FileNotFoundError(
       f'no data for {self.name!r}, split {self.split!r}: there is no {lines} '
       f"and no prepared set in {home}. Prepare it from the publisher's files: "

@@ -11,6 +11,7 @@ from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, Rows, file_facts
 from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
+from lora_opt.reading.lines import LONGEST
 
 _META = '.meta.json'
 
@@ -27,6 +28,7 @@ class InstructionFiles(Rows):
     folder: the folder.
     split: 'train', say.
     limit: use the first `limit` rows only.
+    longest: bytes that a line may have; a longer one raises a ValueError.
 
   Raises (at first use):
     FileNotFoundError: there are no lines of this split for a task.
@@ -36,6 +38,7 @@ class InstructionFiles(Rows):
   folder: str
   split: str
   limit: int | None = None
+  longest: int = LONGEST
 
   @property
   def title(self) -> str:
@@ -61,7 +64,10 @@ class InstructionFiles(Rows):
   def _lines(self) -> list[JsonLines]:
     ending = f'.{self.split}.jsonl'
     return [
-      JsonLines(str(meta.with_name(meta.name.removesuffix(_META) + ending)))
+      JsonLines(
+        str(meta.with_name(meta.name.removesuffix(_META) + ending)),
+        longest=self.longest,
+      )
       for meta in self._metas
     ]
 

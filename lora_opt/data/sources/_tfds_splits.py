@@ -48,7 +48,7 @@ def pieces(
       bounds = _sliced(match['slice'], shards, title)
     found.append((shards, *bounds))
   result = [piece for one in found for piece in _cut(*one)]
-  if not result:
+  if not any(piece.start < piece.stop for piece in result):
     raise ValueError(f'{title}: there is no row in it')
   return result
 
@@ -102,7 +102,8 @@ def _cut(shards: Sequence[Shard], start: int, stop: int) -> list[Piece]:
   found, first = [], 0
   for shard in shards:
     begin, end = max(start - first, 0), min(stop - first, shard.count)
-    if begin < end:
+    # An empty file too: it is to be looked at.
+    if begin < end or (begin == end and not shard.count):
       found.append(Piece(shard, begin, end))
     first += shard.count
   return found
