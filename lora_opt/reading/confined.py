@@ -8,11 +8,13 @@ The function here is ours and trusted; what it works on is not.
 import json
 import os
 import pathlib
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 SECONDS = 10.0
@@ -150,33 +152,40 @@ class Confined:
 
   def _receive(self, seconds: float) -> tuple[bytes, bytes]:
     """The next reply; ends the process if there is none in time."""
-    late = threading.Event()
-
-    def stop() -> None:
-      late.set()
+    until = time.monotonic() + seconds
+    kind, length = _LENGTH.unpack(
+      self._read(_LENGTH.size, until) or _LENGTH.pack(b'-', 0)
+    )
+    data = None if kind == b'-' else self._read(length, until)
+    if data is not None:
+      return kind, data
+    late = time.monotonic() >= until
+    if late:
       self._process.kill()
-
-    timer = threading.Timer(seconds, stop)
-    timer.daemon = True
-    timer.start()
-    try:
-      stream = self._process.stdout
-      head = stream.read(_LENGTH.size)
-      if len(head) == _LENGTH.size:
-        kind, length = _LENGTH.unpack(head)
-        data = stream.read(length)
-        if len(data) == length:
-          return kind, data
-    finally:
-      timer.cancel()
     code = self._end()
-    if late.is_set():
+    if late:
       raise ConfinedError(f'took more than {seconds:g} seconds')
     how = signal.Signals(-code).name if code < 0 else f'status {code}'
     raise ConfinedError(
       f'its process ended with {how}, at most {self.memory / 2**20:.0f} MiB '
       'of memory are given to it'
     )
+
+  def _read(self, size: int, until: float) -> bytes | None:
+    """So many bytes of the reply; None if they do not come in time, or ever."""
+    stream, parts = self._process.stdout.fileno(), []
+    ready = select.poll()
+    ready.register(stream, select.POLLIN)
+    while size:
+      left = max(0.0, until - time.monotonic())
+      if not ready.poll(1000 * left):
+        return None
+      part = os.read(stream, min(size, 2**20))
+      if not part:
+        return None
+      parts.append(part)
+      size -= len(part)
+    return b''.join(parts)
 
   def _end(self) -> int:
     process, self._process = self._process, None
@@ -193,5 +202,7 @@ class Confined:
     return code
 
   def __del__(self):
-    if getattr(self, '_process', None) is not None:
+    # At the end of the interpreter there is little left to end it with; its
+    # input is then closed, which ends it too.
+    if getattr(self, '_process', None) is not None and not sys.is_finalizing():
       self._end()
