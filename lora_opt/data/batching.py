@@ -63,8 +63,9 @@ def encode_split(
     split: 'train' or 'eval'.
     length: positions in a row.
     too_long: what to do with an example of more positions. 'drop' leaves it
-      out; 'truncate' cuts the start of the prompt off, and the end of a
-      completion that alone is too long; 'error' refuses it.
+      out; 'truncate' cuts out the middle of the prompt, but nothing of what
+      opens and closes it (the first token, the headers of a chat), and cuts
+      off the end of a completion that alone is too long; 'error' refuses it.
     indices: which examples make up the split; None takes all.
     kind: what an example is in a row.
 
@@ -86,7 +87,7 @@ def encode_split(
     chosen, _encoded(kind, task, tokenizer, examples, chosen), strict=True
   ):
     sizes = encoded.sizes
-    if any(s > c for s, c in zip(sizes, capacity, strict=True)):
+    if not _fit(sizes, capacity):
       long += 1
       if too_long == 'drop':
         continue
@@ -96,7 +97,12 @@ def encode_split(
           f'{_positions(sizes)} of a row, more than {_positions(capacity)}: '
           "raise length, or 'drop' or 'truncate' long examples"
         )
-      encoded = encoded.truncated(length)
+      try:
+        encoded = encoded.truncated(length)
+      except ValueError as error:
+        raise ValueError(
+          f'task {task.name!r}: {split} example {index}: {error}'
+        ) from None
     kept.append(encoded)
   if not kept:
     raise ValueError(
@@ -158,7 +164,7 @@ def train_batches(
     split = encode_split(
       part, tokenizer, 'train', length=length, too_long=policy, kind=kind
     )
-    _log(part, 'train', split)
+    log_split(part, 'train', split)
     encoded.append(split)
   counts = tuple(len(split.examples) for split in encoded)
   rates = task.mixing_rates() if hasattr(task, 'tasks') else None
@@ -184,28 +190,65 @@ def eval_batches(
   batch_size: int,
   split: str = 'eval',
   packing: bool = True,
+  longest: int = 0,
   too_long: str | None = None,
   indices: Sequence[int] | None = None,
   kind: type[Encoded] = EncodedExample,
 ) -> Batches:
   """Batches for the completion loss: every example once, in order.
 
-  The last batch is filled up with empty rows. `indices` says which examples,
-  None takes all; for the other arguments and the batches see `train_batches`.
+  Whatever the task does with long examples in training, here none is left out
+  or cut. The last batch is filled up with empty rows.
+
+  Args:
+    longest: where an example needs it, all rows are made longer, by doubling
+      `length` up to so many positions.
+    too_long: what to do with examples that are still too long, see
+      `encode_split`; None refuses them.
+    indices: which examples; None takes all.
+
+  For the other arguments and the batches see `train_batches`.
+
+  Raises:
+    ValueError: see `encode_split`; or an example that is longer than any row.
   """
+  lengths = list(_doubled(length, longest))
   encoded = encode_split(
     task,
     tokenizer,
     split,
-    length=length,
-    too_long=too_long or task.too_long,
+    length=lengths[-1],
+    too_long=too_long or 'error',
     indices=indices,
     kind=kind,
   )
-  _log(task, split, encoded)
+  log_split(task, split, encoded)
+  needed = [
+    max(sizes)
+    for sizes in zip(*(e.sizes for e in encoded.examples), strict=True)
+  ]
+  length = next(
+    (length for length in lengths if _fit(needed, kind.capacity(length))),
+    lengths[-1],
+  )
   order = Order((len(encoded.examples),))
   stream = Rows(encoded.examples, order, length, packing)
   return Batches(stream, batch_size, epochs=1)
+
+
+def _doubled(length: Any, longest: int) -> Iterator[Any]:
+  """A length of rows and its doubles, as long as they are not too long."""
+  single = isinstance(length, int)
+  sizes = (length,) if single else tuple(length)
+  while True:
+    yield sizes[0] if single else sizes
+    if not 0 < min(sizes) < longest:
+      return
+    sizes = tuple(max(size, min(2 * size, longest)) for size in sizes)
+
+
+def _fit(sizes: Sequence[int], capacity: Sequence[int]) -> bool:
+  return all(s <= c for s, c in zip(sizes, capacity, strict=True))
 
 
 def check_policy(too_long: str) -> None:
@@ -245,6 +288,7 @@ def _summary(task, split: EncodedSplit, rate: float) -> dict[str, Any]:
   }
 
 
-def _log(task, split: str, encoded: EncodedSplit) -> None:
+def log_split(task, split: str, encoded: EncodedSplit) -> None:
+  """Says how many examples there are, and how many were too long."""
   level = logging.WARNING if encoded.too_long else logging.INFO
   logging.log(level, 'task %r, %s: %s', task.name, split, encoded)

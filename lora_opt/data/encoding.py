@@ -1,8 +1,11 @@
 """From text to token ids: chat turns, plain likelihood prompts, boundaries.
 
-A *chat* prompt is the model's own template: [system turn,] user turn, and the
-header of the assistant's turn. The completion follows at once and ends with
-the template's end of turn (for SmolLM2: `<|im_end|>`).
+A *chat* is what the model's own template makes of the whole conversation, cut
+in two: the prompt, [system turn,] user turn and the header of the assistant's
+turn, and the completion, which ends with the template's end of turn (for
+SmolLM2: `<|im_end|>`). Its ids are those of the rendered text, token by token.
+lora_opt.data.turns says where it is cut; a template that cannot be cut so is
+refused.
 
 A *plain* prompt is the text itself, behind `bos_id` where the model was trained
 with it (`add_bos`: Llama, Gemma). The completion follows after one space,
@@ -12,17 +15,19 @@ with the completion, where tokenizers expect it.
 
 The boundary: prompt and completion are tokenised as one text. When the ids of
 the prompt alone are a prefix of the result, the rest are the completion's ids.
-When they are not, because a token would reach across the boundary, both are
-tokenised apart: the prompt's ids are then those that generation starts from.
+When they are not, because a token would reach across the boundary, a plain text
+is tokenised in two: the prompt's ids are then those that generation starts
+from. A chat keeps that token, at the start of the completion.
 
 Special tokens that a row's own text spells out are taken for what they spell:
 clean data of unknown origin first.
 """
 
-import functools
 from collections.abc import Sequence
 
-_MARK = 'lora-opt-completion-mark'
+from lora_opt.data.chat_template import PLACE, ChatTemplate
+from lora_opt.data.turns import common_length, cut_of, refusal, squeezed
+from lora_opt.reading.values import shown
 
 
 def encode_completions(
@@ -51,56 +56,123 @@ def encode_completions(
     The ids of the prompt and, for each completion, its ids.
 
   Raises:
-    ValueError: the tokenizer lacks what is asked for, or there are no ids to
-      start from.
+    ValueError: the tokenizer lacks what is asked for, its template cannot be
+      cut, or there are no ids to start from.
   """
   if chat:
-    text, between = _chat_prompt(tokenizer, prompt, system), ''
-    after = end_of_turn(tokenizer)
-    tail = [] if after else _end_ids(tokenizer)
-  else:
-    text, between = _plain_prompt(prompt)
-    after, tail = '', _end_ids(tokenizer) if end else []
+    return _encode_chat(tokenizer, prompt, completions, system)
+  text, between = _plain_prompt(prompt)
   prompt_ids = list(tokenizer.encode(text)) if text else []
-  start = _start_ids(tokenizer, chat, prompt_ids)
-  if not start + prompt_ids:
-    raise ValueError(
-      'an empty prompt needs a token to start from, and this tokenizer has '
-      'neither bos_id nor eos_id: give the task a prompt'
-    )
+  tail = _end_ids(tokenizer) if end else []
   encoded = []
   for completion in completions:
-    rest = between + completion + after
+    rest = between + completion
     ids = list(tokenizer.encode(text + rest))
     if ids[: len(prompt_ids)] == prompt_ids:
       ids = ids[len(prompt_ids) :]
     else:
       ids = list(tokenizer.encode(rest))
     encoded.append(ids + tail)
-  return start + prompt_ids, encoded
+  return opened(tokenizer, prompt_ids), encoded
 
 
-@functools.lru_cache(maxsize=4)  # asked for with every example
-def end_of_turn(tokenizer) -> str:
-  """The text that ends an assistant's turn, read off the chat template."""
-  turns = [
-    {'role': 'user', 'content': 'question'},
-    {'role': 'assistant', 'content': _MARK},
-  ]
-  text = tokenizer.apply_chat(turns, add_generation_prompt=False)
-  # Templates put a line break after the end: that is no part of the answer.
-  return text.rpartition(_MARK)[2].strip()
+def encode_prompt(
+  tokenizer, prompt: str, *, chat: bool, system: str | None = None
+) -> list[int]:
+  """The ids that an answer to a prompt is generated from.
+
+  Args and Raises: as of `encode_completions`.
+  """
+  return encode_completions(
+    tokenizer, prompt, (), chat=chat, system=system, end=False
+  )[0]
 
 
-def _chat_prompt(tokenizer, prompt: str, system: str | None) -> str:
-  if not tokenizer.chat_template:
-    raise ValueError(
-      'the tokenizer has no chat template: set chat=False on the task'
+def frame(
+  tokenizer, *, chat: bool, system: str | None = None
+) -> tuple[int, int]:
+  """How many ids of a prompt open it, and how many close it.
+
+  What is between them is the text of the task, that can be cut.
+
+  Args: as of `encode_completions`.
+  """
+  if chat:
+    cut = cut_of(tokenizer, system)
+    opening, closing = (
+      len(tokenizer.encode(text)) for text in (cut.opening, cut.closing)
     )
-  turns = [{'role': 'user', 'content': prompt}]
+    return opening, closing
+  return int(tokenizer.add_bos), 0
+
+
+def opened(tokenizer, ids: Sequence[int]) -> list[int]:
+  """The ids of a text, behind the token that the model's texts open with.
+
+  A text that has this token already is not given another one.
+
+  Raises:
+    ValueError: there are no ids, and no token to start from.
+  """
+  if not ids:
+    first = [tokenizer.bos_id, tokenizer.eos_id]
+    first = [token for token in first if token is not None][:1]
+    if not first:
+      raise ValueError(
+        'an empty prompt needs a token to start from, and this tokenizer has '
+        'neither bos_id nor eos_id: give the task a prompt'
+      )
+    return first
+  if tokenizer.add_bos and ids[0] != tokenizer.bos_id:
+    return [tokenizer.bos_id, *ids]
+  return list(ids)
+
+
+def _encode_chat(
+  tokenizer, prompt: str, completions: Sequence[str], system: str | None
+) -> tuple[list[int], list[list[int]]]:
+  if tokenizer.chat_template is None:
+    place = getattr(tokenizer, 'template_place', PLACE)
+    missing = ChatTemplate(None, place).missing
+    raise ValueError(f'{missing}: set chat=False on the task')
+  cut = cut_of(tokenizer, system)
+  asked = [cut.message('user', prompt)]
   if system is not None:
-    turns.insert(0, {'role': 'system', 'content': system})
-  return tokenizer.apply_chat(turns, add_generation_prompt=True)
+    asked.insert(0, cut.message('system', system))
+  text, *wholes = tokenizer.apply_chats(
+    [(asked, cut.opened)]
+    + [([*asked, cut.message('assistant', c)], False) for c in completions]
+  )
+  text += cut.header
+  prompt_ids = list(tokenizer.encode(text))
+  tail = [] if cut.end else _end_ids(tokenizer)
+  rows = [
+    list(tokenizer.encode(_closed(tokenizer, cut, text, whole, completion)))
+    for whole, completion in zip(wholes, completions, strict=True)
+  ]
+  # Less than the prompt only where a token reaches across its end.
+  size = common_length([prompt_ids, *rows])
+  start = prompt_ids[:size] or opened(tokenizer, [])
+  return start, [row[size:] + tail for row in rows]
+
+
+def _closed(tokenizer, cut, text: str, whole: str, completion: str) -> str:
+  """A rendered conversation up to the end of its turn, checked."""
+  after = cut.end + cut.rest
+  said = whole[len(text) : len(whole) - len(after)]
+  fits = len(whole) >= len(text) + len(after)
+  if not (fits and whole.startswith(text) and whole.endswith(after)):
+    raise refusal(
+      tokenizer,
+      f'with the answer {shown(completion)} it writes something else around '
+      'it than with another answer',
+    )
+  if squeezed(completion) not in squeezed(said):
+    raise refusal(
+      tokenizer,
+      f'it turns the answer {shown(completion)} into {shown(said)}',
+    )
+  return whole[: len(whole) - len(cut.rest)]
 
 
 def _plain_prompt(prompt: str) -> tuple[str, str]:
@@ -109,14 +181,6 @@ def _plain_prompt(prompt: str) -> tuple[str, str]:
   if not text:
     return '', ''
   return text, prompt[len(text) :] or ' '
-
-
-def _start_ids(tokenizer, chat: bool, prompt_ids: Sequence[int]) -> list[int]:
-  """What comes before the prompt: chat templates write their own."""
-  if not prompt_ids:
-    first = [tokenizer.bos_id, tokenizer.eos_id]
-    return [token for token in first if token is not None][:1]
-  return [tokenizer.bos_id] if tokenizer.add_bos and not chat else []
 
 
 def _end_ids(tokenizer) -> list[int]:

@@ -142,7 +142,10 @@ def pad_prompts(
   buckets = {length: [] for length in lengths}
   for index in range(len(examples)) if indices is None else indices:
     example = examples[index]
-    prompt = encode(example) if encode else task.encode(example, tokenizer)[0]
+    if encode:
+      prompt = encode(example)
+    else:
+      prompt = task.encode_prompt(example, tokenizer)
     length = bucket(len(prompt), lengths, task, split, index)
     buckets[length].append((index, prompt))
   for length, prompts in buckets.items():

@@ -58,11 +58,13 @@ class EncodedExample(NamedTuple):
 
   ids: np.ndarray  # (n,) int32
   prompt_length: int  # the first so many ids are the prompt's
+  frame: tuple[int, int] = (0, 0)  # so many of them open it and close it
 
   @classmethod
   def of(cls, task, example, tokenizer) -> Self:
     prompt, completion = task.encode(example, tokenizer)
-    return cls(np.array(prompt + completion, np.int32), len(prompt))
+    ids = np.array(prompt + completion, np.int32)
+    return cls(ids, len(prompt), task.frame(tokenizer))
 
   @classmethod
   def capacity(cls, length: int) -> Sizes:
@@ -82,7 +84,7 @@ class EncodedExample(NamedTuple):
     }
     row['weights'] = np.zeros(length, np.float32)
     start = 0
-    for number, (ids, prompt_length) in enumerate(examples, 1):
+    for number, (ids, prompt_length, _) in enumerate(examples, 1):
       end = start + len(ids) - 1
       row['tokens'][start:end] = ids[:-1]
       row['targets'][start:end] = ids[1:]
@@ -98,14 +100,48 @@ class EncodedExample(NamedTuple):
     return (len(self.ids) - 1,)
 
   def truncated(self, length: int) -> Self:
-    """Without the start of the prompt, or the end of a completion too long."""
+    """Without the middle of the prompt, or the end of a completion too long."""
     prompt, completion = np.split(self.ids, [self.prompt_length])
-    completion = completion[:length]
-    prompt = prompt[len(prompt) + len(completion) - length - 1 :]
-    return type(self)(np.concatenate([prompt, completion]), len(prompt))
+    framed = max(1, sum(self.frame))
+    completion = completion[: max(1, length + 1 - framed)]
+    room = length + 1 - len(completion)
+    prompt = without_middle(prompt, room, self.frame)
+    return self._replace(
+      ids=np.concatenate([prompt, completion]), prompt_length=len(prompt)
+    )
 
   def checksum(self, start: int) -> int:
     return zlib.crc32(self.ids.tobytes(), start + self.prompt_length)
+
+
+def without_middle(
+  ids: np.ndarray, room: int, frame: tuple[int, int]
+) -> np.ndarray:
+  """A prompt cut to `room` ids: as much of its beginning stays as of its end.
+
+  Args:
+    ids: The prompt's.
+    room: How many may stay.
+    frame: How many open it and close it, and stay in any case: the token that
+      texts begin with, the headers of a chat's turns.
+
+  Raises:
+    ValueError: There is no room for the frame.
+
+  >>> without_middle(np.arange(10), 6, (2, 1))
+  array([0, 1, 2, 7, 8, 9])
+  """
+  opening, closing = frame
+  free = room - opening - closing
+  if len(ids) <= room:
+    return ids
+  if free < 0:
+    raise ValueError(
+      f'what opens and closes its prompt takes {opening + closing} positions, '
+      f'and there are {room}: raise length'
+    )
+  first = opening + free // 2
+  return np.concatenate([ids[:first], ids[len(ids) - (room - first) :]])
 
 
 def best_fit(

@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import sentencepiece
 
-from lora_opt.data.tokenizer import TextIds, read_settings
+from lora_opt.data.tokenizer import TextIds
+from lora_opt.data.tokenizer_settings import read_settings
+from lora_opt.reading import values
 
 FILES = ('spiece.model', 'spm.model')  # T5's name, and DeBERTa's
 
@@ -62,7 +64,9 @@ class SentencePieceTokenizer:
     last = core.id_to_piece(core.get_piece_size() - 1)
     own = 'extra_id_' in last or not core.is_unknown(core.piece_to_id('[CLS]'))
     default = 0 if own else 100
-    return cls(core, settings.get('extra_ids', default))
+    extra = settings.given.get('extra_ids', default)
+    place = f'{settings.file}: extra_ids'
+    return cls(core, values.integer(extra, place, 0, 10**4))
 
   @property
   def bos_id(self) -> int | None:

@@ -64,10 +64,11 @@ class EncodedPair(NamedTuple):
     return len(self.inputs), len(self.targets)
 
   def truncated(self, length: Length) -> Self:
-    """Without the start of the prompt, or the end of the completion."""
+    """Without the middle of the prompt, or the end of the completion."""
     inputs, targets = self.capacity(length)
     return self._replace(
-      inputs=self.inputs[-inputs:], targets=self.targets[:targets]
+      inputs=packing.without_middle(self.inputs, inputs, (0, 1)),
+      targets=self.targets[:targets],
     )
 
   def checksum(self, start: int) -> int:

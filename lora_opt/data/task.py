@@ -14,6 +14,7 @@ from lora_opt.data import (
   eval_batching,
   forms,
   sources,
+  stops,
   text_batching,
 )
 from lora_opt.data.examples import (
@@ -252,23 +253,26 @@ class Task:
     """
     return [0] * len(example.choices)
 
-  def end_ids(self, tokenizer) -> tuple[int, ...]:
-    """The tokens that end a written completion: end of text, end of turn.
+  def encode_prompt(self, example: Example, tokenizer) -> list[int]:
+    """Token ids of the prompt, that an answer is generated from."""
+    return encoding.encode_prompt(
+      tokenizer, example.prompt, chat=self.chat, system=self.system
+    )
+
+  def frame(self, tokenizer) -> tuple[int, int]:
+    """How many ids open a prompt and close it; see `encoding.frame`."""
+    return encoding.frame(tokenizer, chat=self.chat, system=self.system)
+
+  def stops(self, tokenizer) -> stops.Stops:
+    """What ends a written completion: end of text, end of turn.
 
     Raises:
-      ValueError: the tokenizer has neither.
+      ValueError: nothing does.
     """
-    ids = [tokenizer.eos_id]
-    if self.chat and tokenizer.chat_template:
-      turn = tokenizer.encode(encoding.end_of_turn(tokenizer))
-      ids += turn if len(turn) == 1 else []
-    ids = tuple(dict.fromkeys(i for i in ids if i is not None))
-    if not ids:
-      raise ValueError(
-        f'task {self.name!r}: the tokenizer has neither an end-of-text token '
-        '(eos_id) nor an end of turn of one token, so that no answer could end'
-      )
-    return ids
+    try:
+      return stops.stops_of(tokenizer, chat=self.chat, system=self.system)
+    except ValueError as error:
+      raise ValueError(f'task {self.name!r}: {error}') from None
 
   def score(self, example: Example, prediction_text: str) -> float:
     """1 if the text is the right completion, else 0."""
@@ -303,14 +307,19 @@ class Task:
     *,
     length: int,
     batch_size: int,
+    longest: int = 0,
     form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> grain.IterDataset:
-    """Batches for the loss, of a form that lora_opt.data.forms has."""
+    """Batches for the loss, of a form that lora_opt.data.forms has.
+
+    Rows grow up to `longest` positions where an example needs it.
+    """
     return forms.find(form).eval_batches(
       self,
       tokenizer,
       length=length,
+      longest=longest,
       batch_size=batch_size,
       packing=self.packing,
       indices=indices,

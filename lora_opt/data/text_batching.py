@@ -110,7 +110,9 @@ class LabelledTexts(NamedTuple):
 
 
 train_batches = functools.partial(batching.train_batches, kind=LabelledTexts)
-eval_batches = functools.partial(batching.eval_batches, kind=LabelledTexts)
+eval_batches = functools.partial(
+  batching.eval_batches, kind=LabelledTexts, too_long='truncate'
+)
 
 
 class LabelBatch(NamedTuple):
@@ -157,6 +159,7 @@ def label_batches(
     indices=indices,
     kind=LabelledTexts,
   )
+  batching.log_split(task, split, encoded)
   numbers = range(encoded.total) if indices is None else indices
   lengths = [length for length in LENGTHS if length < longest] + [longest]
   buckets = {length: [] for length in lengths}

@@ -13,15 +13,28 @@ from typing import NamedTuple
 
 import gguf
 import tokenizers
-from jinja2 import sandbox
-from tokenizers import decoders, models, pre_tokenizers, processors
+from absl import logging
+from tokenizers import (
+  AddedToken,
+  decoders,
+  models,
+  pre_tokenizers,
+  processors,
+)
 
+from lora_opt.data import encoding
+from lora_opt.data.chat_template import ChatTemplate, Message
 from lora_opt.data.gguf_file import field, open_gguf
 from lora_opt.data.sentencepiece import (
   CONTROL,
   USER_DEFINED,
   sentencepiece_core,
 )
+from lora_opt.data.stops import Stops, stops_of
+from lora_opt.data.tokenizer_file import read_tokenizer
+from lora_opt.data.tokenizer_settings import Settings, read_settings
+from lora_opt.data.turns import cut_of
+from lora_opt.reading.values import shown
 
 LLAMA3_SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -66,7 +79,11 @@ class Tokenizer:
     pad_id: Token that fills up a batch, or None.
     chat_template: Jinja template of a conversation, or None.
     add_bos: Whether the model was trained with bos_id in front of every text.
-      `encode` adds it to none; `lora_opt.data.encoding` does.
+      `encode` adds it to none; `opened` does.
+    end_ids: Tokens that end a text besides eos_id.
+    other_tokens: Further special tokens by name (unk, sep, cls, mask), which a
+      chat template may use.
+    template_place: Where the chat template is from, or why there is none.
 
   >>> tokenizer = Tokenizer.byte_level()
   >>> tokenizer.encode('Hi<eos>')
@@ -81,6 +98,9 @@ class Tokenizer:
   pad_id: int | None = None
   chat_template: str | None = None
   add_bos: bool = False
+  end_ids: tuple[int, ...] = ()
+  other_tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  template_place: str = 'the chat template'
 
   @classmethod
   def from_gguf(cls, source: str | os.PathLike | gguf.GGUFReader) -> Tokenizer:
@@ -130,25 +150,38 @@ class Tokenizer:
       ValueError: If a file is damaged or names an unknown special token.
     """
     folder = pathlib.Path(path)
-    file = folder / 'tokenizer.json'
-    if not file.is_file():
-      raise FileNotFoundError(f'no tokenizer.json in {folder}')
-    try:
-      core = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the Rust side raises plain Exception
-      raise ValueError(f'{file} is not a tokenizer: {error}') from error
-    # Ids are to be what was encoded, not cut or filled to a stored length.
-    core.no_truncation()
-    core.no_padding()
-    settings = read_settings(folder)
-    ids = [
-      _special_id(core, settings.get(f'{name}_token'), folder)
-      for name in ('bos', 'eos', 'pad')
-    ]
-    template = settings.get('chat_template')
-    if template is None and (folder / 'chat_template.jinja').is_file():
-      template = (folder / 'chat_template.jinja').read_text(encoding='utf-8')
-    return cls(core, *ids, template, _adds_bos(core, ids[0], settings))
+    core = read_tokenizer(folder / 'tokenizer.json')
+    return cls.with_settings(core, read_settings(folder))
+
+  @classmethod
+  def with_settings(
+    cls, core: tokenizers.Tokenizer, settings: Settings
+  ) -> Tokenizer:
+    """A tokenizer with what the files beside it say.
+
+    Args:
+      core: The `tokenizers.Tokenizer`.
+      settings: What they say.
+
+    Raises:
+      ValueError: They name a special token that it does not have.
+    """
+    _add_tokens(core, settings)
+    ids = {
+      name: _special_id(core, settings, name) for name in ('bos', 'eos', 'pad')
+    }
+    said = settings.boolean('add_bos_token')
+    return cls(
+      core,
+      ids['bos'],
+      ids['eos'],
+      ids['pad'],
+      settings.template.text,
+      _adds_bos(core, ids['bos'], said),
+      settings.end_ids,
+      {n: t for n, t in settings.tokens.items() if n not in ids},
+      settings.template.place,
+    )
 
   @classmethod
   def byte_level(cls) -> Tokenizer:
@@ -179,9 +212,11 @@ class Tokenizer:
       )
       if token_id is not None
     }
+    for name, token in self.other_tokens.items():
+      settings[f'{name}_token'] = token
     if self.chat_template is not None:
       settings['chat_template'] = self.chat_template
-    if self.add_bos != _adds_bos(self.core, self.bos_id, {}):
+    if self.add_bos != _adds_bos(self.core, self.bos_id, None):
       settings['add_bos_token'] = self.add_bos
     settings['tokenizer_class'] = 'PreTrainedTokenizerFast'
     (folder / 'tokenizer_config.json').write_text(
@@ -257,10 +292,33 @@ class Tokenizer:
     """Text of ids, without the special tokens."""
     return self.core.decode(list(ids), skip_special_tokens=True)
 
+  @functools.cached_property
+  def special_ids(self) -> frozenset[int]:
+    """The added tokens that are no text."""
+    added = self.core.get_added_tokens_decoder().items()
+    return frozenset(token_id for token_id, token in added if token.special)
+
+  def opened(self, ids: Sequence[int]) -> list[int]:
+    """The ids of a text, behind the token that texts open with, if there is.
+
+    >>> opening = dataclasses.replace(Tokenizer.byte_level(), add_bos=True)
+    >>> opening.opened([72]), opening.opened([256, 72])
+    ([256, 72], [256, 72])
+    """
+    return encoding.opened(self, ids)
+
+  def opening(self, *, chat: bool) -> list[int]:
+    """The ids that open every text, or every conversation of one turn."""
+    if chat:
+      return self.encode(cut_of(self).opening)
+    return [self.bos_id] if self.add_bos else []
+
+  def stops(self, *, chat: bool, system: str | None = None) -> Stops:
+    """What ends an answer; see `lora_opt.data.stops.stops_of`."""
+    return stops_of(self, chat=chat, system=system)
+
   def apply_chat(
-    self,
-    messages: Sequence[Mapping[str, str]],
-    add_generation_prompt: bool = True,
+    self, messages: Sequence[Message], add_generation_prompt: bool = True
   ) -> str:
     """Renders a conversation with the chat template.
 
@@ -278,32 +336,27 @@ class Tokenizer:
     >>> Tokenizer.byte_level().apply_chat([message])
     '<user>Hi<eos><assistant>'
     """
-    if self.chat_template is None:
-      raise ValueError('the tokenizer has no chat template')
+    return self.apply_chats([(messages, add_generation_prompt)])[0]
 
-    def text(i):
-      return '' if i is None else self.core.id_to_token(i)
-
-    return _compile(self.chat_template).render(
-      messages=list(messages),
-      add_generation_prompt=add_generation_prompt,
-      bos_token=text(self.bos_id),
-      eos_token=text(self.eos_id),
-      pad_token=text(self.pad_id),
+  def apply_chats(
+    self,
+    conversations: Sequence[tuple[Sequence[Message], bool]],
+    *,
+    marked: bool = False,
+  ) -> list[str]:
+    """Renders conversations, as `ChatTemplate.render` does."""
+    named = {'bos': self.bos_id, 'eos': self.eos_id, 'pad': self.pad_id}
+    tokens = {
+      name: self.core.id_to_token(token_id)
+      for name, token_id in named.items()
+      if token_id is not None
+    }
+    template = ChatTemplate(self.chat_template, self.template_place)
+    return template.render(
+      [([*messages], opened) for messages, opened in conversations],
+      {f'{n}_token': t for n, t in ({**self.other_tokens, **tokens}).items()},
+      marked=marked,
     )
-
-
-@functools.cache
-def _compile(template: str):
-  def refuse(message):
-    raise ValueError(f'the chat template refuses the messages: {message}')
-
-  # Templates come with weights from elsewhere, so they run in a sandbox.
-  environment = sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True
-  )
-  environment.globals['raise_exception'] = refuse
-  return environment.from_string(template)
 
 
 def _gguf_core(get) -> tokenizers.Tokenizer:
@@ -351,27 +404,11 @@ def _byte_vocabulary() -> dict[str, int]:
   return {stand_ins[byte]: byte for byte in range(256)}
 
 
-def read_settings(folder: pathlib.Path) -> dict:
-  """The tokenizer_config.json of a folder; empty if there is none.
-
-  Raises:
-    ValueError: If it is not JSON.
-  """
-  file = folder / 'tokenizer_config.json'
-  if not file.is_file():
-    return {}
-  try:
-    return json.loads(file.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{file} is not JSON: {error}') from error
-
-
-def _adds_bos(core, bos_id: int | None, settings: Mapping) -> bool:
+def _adds_bos(core, bos_id: int | None, said: bool | None) -> bool:
   """Whether the settings say so or, where they do not, the template does."""
   if bos_id is None:
     return False
-  said = settings.get('add_bos_token')
-  return core.encode('').ids[:1] == [bos_id] if said is None else bool(said)
+  return core.encode('').ids[:1] == [bos_id] if said is None else said
 
 
 def _opened_by(token: str, token_id: int) -> processors.TemplateProcessing:
@@ -383,15 +420,34 @@ def _opened_by(token: str, token_id: int) -> processors.TemplateProcessing:
   )
 
 
-def _special_id(core, token, folder) -> int | None:
-  if token is None:
-    return None
-  # Older files keep the whole description of the token.
-  content = token['content'] if isinstance(token, dict) else token
-  token_id = core.token_to_id(content)
+def _add_tokens(core: tokenizers.Tokenizer, settings: Settings) -> None:
+  """Adds the tokens that a folder names beside its tokenizer."""
+  for token, (number, special) in sorted(
+    settings.added.items(), key=lambda item: item[1]
+  ):
+    known = core.token_to_id(token)
+    if known is None:
+      core.add_tokens([AddedToken(token, special=special, normalized=False)])
+      known = core.token_to_id(token)
+    if known != number:
+      logging.warning(
+        '%s: token %r is said to have id %d; the vocabulary has it as %d',
+        settings.file,
+        token,
+        number,
+        known,
+      )
+
+
+def _special_id(core, settings: Settings, name: str) -> int | None:
+  if name not in settings.tokens:
+    # The default of a class, for vocabularies that have it.
+    return core.token_to_id(settings.defaults.get(name, ''))
+  token = settings.tokens[name]
+  token_id = core.token_to_id(token)
   if token_id is None:
     raise ValueError(
-      f'{folder}: tokenizer_config.json names {content!r}, which '
-      'tokenizer.json does not have'
+      f'{settings.file} names {shown(token)} as {name}_token, which the '
+      'vocabulary does not have'
     )
   return token_id

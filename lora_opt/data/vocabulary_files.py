@@ -1,6 +1,5 @@
 """Tokenizers from vocabularies, for folders without a tokenizer.json."""
 
-import json
 import pathlib
 
 import tokenizers
@@ -12,7 +11,11 @@ from tokenizers import (
   processors,
 )
 
-from lora_opt.data.tokenizer import Tokenizer, read_settings
+from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.data.tokenizer_settings import Settings, read_settings
+from lora_opt.reading import values
+from lora_opt.reading.files import read_text
+from lora_opt.reading.json_text import read_json
 
 
 def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
@@ -22,16 +25,15 @@ def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
     ValueError: If the vocabulary lacks one of BERT's special tokens.
   """
   file = folder / 'vocab.txt'
-  pieces = _lines(file)
-  vocab = {piece: number for number, piece in enumerate(pieces)}
+  settings = read_settings(folder)
+  vocab = {piece: number for number, piece in enumerate(_lines(file))}
   special = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
   _check(file, vocab, special)
   core = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token='[UNK]'))
-  settings = read_settings(folder)
   core.normalizer = normalizers.BertNormalizer(
-    lowercase=settings.get('do_lower_case', True),
-    strip_accents=settings.get('strip_accents'),
-    handle_chinese_chars=settings.get('tokenize_chinese_chars', True),
+    lowercase=settings.boolean('do_lower_case', True),
+    strip_accents=settings.boolean('strip_accents'),
+    handle_chinese_chars=settings.boolean('tokenize_chinese_chars', True),
   )
   core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   core.decoder = decoders.WordPiece()
@@ -41,7 +43,7 @@ def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
     special_tokens=[(token, vocab[token]) for token in ('[CLS]', '[SEP]')],
   )
   core.add_special_tokens(list(special))
-  return Tokenizer(core, pad_id=vocab['[PAD]'])
+  return _named(core, settings, pad='[PAD]')
 
 
 def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
@@ -50,36 +52,59 @@ def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
   Raises:
     ValueError: If a file is damaged.
   """
-  file = folder / 'vocab.json'
+  file, merges_file = folder / 'vocab.json', folder / 'merges.txt'
+  settings = read_settings(folder)
+  vocab = {
+    piece: values.integer(number, f'{file}: {values.shown(piece)}', 0, 2**31)
+    for piece, number in read_json(file).items()
+  }
+  merges = [
+    _merge(line, f'{merges_file}, line {number}')
+    for number, line in enumerate(_lines(merges_file), 1)
+    if line and not line.startswith('#version')
+  ]
   try:
-    vocab = json.loads(file.read_text(encoding='utf-8'))
-    merges = [
-      tuple(line.split(' '))
-      for line in _lines(folder / 'merges.txt')
-      if line and not line.startswith('#version')
-    ]
     core = tokenizers.Tokenizer(models.BPE(vocab, merges))
   except Exception as error:  # the Rust side raises plain Exception
-    raise ValueError(f'{file} and merges.txt do not fit: {error}') from error
+    raise ValueError(
+      f'{file} and {merges_file.name} do not fit: {values.one_line(str(error))}'
+    ) from error
   core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   core.decoder = decoders.ByteLevel()
   known = ('<s>', '<pad>', '</s>', '<unk>', '<mask>', '<|endoftext|>')
   core.add_special_tokens([token for token in known if token in vocab])
   if '<s>' not in vocab:
-    end = vocab.get('<|endoftext|>')
-    return Tokenizer(core, bos_id=end, eos_id=end)
+    return _named(core, settings, bos='<|endoftext|>', eos='<|endoftext|>')
   _check(file, vocab, known[:4])
   core.post_processor = processors.RobertaProcessing(
     ('</s>', vocab['</s>']),
     ('<s>', vocab['<s>']),
     add_prefix_space=False,
   )
-  return Tokenizer(core, vocab['<s>'], vocab['</s>'], vocab['<pad>'])
+  return _named(core, settings, bos='<s>', eos='</s>', pad='<pad>')
+
+
+def _named(core, settings: Settings, **defaults: str) -> Tokenizer:
+  """The tokenizer, with these special tokens where no file names others."""
+  missing = {n: t for n, t in defaults.items() if n not in settings.tokens}
+  settings = settings._replace(defaults=settings.defaults | missing)
+  return Tokenizer.with_settings(core, settings)
+
+
+def _merge(line: str, place: str) -> tuple[str, str]:
+  """Two pieces with a space between them."""
+  parts = line.split(' ')
+  if len(parts) != 2:
+    raise ValueError(
+      f'{place}: expected two pieces with a space between them, found '
+      f'{values.shown(line)}'
+    )
+  return parts[0], parts[1]
 
 
 def _lines(file: pathlib.Path) -> list[str]:
   """Not by splitlines(): pieces may hold other characters that it splits at."""
-  return file.read_text(encoding='utf-8').removesuffix('\n').split('\n')
+  return read_text(file).removesuffix('\n').split('\n')
 
 
 def _check(file, vocab, special) -> None:

@@ -85,6 +85,7 @@ def make_decoder(
   end_ids: Sequence[int],
   placement: Placement,
   sampling: Sampling = GREEDY,
+  end_sequences: Sequence[Sequence[int]] = (),
 ) -> Callable[[Any, Any, jax.Array, jax.Array, jax.Array], jax.Array]:
   """Builds a jitted decoder; each new prompt shape compiles once.
 
@@ -99,6 +100,7 @@ def make_decoder(
     end_ids: tokens that end a completion, at least one.
     placement: of the model. The result is whole on every device.
     sampling: how a token is drawn.
+    end_sequences: several tokens that end a completion, one after the other.
 
   Returns:
     `decode(base, lora, tokens, valid, example) -> (batch, max_new_tokens)`
@@ -115,12 +117,15 @@ def make_decoder(
       jax.random.key(sampling.seed), example
     )
 
-    def pick(logits, count, ended):
+    def pick(logits, count, ended, out):
       now = jax.vmap(jax.random.fold_in, (0, None))(keys, count)
       lost = ~ended & ~jnp.isfinite(jnp.max(logits, axis=-1))
       token = jnp.where(ended | lost, ends[:1], sampling.pick(logits, now))
-      ended = ended | lost | jnp.any(token[:, None] == ends[None], axis=1)
-      return token, ended, jnp.where(lost, NO_TOKEN, token)
+      out = out.at[:, count].set(jnp.where(lost, NO_TOKEN, token))
+      ended |= lost | jnp.any(token[:, None] == ends[None], axis=1)
+      for sequence in end_sequences:
+        ended |= _ends_with(out, count + 1, sequence)
+      return token, ended, out
 
     def unfinished(carry):
       count, _, ended, *_ = carry
@@ -129,17 +134,29 @@ def make_decoder(
     def advance(carry):
       count, token, ended, cache, out = carry
       logits, cache = model.decode_step(base, lora, cache, token)
-      token, ended, said = pick(logits, count, ended)
-      return count + 1, token, ended, cache, out.at[:, count].set(said)
+      token, ended, out = pick(logits, count, ended, out)
+      return count + 1, token, ended, cache, out
 
     logits, cache = model.start_decoding(
       base, lora, tokens, valid, max_new_tokens
     )
     first = jnp.zeros((), jnp.int32)
-    token, ended, said = pick(logits, first, ~jnp.any(valid, axis=1))
     out = jnp.full((tokens.shape[0], max_new_tokens), end_ids[0], jnp.int32)
-    out = out.at[:, 0].set(said)
+    token, ended, out = pick(logits, first, ~jnp.any(valid, axis=1), out)
     start = (first + 1, token, ended, cache, out)
     return jax.lax.while_loop(unfinished, advance, start)[-1]
 
   return placement.jit(decode, out_shardings=placement.whole)
+
+
+def _ends_with(
+  out: jax.Array, count: jax.Array, sequence: Sequence[int]
+) -> jax.Array:
+  """Which rows end with these tokens, of which `count` are written."""
+  size = len(sequence)
+  if size > out.shape[1]:
+    return jnp.zeros(out.shape[0], bool)
+  start = jnp.maximum(count - size, 0)
+  last = jax.lax.dynamic_slice_in_dim(out, start, size, axis=1)
+  same = jnp.all(last == jnp.asarray(sequence, jnp.int32), axis=1)
+  return same & (count >= size)

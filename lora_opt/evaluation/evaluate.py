@@ -1,7 +1,6 @@
 """Scores adapters on the evaluation split of a task."""
 
 import functools
-import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,6 +20,9 @@ from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading.values import printable
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.processes import is_first
+
+# Positions of a row for the loss of generation tasks, as of one of choices.
+LONGEST = 2048
 
 
 class Evaluator:
@@ -57,7 +59,8 @@ class Evaluator:
       sampling: how its tokens are drawn, by default the likeliest ones.
       loss_batch_size: packed rows in a batch for the loss of generation tasks,
         rounded up likewise.
-      length: positions of such a row; longer texts of an encoder are cut.
+      length: positions of such a row, or more where an example needs them, up
+        to `LONGEST`; longer texts of an encoder are cut.
     """
     self._model = model
     self._task = task
@@ -128,13 +131,14 @@ class Evaluator:
       For each example prompt, reference, references (if several texts are
       right), prediction and score.
     """
-    tokenizer = self._model.tokenizer
     examples = self._task.examples('eval')
     predictions: list[dict[str, Any]] = [{} for _ in examples]
     batches = self._task.prompt_batches(
-      tokenizer, batch_size=self._batch_size, form=batch_form(self._model)
+      self._model.tokenizer,
+      batch_size=self._batch_size,
+      form=batch_form(self._model),
     )
-    end_ids, decode = self._decoder
+    stops, decode = self._decoder
     for batch in self._progress(batches):
       if self._has_table_of_positions:
         longest = int(np.max(np.sum(batch.valid, axis=1)))
@@ -150,7 +154,7 @@ class Evaluator:
         if index >= 0:
           example = examples[int(index)]
           self._check_ids(ids, int(index), example)
-          text = tokenizer.decode(until(ids, end_ids))
+          text = stops.text(ids)
           several = tuple(getattr(example, 'references', ()))
           predictions[index] = {
             'prompt': example.prompt,
@@ -189,13 +193,14 @@ class Evaluator:
   @functools.cached_property
   def _decoder(self):
     """What ends a completion, and the compiled decoder."""
-    end_ids = self._task.end_ids(self._model.tokenizer)
-    return end_ids, make_decoder(
+    stops = self._task.stops(self._model.tokenizer)
+    return stops, make_decoder(
       self._model,
       self._max_new_tokens,
-      end_ids,
+      stops.ids,
       self._placement,
       self._sampling,
+      stops.sequences,
     )
 
   def _label(self, base, trainable, examples):
@@ -287,9 +292,13 @@ class Evaluator:
 
   def _completion_loss(self, base, lora) -> float:
     total, weight = 0.0, 0.0
+    longest = LONGEST
+    if self._has_table_of_positions:
+      longest = min(longest, self._model.config.max_length)
     batches = self._task.eval_batches(
       self._model.tokenizer,
       length=self._length,
+      longest=longest,
       batch_size=self._loss_batch_size,
       form=batch_form(self._model),
     )
@@ -323,12 +332,3 @@ class Evaluator:
 def batch_form(model: Any) -> str:
   """How a model wants its batches; a decoder need not say it."""
   return getattr(model, 'batch_form', 'decoder')
-
-
-def until(ids: Sequence[int], end_ids: Sequence[int]) -> list[int]:
-  """The ids before the first of `end_ids`.
-
-  >>> until([5, 7, 2, 2], end_ids=[2])
-  [5, 7]
-  """
-  return list(itertools.takewhile(lambda i: i not in end_ids, map(int, ids)))

@@ -11,6 +11,7 @@
 only.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from lora_opt.evaluation.decoding import NO_TOKEN, Sampling, make_decoder
-from lora_opt.evaluation.evaluate import until
 from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.training.partitioning import DATA_PARALLEL, put
 
@@ -58,6 +59,7 @@ class Bridge:
     self._placement = DATA_PARALLEL.place(model)
     self._base = put(model.base, self._placement.base)
     self._adapter = adapter
+    self._chat = False  # until the harness has a conversation rendered
     if adapter is not None:
       self._adapter = put(adapter, self._placement.trainable)
     shards = self._placement.row_shards
@@ -77,7 +79,8 @@ class Bridge:
     chat_history: Sequence[dict[str, str]],
     add_generation_prompt: bool = True,
   ) -> str:
-    """The turns of a conversation as text."""
+    """The turns of a conversation as text; from then on turns end answers."""
+    self._chat = True
     return self._model.tokenizer.apply_chat(
       chat_history, add_generation_prompt=add_generation_prompt
     )
@@ -87,7 +90,11 @@ class Bridge:
   ) -> list[tuple[float, bool]]:
     """Log-likelihood of each continuation, and whether it is the greedy one."""
     del disable_tqdm
-    return self._scores([self._pair(*request.args) for request in requests])
+    pairs = [self._pair(*request.args) for request in requests]
+    counts = [pair.count for pair in pairs]
+    longest = self._model.config.max_length + 1  # the last is only predicted
+    texts = self._shortened([pair.ids for pair in pairs], longest, counts)
+    return self._scores(list(map(Scored, texts, counts)))
 
   def loglikelihood_rolling(
     self, requests: Sequence[Any], disable_tqdm: bool = False
@@ -136,24 +143,16 @@ class Bridge:
       return Scored([self._prefix, *ids], len(ids))
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
-    first = self._start + tokenizer.encode(bare)
-    ids = self._start + tokenizer.encode(bare + continuation)
+    first = tokenizer.opened(tokenizer.encode(bare))
+    ids = tokenizer.opened(tokenizer.encode(bare + continuation))
     if ids[: len(first)] != first:  # a token would reach across
       ids = first + tokenizer.encode(continuation)
     return Scored(ids, len(ids) - len(first))
 
   @property
-  def _start(self) -> list[int]:
-    """What a text is opened with."""
-    tokenizer = self._model.tokenizer
-    return [tokenizer.bos_id] if tokenizer.add_bos else []
-
-  @property
   def _prefix(self) -> int:
     """What the first token of a text is predicted from."""
-    tokenizer = self._model.tokenizer
-    bos = tokenizer.bos_id
-    return tokenizer.eos_id if bos is None else bos
+    return self._model.tokenizer.opened([])[0]
 
   def _windows(self, ids: Sequence[int]) -> Iterator[Scored]:
     longest = self._model.config.max_length
@@ -186,17 +185,30 @@ class Bridge:
     stops = settings.get('until') or []
     stops = [stops] if isinstance(stops, str) else list(stops)
     new = int(settings.get('max_gen_toks', MAX_NEW_TOKENS))
-    single = [ids[0] for ids in map(tokenizer.encode, stops) if len(ids) == 1]
-    end_ids = [tokenizer.eos_id, *single]
+    ends = tokenizer.stops(chat=self._chat)
+    # Before an answer there may be empty thoughts, which hold line breaks.
+    ids = [] if ends.lead.strip() else map(tokenizer.encode, stops)
+    ends = dataclasses.replace(
+      ends,
+      ids=(*ends.ids, *(one[0] for one in ids if len(one) == 1)),
+      texts=(*ends.texts, *stops),
+    )
     decode = make_decoder(
-      self._model, new, end_ids, self._placement, _sampling(settings)
+      self._model,
+      new,
+      ends.ids,
+      self._placement,
+      _sampling(settings),
+      ends.sequences,
     )
     longest = self._model.config.max_length - new
-    room = longest - len(self._start)
-    prompts = [
-      self._start + tokenizer.encode(context)[-room:] or [self._prefix]
-      for context in contexts
-    ]
+    if longest < 1:
+      raise ValueError(
+        f'max_gen_toks={new} leaves no room for a prompt: {self._model.name} '
+        f'has {self._model.config.max_length} positions'
+      )
+    prompts = [tokenizer.opened(tokenizer.encode(text)) for text in contexts]
+    prompts = self._shortened(prompts, longest, [1] * len(prompts))
     texts = [''] * len(prompts)
     for length, places in _by_length(list(map(len, prompts)), longest):
       for start in range(0, len(places), self._batch_size):
@@ -211,9 +223,27 @@ class Bridge:
           if NO_TOKEN in ids[row]:
             where = named(f'text {i}', contexts[i])
             require_finite(np.nan, 'a logit of the answer', where)
-          text = tokenizer.decode(until(ids[row], end_ids))
-          texts[i] = _cut(text, stops)
+          texts[i] = ends.text(ids[row])
     return texts
+
+  def _shortened(
+    self, texts: Sequence[list[int]], longest: int, keep: Sequence[int]
+  ) -> list[list[int]]:
+    """Texts that fit: cut behind what opens them; so many last ids stay."""
+    long = sum(len(ids) > longest for ids in texts)
+    if not long:
+      return list(texts)
+    logging.warning(
+      '%d of %d texts have more than %d tokens: cut behind what opens them',
+      long,
+      len(texts),
+      longest,
+    )
+    opening = self._model.tokenizer.opening(chat=self._chat)
+    return [
+      _without_start(ids, longest, opening, last)
+      for ids, last in zip(texts, keep, strict=True)
+    ]
 
 
 def harness_model(model: Any, adapter: Any = None, **settings) -> Any:
@@ -286,11 +316,17 @@ def _sampling(settings) -> Sampling:
   )
 
 
-def _cut(text: str, stops: Sequence[str]) -> str:
-  """The text before the first of these.
+def _without_start(
+  ids: Sequence[int], longest: int, opening: Sequence[int], keep: int
+) -> list[int]:
+  """What opens a text, as far as this one is opened so, and its last ids.
 
-  >>> _cut('four\\n\\nQuestion: five', ['Question', '\\n\\n'])
-  'four'
+  >>> _without_start([1, 5, 6, 7, 8], 3, opening=[1], keep=1)
+  [1, 7, 8]
   """
-  ends = [text.find(stop) for stop in stops if stop and stop in text]
-  return text[: min(ends)] if ends else text
+  if len(ids) <= longest:
+    return list(ids)
+  pairs = enumerate(zip(ids, opening, strict=False))
+  size = next((i for i, (a, b) in pairs if a != b), len(opening))
+  size = max(0, min(size, longest - keep))
+  return [*ids[:size], *ids[len(ids) - (longest - size) :]]

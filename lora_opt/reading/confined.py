@@ -5,6 +5,7 @@ file on which a library crashes: none of them can be stopped within a process.
 The function here is ours and trusted; what it works on is not.
 """
 
+import atexit
 import json
 import os
 import pathlib
@@ -15,11 +16,13 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 SECONDS = 10.0
 MEMORY = 2**30
 _LENGTH = struct.Struct('<cQ')
+_STARTED: weakref.WeakSet = weakref.WeakSet()
 
 # Runs in the process. The file is loaded by its path, so that what it does not
 # import (jax, above all) is not waited for.
@@ -130,6 +133,7 @@ class Confined:
       start_new_session=True,  # Ctrl-C is for us: we end it
     )
     self._owner = os.getpid()
+    _STARTED.add(self)
     kind, _ = self._receive(60.0)
     if kind != b'R':
       raise ConfinedError(f'the process of {self.file.name} did not start')
@@ -202,7 +206,12 @@ class Confined:
     return code
 
   def __del__(self):
-    # At the end of the interpreter there is little left to end it with; its
-    # input is then closed, which ends it too.
-    if getattr(self, '_process', None) is not None and not sys.is_finalizing():
+    if getattr(self, '_process', None) is not None:
       self._end()
+
+
+@atexit.register
+def _close_all() -> None:
+  """While there still is an interpreter to do it."""
+  for one in list(_STARTED):
+    one.close()

@@ -95,7 +95,9 @@ def parse_json(
     text.count('[') + text.count('{') > depth
   ):
     _check_depth(value, place, depth)
-  if not surrogates and (_SURROGATE.search(text) or not text.isascii()):
+  # Bytes of UTF-8 hold half a pair only as an escape.
+  pure = data is not text or text.isascii()
+  if not surrogates and (_SURROGATE.search(text) or not pure):
     _check_text(value, place)
   return value
 

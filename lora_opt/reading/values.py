@@ -44,8 +44,17 @@ def shown(value: Any, length: int = 80) -> str:
     text = repr(_cut(value, length))
   except (RecursionError, ValueError):  # nested too deep, too many digits
     text = f'a {type(value).__name__} that is too large to show'
-  text = _CONTROL.sub(lambda found: _code(found[0]), text)
-  return text if len(text) <= length else text[:length] + '...'
+  return one_line(text, length)
+
+
+def one_line(text: str, length: int = 500) -> str:
+  """A text for a message as it is, but short and without control characters.
+
+  >>> one_line('no system\\nmessage')
+  'no system\\\\x0amessage'
+  """
+  short = text[:length] + '...' * (len(text) > length)
+  return _CONTROL.sub(lambda found: _code(found[0]), short)
 
 
 def plain(name: str) -> str:

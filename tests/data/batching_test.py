@@ -231,12 +231,44 @@ def test_long_examples_can_be_truncated(toy):
   )
   first, second = split.examples
   assert (split.too_long, len(first.ids), len(second.ids)) == (2, 11, 11)
-  # The end of the prompt and the whole completion stay ...
-  assert toy.show(first.ids) == 'qqqqqq 0=a<eos>'
+  # Both ends of the prompt and the whole completion stay ...
+  assert toy.show(first.ids) == '0:qqqq 0=a<eos>'
   assert first.prompt_length == 6
   # ... and of a long completion the beginning, after one token of the prompt.
   assert toy.show(second.ids) == 'q 1=aaaaaaa'
   assert second.prompt_length == 1
+
+
+def test_what_opens_and_closes_a_prompt_is_never_cut(toy):
+  toy.add_bos = True
+  for chat in (False, True):
+    task = make_task([(70, 1), (1, 90)], chat=chat)
+    opening, closing = task.frame(toy)
+    first, second = batching.encode_split(
+      task, toy, 'train', length=60, too_long='truncate'
+    ).examples
+    for example, index in ((first, 0), (second, 1)):
+      whole, _ = task.encode(task.examples('train')[index], toy)
+      prompt = example.ids[: example.prompt_length].tolist()
+      assert prompt[:opening] == whole[:opening]
+      assert prompt[len(prompt) - closing :] == whole[len(whole) - closing :]
+      assert len(example.ids) == 61
+    assert toy.show(first.ids).endswith('0=a' + ('<end>' if chat else '<eos>'))
+  with pytest.raises(
+    ValueError, match=r'example 0: .* closes its prompt takes'
+  ):
+    batching.encode_split(task, toy, 'train', length=12, too_long='truncate')
+
+
+@pytest.mark.parametrize('policy', ['drop', 'truncate', 'error'])
+def test_evaluation_leaves_nothing_out(toy, policy):
+  task = make_task([(3, 1), (50, 1)], too_long=policy)
+  (batch,) = task.eval_batches(toy, length=20, longest=100, batch_size=2)
+  assert batch['tokens'].shape == (2, 80)
+  assert len(list(segments(batch))) == 2
+  for longest in (0, 40):
+    with pytest.raises(ValueError, match='eval example 1 needs 56 positions'):
+      task.eval_batches(toy, length=20, longest=longest, batch_size=2)
 
 
 def test_an_example_that_just_fits_is_kept(toy):

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from lora_opt.data import seq2seq_batching, tasks
+from lora_opt.data import batching, seq2seq_batching, tasks
+from lora_opt.data.seq2seq_batching import EncodedPair
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.random_model import random_seq2seq
 
@@ -117,12 +118,16 @@ def test_prompts_are_what_the_encoder_reads(losses):
 @pytest.mark.parametrize('policy', ['drop', 'truncate', 'error'])
 def test_pairs_too_long_for_either_side(losses, policy):
   model, _ = losses
-  task = dataclasses.replace(TASK, too_long=policy)
 
   def batches():
     return list(
-      task.eval_batches(
-        model.tokenizer, length=(6, 8), batch_size=2, form='encoder_decoder'
+      batching.eval_batches(
+        TASK,
+        model.tokenizer,
+        length=(6, 8),
+        batch_size=2,
+        too_long=policy,
+        kind=EncodedPair,
       )
     )
 

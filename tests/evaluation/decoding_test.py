@@ -80,6 +80,27 @@ def test_a_row_that_ended_stays_ended_and_others_go_on(model, placement):
   assert out[1].tolist() == second[:stop] + [end] * (NEW - stop)
 
 
+def test_several_tokens_end_a_row_one_after_the_other(model, placement):
+  tokens = np.array([[5, 6], [7, 8]], np.int32)
+  valid, rows = np.ones((2, 2), bool), np.arange(2)
+  lora = moved(model)
+
+  def written(*sequences):
+    decode = make_decoder(model, NEW, [-1], placement, end_sequences=sequences)
+    return np.asarray(decode(model.base, lora, tokens, valid, rows))
+
+  free = written().tolist()
+  for size in (1, 2, NEW):
+    out = written(free[0][1 : 1 + size], (1,) * 99)
+    # What it begins with does not count, nor what is not yet written.
+    starts = range(NEW - size + 1)
+    for row, whole in zip(out.tolist(), free, strict=True):
+      wanted = free[0][1 : 1 + size]
+      found = [i + size for i in starts if whole[i : i + size] == wanted]
+      end = min(found, default=NEW)
+      assert row == whole[:end] + [-1] * (NEW - end)
+
+
 def frequencies(sampling, logits, draws=4000):
   """How often each token is drawn."""
   keys = jax.random.split(jax.random.key(1), draws)

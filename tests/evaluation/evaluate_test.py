@@ -83,8 +83,13 @@ def test_choices_have_the_likelihood_of_separate_rows(model, placement, lora):
   assert result['score'] == found[result['metric']] == found['accuracy']
 
 
-def test_generation_has_the_loss_of_separate_rows(model, placement, lora):
-  evaluate = Evaluator(model, WRITING, placement, max_new_tokens=4, length=64)
+@pytest.mark.parametrize('length', [64, 5])  # rows grow: none is left out
+def test_generation_has_the_loss_of_separate_rows(
+  model, placement, lora, length
+):
+  evaluate = Evaluator(
+    model, WRITING, placement, max_new_tokens=4, length=length
+  )
   result = evaluate(model.base, lora, step=9)
   each = [
     log_likelihoods(model, lora, *WRITING.encode(example, model.tokenizer))

@@ -11,11 +11,18 @@ import jax
 import numpy as np
 import pytest
 
+from lora_opt.evaluation import lm_eval_bridge
 from lora_opt.evaluation.lm_eval_bridge import Bridge, harness_model
 from lora_opt.models import random_model
 from tests.models.batches import row_batch
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
+
+# A template that writes the token that opens a text.
+OPENING = (
+  '<bos>{% for m in messages %}<{{ m.role }}>{{ m.content }}<eos>{% endfor %}'
+  '{% if add_generation_prompt %}<assistant>{% endif %}'
+)
 
 
 @pytest.fixture(scope='module')
@@ -76,6 +83,59 @@ def test_texts_open_with_the_token_the_model_was_trained_with(model):
     logits = model.logits(model.base, None, row_batch(ids))[0, len(ids) - 1]
     ids.append(int(np.argmax(logits)))
   assert written == opened.decode(ids[-2:])
+
+
+def test_a_text_that_opens_itself_is_not_opened_again(model):
+  tokenizer = dataclasses.replace(
+    model.tokenizer, add_bos=True, chat_template=OPENING
+  )
+  bridge = Bridge(dataclasses.replace(model, tokenizer=tokenizer), batch_size=2)
+  text = bridge.apply_chat_template([{'role': 'user', 'content': 'Q'}])
+  assert text == '<bos><user>Q<eos><assistant>'
+  ((found, _),) = bridge.loglikelihood([request(text, 'ab')])
+  ids = tokenizer.encode(text + 'ab')
+  assert ids.count(tokenizer.bos_id) == 1
+  expected, _ = step_by_step(model, ids, 2)
+  assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_long_context_keeps_what_opens_it(model):
+  tokenizer = dataclasses.replace(
+    model.tokenizer, add_bos=True, chat_template=OPENING
+  )
+  bridge = Bridge(dataclasses.replace(model, tokenizer=tokenizer), batch_size=2)
+  text = bridge.apply_chat_template([{'role': 'user', 'content': 'x' * 40}])
+  ((found, _),) = bridge.loglikelihood([request(text, 'ab')])
+  ids = tokenizer.encode(text + 'ab')  # 24 positions
+  expected, _ = step_by_step(model, ids[:2] + ids[-23:], 2)
+  assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize('chat', [True, False])
+def test_the_end_of_a_turn_ends_an_answer(model, monkeypatch, chat):
+  tokenizer = dataclasses.replace(
+    model.tokenizer, chat_template=OPENING.replace('<eos>', '[end]')
+  )
+  bridge = Bridge(dataclasses.replace(model, tokenizer=tokenizer), batch_size=2)
+  written = [*b'yes[end]no', 257, *b'rest']
+  asked = []
+
+  def made(model, new, ids, placement, sampling, sequences=()):
+    asked.append((ids, [list(sequence) for sequence in sequences]))
+    return lambda base, lora, tokens, valid, example: np.tile(
+      np.array(written, np.int32), (len(tokens), 1)
+    )
+
+  monkeypatch.setattr(lm_eval_bridge, 'make_decoder', made)
+  context = 'Q'
+  if chat:
+    context = bridge.apply_chat_template([{'role': 'user', 'content': 'Q'}])
+  settings = {'until': ['zz'], 'max_gen_toks': 8}
+  (found,) = bridge.generate_until([request(context, settings)])
+  assert found == ('yes' if chat else 'yes[end]no')
+  ((ids, sequences),) = asked
+  assert ids == (257,)
+  assert sequences == ([list(b'[end]')] if chat else [])
 
 
 def test_the_greedy_continuation_is_called_greedy(model, bridge):

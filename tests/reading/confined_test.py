@@ -1,6 +1,7 @@
 import os
 import pickle
 import time
+import warnings
 
 import pytest
 
@@ -63,7 +64,9 @@ def test_a_copy_elsewhere_has_a_process_of_its_own(work):
   copy = pickle.loads(pickle.dumps(work))
   assert copy('echo', 2) == 2
   copy.close()
-  child = os.fork()
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')  # jax's, where it is at work
+    child = os.fork()
   if not child:
     os._exit(work('echo', 5) != 5)
   assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -14,7 +14,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt import writing
-from lora_opt.data.encoding import end_of_turn
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
@@ -27,7 +26,14 @@ if TYPE_CHECKING:
   from lora_opt.models.sequence_classifier import SequenceClassifier
 
 # Settings, tokenizer and templates; not the weights.
-COPIED = ('*.json', '*.txt', '*.model', '*.jinja', '1_Pooling/config.json')
+COPIED = (
+  '*.json',
+  '*.txt',
+  '*.model',
+  '*.jinja',
+  '1_Pooling/config.json',
+  'additional_chat_templates/*.jinja',
+)
 ADAPTER = ('lora_a', 'lora_b', 'magnitude')
 
 
@@ -201,9 +207,11 @@ def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
   """The content of generation_config.json: a turn of a chat ends a text too."""
   settings: dict[str, Any] = _special_ids(tokenizer)
   if tokenizer.chat_template and tokenizer.eos_id is not None:
-    turn = tokenizer.encode(end_of_turn(tokenizer))
-    ends = [tokenizer.eos_id, *(turn if len(turn) == 1 else [])]
-    settings['eos_token_id'] = sorted(set(ends))
+    try:
+      ends = tokenizer.stops(chat=True).ids
+    except ValueError:  # no template that conversations can be cut with
+      ends = tokenizer.stops(chat=False).ids
+    settings['eos_token_id'] = sorted(ends)
   return settings
 
 

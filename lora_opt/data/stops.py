@@ -1,0 +1,88 @@
+"""What ends a text that a model writes: tokens, sequences of them, or texts."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from lora_opt.data.turns import common_length, cut_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stops:
+  """Where an answer ends, and how to read it off the tokens.
+
+  Attributes:
+    tokenizer: See lora_opt.data.tokenizer.
+    ids: Tokens that end an answer, at least one.
+    sequences: Tokens that do so one after the other: turn ends of several
+      tokens.
+    texts: Texts that do so, however they are written in tokens.
+    lead: What a template puts before the assistant's words, not part of them.
+  """
+
+  tokenizer: Any
+  ids: tuple[int, ...]
+  sequences: tuple[tuple[int, ...], ...] = ()
+  texts: tuple[str, ...] = ()
+  lead: str = ''
+
+  def text(self, ids: Sequence[int]) -> str:
+    """The answer that stands in the tokens."""
+    ids = [int(token) for token in ids]
+    ends = [place for place, token in enumerate(ids) if token in self.ids]
+    text = self.tokenizer.decode(ids[: min(ends, default=len(ids))])
+    lead = self.lead.strip()
+    if lead and text.lstrip().startswith(lead):
+      text = text.lstrip().removeprefix(lead).lstrip()
+    return before_first(text, self.texts)
+
+
+def stops_of(tokenizer, *, chat: bool, system: str | None = None) -> Stops:
+  """What ends an answer.
+
+  Args:
+    tokenizer: See lora_opt.data.tokenizer.
+    chat: Whether the end of a turn does so too.
+    system: Text of the system turn of a chat.
+
+  Raises:
+    ValueError: Nothing does.
+  """
+  ids = [tokenizer.eos_id, *getattr(tokenizer, 'end_ids', ())]
+  sequences, texts, lead = [], [], ''
+  if chat:
+    cut = cut_of(tokenizer, system)
+    lead, end = cut.lead, cut.end.strip()
+    turn = list(tokenizer.encode(cut.end))
+    if end and (len(turn) == 1 or turn[-1] in tokenizer.special_ids):
+      ids.append(turn[-1])
+    elif end:
+      texts.append(end)
+      answer, whole = (tokenizer.encode('a' + x) for x in ('', cut.end))
+      within = list(whole)[common_length([answer, whole]) :]
+      sequences = dict.fromkeys(map(tuple, (turn, within)))
+  ids = tuple(dict.fromkeys(i for i in ids if i is not None))
+  if not ids and sequences:
+    ids = (-1,)  # no token is that: the sequences do it alone
+  if not ids:
+    raise ValueError(
+      'the tokenizer has neither an end-of-text token (eos_id) nor a chat '
+      'template that ends a turn, so that no answer could end'
+    )
+  return Stops(
+    tokenizer,
+    ids,
+    tuple({tuple(s): None for s in sequences if s}),
+    tuple(texts),
+    lead,
+  )
+
+
+def before_first(text: str, stops: Sequence[str]) -> str:
+  """The text before the first of these.
+
+  >>> before_first('four\\n\\nQuestion: five', ['Question', '\\n\\n'])
+  'four'
+  """
+  ends = [text.find(stop) for stop in stops if stop and stop in text]
+  return text[: min(ends)] if ends else text
