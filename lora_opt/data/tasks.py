@@ -158,6 +158,9 @@ class Classification(Task):
     label: name of the field that holds the label: its index, its name, or
       (with two labels) False or True.
     label_names: the words for labels 0, 1, ...
+    classes: what the labels are called in the config.json of an encoder, in the
+      same order; None for the words. A head that has the same names in another
+      order is put into this one.
 
   The other fields are those of every Task.
   """
@@ -165,17 +168,33 @@ class Classification(Task):
   kind: ClassVar[str] = 'classification'
   label: str = 'label'
   label_names: Sequence[str]
+  classes: Sequence[str] | None = None
 
   def __post_init__(self):
     super().__post_init__()
-    names = self.label_names
-    if (
-      isinstance(names, str) or len(set(names)) != len(names) or len(names) < 2
-    ):
+    for field in ('label_names', 'classes'):
+      names = getattr(self, field)
+      if names is None and field == 'classes':
+        continue
+      if (
+        isinstance(names, str)
+        or len(set(names)) != len(names)
+        or len(names) < 2
+      ):
+        raise ValueError(
+          f'task {self.name!r}: {field} must be two or more different words, '
+          f'found {names!r}'
+        )
+    if self.classes is not None and len(self.classes) != len(self.label_names):
       raise ValueError(
-        f'task {self.name!r}: label_names must be two or more different '
-        f'words, found {names!r}'
+        f'task {self.name!r}: classes={self.classes!r} must name as many '
+        f'labels as label_names={self.label_names!r}'
       )
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """What the labels are called in config.json, in their order."""
+    return tuple(self.classes or self.label_names)
 
   def example(self, record: Record) -> Example:
     names = tuple(self.label_names)

@@ -32,6 +32,43 @@ def check_outputs(model: Any, task: Any) -> None:
     )
 
 
+def named_for(model: Any, task: Any) -> Any:
+  """A model with its outputs in the order of a task's labels, by their names.
+
+  Args:
+    model: one that has `named`, as encoders have; others are returned as they
+      are.
+    task: a task, or what has several in `tasks`.
+
+  Raises:
+    ValueError: the head of the model is for other labels, or the parts of a
+      mixture have labels of their own.
+  """
+  if not hasattr(model, 'named'):
+    return model
+  parts = getattr(task, 'tasks', (task,))
+  for part in parts:
+    check_outputs(model, part)
+  names = {
+    part.name: tuple(part.class_names)
+    for part in parts
+    if part.kind == 'classification'
+  }
+  if len(set(names.values())) > 1:
+    listed = '; '.join(f'{n}: {", ".join(each)}' for n, each in names.items())
+    raise ValueError(
+      f'the tasks of mixture {task.name!r} have labels of their own, which one '
+      f'head cannot have: {listed}'
+    )
+  if not names:
+    return model
+  part = next(part for part in parts if part.name in names)
+  try:
+    return model.named(part.class_names, part.label_names)
+  except ValueError as error:
+    raise ValueError(f'task {part.name!r}: {error}') from error
+
+
 def usual_metrics(task: Any) -> Sequence[metrics.Metric]:
   """What a task of this kind is judged by, unless it says so itself."""
   if task.kind == 'regression':

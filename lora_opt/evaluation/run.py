@@ -10,6 +10,7 @@ import jax
 
 from lora_opt import writing
 from lora_opt.evaluation import results
+from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.evaluation.report import write_report
@@ -126,8 +127,8 @@ def merge(
       tokenizer; None to write them anew, which decoders and encoder-decoders
       can.
     dtype: 'float32' or 'bfloat16'; None for the type of the base.
-    labels: for a classifier, what its labels are called; None for those of
-      the source.
+    labels: for a classifier, what its labels are called; None for those that
+      the adapter was trained for.
     record: unused; every run mode is given it.
 
   Returns:
@@ -143,6 +144,10 @@ def merge(
   if jax.process_count() > 1:
     raise ValueError('run_mode=merge needs one process that holds all weights')
   folder = pathlib.Path(model_dir)
+  if hasattr(model, 'named'):
+    # The head is trained in the order of these, whatever the source has.
+    there = model.read_labels(_labels_folder(folder, adapter))
+    model = model.named(there) if there else model
   lora = _load(model, folder, adapter)
   named = {} if labels is None else {'labels': labels}
   model.merge(folder / 'merged', lora, source=source, dtype=dtype, **named)
@@ -161,13 +166,18 @@ def _evaluators(
   """Frozen weights, adapter and evaluation, for one task after the other."""
   for each in _as_list(task):
     each.validate(['eval'])
-  lora = _load(model, folder, adapter)
   placement = partitioner.place(model)
   base = put(model.base, placement.base)
-  if lora is not None:
-    lora = put(lora, placement.trainable)
+  loaded: dict[Any, Any] = {}
   for each in _as_list(task):
-    yield base, lora, make_evaluator(evaluator, model, each, placement)
+    named = named_for(model, each)
+    # Only for an encoder does it depend on the task: by the order of labels.
+    labels = tuple(getattr(named, 'labels', ()))
+    if labels not in loaded:
+      lora = _load(named, folder, adapter)
+      loaded[labels] = lora and put(lora, placement.trainable)
+    evaluate = make_evaluator(evaluator, named, each, placement)
+    yield base, loaded[labels], evaluate
 
 
 def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:
@@ -175,8 +185,20 @@ def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:
     return None
   path = pathlib.Path(adapter or folder / 'adapter')
   if is_checkpoint(path):
-    return read_trainable(path, jax.eval_shape(model.init, jax.random.key(0)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    trainable = read_trainable(path, shapes)
+    if hasattr(model, 'in_order'):
+      labels = model.read_labels(_labels_folder(folder, adapter))
+      trainable = model.in_order(trainable, labels)
+    return trainable
   return model.load_adapter(path)
+
+
+def _labels_folder(folder: pathlib.Path, adapter: str | None) -> pathlib.Path:
+  """Where it is written what the outputs of an adapter are called."""
+  path = pathlib.Path(adapter or folder / 'adapter')
+  # MODEL_DIR/checkpoints/step_40: that of its run.
+  return path.parent.parent if is_checkpoint(path) else path
 
 
 def _report(folder: pathlib.Path) -> None:

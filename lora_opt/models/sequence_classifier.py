@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
 
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.encoder import Encoder, Head
 from lora_opt.models.encoder_config import EncoderConfig
+from lora_opt.models.labels import order_of, read_labels, write_labels
 from lora_opt.models.language_model import check_settings
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.merge import merge_adapter
@@ -55,6 +59,9 @@ class SequenceClassifier:
     outputs: Number of labels; 1 for a regression.
     head: Where training starts: 'dense' and 'out', or what of them the
       checkpoint had. The rest is drawn at random.
+    labels: What the outputs are called, in order; () if that is not known.
+    head_labels: What the head of the checkpoint calls them, in the order in
+      which an adapter of it has them.
     dropout: Rate on hidden states while training.
     head_dropout: Rate before the last map of the head while training.
     start: Factors that `lora_config.start` took out of `base`; without an
@@ -77,6 +84,8 @@ class SequenceClassifier:
   unroll: int = 1
   outputs: int = 2
   head: Tree = dataclasses.field(default_factory=dict)
+  labels: Sequence[str] = ()
+  head_labels: Sequence[str] = ()
   dropout: float = 0.0
   head_dropout: float = 0.0
   start: Tree | None = None
@@ -175,13 +184,92 @@ class SequenceClassifier:
     hidden = self._hidden(base, trainable, batch, None)
     return self._head.pool(hidden, *_places(batch))
 
+  def named(
+    self, labels: Sequence[str], words: Sequence[str] = ()
+  ) -> SequenceClassifier:
+    """The model with its outputs in the order of a task's labels.
+
+    Args:
+      labels: What the task calls them, in its order.
+      words: What it calls them as well, in the same order.
+
+    Raises:
+      ValueError: The head of the checkpoint is for other labels.
+    """
+    if len(labels) != self.outputs:
+      raise ValueError(
+        f'{len(labels)} labels {list(labels)!r} for {self.name}, which has '
+        f'outputs={self.outputs}'
+      )
+    named = dataclasses.replace(self, labels=tuple(labels))
+    if 'out' not in self.head:
+      return named
+    theirs = self.labels or self.head_labels
+    if not theirs:
+      logging.warning(
+        '%s: its head has numbers for labels, no names: they are taken to be '
+        '%s, in this order',
+        self.name,
+        ', '.join(labels),
+      )
+      return named
+    order = order_of(theirs, labels, words)
+    if order is None:
+      raise ValueError(
+        f'the head of {self.name} has the labels {list(theirs)!r}, the task '
+        f'{list(labels)!r}. If they mean the same, give the task classes='
+        f'{tuple(theirs)!r} in the order of its labels; if not, start a new '
+        'head by models.from_folder.new_head = True'
+      )
+    return dataclasses.replace(named, head=_reordered(self.head, order))
+
+  def in_order(self, trainable: Tree, labels: Sequence[str]) -> Tree:
+    """What was trained with outputs in another order, in that of this model.
+
+    Args:
+      trainable: Adapter and head.
+      labels: What its outputs are called, in order; () if not known.
+
+    Raises:
+      ValueError: They are others than those of this model.
+    """
+    if not (labels and self.labels):
+      return trainable
+    order = _order(labels, self.labels, self.name)
+    return trainable | {'head': _reordered(trainable['head'], order)}
+
   def export(self, folder: str | os.PathLike, trainable: Tree) -> None:
-    """Writes adapter and head in PEFT's format; see `export_adapter`."""
+    """Writes adapter and head in PEFT's format; see `export_adapter`.
+
+    What the outputs are called is in a file labels.json beside them.
+    """
+    self.write_labels(folder)
     export_adapter(folder, trainable, self)
 
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
-    """Reads adapter and head in PEFT's format; see `import_adapter`."""
-    return import_adapter(folder, self)
+    """Reads adapter and head in PEFT's format; see `import_adapter`.
+
+    Its outputs are called what labels.json beside it says or, without one,
+    what the head of the checkpoint calls them, and are put in the order of
+    this model.
+    """
+    theirs = self.read_labels(folder) or self.head_labels
+    if not (theirs and self.labels):
+      return import_adapter(folder, self)
+    order = _order(theirs, self.labels, str(folder))
+    # What the adapter does not train comes from the model, in its order too.
+    head = _reordered(self.head, [order.index(i) for i in range(len(order))])
+    there = dataclasses.replace(self, head=head, labels=theirs)
+    return self.in_order(import_adapter(folder, there), theirs)
+
+  def write_labels(self, folder: str | os.PathLike) -> None:
+    """Writes labels.json, if it is known what the outputs are called."""
+    if self.labels:
+      write_labels(pathlib.Path(folder), self.labels)
+
+  def read_labels(self, folder: str | os.PathLike) -> tuple[str, ...]:
+    """What labels.json in a folder says; () without one."""
+    return read_labels(pathlib.Path(folder))
 
   def merge(
     self,
@@ -202,9 +290,11 @@ class SequenceClassifier:
 
   def _head_in_force(self, trainable: Tree | None) -> Tree:
     head = self.head if trainable is None else trainable['head']
-    if 'out' not in head:
+    missing = abstract_head(self.config, self.outputs).keys() - head.keys()
+    if missing:
       raise ValueError(
-        f'{self.name} came without a trained head: it needs an adapter'
+        f'{self.name} came without {" and ".join(sorted(missing))} of a '
+        'trained head: it needs an adapter'
       )
     return head
 
@@ -270,6 +360,26 @@ def abstract_base(config: EncoderConfig) -> Tree:
 def abstract_head(config: EncoderConfig, outputs: int) -> Tree:
   """Shapes of the head's weights: a tree of `jax.ShapeDtypeStruct`."""
   return abstract_params(Head(config, outputs))
+
+
+def _order(
+  theirs: Sequence[str], ours: Sequence[str], source: str
+) -> list[int]:
+  order = order_of(theirs, ours)
+  if order is None:
+    raise ValueError(
+      f'{source}: the adapter was trained for the labels {list(theirs)!r}, not '
+      f'for {list(ours)!r}; take the task that it was trained on'
+    )
+  return order
+
+
+def _reordered(head: Tree, order: list[int]) -> Tree:
+  """A head whose output i is what output order[i] was."""
+  if 'out' not in head:
+    return head
+  index = np.asarray(order)
+  return head | {'out': {k: v[..., index] for k, v in head['out'].items()}}
 
 
 def _places(batch: Batch) -> tuple[jax.Array, ...]:

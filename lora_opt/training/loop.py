@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lora_opt.evaluation import history
+from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.training import profile, run_directory
@@ -128,6 +129,9 @@ def train(
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
   on_first(functools.partial(run_directory.claim, folder, record))
+  model = named_for(model, task)
+  if hasattr(model, 'write_labels'):
+    on_first(functools.partial(model.write_labels, folder))
   placement = partitioner.place(model)
   placement.check_batch(batch_size, microbatches)
   _check_task(task)

@@ -15,8 +15,9 @@ from lora_opt.reading.values import shown
 # (ours come from the tokenizer).
 HARMLESS = frozenset(
   """
-  _name_or_path _attn_implementation _commit_hash architectures auto_map
-  bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+  _name_or_path _attn_implementation _commit_hash _num_labels architectures
+  auto_map bad_words_ids begin_suppress_tokens bos_token_id
+  chunk_size_feed_forward
   decoder_start_token_id diversity_penalty do_sample dtype early_stopping
   encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
   finetuning_task forced_bos_token_id forced_eos_token_id

@@ -11,6 +11,7 @@ from absl import logging
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import of_shapes, quantized_paths, with_base
+from lora_opt.models.labels import labels_of_head
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import (
   assemble,
@@ -43,6 +44,7 @@ def from_folder(
   partitioner: Any | None = None,
   quantize: str | None = None,
   weights: bool = True,
+  new_head: bool = False,
   **settings,
 ):
   """Loads a model as Hugging Face saves it; config.json says which kind.
@@ -64,6 +66,8 @@ def from_folder(
       bits, see `quantize_kernel`; None keeps them in `param_dtype`.
     weights: False reads config.json alone, all that the folder need hold: a
       model of shapes without a tokenizer, to plan with.
+    new_head: Leave out the last map of a head that the folder has, for an
+      encoder that is to learn other labels.
     **settings: Further settings of the kind of model that it is.
 
   Returns:
@@ -80,6 +84,11 @@ def from_folder(
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   family, config = read_config(folder / 'config.json')
+  if new_head and family.abstract_head is None:
+    raise ValueError(
+      f'{folder / "config.json"} is that of a {family.model.__name__}, which '
+      'has no head of labels: leave out new_head'
+    )
   known = {field.name for field in dataclasses.fields(family.model)}
   if unknown := sorted(settings.keys() - known):
     raise ValueError(
@@ -120,8 +129,14 @@ def from_folder(
     quantized_paths(model, quantize),
   )
   if family.abstract_head is not None:
-    head = _read_head(str(folder), model, tensors)
-    model = dataclasses.replace(model, head=head)
+    head = _read_head(str(folder), model, tensors, new_head)
+    labels = ()
+    if 'out' in head:
+      file = ConfigFile(folder / 'config.json')
+      labels = labels_of_head(file, model.outputs)
+    model = dataclasses.replace(
+      model, head=head, labels=labels, head_labels=labels
+    )
   return with_base(model, base, quantize)
 
 
@@ -179,10 +194,14 @@ def _tokenizer(folder: pathlib.Path, config: Any) -> Any:
   return tokenizer
 
 
-def _read_head(source: str, model: Any, tensors: Mapping[str, Any]) -> Tree:
-  """The parts of a trained head that a checkpoint has."""
+def _read_head(
+  source: str, model: Any, tensors: Mapping[str, Any], new: bool
+) -> Tree:
+  """The parts of a trained head that a checkpoint has and that are wanted."""
   family, found = model.family, {}
   whole = family.abstract_head(model.config, model.outputs)
+  if new:
+    whole = {name: part for name, part in whole.items() if name != 'out'}
   for name, part in whole.items():
     part = {'head': {name: part}}
     stored_as = head_names(family, part, tensors)
@@ -202,7 +221,7 @@ def _check_outputs(family: Family, outputs: int, head: Mapping) -> None:
     raise ValueError(
       f'{bias.file}: tensor {bias.name} has shape {bias.shape}, outputs='
       f'{outputs} (NUM_OUTPUTS) calls for {(outputs,)}; ask for as many as the '
-      'head has, or take a checkpoint without one to start a new head'
+      'head has, or start a new head by models.from_folder.new_head = True'
     )
 
 

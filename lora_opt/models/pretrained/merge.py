@@ -65,7 +65,7 @@ def merge_adapter(
     dtype: Type of the tensors, 'float32' or 'bfloat16'; by default that of the
       base, float32 for a quantized one.
     labels: For a head of labels, what they are called, in order; by default
-      as in `source` if it has as many, else LABEL_0, LABEL_1 ...
+      those of the model if it knows them, else LABEL_0, LABEL_1 ...
     shard_bytes: Bytes of a file above which a further one is begun; host
       memory holds one file at a time.
 
@@ -82,7 +82,7 @@ def merge_adapter(
     check_dtype(dtype)
   settings = _settings(model, source)
   if model.family.abstract_head is not None:
-    settings |= _head_settings(model, settings, labels)
+    settings = _with_head(settings, model, labels or model.labels)
   if lora is None:
     # Without it, what its start took out of the base goes back.
     lora = model.start or {}
@@ -215,29 +215,28 @@ def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
   return settings
 
 
-def _head_settings(
-  model: SequenceClassifier,
+def _with_head(
   found: dict[str, Any],
-  labels: Sequence[str] | None,
+  model: SequenceClassifier,
+  labels: Sequence[str],
 ) -> dict[str, Any]:
-  """What config.json says of a head of labels or numbers.
+  """What config.json says, with a head of labels or numbers.
 
   Args:
+    found: The settings of the folder the model came from, whose head may have
+      been another.
     model: Whose head it is.
-    found: The settings of the folder it came from.
-    labels: Their names, or None.
+    labels: Their names; () for numbers.
   """
-  count, known = model.outputs, found.get('id2label') or {}
-  if labels is None and len(known) == count:
-    labels = [known[key] for key in sorted(known, key=int)]
-  elif labels is None:
-    labels = [f'LABEL_{index}' for index in range(count)]
-  if len(set(labels)) != count:
+  count = model.outputs
+  labels = labels or [f'LABEL_{index}' for index in range(count)]
+  if len(labels) != count or len(set(labels)) != count:
     raise ValueError(
       f'labels={list(labels)!r}: model {model.name} has {count} output(s) and '
       'needs as many different labels'
     )
-  settings = {
+  stale = ('num_labels', '_num_labels', 'finetuning_task')
+  settings = {k: v for k, v in found.items() if k not in stale} | {
     'id2label': {str(index): label for index, label in enumerate(labels)},
     'label2id': {label: index for index, label in enumerate(labels)},
     'problem_type': 'single_label_classification',

@@ -70,7 +70,8 @@ def test_labels_are_given_or_kept_or_numbered(tmp_path, bert):
   settings = settings_of(tmp_path / 'given')
   assert settings['id2label'] == {'0': 'no', '1': 'neutral', '2': 'yes'}
   assert settings['label2id'] == {'no': 0, 'neutral': 1, 'yes': 2}
-  model.merge(tmp_path / 'kept', None, source=tmp_path / 'given')
+  given = from_folder(tmp_path / 'given', outputs=3, remat='none')
+  given.merge(tmp_path / 'kept', None, source=tmp_path / 'given')
   assert settings_of(tmp_path / 'kept')['id2label'] == settings['id2label']
   (source / 'config.json').write_text(
     json.dumps(settings_of(source) | {'id2label': {'0': 'a', '1': 'b'}})

@@ -1,8 +1,15 @@
 """transformers reads merged classifiers; collected where torch is installed."""
 
+import json
+
+import numpy as np
 import pytest
+import torch
 import transformers
 
+from lora_opt.evaluation.classify import named_for
+from lora_opt.models.pretrained.huggingface import from_folder
+from tests.models.labels_test import MNLI, nli, write
 from tests.models.parity import encoder, material
 from tests.models.pretrained.classifier_merge_test import CLASSES, numbers
 
@@ -32,3 +39,22 @@ def test_transformers_computes_the_same(tmp_path, name):
   assert theirs.config.num_labels == case.outputs
   logits = encoder.torch_logits(theirs.eval(), case).detach().numpy()
   material.assert_close(numbers(name, model, trainable)[:, 0], logits, name)
+
+
+def test_a_label_means_what_it_means_in_transformers(tmp_path):
+  """The names that transformers' pipeline would print, in any order of ours."""
+  folder = write(tmp_path)
+  theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+    folder
+  )
+  ids = encoder.CASES['bert']
+  logits = encoder.torch_logits(theirs.eval(), ids).detach()
+  printed = [theirs.config.id2label[int(i)] for i in torch.argmax(logits, -1)]
+  for classes in (MNLI, MNLI[::-1], (MNLI[1], MNLI[2], MNLI[0])):
+    model = from_folder(folder, outputs=3, remat='none')
+    named = named_for(model, nli(classes=classes))
+    ours = np.argmax(numbers('bert', named)[:, 0], -1)
+    assert [classes[i].upper() for i in ours] == printed
+  assert json.loads((folder / 'config.json').read_text())['id2label']['0'] == (
+    'CONTRADICTION'
+  )
