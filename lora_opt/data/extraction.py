@@ -87,9 +87,11 @@ def find(pattern: str, text: str, *, last: bool = False) -> str | None:
   try:
     return patterns.find(pattern, text, last=last)
   except patterns.ConfinedError as error:
+    if 'did not start' in str(error):
+      raise
     logging.warning(
-      'the regular expression %s %s on an answer of %d characters, which '
-      'counts as no answer. Let no repetition stand within another',
+      'the regular expression %s was stopped (%s) on an answer of %d '
+      'characters, which counts as none. Let no repetition hold another',
       shown(pattern),
       error,
       len(text),

@@ -38,7 +38,7 @@ def bootstrap_interval(
   """
   arrays = [np.asarray(column) for column in columns]
   for array in arrays:
-    require_finite(array, 'a number', 'an interval')
+    require_finite(array, 'a number', 'interval', 'Leave it out, or mend it')
   count = len(arrays[0])
   rng = np.random.default_rng(0)
   if resamples is None:

@@ -16,7 +16,7 @@ from lora_opt.evaluation.decoding import (
   Sampling,
   make_decoder,
 )
-from lora_opt.evaluation.finite import named, require_finite
+from lora_opt.evaluation.finite import named, not_finite, require_finite
 from lora_opt.reading.values import printable
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.processes import is_first
@@ -171,7 +171,7 @@ class Evaluator:
     if NO_TOKEN in ids:
       number = int(np.argmax(ids == NO_TOKEN))
       place = named(self._place(index), example.prompt)
-      require_finite(np.nan, f'a logit of answer token {number}', place)
+      raise not_finite(f'a logit of answer token {number} is not finite', place)
 
   def _place(self, index: int) -> str:
     return f'{self._task.name}, example {index}'
@@ -261,7 +261,7 @@ class Evaluator:
     if not predictions:
       return {}
     return {
-      metric.name: metrics.score_once(metric, predictions)
+      metric.name: metrics.checked_score(metric, metric.columns(predictions))
       for metric in self._metrics()
     }
 

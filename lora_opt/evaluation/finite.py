@@ -10,7 +10,7 @@ import numpy as np
 
 from lora_opt.reading.values import shown
 
-_ADVICE = (
+WEIGHTS = (
   'The weights of the model or of its adapter hold NaN or infinity, or what is '
   'computed with them leaves the range of its type. Evaluate without the '
   "adapter (ADAPTER = 'none') to see which of them it is: an adapter that "
@@ -19,22 +19,28 @@ _ADVICE = (
 )
 
 
-def require_finite(value: Any, what: str, example: str) -> None:
+def require_finite(
+  value: Any, what: str, example: str, advice: str = WEIGHTS
+) -> None:
   """Raises ValueError unless all numbers are finite.
 
   Args:
     value: A number or an array.
     what: What it is, for the message.
     example: Of which example, likewise.
+    advice: What is to be done; of a model's own numbers by default.
 
   >>> require_finite([0.5, 1.0], 'the loss', 'example 3')
   """
   value = np.asarray(value, np.float64)
   if not np.all(np.isfinite(value)):
     bad = value[~np.isfinite(value)].flat[0]
-    raise ValueError(
-      f'{example}: {what} is {bad}, which is no number to score. {_ADVICE}'
-    )
+    raise not_finite(f'{what} is {bad}', example, advice)
+
+
+def not_finite(what: str, example: str, advice: str = WEIGHTS) -> ValueError:
+  """The error, for who found something that is not finite."""
+  return ValueError(f'{example}: {what}, which is no number to score. {advice}')
 
 
 def named(place: str, prompt: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from absl import logging
 
 from lora_opt.evaluation.decoding import NO_TOKEN, Sampling, make_decoder
-from lora_opt.evaluation.finite import named, require_finite
+from lora_opt.evaluation.finite import named, not_finite, require_finite
 from lora_opt.training.partitioning import DATA_PARALLEL, put
 
 # Row lengths, so that few shapes compile; the longest is the model's own.
@@ -222,7 +222,7 @@ class Bridge:
         for row, i in enumerate(some):
           if NO_TOKEN in ids[row]:
             where = named(f'text {i}', contexts[i])
-            require_finite(np.nan, 'a logit of the answer', where)
+            raise not_finite('a logit of the answer is not finite', where)
           texts[i] = ends.text(ids[row])
     return texts
 

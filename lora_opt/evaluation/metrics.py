@@ -27,6 +27,9 @@ from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading.numbers import last_number
 
 Prediction = Mapping[str, Any]
+_SCORER = (
+  "Correct what gave this number: the task's scorer, or the metric's reader"
+)
 # Characters of a written text; or four times those of the longest reference.
 _LONGEST = 50_000
 
@@ -57,18 +60,19 @@ class Metric:
     ):
       if not all(map(math.isfinite, found)):
         place = named(f'example {index}', str(prediction.get('prompt', '')))
-        require_finite(found, f'what {self.name} reads', place)
+        require_finite(found, f'what {self.name} reads', place, _SCORER)
     return [np.asarray(column) for column in zip(*read, strict=True)]
 
 
-def score_once(metric: Metric, predictions: Sequence[Prediction]) -> float:
-  """A metric's score.
+def checked_score(metric: Metric, columns: Sequence[np.ndarray]) -> float:
+  """A metric's score of what it read.
 
   Raises:
-    ValueError: it, or a number that it is made of, is not finite.
+    ValueError: it is not finite.
   """
-  score = float(metric.summary(*metric.columns(predictions)))
-  require_finite(score, 'the score', f'metric {metric.name}')
+  score = float(metric.summary(*columns))
+  advice = f'Correct the summary of {metric.name}'
+  require_finite(score, 'the score', f'metric {metric.name}', advice)
   return score
 
 
@@ -82,8 +86,8 @@ def score_all(
   """
   results = {}
   for metric in metrics:
-    score = score_once(metric, predictions)
     columns = metric.columns(predictions)
+    score = checked_score(metric, columns)
     low, high = bootstrap_interval(*columns, summary=metric.summary)
     results[metric.name] = {'score': score, 'interval': [low, high]}
   return results

@@ -11,8 +11,9 @@ from lora_opt.reading.confined import Confined, ConfinedError
 from lora_opt.reading.values import shown
 
 SECONDS = 1.0
+# The process stops itself; that it is stopped is for the case that it cannot.
 _find = Confined(
-  pathlib.Path(__file__).with_name('matching.py'), 'find', seconds=SECONDS
+  pathlib.Path(__file__).with_name('matching.py'), 'find', seconds=60.0
 )
 
 
@@ -46,14 +47,14 @@ def find(pattern: str, text: str, *, last: bool = False) -> str | None:
     the group is no part of it.
 
   Raises:
-    ConfinedError: Finding it took more than a second.
+    ConfinedError: Finding it took more than a second of the processor.
 
   >>> find('answer (\\\\d)', 'answer 3, no, answer 4', last=True)
   '4'
   >>> find('answer( 3)?', 'the answer') is None
   True
   """
-  return _find(pattern, text, last)
+  return _find(pattern, text, last, SECONDS)
 
 
 __all__ = ['ConfinedError', 'check_pattern', 'find']

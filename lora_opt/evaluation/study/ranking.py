@@ -32,6 +32,7 @@ from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.finite import require_finite
 
 BASELINE = 'adamw'
+_RUN_AGAIN = 'Its weights are damaged: remove its row and run it again'
 
 
 class Group(NamedTuple):
@@ -254,7 +255,7 @@ def score(row: Json, half: int) -> float:
   # A single example makes but one half.
   whole = not halves or not all(halves)
   found = row['score'] if whole else halves[half][row['metric']]
-  require_finite(found, 'the score', f'a run of {row["method"]}')
+  require_finite(found, 'the score', f'a run of {row["method"]}', _RUN_AGAIN)
   return found
 
 
