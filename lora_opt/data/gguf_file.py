@@ -1,67 +1,104 @@
-"""Opening GGUF files, with clear errors for damaged ones."""
+"""GGUF files: what they say, and their tensors as they are stored."""
 
+from __future__ import annotations
+
+import mmap
 import os
 import pathlib
+from typing import Any
 
 import gguf
 import numpy as np
 
+from lora_opt.data.gguf_header import GGUFTensor, read_header
+from lora_opt.reading.files import check_file
+from lora_opt.reading.values import plain, shown
 
-class _CheckedReader(gguf.GGUFReader):
-  """Looks at the size of the file before it maps the tensors."""
-
-  @property
-  def data(self) -> np.ndarray:
-    """The bytes of the file."""
-    return self._data
-
-  @data.setter
-  def data(self, mapped: np.memmap):
-    # The vocabulary is read with a million slices, which are slow on a memmap
-    # and fast on a plain view of it.
-    self._data = np.asarray(mapped)
-
-  def _build_tensors(self, start_offs, fields):
-    actual = self.data.nbytes
-    for field in fields:
-      _, name, _, dims, kind, offset = field.parts
-      block, block_bytes = gguf.GGML_QUANT_SIZES[
-        gguf.GGMLQuantizationType(kind[0])
-      ]
-      size = int(np.prod(dims, dtype=np.uint64)) // block * block_bytes
-      expected = start_offs + int(offset[0]) + size
-      if expected > actual:
-        raise ValueError(
-          f'cut short: {actual} bytes, tensor {bytes(name).decode()} alone '
-          f'needs {expected}; get the file again'
-        )
-    super()._build_tensors(start_offs, fields)
+# NumPy's type of what is not quantized.
+_PLAIN = {
+  'F32': '<f4',
+  'F16': '<f2',
+  'F64': '<f8',
+  'I8': '<i1',
+  'I16': '<i2',
+  'I32': '<i4',
+  'I64': '<i8',
+}
 
 
-def open_gguf(path: str | os.PathLike) -> gguf.GGUFReader:
-  """Opens a GGUF file after checking that it is there and complete.
+class GGUFFile:
+  """The metadata and the list of tensors of a GGUF file.
+
+  Attributes:
+    path: The file.
+    fields: Key: value, texts as bytes, arrays as NumPy arrays or lists.
+    tensors: Name: tensor.
 
   Raises:
     FileNotFoundError: If there is no such file.
-    ValueError: If it is not a complete GGUF file.
+    OSError: If it cannot be read.
+    ValueError: If it is damaged, cut short or not a GGUF file.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise FileNotFoundError(f'no GGUF file at {path}')
-  try:
-    return _CheckedReader(path)
-  # The parser stumbles over damaged headers in many ways.
-  except (ValueError, IndexError, KeyError, OverflowError) as error:
-    size = path.stat().st_size
-    raise ValueError(
-      f'{path} ({size} bytes) is not a complete GGUF file: {error}'
-    ) from error
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    if not self.path.exists():
+      raise FileNotFoundError(f'no GGUF file at {self.path}')
+    size = check_file(self.path)
+    with self.path.open('rb') as stream:
+      if stream.read(4) != b'GGUF':
+        raise ValueError(f'{self.path} ({size} bytes) is not a GGUF file')
+      data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    with data:
+      try:
+        self.fields, self.tensors = read_header(data)
+      except ValueError as error:
+        raise ValueError(
+          f'{self.path} ({size} bytes) is not a complete GGUF file: {error}'
+        ) from None
+
+  def value(self, key: str, default: Any = None) -> Any:
+    """The value of a metadata key, of any kind.
+
+    Raises:
+      ValueError: The key is absent without a default, or a text not UTF-8.
+    """
+    if key not in self.fields:
+      if default is None:
+        raise ValueError(f'{self.path} has no metadata key {plain(key)}')
+      return default
+    found = self.fields[key]
+    try:
+      if isinstance(found, bytes):
+        return found.decode()
+      if isinstance(found, list):
+        return [
+          one.decode() if isinstance(one, bytes) else one for one in found
+        ]
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f'{self.path}: {plain(key)}: not UTF-8: {shown(error.object)}'
+      ) from None
+    return found.tolist() if isinstance(found, np.ndarray) else found
+
+  def read(self, tensor: GGUFTensor) -> np.ndarray:
+    """A tensor's numbers, or the bytes of its rows where it is quantized."""
+    plain_type = _PLAIN.get(tensor.kind.name)
+    shape = tensor.shape
+    if plain_type is None:
+      block, width = gguf.GGML_QUANT_SIZES[tensor.kind]
+      shape = (*shape[:-1], shape[-1] // block * width)
+    dtype = np.dtype(plain_type or np.uint8)
+    if tensor.begin == tensor.end:  # an empty mapping is not allowed
+      return np.empty(shape, dtype)
+    return np.asarray(np.memmap(self.path, dtype, 'r', tensor.begin, shape))
 
 
-def field(reader: gguf.GGUFReader, key: str, default=None):
+def open_gguf(path: str | os.PathLike) -> GGUFFile:
+  """Opens a GGUF file; see `GGUFFile`."""
+  return GGUFFile(path)
+
+
+def field(file: GGUFFile, key: str, default: Any = None) -> Any:
   """Value of a metadata key; ValueError if it is missing without default."""
-  if key in reader.fields:
-    return reader.fields[key].contents()
-  if default is None:
-    raise ValueError(f'the GGUF file has no metadata key {key}')
-  return default
+  return file.value(key, default)

@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import gguf
 import tokenizers
 from absl import logging
 from tokenizers import (
@@ -24,7 +23,7 @@ from tokenizers import (
 
 from lora_opt.data import encoding
 from lora_opt.data.chat_template import ChatTemplate, Message
-from lora_opt.data.gguf_file import field, open_gguf
+from lora_opt.data.gguf_file import GGUFFile, field, open_gguf
 from lora_opt.data.sentencepiece import (
   CONTROL,
   USER_DEFINED,
@@ -103,13 +102,13 @@ class Tokenizer:
   template_place: str = 'the chat template'
 
   @classmethod
-  def from_gguf(cls, source: str | os.PathLike | gguf.GGUFReader) -> Tokenizer:
+  def from_gguf(cls, source: str | os.PathLike | GGUFFile) -> Tokenizer:
     """Rebuilds the tokenizer that a GGUF file describes.
 
     Byte-level BPE (Llama 3, SmolLM2) and SentencePiece BPE (Llama 2, Gemma).
 
     Args:
-      source: The .gguf file, or a reader that has it open.
+      source: The .gguf file, or what `open_gguf` made of it.
 
     Returns:
       The tokenizer.
@@ -118,7 +117,7 @@ class Tokenizer:
       FileNotFoundError: If there is no such file.
       ValueError: If it is damaged or its tokenizer of another kind.
     """
-    opened = isinstance(source, gguf.GGUFReader)
+    opened = isinstance(source, GGUFFile)
     reader = source if opened else open_gguf(source)
 
     def get(key, default=None):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from gguf import quants
 
-from lora_opt.data.gguf_file import field, open_gguf
+from lora_opt.data.gguf_file import GGUFFile, open_gguf
+from lora_opt.data.gguf_header import GGUFTensor
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
@@ -23,6 +24,7 @@ from lora_opt.models.pretrained.gguf_config import (
   read_gguf_config,
 )
 from lora_opt.models.pretrained.placing import shardings_of
+from lora_opt.reading.values import plain
 
 
 def from_gguf(
@@ -60,11 +62,8 @@ def from_gguf(
       architecture, or does not fit the settings.
   """
   path = pathlib.Path(path)
-  reader = open_gguf(path)
-  tensors = {tensor.name: tensor for tensor in reader.tensors}
-  architecture, config = read_gguf_config(
-    path, functools.partial(field, reader), tensors
-  )
+  file = open_gguf(path)
+  architecture, config = read_gguf_config(file)
   stored = param_dtype or dtype
   check_dtype(stored)
   # Made before the weights are there, so that a misfit costs no loading.
@@ -72,7 +71,7 @@ def from_gguf(
     name=name or str(path),
     family=architecture.family,
     config=config,
-    tokenizer=Tokenizer.from_gguf(reader),
+    tokenizer=_tokenizer(file),
     base=abstract_base(config),
     lora_config=lora,
     dtype=dtype,
@@ -80,15 +79,15 @@ def from_gguf(
     unroll=unroll,
   )
 
-  def stored_tensor(key, tensor) -> StoredTensor:
-    # GGUF lists dimensions fastest first, the reverse of NumPy.
-    shape = tuple(int(size) for size in tensor.shape[::-1])
-    read = functools.partial(_read, path, tensor, architecture, config)
-    return StoredTensor(path, key, shape, np.dtype(np.float32), read)
-
   stored_tensors = {
-    key: stored_tensor(key, tensor)
-    for key, tensor in tensors.items()
+    key: StoredTensor(
+      path,
+      key,
+      tensor.shape,
+      np.dtype(np.float32),
+      functools.partial(_read, file, tensor, architecture, config),
+    )
+    for key, tensor in file.tensors.items()
     if key != ROPE_DIVISORS
   }
   base = assemble(
@@ -103,16 +102,30 @@ def from_gguf(
   return with_base(model, base, quantize)
 
 
+def _tokenizer(file: GGUFFile) -> Tokenizer:
+  try:
+    return Tokenizer.from_gguf(file)
+  except ValueError as error:
+    if str(file.path) in str(error):
+      raise
+    raise ValueError(f'{file.path}: {error}') from error
+
+
 def _read(
-  path, tensor, architecture: Architecture, config: DecoderConfig
+  file: GGUFFile,
+  tensor: GGUFTensor,
+  architecture: Architecture,
+  config: DecoderConfig,
 ) -> np.ndarray:
   """Returns a tensor dequantized, as Hugging Face would have stored it."""
   try:
-    weight = quants.dequantize(tensor.data, tensor.tensor_type)
+    # Damaged scales overflow: what comes of it is found where it is placed.
+    with np.errstate(all='ignore'):
+      weight = quants.dequantize(file.read(tensor), tensor.kind)
   except NotImplementedError as error:
     raise ValueError(
-      f'{path}: tensor {tensor.name} is of type {tensor.tensor_type.name}, '
-      'which the package gguf cannot dequantize'
+      f'{file.path}: tensor {plain(tensor.name)} is of type '
+      f'{tensor.kind.name}, which the package gguf cannot dequantize'
     ) from error
   if tensor.name.endswith('norm.weight'):
     return weight - np.float32(architecture.norm_offset)

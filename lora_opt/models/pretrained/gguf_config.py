@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lora_opt.data.gguf_file import GGUFFile
 from lora_opt.models.config import DecoderConfig
+from lora_opt.models.fields import BOUNDS
 from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.reading import values
+from lora_opt.reading.values import shown
 
 ROPE_DIVISORS = 'rope_freqs.weight'
+MOST_LAYERS = BOUNDS['num_layers'][1]
 
 # Our path: the name in a GGUF file.
 NAMES = {
@@ -33,20 +38,51 @@ NAMES = {
 }
 
 
+class Settings:
+  """The metadata of one architecture in a GGUF file, checked by kind."""
+
+  def __init__(self, file: GGUFFile, kind: str):
+    self._file, self._kind = file, kind
+
+  def integer(self, key: str, default: int | None = None, most: int = 2**31):
+    """A whole number from 1 on."""
+    return values.integer(
+      self._file.value(f'{self._kind}.{key}', default),
+      f'{self._file.path}: {self._kind}.{key}',
+      least=1,
+      most=most,
+    )
+
+  def number(self, key: str, default: float | None = None) -> float:
+    """A finite number above zero."""
+    return values.number(
+      self._file.value(f'{self._kind}.{key}', default),
+      f'{self._file.path}: {self._kind}.{key}',
+      above=0,
+    )
+
+  def text(self, key: str, default: str | None = None) -> str:
+    """A text."""
+    return values.text(
+      self._file.value(f'{self._kind}.{key}', default),
+      f'{self._file.path}: {self._kind}.{key}',
+    )
+
+
 class Architecture(NamedTuple):
   """What differs between the architectures in a GGUF file.
 
   Attributes:
     family: What the model's Hugging Face checkpoints are like.
     options: Returns the fields of `DecoderConfig` that Llama does not set,
-      for a function that reads the architecture's keys.
+      for the `Settings` of the file.
     interleaved: Whether the rows of q and k are in the order of a rotation of
       neighbours, and not of halves.
     norm_offset: What the file has added to the scales of the norms.
   """
 
   family: Family
-  options: Callable[[Callable], dict]
+  options: Callable[[Settings], dict]
   interleaved: bool = False
   norm_offset: float = 0.0
 
@@ -58,20 +94,21 @@ GEMMA_OPTIONS = {
 }
 
 
-def _gemma3_options(get) -> dict:
-  layers, heads = get('block_count'), get('attention.head_count')
+def _gemma3_options(get: Settings) -> dict:
+  layers = get.integer('block_count', most=MOST_LAYERS)
   # The file does not say how queries are scaled: by the head's width, but in
   # the one with 62 layers by the share of a head in the whole width.
-  scaled_by = get('attention.key_length')
+  scaled_by = get.integer('attention.key_length')
   if layers == 62:
-    scaled_by = get('embedding_length') // heads
+    heads = get.integer('attention.head_count')
+    scaled_by = get.integer('embedding_length') // heads
   return GEMMA_OPTIONS | {
     'qk_norm': True,
     'post_norms': True,
     'attention_scale': scaled_by**-0.5,
-    'window': get('attention.sliding_window'),
+    'window': get.integer('attention.sliding_window'),
     'windowed_layers': tuple((i + 1) % 6 != 0 for i in range(layers)),
-    'local_rope_theta': get('rope.freq_base_swa', 10_000.0),
+    'local_rope_theta': get.number('rope.freq_base_swa', 10_000.0),
   }
 
 
@@ -82,60 +119,71 @@ ARCHITECTURES = {
 }
 
 
-def read_gguf_config(
-  path, field, tensors
-) -> tuple[Architecture, DecoderConfig]:
+def read_gguf_config(file: GGUFFile) -> tuple[Architecture, DecoderConfig]:
   """Reads the sizes of a model from a GGUF file.
 
   Args:
-    path: The file, for messages.
-    field: Returns the value of a metadata key, or a default.
-    tensors: The tensors by name.
+    file: The file, with its tensors.
 
   Raises:
-    ValueError: If the architecture or a setting of it is not supported.
+    ValueError: If the architecture or a setting of it is not supported, or a
+      setting is of the wrong type or out of bounds.
   """
-  kind = field('general.architecture')
+  path = file.path
+  key = f'{path}: general.architecture'
+  kind = values.text(file.value('general.architecture'), key)
   if kind not in ARCHITECTURES:
     raise ValueError(
-      f'{path} is of architecture {kind!r}; supported are '
+      f'{path} is of architecture {shown(kind)}; supported are '
       f'{", ".join(ARCHITECTURES)}'
     )
-
-  def get(key, default=None):
-    return field(f'{kind}.{key}', default)
-
-  heads, width = get('attention.head_count'), get('embedding_length')
-  head_dim = get('attention.key_length', width // heads)
-  if get('rope.dimension_count', head_dim) != head_dim:
+  get = Settings(file, kind)
+  heads = get.integer('attention.head_count')
+  width = get.integer('embedding_length')
+  head_dim = get.integer('attention.key_length', width // heads)
+  rotated = get.integer('rope.dimension_count', head_dim)
+  if rotated != head_dim:
     raise ValueError(
-      f'{path}: rotary positions over {get("rope.dimension_count")} of '
-      f'{head_dim} dimensions are not supported'
+      f'{path}: rotary positions over {rotated} of {head_dim} dimensions are '
+      'not supported'
     )
+  tokens = 'tokenizer.ggml.tokens'
+  tokens = values.items(file.value(tokens), f'{path}: {tokens}')
   sizes = {
-    'vocab_size': get('vocab_size', len(field('tokenizer.ggml.tokens'))),
+    'vocab_size': get.integer('vocab_size', len(tokens)),
     'embed_dim': width,
-    'num_layers': get('block_count'),
+    'num_layers': get.integer('block_count', most=MOST_LAYERS),
     'num_heads': heads,
-    'num_kv_heads': get('attention.head_count_kv', heads),
+    'num_kv_heads': get.integer('attention.head_count_kv', heads),
     'head_dim': head_dim,
-    'mlp_dim': get('feed_forward_length'),
-    'rope_theta': get('rope.freq_base', 10_000.0),
-    'rope_divisors': _rope_divisors(path, get, tensors, head_dim),
-    'norm_eps': get('attention.layer_norm_rms_epsilon'),
-    'tie_embeddings': 'output.weight' not in tensors,
-    'max_length': get('context_length'),
+    'mlp_dim': get.integer('feed_forward_length'),
+    'rope_theta': get.number('rope.freq_base', 10_000.0),
+    'rope_divisors': _rope_divisors(file, get, head_dim),
+    'norm_eps': get.number('attention.layer_norm_rms_epsilon'),
+    'tie_embeddings': 'output.weight' not in file.tensors,
+    'max_length': get.integer('context_length'),
   }
   architecture = ARCHITECTURES[kind]
-  return architecture, DecoderConfig(**sizes, **architecture.options(get))
+  try:
+    config = DecoderConfig(**sizes, **architecture.options(get))
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+  return architecture, config
 
 
-def _rope_divisors(path, get, tensors, head_dim):
-  if ROPE_DIVISORS in tensors:
-    return tuple(float(x) for x in tensors[ROPE_DIVISORS].data)
-  kind = get('rope.scaling.type', 'none')
+def _rope_divisors(file, get, head_dim) -> tuple[float, ...]:
+  if tensor := file.tensors.get(ROPE_DIVISORS):
+    if tensor.kind.name != 'F32' or tensor.shape != (head_dim // 2,):
+      raise ValueError(
+        f'{file.path}: tensor {ROPE_DIVISORS} is {tensor.kind.name} of shape '
+        f'{tensor.shape}, expected F32 of shape {(head_dim // 2,)}'
+      )
+    return tuple(float(x) for x in file.read(tensor))
+  kind = get.text('rope.scaling.type', 'none')
   if kind == 'linear':
-    return (get('rope.scaling.factor'),) * (head_dim // 2)
+    return (get.number('rope.scaling.factor'),) * (head_dim // 2)
   if kind != 'none':
-    raise ValueError(f'{path}: rope scaling {kind!r} is not supported')
+    raise ValueError(
+      f'{file.path}: rope scaling {shown(kind)} is not supported'
+    )
   return ()
