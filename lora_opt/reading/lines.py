@@ -116,6 +116,6 @@ class Lines(Sequence):
     raise OSError(f'{self.file} was changed while it was in use')
 
 
-def _state(facts: os.stat_result) -> tuple[int, ...]:
+def _state(facts: os.stat_result) -> tuple[int, int]:
   """What differs once a file was written to or replaced."""
-  return facts.st_ino, facts.st_size, facts.st_mtime_ns
+  return facts.st_size, facts.st_mtime_ns

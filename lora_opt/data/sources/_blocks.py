@@ -27,7 +27,7 @@ class Blocks(Sequence):
     return self._count
 
   def __getitem__(self, index: int) -> Any:
-    for start, rows in self._kept:
+    for start, rows in tuple(self._kept):  # another thread may add to it
       if start <= index < start + len(rows):
         return rows[index - start]
     rows = self._read(index)

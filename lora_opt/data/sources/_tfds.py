@@ -65,7 +65,7 @@ class Tfds(Rows):
       'version': self._info.version,
       'split': self.split,
       'folder': str(self._folder),
-      'made_of': read_json(made_of) if made_of.is_file() else {},
+      'made_of': read_json(made_of, most=2**24) if made_of.is_file() else {},
     }
     if self._features.unread:
       facts['not_read'] = dict(self._features.unread)
