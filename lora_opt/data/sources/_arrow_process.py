@@ -5,6 +5,7 @@ neither harms (`lora_opt.reading.confined`) and what leaves it is JSON. It
 imports nothing of `lora_opt`, to start at once.
 """
 
+import abc
 import functools
 import json
 import os
@@ -63,7 +64,7 @@ def rows(path: str, start: int, wanted: int, longest: int) -> bytes:
   return f'{head[:-1]}, "rows": [{",".join(found)}]}}'.encode()
 
 
-class _Reader:
+class _Reader(abc.ABC):
   """One file: its columns, and its rows from any place on."""
 
   def __init__(self, schema: pa.Schema):
@@ -73,12 +74,13 @@ class _Reader:
     }
     self._next, self._pieces = 0, iter(())
 
+  @abc.abstractmethod
   def count(self, limit: int | None) -> int:
-    raise NotImplementedError
+    """How many rows there are; not all are looked for beyond the limit."""
 
+  @abc.abstractmethod
   def batches(self, start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches with the number of their first row, from that of `start` on."""
-    raise NotImplementedError
 
   def pieces(self, start: int) -> Iterator[pa.RecordBatch]:
     """Consecutive rows from `start` on, a few at a time."""
@@ -111,7 +113,7 @@ class _Parquet(_Reader):
       raise ValueError(
         f'{facts.num_rows} rows are declared, {sum(self._sizes)} in its parts'
       )
-    super().__init__(_with_names(self._file.schema_arrow))
+    super().__init__(_with_own_names(self._file.schema_arrow))
 
   def count(self, limit: int | None) -> int:
     return sum(self._sizes)
@@ -124,8 +126,10 @@ class _Parquet(_Reader):
         for batch in self._file.iter_batches(
           _BATCH, row_groups=[group], columns=self.names, use_threads=False
         ):
-          yield first + found, batch
           found += batch.num_rows
+          if found > size:
+            break
+          yield first + found - batch.num_rows, batch
         if found != size:
           raise ValueError(f'{size} rows are declared, {found} were found')
       first += size
@@ -138,7 +142,7 @@ class _Arrow(_Reader):
     self._path = path
     with pa.memory_map(path) as data:
       self._is_file = data.read(len(_MAGIC)) == _MAGIC
-    super().__init__(_with_names(self._open()[1].schema))
+    super().__init__(_with_own_names(self._open()[1].schema))
 
   def _open(self) -> tuple[pa.NativeFile, pa.RecordBatchStreamReader]:
     data = pa.memory_map(self._path)
@@ -196,7 +200,7 @@ def _opened(path: str, state: tuple[int, ...]) -> _Reader:
   return (_Parquet if path.endswith('.parquet') else _Arrow)(path)
 
 
-def _with_names(schema: pa.Schema) -> pa.Schema:
+def _with_own_names(schema: pa.Schema) -> pa.Schema:
   if len(set(schema.names)) < len(schema.names):
     raise ValueError(f'two columns have one name: {str(schema.names)[:200]}')
   return schema
