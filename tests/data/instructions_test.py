@@ -102,6 +102,7 @@ def test_rows_of_another_kind_are_named():
       'choices: expected a text',
     ),
     ('answer', {'choices': 'ab', 'answer': 0}, 'choices: expected a list'),
+    ('answer', ['a'], 'expected a dict, found list'),
     (None, {'answer': 1}, 'answer must be a bool, found 1'),
   ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lora_opt.data.prepare.recipes import Recipe
+from lora_opt.data.sources._blocks import cut
 from lora_opt.reading.values import shown, text
 
 _LARGEST = 3.4e38  # numbers are stored as float32
@@ -33,17 +34,11 @@ def checked_rows(
       for name, kind in recipe.fields.items():
         _check(name, kind, row[name])
     except (ArithmeticError, LookupError, TypeError) as error:
-      yield ValueError(f'{place}: {type(error).__name__} {shown_error(error)}')
+      yield ValueError(f'{place}: {type(error).__name__} {cut(error)}')
     except ValueError as error:
       yield ValueError(f'{place}: {error}')
     else:
       yield row
-
-
-def shown_error(error: Exception) -> str:
-  """Its message, short: it may quote a row."""
-  message = ' '.join(str(error).split())
-  return message if len(message) < 200 else message[:200] + '...'
 
 
 def _check(name: str, kind: str, value: Any) -> None:

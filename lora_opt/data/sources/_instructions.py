@@ -2,7 +2,7 @@
 
 import dataclasses
 import string
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lora_opt.data.sources._rows import Row, Rows, describe, where
@@ -47,6 +47,8 @@ class ListedChoices(Sequence):
 
   def __getitem__(self, index: int) -> Row:
     row = self.source[index]
+    if not isinstance(row, Mapping):
+      raise self._error(index, f'expected a dict, found {type(row).__name__}')
     answer, choices = row.get('answer'), row.get('choices', [])
     if self.word is None:
       if not isinstance(answer, bool):
