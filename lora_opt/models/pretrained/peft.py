@@ -17,6 +17,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from lora_opt import writing
+from lora_opt.models.pretrained.adapter_base import without_base
 from lora_opt.models.pretrained.adapter_check import check_adapter
 from lora_opt.models.pretrained.adapter_config import (
   AdapterConfig,
@@ -88,12 +89,7 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   """
   folder = pathlib.Path(folder)
   check_adapter(_config_in(folder), model)
-  tensors = {
-    name: tensor
-    for name, tensor in open_adapter(folder).items()
-    # PEFT adds the base's own table to the adapter of an embedding or head.
-    if not name.endswith('.base_layer.weight')
-  }
+  tensors = without_base(open_adapter(folder), model)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   start = model.start
   if start is not None:

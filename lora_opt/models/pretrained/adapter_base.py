@@ -1,0 +1,95 @@
+"""The base's own weights inside an adapter, as PEFT saves those of embeddings.
+
+An adapter is trained for one base. Where it brings a piece of that base along,
+the piece must be the base it is loaded onto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_opt.models.pretrained.adapter_tensors import PREFIX
+from lora_opt.models.pretrained.besides import Copy, rule_of
+from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
+from lora_opt.models.pretrained.files import StoredTensor
+from lora_opt.models.pretrained.peft_names import FEATURES
+
+if TYPE_CHECKING:
+  from lora_opt.models.causal_lm import CausalLM
+
+_INNER = '.base_layer.'
+# Numbers that are compared at a time.
+_CHUNK = 2**22
+
+
+def without_base(
+  tensors: Mapping[str, StoredTensor], model: CausalLM
+) -> dict[str, StoredTensor]:
+  """The tensors of an adapter that are not the base's, which are compared.
+
+  Args:
+    tensors: By the names that PEFT saves.
+    model: With the base the adapter is loaded onto.
+
+  Raises:
+    ValueError: A tensor of the base is another one than the model's.
+  """
+  family, base = model.family, model.base
+  known, leaves = slots(base, family.names), leaves_by_path(base)
+  besides, rest = family.besides(model.config), {}
+  for name, tensor in tensors.items():
+    full = name.removeprefix(PREFIX).replace(_INNER, '.')
+    if model.task_type == FEATURES:
+      full = f'{family.prefix}{full}'
+    if isinstance(copy := rule_of(besides, full), Copy):
+      full = copy.of  # a tied table is saved under the names of both ends
+    if full in known:
+      _check(tensor, leaves[known[full].path], known[full])
+    elif _INNER in name:
+      raise ValueError(
+        f'{tensor.where} is called a weight of the base, which the model does '
+        'not have'
+      )
+    else:
+      rest[name] = tensor
+  return rest
+
+
+def _check(tensor: StoredTensor, leaf: jax.Array, slot: Slot) -> None:
+  wrong = (
+    f'{tensor.where} is that of the base which the adapter was trained for, '
+    'but not that of this model; take that base, or merge the adapter into it '
+    'first'
+  )
+  if tensor.shape != slot.shape:
+    raise ValueError(f'{wrong}: {tensor.shape} and {slot.shape}')
+  tensor.check(slot.shape)  # the type
+  if not isinstance(leaf, jax.Array):
+    raise ValueError(
+      f'{tensor.where} cannot be compared with the quantized weight of the '
+      'base; save the adapter without it'
+    )
+  array = leaf if slot.layer is None else leaf[slot.layer]
+  stored = tensor.open()
+  stored = stored.T if slot.transposed else stored
+  for shard in array.addressable_shards:
+    ours, theirs = np.asarray(shard.data), stored[shard.index]
+    rows = max(1, _CHUNK // max(1, ours[:1].size))
+    for start in range(0, len(ours), rows):
+      part = slice(start, start + rows)
+      if not _equal(ours[part], theirs[part]):
+        raise ValueError(wrong)
+
+
+def _equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
+  """Whether they are, in the narrower of their two types."""
+  narrow = min(
+    ours.dtype, theirs.dtype, key=lambda dtype: jnp.finfo(dtype).bits
+  )
+  with np.errstate(over='ignore'):
+    return bool((ours.astype(narrow) == theirs.astype(narrow)).all())
