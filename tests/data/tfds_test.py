@@ -482,3 +482,18 @@ def test_features_in_sequences_and_translations(tmp_path):
   }
   assert set(features.unread) == {'deep'}
   assert 'tensorflow' not in sys.modules
+
+
+def test_a_small_file_of_a_large_record_takes_little_memory(copy):
+  shard = next(copy.glob('rows_toy-test*00000-of*'))
+  edit(
+    copy / 'dataset_info.json',
+    lambda v: v['splits'][1].update(shardLengths=['1', '3', '2']),
+  )
+  for size, kind in ((2**24, ValueError), (2**29, OSError)):
+    writer = array_record_module.ArrayRecordWriter(str(shard), 'group_size:1')
+    writer.write(bytes(size))
+    writer.close()
+    assert shard.stat().st_size < 2**20
+    row = fuzzing.outcome(lambda: source(copy, 'test')[0], 'rows_toy')
+    assert isinstance(row, kind), row

@@ -25,13 +25,19 @@ def count(path: str) -> int:
   return _reader(path).num_records()
 
 
-def records(path: str, start: int, wanted: int) -> bytes:
-  """Records from `start` on, at least one: each its size and its bytes."""
+def records(path: str, start: int, wanted: int, longest: int) -> bytes:
+  """Records from `start` on, at least one.
+
+  Returns:
+    For each its size, how many bytes of it follow (none of one that is longer
+    than `longest`), and these.
+  """
   reader, reply = _reader(path), bytearray()
   stop = min(start + wanted, reader.num_records())
   for first in range(start, stop, _STEP):
     for record in reader.read(first, min(first + _STEP, stop)):
-      reply += struct.pack('<Q', len(record)) + record
+      given = record if len(record) <= longest else b''
+      reply += struct.pack('<QQ', len(record), len(given)) + given
     if len(reply) > _REPLY:
       break
   if not reply:

@@ -114,32 +114,31 @@ class Tfds(Rows):
     _ = self._features  # what is wrong with them is said first
     return Blocks(self._starts[-1], self._read)
 
-  def _read(self, index: int) -> list[bytes]:
-    """Records from an index on."""
+  def _read(self, index: int) -> list[bytes | int]:
+    """Records from an index on, or only the sizes of those too long."""
     number = bisect.bisect_right(self._starts, index) - 1
     piece = self._pieces[number]
     start = piece.start + index - self._starts[number]
     wanted = min(WANTED, piece.stop - start)
     path = str(piece.shard.path)
     try:
-      reply = _process()('records', path, start, wanted)
+      reply = _process()('records', path, start, wanted, self.longest)
     except ConfinedError as error:
       # No ValueError: it is not about one row.
       raise OSError(f'{path}: damaged file: {cut(error)}') from None
     records, place = [], 0
     while place < len(reply):
-      (size,) = struct.unpack_from('<Q', reply, place)
-      records.append(reply[place + 8 : place + 8 + size])
-      place += 8 + size
+      size, given = struct.unpack_from('<QQ', reply, place)
+      place += 16
+      records.append(size if given < size else reply[place : place + given])
+      place += given
     return records
 
   def _row(self, index: int) -> Row:
     record = self._rows[index]
     try:
-      if len(record) > self.longest:
-        raise ValueError(
-          f'{len(record):,} bytes, at most {self.longest:,} are read'
-        )
+      if isinstance(record, int):
+        raise ValueError(f'{record:,} bytes, at most {self.longest:,} are read')
       return self._features.row(_tf_example.parse(record))
     except ValueError as error:
       raise ValueError(f'{self.where(index)}, {error}') from None
