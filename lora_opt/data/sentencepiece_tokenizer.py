@@ -14,10 +14,15 @@ from collections.abc import Mapping, Sequence
 
 import sentencepiece
 
+from lora_opt.data import tokenizer_trial
 from lora_opt.data.tokenizer import TextIds
 from lora_opt.data.tokenizer_settings import read_settings
 from lora_opt.reading import values
+from lora_opt.reading.confined import Confined, ConfinedError
 
+_try_sentencepiece = Confined(
+  tokenizer_trial.__file__, 'try_sentencepiece', seconds=8.0, memory=2**30
+)
 FILES = ('spiece.model', 'spm.model')  # T5's name, and DeBERTa's
 
 
@@ -57,9 +62,13 @@ class SentencePieceTokenizer:
     if file is None:
       raise FileNotFoundError(f'no {" or ".join(FILES)} in {path}')
     try:
+      _try_sentencepiece(str(file))
       core = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    except (OSError, RuntimeError) as error:
-      raise ValueError(f'{file} is not a SentencePiece model') from error
+    except (OSError, RuntimeError, ConfinedError) as error:
+      raise ValueError(
+        f'{file} is not a SentencePiece model: '
+        f'{values.one_line(str(error), 200)}'
+      ) from None
     settings = read_settings(pathlib.Path(path))
     last = core.id_to_piece(core.get_piece_size() - 1)
     own = 'extra_id_' in last or not core.is_unknown(core.piece_to_id('[CLS]'))
@@ -87,6 +96,11 @@ class SentencePieceTokenizer:
   def vocab_size(self) -> int:
     """Number of tokens, special ones included."""
     return self.core.get_piece_size() + self.extra_ids
+
+  @property
+  def largest_id(self) -> int:
+    """The largest id of a token."""
+    return self.vocab_size - 1
 
   @functools.cached_property
   def digest(self) -> str:

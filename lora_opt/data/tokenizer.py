@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 from absl import logging
@@ -24,16 +24,17 @@ from tokenizers import (
 from lora_opt.data import encoding
 from lora_opt.data.chat_template import ChatTemplate, Message
 from lora_opt.data.gguf_file import GGUFFile, field, open_gguf
+from lora_opt.data.gguf_vocabulary import read_vocabulary
 from lora_opt.data.sentencepiece import (
   CONTROL,
   USER_DEFINED,
   sentencepiece_core,
 )
 from lora_opt.data.stops import Stops, stops_of
-from lora_opt.data.tokenizer_file import read_tokenizer
+from lora_opt.data.tokenizer_file import guarded, read_tokenizer
 from lora_opt.data.tokenizer_settings import Settings, read_settings
 from lora_opt.data.turns import cut_of
-from lora_opt.reading.values import shown
+from lora_opt.reading.values import boolean, integer, shown, text
 
 LLAMA3_SPLIT = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -53,6 +54,7 @@ PRE_TOKENIZERS = {
   ),
 }
 
+_DAMAGED = 'damaged GGUF tokenizer: it'
 BYTE_LEVEL_CHAT = (
   '{% for message in messages %}<{{ message.role }}>{{ message.content }}<eos>'
   '{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'
@@ -83,6 +85,7 @@ class Tokenizer:
     other_tokens: Further special tokens by name (unk, sep, cls, mask), which a
       chat template may use.
     template_place: Where the chat template is from, or why there is none.
+    place: Where the tokenizer is from, for messages.
 
   >>> tokenizer = Tokenizer.byte_level()
   >>> tokenizer.encode('Hi<eos>')
@@ -100,6 +103,7 @@ class Tokenizer:
   end_ids: tuple[int, ...] = ()
   other_tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
   template_place: str = 'the chat template'
+  place: str = 'the tokenizer'
 
   @classmethod
   def from_gguf(cls, source: str | os.PathLike | GGUFFile) -> Tokenizer:
@@ -119,19 +123,38 @@ class Tokenizer:
     """
     opened = isinstance(source, GGUFFile)
     reader = source if opened else open_gguf(source)
+    place = str(reader.path)
 
     def get(key, default=None):
       return field(reader, f'tokenizer.ggml.{key}', default)
 
+    try:
+      return cls._of_gguf(get, field(reader, 'tokenizer.chat_template', ''))
+    except ValueError as error:
+      if place in str(error):
+        raise
+      raise ValueError(f'{place}: {error}') from error
+
+  @classmethod
+  def _of_gguf(cls, get, template: Any) -> Tokenizer:
     core = _gguf_core(get)
-    ids = [get(f'{name}_token_id', -1) for name in ('bos', 'eos', 'padding')]
-    bos, eos, pad = (None if i < 0 else i for i in ids)
+    size = core.get_vocab_size()
+    ids = [
+      integer(get(f'{name}_token_id', -1), f'{name}_token_id', -1)
+      for name in ('bos', 'eos', 'padding')
+    ]
+    for token_id in ids:
+      # What llama.cpp writes for none is the largest of 32 bits.
+      if size <= token_id < 2**32 - 1:
+        raise ValueError(f'a special token has id {token_id} of {size}')
+    bos, eos, pad = (i if 0 <= i < size else None for i in ids)
     # The default is llama.cpp's.
     default = get('model') == 'llama' or get('pre', '') == 'llama-bpe'
-    add_bos = bos is not None and bool(get('add_bos_token', default))
+    add_bos = boolean(get('add_bos_token', default), 'add_bos_token')
+    add_bos = add_bos and bos is not None
     if add_bos:
       core.post_processor = _opened_by(core.id_to_token(bos), bos)
-    template = field(reader, 'tokenizer.chat_template', '') or None
+    template = text(template, 'tokenizer.chat_template') or None
     return cls(core, bos, eos, pad, template, add_bos)
 
   @classmethod
@@ -180,6 +203,7 @@ class Tokenizer:
       settings.end_ids,
       {n: t for n, t in settings.tokens.items() if n not in ids},
       settings.template.place,
+      str(settings.file.parent),
     )
 
   @classmethod
@@ -256,6 +280,11 @@ class Tokenizer:
     return self.core.get_vocab_size()
 
   @functools.cached_property
+  def largest_id(self) -> int:
+    """The largest id of a token; there may be ids without one below it."""
+    return max(self.core.get_vocab().values(), default=-1)
+
+  @functools.cached_property
   def digest(self) -> str:
     """SHA-256 of vocabulary and merges, in hexadecimal."""
     vocabulary = sorted(self.core.get_vocab().items(), key=lambda item: item[1])
@@ -264,7 +293,9 @@ class Tokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text; special tokens in it are recognized, none are added."""
-    return self.core.encode(text, add_special_tokens=False).ids
+    return guarded(
+      self.place, self.core.encode, text, add_special_tokens=False
+    ).ids
 
   def encode_texts(self, text: str, pair: str | None = None) -> TextIds:
     """Ids of a text or of two, put together by the tokenizer's own template.
@@ -284,12 +315,14 @@ class Tokenizer:
         'the tokenizer has no template for texts (post_processor in '
         'tokenizer.json): it is not one of an encoder'
       )
-    encoded = self.core.encode(text, pair)
+    encoded = guarded(self.place, self.core.encode, text, pair)
     return TextIds(encoded.ids, encoded.type_ids, encoded.sequence_ids)
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids, without the special tokens."""
-    return self.core.decode(list(ids), skip_special_tokens=True)
+    return guarded(
+      self.place, self.core.decode, list(ids), skip_special_tokens=True
+    )
 
   @functools.cached_property
   def special_ids(self) -> frozenset[int]:
@@ -361,25 +394,24 @@ class Tokenizer:
 def _gguf_core(get) -> tokenizers.Tokenizer:
   """The tokenizer of a GGUF file; `get` reads its keys."""
   kind, split = get('model'), get('pre', 'gpt-2')
-  tokens, types = get('tokens'), get('token_type')
   if kind != 'llama' and (kind != 'gpt2' or split not in PRE_TOKENIZERS):
     raise ValueError(
-      f'GGUF tokenizer {kind!r} with pre-tokenizer {split!r} is not '
+      f'tokenizer {shown(kind)} with pre-tokenizer {shown(split)} is not '
       f'supported; supported are llama, and gpt2 with '
       f'{", ".join(PRE_TOKENIZERS)}'
     )
-  try:
-    if kind == 'llama':
-      prefix = get('add_space_prefix', True)
-      return sentencepiece_core(tokens, get('scores'), types, prefix)
-    bpe = models.BPE(
-      vocab={token: i for i, token in enumerate(tokens)},
-      merges=[tuple(merge.split(' ')) for merge in get('merges', [])],
-      # Llama 3 takes a word that is a token whole, whatever the merges say.
-      ignore_merges=split == 'llama-bpe',
-    )
-  except Exception as error:  # the Rust side raises plain Exception
-    raise ValueError(f'damaged GGUF tokenizer: {error}') from error
+  tokens, types, scores, merges = read_vocabulary(get, kind == 'llama')
+  if kind == 'llama':
+    prefix = boolean(get('add_space_prefix', True), 'add_space_prefix')
+    return guarded(_DAMAGED, sentencepiece_core, tokens, scores, types, prefix)
+  bpe = guarded(
+    _DAMAGED,
+    models.BPE,
+    vocab={token: i for i, token in enumerate(tokens)},
+    merges=merges,
+    # Llama 3 takes a word that is a token whole, whatever the merges say.
+    ignore_merges=split == 'llama-bpe',
+  )
   core = _byte_level_core(bpe, PRE_TOKENIZERS[split])
   pairs = list(zip(tokens, types, strict=True))
   core.add_special_tokens([t for t, kind in pairs if kind == CONTROL])

@@ -202,3 +202,9 @@ def _check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
       f'{tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows; '
       'take the tokenizer that belongs to the weights'
     )
+  if tokenizer.largest_id >= config.vocab_size:
+    raise ValueError(
+      f'tokenizer and model disagree: the tokenizer has a token of id '
+      f'{tokenizer.largest_id}, the embedding {config.vocab_size} rows; take '
+      'the tokenizer that belongs to the weights'
+    )

@@ -71,7 +71,7 @@ def from_gguf(
     name=name or str(path),
     family=architecture.family,
     config=config,
-    tokenizer=_tokenizer(file),
+    tokenizer=Tokenizer.from_gguf(file),
     base=abstract_base(config),
     lora_config=lora,
     dtype=dtype,
@@ -100,15 +100,6 @@ def from_gguf(
     quantized_paths(model, quantize),
   )
   return with_base(model, base, quantize)
-
-
-def _tokenizer(file: GGUFFile) -> Tokenizer:
-  try:
-    return Tokenizer.from_gguf(file)
-  except ValueError as error:
-    if str(file.path) in str(error):
-      raise
-    raise ValueError(f'{file.path}: {error}') from error
 
 
 def _read(
