@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import math
 import random
+import time
 import warnings
 
 import pytest
@@ -89,12 +90,22 @@ def test_the_version_that_was_examined_is_the_one_that_is_asked_for():
   assert importlib.metadata.version('reasoning-gym') == table.VERSION
 
 
-# Generating takes long for some: three rows of each are enough there.
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SCORED)
 def test_honest_answers_score_as_by_reasoning_gym(name):
-  size = 3 if name in ('intermediate_integration', 'knight_swap') else 6
-  dataset, rows = generated(name, size)
+  # Generating takes long for some.
+  slow = name in ('intermediate_integration', 'knight_swap')
+  compare_with_reasoning_gym(name, 3 if slow else 6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', SCORED)
+def test_many_honest_answers_score_as_by_reasoning_gym(name):
+  compare_with_reasoning_gym(name, 40, seed=4)
+
+
+def compare_with_reasoning_gym(name, size, seed=3):
+  dataset, rows = generated(name, size, seed)
   rng = random.Random(name)
   for place, row in enumerate(rows):
     for answer in honest_answers(row, rows[place - 1], rng):
@@ -118,6 +129,50 @@ def test_nothing_that_a_model_writes_is_executed(name, tmp_path):
   ):
     assert math.isfinite(score) and 0 <= score <= 1, text[:60]
   assert repr(row) == before
+
+
+# What answers are made of, and what bombs are.
+PIECES = (
+  *'019xCP()[]{},.:=+-*/!"\'\\#%&~^|<> \n\t\0\xac\xd7\u2192\u0663\ud800',
+  *('**', '99999', '1e999', '0x', 'nan', 'inf', 'None', 'True', 'lambda'),
+  *('sin(', 'exp(', 'sqrt(', 'log(', 'move(', '"a":', "'a',", '[[', ']]'),
+  *('\N{LOGICAL OR}', '\N{LOGICAL AND}', 'F9', "R'", 'A+9', 'exit()'),
+  *('Move disk 1 from Peg 1 to Peg 2\n', 'fill A', 'pour A->B', ' days, '),
+  *('\U0001f600', 'Q _ ', 'up '),
+)
+
+
+def hostile(right, rng):
+  """Pieces, repeated, alone or around the right answer."""
+  some = [rng.choice(PIECES) for _ in range(rng.randrange(1, 7))]
+  text = ''.join(some) * rng.choice((1, 2, 30, 1000, 4000))
+  return rng.choice((text, right + text, text + right, f'[{text}]'))
+
+
+def attack(name, count):
+  source = ReasoningGym(name, size=2, seed=5)
+  with contextlib.redirect_stdout(io.StringIO()):
+    rows = list(source)
+    source.score('warm', rows[0])
+  rng = random.Random(name)
+  for index in range(count):
+    row = rows[index % 2]
+    text = hostile(right_answer(row), rng)
+    start = time.process_time()
+    score = source.score(text, row)
+    assert time.process_time() - start < 1, text[:200]
+    assert 0 <= score <= 1, text[:200]
+
+
+@pytest.mark.parametrize('name', SCORED)
+def test_any_text_is_scored_quickly(name):
+  attack(name, 30)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', SCORED)
+def test_many_texts_are_scored_quickly(name):
+  attack(name, 500)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def _without_nan(answer: str) -> str | None:
 
 def _small_exponents(answer: str) -> str | None:
   """A fraction such as 1e999999999 is written out."""
-  too_large = len(answer) > 100 or re.search(r'[eE][-+]?0*\d{3}', answer)
+  too_large = len(answer) > 100 or re.search(r'[eE][-+]?0*[1-9]\d{3}', answer)
   return None if too_large else answer
 
 
