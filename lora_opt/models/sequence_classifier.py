@@ -106,6 +106,12 @@ class SequenceClassifier:
     mean = self.config.pooling == 'mean' or self.config.pooler is None
     return 'FEATURE_EXTRACTION' if mean else 'SEQ_CLS'
 
+  @property
+  def drawn(self) -> tuple[str, ...]:
+    """Paths of the parts of the head that `init` draws at random."""
+    parts = abstract_head(self.config, self.outputs).keys() - self.head.keys()
+    return tuple(f'head/{part}' for part in sorted(parts))
+
   def init(self, rng: jax.Array) -> Tree:
     """Returns what is trained: a fresh adapter, and the head to start from."""
     adapter_key, head_key = jax.random.split(rng)
@@ -290,11 +296,10 @@ class SequenceClassifier:
 
   def _head_in_force(self, trainable: Tree | None) -> Tree:
     head = self.head if trainable is None else trainable['head']
-    missing = abstract_head(self.config, self.outputs).keys() - head.keys()
-    if missing:
+    if trainable is None and self.drawn:
       raise ValueError(
-        f'{self.name} came without {" and ".join(sorted(missing))} of a '
-        'trained head: it needs an adapter'
+        f'{self.name} came without a trained head, it lacks '
+        f'{" and ".join(self.drawn)}: it needs an adapter'
       )
     return head
 

@@ -39,6 +39,7 @@ from lora_opt.training.train_state import (
   TrainState,
   create_train_state,
 )
+from lora_opt.training.untrained import Watch
 
 _BEFORE = 'evaluation/before.json'
 _AFTER = 'evaluation/after.json'
@@ -203,8 +204,10 @@ def train(
       ) as log,
       _noted(folder / _DIVERGED),
     ):
+      drawn = () if initial_adapter else getattr(model, 'drawn', ())
+      watch = Watch(state.lora, placement, drawn)
       state = _run_steps(
-        lambda state, batch: train_step(state, base, batch),
+        lambda state, batch: watch(train_step(state, base, batch)),
         state,
         batches,
         placement,
@@ -217,6 +220,7 @@ def train(
         eval_period=eval_period,
         was_evaluated=on_first(functools.partial(_was_evaluated, folder, done)),
       )
+      watch.finish()
   if state.step < train_steps:
     print(f'Stopped by SIGTERM after step {state.step}; run again to go on.')
     sys.exit(0)

@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused(model):
     model.predict(
       model.base, model.init(jax.random.key(0)), batch_of([[[5] * 40]])
     )
-  with pytest.raises(ValueError, match='outputs=0'):
+  with pytest.raises(ValueError, match='outputs: expected a whole number'):
     dataclasses.replace(model, outputs=0)
   with pytest.raises(ValueError, match='head_dropout=1'):
     dataclasses.replace(model, head_dropout=1)
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused(model):
   ('settings', 'message'),
   [
     ({'num_heads': 3}, 'embed_dim=8 must be a multiple of num_heads=3'),
-    ({'num_layers': 0}, 'num_layers=0'),
+    ({'num_layers': 0}, 'num_layers: expected a whole number'),
     ({'activation': 'mish'}, "activation='mish' must be one of"),
     ({'pooling': 'max'}, "pooling='max'"),
   ],
@@ -190,7 +190,7 @@ def test_a_config_that_contradicts_itself_is_refused(settings, message):
   ('settings', 'message'),
   [
     ({'terms': ('p2p',)}, 'p2p'),
-    ({'span': 1}, 'span=1'),
+    ({'span': 1}, 'span: expected a whole number'),
     ({'span': 32, 'max_distance': 16}, 'max_distance=16'),
   ],
 )

@@ -137,6 +137,12 @@ def from_folder(
     model = dataclasses.replace(
       model, head=head, labels=labels, head_labels=labels
     )
+    if 'out' in head and model.drawn:
+      logging.warning(
+        '%s has a head, but lacks %s, which is drawn at random',
+        folder,
+        ', '.join(model.drawn),
+      )
   return with_base(model, base, quantize)
 
 
