@@ -182,8 +182,9 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
 
   Raises:
     ValueError: no pair, a factor without its partner, two leaves for one
-      factor, ranks or batch axes that differ, or more than one way to read a
-      pair; with path, shapes and what to do. Or what is no layout.
+      factor, ranks or batch axes that differ, an axis of length zero, numbers
+      that are not real floats of 16 bits or more, or more than one way to read
+      a pair; with path, shapes and what to do. Or what is no layout.
 
   >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
   >>> [site] = find_sites(tree)
@@ -202,6 +203,7 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
     )
   guessed = len(layouts) > 1
   sites = [_resolve(key, *entry, guessed) for key, entry in found.items()]
+  _check_factors(sites, dict(leaf_paths(tree)))
   names = [site.name for site in sites]
   if len(set(names)) != len(names):
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -209,6 +211,22 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
   taken = sorted({site.layout.name for site in sites})
   _log.info('%d LoRA sites, layout %s', len(sites), ', '.join(taken))
   return sites
+
+
+def _check_factors(sites: Sequence[Site], leaves: Mapping[str, Any]) -> None:
+  for s in sites:
+    for path, shape in ((s.a_path, s.a_shape), (s.b_path, s.b_shape)):
+      if 0 in shape:
+        raise ValueError(
+          f'{path} {shape} is empty: a LoRA pair needs a rank, and inputs and '
+          'outputs, of at least 1. Leave it out of the parameters.'
+        )
+      dtype = leaves[path].dtype
+      if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
+        raise ValueError(
+          f'{path} {shape} is {dtype}: the factors of a LoRA pair must be '
+          'bfloat16, float16, float32 or float64 to be trained. Cast it.'
+        )
 
 
 def _as_tuple(layout: Layouts) -> tuple[LoraLayout, ...]:

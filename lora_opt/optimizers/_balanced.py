@@ -58,6 +58,11 @@ def balanced(
   References:
     BaLoRA, arXiv 2605.31484.
   """
+  # Guarded as well: what `inner` cannot do must not keep the factors from the
+  # factorisation that its moments went over to.
+  inner = transforms.skip_nonfinite(
+    inner, max_consecutive=max_consecutive_skips
+  )
   return recipe(
     transforms.refactor_by_balance(
       inner, layout, warmup_steps=warmup_steps, every=every

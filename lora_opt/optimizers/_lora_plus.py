@@ -51,7 +51,8 @@ def lora_plus(
       authors' code gives these a rate of their own, 1e-6: here, 1e-6 over the
       peak of `learning_rate`.
     embeddings: regular expression, searched in the path of the module, that
-      says which adapters these are.
+      says which adapters these are; the default goes by a module's own name,
+      not by those of the modules around it.
     weight_decay: decoupled, times each factor's own learning rate.
     mask: which leaves decay; default all.
     mu_dtype: dtype of the first moment.

@@ -73,19 +73,16 @@ def scaled_gd(
     Zhang and Pilanci, Riemannian Preconditioned LoRA for Fine-Tuning
     Foundation Models, arXiv 2402.02347.
   """
-  stages = [
-    transforms.on_lora_pairs(
-      transforms.precondition_by_grams(reg, lora_scale=lora_scale),
-      layout,
-      native=True,
-    ),
+  direction = transforms.precondition_by_grams(reg, lora_scale=lora_scale)
+  if momentum is not None:
+    # Among pairs, where everything is float32 or wider.
+    direction = optax.chain(
+      direction, optax.trace(momentum, nesterov, mu_dtype)
+    )
+  return recipe(
+    transforms.on_lora_pairs(direction, layout, native=True),
     transforms.add_decayed_weights(weight_decay, mask),
     transforms.scale_by_finite_rate(learning_rate),
-  ]
-  if momentum is not None:
-    stages.insert(1, optax.trace(momentum, nesterov, mu_dtype))
-  return recipe(
-    *stages,
     layout=layout,
     other=other,
     max_skips=max_consecutive_skips,

@@ -5,8 +5,18 @@ import re
 import jax.numpy as jnp
 import optax
 
-# Modules that libraries call their embeddings: embed_tokens, wte, shared ...
-EMBEDDINGS = r'(?i)embed|\b(wte|wpe|shared)\b'
+# A module by its own name, the last component of its path, as libraries call
+# their embeddings: embed_tokens, word_embeddings, token_embedder, Embed_0, wte
+# ... What lies inside of a module that is called so, as the projection in
+# text_embedding_model/q, is none, and neither is one of patches of an image.
+EMBEDDINGS = (
+  r'(?i)(?:^|[./])'
+  r'(?:(?!patch|un_?embed)\w*embed(?:s|der|dings?)?'
+  r'(?:_(?:tokens|positions|in|table|tokens_per_layer))?(?:_\d+)?'
+  r'|wte|wpe|shared)'
+  # The name of the weight, where a library has it in the path as well.
+  r'(?:[./](?:embeddings?|weight|kernel|input_embedding))?$'
+)
 
 
 def scale_by_lora_plus(
@@ -24,8 +34,8 @@ def scale_by_lora_plus(
     lr_ratio: learning rate of B over that of A.
     embedding_ratio: what the updates of both factors of an adapter on an
       embedding are multiplied by instead; None: as of any other.
-    embeddings: regular expression, searched in the path of the module, that
-      says which these are.
+    embeddings: regular expression, searched in the path of the module (with
+      dots, without the 'lora' at its end), that says which these are.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
@@ -42,7 +52,9 @@ def scale_by_lora_plus(
     del params
     new = {}
     for name, pair in updates.items():
-      if embedding_ratio is not None and is_embedding(name):
+      if embedding_ratio is not None and is_embedding(
+        name.removesuffix('.lora')
+      ):
         new[name] = type(pair)(*(scaled(embedding_ratio, x) for x in pair))
       else:
         new[name] = pair._replace(b=scaled(lr_ratio, pair.b))

@@ -267,6 +267,40 @@ def test_lora_plus_gives_embeddings_a_rate_of_their_own():
   np.testing.assert_allclose(size('shared_mlp', 'lora_b'), 0.4, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ('path', 'expected'),
+  [
+    ('model/embed_tokens', True),
+    ('embeddings/word_embeddings', True),
+    ('embeddings/position_embeddings', True),
+    ('transformer/wte', True),
+    ('decoder/token_embedder/embedding', True),
+    ('embedder/input_embedding', True),
+    ('tok_embeddings', True),
+    ('Embed_0/embedding', True),
+    ('shared', True),
+    ('gpt_neox/embed_in', True),
+    ('text_embedding_model/q', False),
+    ('text_embedding_model/layers/0/attention/q_proj', False),
+    ('embedder/mm_input_projection', False),
+    ('embeddings/LayerNorm', False),
+    ('shared_mlp', False),
+    ('mlp/shared_expert', False),
+    ('shared/up_proj', False),
+    ('embedding_projection', False),
+    ('vision/patch_embedding', False),
+    ('unembed', False),
+    ('embedded_attention/wo', False),
+  ],
+)
+def test_an_embedding_is_told_by_the_own_name_of_the_module(path, expected):
+  params = {path: {'lora_a': jnp.ones((4, 2)), 'lora_b': jnp.ones((2, 4))}}
+  tx = lora_opt.lora_plus(0.1, embedding_ratio=0.01)
+  updates, _ = tx.update(params, tx.init(params), params)
+  size = 0.001 if expected else 0.1
+  np.testing.assert_allclose(updates[path]['lora_a'], -size, rtol=1e-6)
+
+
 def test_lora_plus_under_sgd_is_a_larger_start():
   """From B = 0: plain LoRA at sqrt(eta_A eta_B), A0 ratio^(1/4)."""
   ratio, rate = 16.0, 0.01
