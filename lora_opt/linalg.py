@@ -32,6 +32,9 @@ Array = jax.Array
 ILL_CONDITIONED = 32.0
 # What the second pass of `orthonormal_bases` still sees, relative to `cutoff`.
 RESOLUTION = 1 / 128
+# How much a factor may shrink at once. What an optimizer adds to a factor to
+# shrink it more would leave less than four digits of it in float32.
+MAX_CHANGE = 1024.0
 
 
 def cutoff(dtype) -> float:
@@ -317,6 +320,23 @@ def complement(projector: Array) -> Array:
   return from_eigen(vectors, jnp.where(values > 0.5, 1, 0).astype(values.dtype))
 
 
+def root_size(x: Array) -> Array:
+  """The power of two next to the root of the trace (batch, 1, 1); 1 of zero.
+
+  The size of a factor, from its Gram matrix x. Divided by it twice, which is
+  exact, products of Gram matrices stay in range: those of factors of 1e10 or
+  1e-10 would not be in float32.
+
+  >>> print(root_size(jnp.array([[[100.0]], [[1e-30]], [[0.0]]])).ravel())
+  [1.6000000e+01 1.7763568e-15 1.0000000e+00]
+  """
+  root = jnp.sqrt(jnp.trace(x, axis1=-2, axis2=-1))
+  _, exponent = jnp.frexp(root)
+  size = jnp.ldexp(jnp.ones_like(root), exponent)
+  usable = (root > 0) & jnp.isfinite(root)
+  return jnp.where(usable, size, 1)[..., None, None]
+
+
 def solve_positive(x: Array, y: Array) -> Array:
   """x^-1 y for positive definite x, each (batch, r, r)."""
   lower = jax.lax.linalg.cholesky(x, symmetrize_input=False)
@@ -348,6 +368,8 @@ def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:
   >>> print(f'{s.item():.3f} {s_inverse.item():.3f}')
   1.500 0.667
   """
+  size_x, size_y = root_size(x), root_size(y)
+  x, y = x / size_x / size_x, y / size_y / size_y
   values, vectors = eigh(x)
   live = alive(values)
   root = jnp.where(live, jnp.sqrt(jnp.where(live, values, 1)), 0)
@@ -382,6 +404,7 @@ def geometric_mean_pair(x: Array, y: Array) -> tuple[Array, Array]:
     symmetrize(matmul(matmul(vectors, m), vectors.mT)) for m in (s, s_inverse)
   )
   some = some[:, :, None]
+  s, s_inverse = s * (size_y / size_x), s_inverse * (size_x / size_y)
   return jnp.where(some, s, eye), jnp.where(some, s_inverse, eye)
 
 
@@ -394,7 +417,8 @@ def balancing_change(x: Array, y: Array) -> tuple[Array, Array]:
   continuously on both factors, and a change that is carried out at every
   step comes to rest. (`geometric_mean_pair` calls such directions dead and
   gives them the largest value, which is right for a preconditioner.) P = I
-  if x or y is zero.
+  if x or y is zero. P and P^-1 are at most `MAX_CHANGE`: factors further out
+  of balance need several changes.
 
   Args:
     x: (batch, r, r), symmetric positive semi-definite.
@@ -408,6 +432,8 @@ def balancing_change(x: Array, y: Array) -> tuple[Array, Array]:
   >>> print(f'{p.item():.3f} {p_inverse.item():.3f}')
   0.500 2.000
   """
+  size_x, size_y = root_size(x), root_size(y)
+  x, y = x / size_x / size_x, y / size_y / size_y
   values, vectors = eigh(jnp.concatenate([x, y]))
   largest = jnp.maximum(values[:, -1:], 0)
   some = jnp.all((largest > 0).reshape(2, -1, 1), axis=0)
@@ -428,7 +454,8 @@ def balancing_change(x: Array, y: Array) -> tuple[Array, Array]:
   values, turned = eigh(symmetrize(s))
   eps = float(jnp.finfo(x.dtype).eps)
   values = jnp.maximum(values, eps * values[:, -1:])
-  values = jnp.sqrt(jnp.where(some, values, 1))
+  values = jnp.sqrt(jnp.where(some, values * (size_y / size_x)[:, 0], 1))
+  values = jnp.clip(values, 1 / MAX_CHANGE, MAX_CHANGE)
   vectors = matmul(vectors, turned)
   eye = jnp.eye(x.shape[-1], dtype=x.dtype)[None]
   return tuple(

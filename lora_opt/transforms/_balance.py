@@ -171,9 +171,10 @@ def _root_of_norms(pair, due):
 
 
 def _root_of_ratio(a, b):
-  """sqrt(b / a) of two norms; one where one of them is zero."""
+  """sqrt(b / a) of two norms, in bounds; one where one of them is zero."""
   usable = (a > 0) & (b > 0)
-  return jnp.sqrt(jnp.where(usable, b, 1) / jnp.where(usable, a, 1))
+  root = jnp.sqrt(jnp.where(usable, b, 1) / jnp.where(usable, a, 1))
+  return jnp.clip(root, 1 / linalg.MAX_CHANGE, linalg.MAX_CHANGE)
 
 
 def _refactored(

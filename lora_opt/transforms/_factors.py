@@ -223,10 +223,12 @@ def hold_weak_directions(
     The identity for every B.
   """
   matmul = linalg.matmul
-  # H = R_B (A^T A) R_B^T. R_B = R_B^-T (B^T B).
-  of_a, of_b = factors.halves(bases.grams)
+  # H = R_B (A^T A) R_B^T. R_B = R_B^-T (B^T B). A and B each in units of its
+  # own size: H would soon be out of the range of float32.
+  units = linalg.root_size(bases.grams)
+  of_a, of_b = factors.halves(bases.grams / units / units)
   resting_a, _ = factors.halves(bases.resting)
-  _, inverse_b = factors.halves(bases.inverses)
+  _, inverse_b = factors.halves(bases.inverses * units)
   r_b = matmul(inverse_b.mT, of_b)
   # Where A rests it counts as strong, also if all of it is zero.
   strength = jnp.trace(of_a + of_b, axis1=1, axis2=2)[:, None, None]
@@ -234,14 +236,16 @@ def hold_weak_directions(
   h = linalg.symmetrize(h)
   eye = jnp.eye(h.shape[-1], dtype=h.dtype)[None]
   size, _ = factors.halves(linalg.after(sizes, last))
-  square = jnp.square(size)[:, None, None]
+  unit_a, unit_b = factors.halves(units)
+  size = size[:, None, None] / unit_a / unit_b
+  square = jnp.square(size)
   # At B = 0, and at a learning rate of zero, nothing is to be resolved.
   floor = linalg.cutoff(h.dtype) * jnp.trace(h, axis1=1, axis2=2)
   floor = jnp.maximum(floor[:, None, None], jnp.finfo(h.dtype).tiny)
   solved = linalg.solve_positive(h + jnp.maximum(square, floor) * eye, h)
   # Eigenvalues of W lie between zero and one, so tr W^2 <= tr W. If not, or if
   # it is NaN, rounding has made H indefinite, since the factors are too far
-  # from balanced: A rests.
+  # from balanced, or the square of the size overflows: A rests.
   trace = jnp.trace(solved, axis1=1, axis2=2)
   resolved = jnp.sum(solved * solved.mT, axis=(1, 2)) <= trace + 0.1
   solved = jnp.where(resolved[:, None, None], solved, 0)

@@ -82,7 +82,7 @@ def _bounded(s, s_inverse, ranks, max_spread):
 
   up, down = mean(s), mean(s_inverse)
   kept = jnp.minimum(1, max_spread / (up * down))[:, None, None]
-  centre = jnp.sqrt(up / down)[:, None, None]
+  centre = (jnp.sqrt(up) / jnp.sqrt(down))[:, None, None]
   rest = (1 - kept) * jnp.eye(size, dtype=s.dtype)[None]
   return kept * s + rest * centre, kept * s_inverse + rest / centre
 
