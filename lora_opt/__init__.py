@@ -24,7 +24,7 @@ from lora_opt.optimizers import (
 )
 from lora_opt.pairs import AUTO, LoraLayout, LoraPair
 from lora_opt.state_sharding import state_shardings
-from lora_opt.transforms import on_lora_pairs
+from lora_opt.transforms import float32_masters, on_lora_pairs
 
 __version__ = '0.1.0'
 
@@ -36,6 +36,7 @@ __all__ = [
   'altlora',
   'balanced',
   'diagnostics',
+  'float32_masters',
   'lamb',
   'linalg',
   'lora_fa',

@@ -22,6 +22,7 @@ class PairDiagnostics(NamedTuple):
   dead_directions: jax.Array  # rank of the factors less that of A B^T
   stable_rank: jax.Array  # |A B^T|_F^2 / |A B^T|_2^2: 1 to rank; 0 if B = 0
   relative_step: jax.Array  # |last change of A B^T| / |A B^T|, Frobenius
+  lost_updates: jax.Array  # part of the last updates that rounding takes
 
 
 def diagnose(
@@ -38,7 +39,7 @@ def diagnose(
   Args:
     params: parameters with LoRA pairs.
     last_updates: what was added to get there, a tree like `params`; None
-      leaves `relative_step` at zero.
+      leaves `relative_step` and `lost_updates` at zero.
     layout: where the pairs are; see `lora_opt.pairs`.
 
   Returns:
@@ -55,6 +56,7 @@ def diagnose(
   dead_directions 0
   stable_rank 2.0
   relative_step 0.0
+  lost_updates 0.0
   """
   sites = pairs.find_sites(params, layout)
   factors = _wide_enough(pairs.extract_pairs(params, sites))
@@ -75,6 +77,7 @@ def diagnose(
     'dead_directions': ranks - jnp.sum(live, axis=1),
     'stable_rank': _ratio(jnp.sum(squares, axis=1), largest),
     'relative_step': jnp.zeros_like(largest),
+    'lost_updates': jnp.zeros_like(largest),
   }
   if last_updates is not None:
     steps = _wide_enough(pairs.extract_pairs(last_updates, sites))
@@ -83,6 +86,7 @@ def diagnose(
     )
     size = jnp.sqrt(jnp.sum(squares, axis=1))
     numbers['relative_step'] = _ratio(moved, size)
+    numbers['lost_updates'] = _lost(params, last_updates, sites)
   numbers = {name: packing.unpack(x) for name, x in numbers.items()}
   return {
     s.name: PairDiagnostics(
@@ -112,7 +116,36 @@ def summarize(diagnostics: dict[str, PairDiagnostics]) -> dict[str, jax.Array]:
     'stable_rank_mean': jnp.mean(every.stable_rank),
     'relative_step_mean': jnp.mean(every.relative_step),
     'relative_step_max': jnp.max(every.relative_step),
+    'lost_updates_mean': jnp.mean(every.lost_updates),
   }
+
+
+def lost_updates(
+  params: Any, updates: Any, layout: pairs.Layouts = pairs.AUTO
+) -> jax.Array:
+  """The part of the updates of all factors that adding them would lose.
+
+  An update below half a unit of rounding leaves the number as it is: for
+  bfloat16 below 1/512 of it, for float32 below 1/3e7. Updates of zero do not
+  count. Above a few per cent a factor hardly learns what it should:
+  `lora_opt.float32_masters`, or factors in float32, lose none.
+
+  Args:
+    params: parameters with LoRA pairs.
+    updates: what is, or was, added to them.
+    layout: where the pairs are; see `lora_opt.pairs`.
+
+  Returns:
+    (), from 0 to 1; the mean over pairs.
+
+  >>> params = {'lora_a': jnp.ones((4, 1), jnp.bfloat16),
+  ...           'lora_b': jnp.zeros((1, 4), jnp.bfloat16)}
+  >>> updates = jax.tree.map(lambda x: 1e-3 + 0 * x, params)
+  >>> print(lost_updates(params, updates))
+  0.5
+  """
+  sites = pairs.find_sites(params, layout)
+  return jnp.mean(_lost(params, updates, sites))
 
 
 class Skips(NamedTuple):
@@ -155,6 +188,24 @@ def skips(state: Any) -> Skips | None:
   if not found:
     return None
   return Skips(*(jnp.max(jnp.stack(xs)) for xs in zip(*found, strict=True)))
+
+
+def _lost(params, updates, sites):
+  """What part of the updates of each pair is lost, (total,)."""
+  factors = pairs.extract_pairs(params, sites)
+  steps = pairs.extract_pairs(updates, sites)
+  lost = []
+  for s in sites:
+    tried, failed = 0, 0
+    for x, step in zip(factors[s.name], steps[s.name], strict=True):
+      # As `optax.apply_updates` does it, but at one precision.
+      sums = (_wide_enough(x) + _wide_enough(step)).astype(x.dtype)
+      moves = step != 0
+      tried += jnp.sum(moves, axis=(1, 2))
+      failed += jnp.sum(moves & (sums == x), axis=(1, 2))
+    dtype = jnp.promote_types(factors[s.name].a.dtype, jnp.float32)
+    lost.append(_ratio(failed.astype(dtype), tried.astype(dtype)))
+  return jnp.concatenate(lost)
 
 
 def _wide_enough(factors):

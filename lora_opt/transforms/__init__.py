@@ -22,6 +22,7 @@ from lora_opt.transforms._lora_rite import (
   scale_by_lora_rite,
   step_by_lora_rite,
 )
+from lora_opt.transforms._masters import Float32MastersState, float32_masters
 from lora_opt.transforms._nonfinite import (
   MAX_CONSECUTIVE_SKIPS,
   SkipNonfiniteState,
@@ -45,6 +46,7 @@ from lora_opt.transforms._shampoo import (
 __all__ = [
   'EMBEDDINGS',
   'MAX_CONSECUTIVE_SKIPS',
+  'Float32MastersState',
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
   'RefactorState',
@@ -57,6 +59,7 @@ __all__ = [
   'SkipNonfiniteState',
   'StepByLoraRiteState',
   'add_decayed_weights',
+  'float32_masters',
   'on_lora_pairs',
   'precondition_by_full_gradient',
   'precondition_by_grams',

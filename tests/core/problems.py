@@ -11,12 +11,20 @@ import lora_opt
 
 
 def balanced_adamw(
-  learning_rate, *, weight_decay=0.0, mask=None, mu_dtype=None, other=None
+  learning_rate,
+  *,
+  weight_decay=0.0,
+  mask=None,
+  mu_dtype=None,
+  other=None,
+  max_consecutive_skips=50,
 ):
   inner = lora_opt.adamw(
     learning_rate, weight_decay=weight_decay, mask=mask, mu_dtype=mu_dtype
   )
-  return lora_opt.balanced(inner, other=other)
+  return lora_opt.balanced(
+    inner, other=other, max_consecutive_skips=max_consecutive_skips
+  )
 
 
 # One entry a recipe, and the variants that are other algorithms.
