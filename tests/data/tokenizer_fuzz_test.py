@@ -25,13 +25,13 @@ SETTINGS = {
   'add_bos_token': True,
   'tokenizer_class': 'PreTrainedTokenizerFast',
   'chat_template': [{'name': 'default', 'template': templates.chatml()}],
-  'added_tokens_decoder': {'256': {'content': '<bos>', 'special': True}},
+  'added_tokens_decoder': {'258': {'content': '<bos>', 'special': True}},
 }
 FILES = {
   'tokenizer_config.json': SETTINGS,
   'generation_config.json': {'eos_token_id': [257, 258]},
   'special_tokens_map.json': {'eos_token': '<eos>'},
-  'added_tokens.json': {'<bos>': 256, '<new>': 262},
+  'added_tokens.json': {'<bos>': 258, '<new>': 264},
 }
 COUNTS = [120, pytest.param(8000, marks=pytest.mark.long)]
 
