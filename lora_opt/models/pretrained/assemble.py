@@ -26,6 +26,9 @@ from lora_opt.models.pretrained.placing import (
 from lora_opt.models.quantized import quantize_stack
 from lora_opt.reading.values import plain
 
+# Numbers that are looked at together.
+_CHUNK = 2**20
+
 
 def assemble(
   source: str,
@@ -104,7 +107,13 @@ def _read(
 
 
 def all_finite(x: np.ndarray) -> bool:
-  """Whether no number is NaN or infinite; quick for the types of weights."""
+  """Whether no number is NaN or infinite; takes little memory."""
+  flat = x.reshape(-1)
+  parts = (flat[i : i + _CHUNK] for i in range(0, flat.size, _CHUNK))
+  return all(_finite(part) for part in parts)
+
+
+def _finite(x: np.ndarray) -> bool:
   if x.dtype.itemsize != 2:
     return bool(np.isfinite(x).all())
   # All bits of the exponent set, where NumPy has no fast loop of its own.

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from lora_opt import writing
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
+from lora_opt.models.pretrained.assemble import all_finite
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
 from lora_opt.models.quantized import QuantizedKernel, dequantize
 from lora_opt.models.variables import Tree
@@ -73,7 +74,8 @@ def merge_adapter(
     FileExistsError: If the folder exists.
     FileNotFoundError: If `source` has no config.json.
     ValueError: If there is no `source` and the settings cannot be written
-      without it, for an unknown `dtype`, or other than one label an output.
+      without it, for an unknown `dtype`, other than one label an output, or
+      weights that are not finite.
   """
   folder = pathlib.Path(folder)
   if folder.exists() or folder.is_symlink():
@@ -139,10 +141,17 @@ def _write_weights(folder, leaves, lora, model, dtype, shard_bytes) -> str:
     file = 'model.safetensors'
     if len(files) > 1:
       file = f'model-{number:05}-of-{len(files):05}.safetensors'
-    tensors = {
-      name: _merged(slot, leaves, adapter, model.lora_config).astype(kind)
-      for name, slot in content.items()
-    }
+    with np.errstate(over='ignore', invalid='ignore'):
+      tensors = {
+        name: _merged(slot, leaves, adapter, model.lora_config).astype(kind)
+        for name, slot in content.items()
+      }
+    for name, tensor in tensors.items():
+      if not all_finite(tensor):
+        raise ValueError(
+          f'{name} would be written with values that are not finite: its '
+          f'adapter has diverged, or {kind.name} cannot hold them'
+        )
     save_file(tensors, folder / file, metadata={'format': 'pt'})
     places |= dict.fromkeys(content, file)
   if len(files) > 1:
@@ -251,7 +260,8 @@ def _with_head(
 def _copy_settings(source: pathlib.Path, folder: pathlib.Path) -> None:
   for pattern in COPIED:
     for file in source.glob(pattern):
-      if not file.name.endswith('.index.json'):
+      # No folder, and no pipe that would be waited for.
+      if file.is_file() and not file.name.endswith('.index.json'):
         copy = folder / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import types
 
 import jax
@@ -127,3 +128,21 @@ def test_scaled_positions_need_the_folder(tmp_path, tiny):
   model = dataclasses.replace(tiny, config=config)
   with pytest.raises(ValueError, match='have no config.json; give the folder'):
     model.merge(tmp_path / 'merged', None)
+
+
+def test_what_is_not_finite_is_not_written(tmp_path, tiny):
+  lora = random_adapter(tiny)
+  lora['layers']['mlp']['up']['lora_a'] *= 1e30
+  lora['layers']['mlp']['up']['lora_b'] *= 1e30
+  with pytest.raises(ValueError, match=r'mlp\.up_proj\.weight would be writ'):
+    tiny.merge(tmp_path / 'merged', lora)
+  assert not (tmp_path / 'merged').exists()
+
+
+def test_only_files_are_copied(tmp_path, tiny):
+  tiny.merge(tmp_path / 'source', None)
+  os.mkfifo(tmp_path / 'source/pipe.json')
+  (tmp_path / 'source/folder.json').mkdir()
+  tiny.merge(tmp_path / 'merged', None, source=tmp_path / 'source')
+  names = {path.name for path in (tmp_path / 'merged').iterdir()}
+  assert 'tokenizer.json' in names and not names & {'pipe.json', 'folder.json'}
