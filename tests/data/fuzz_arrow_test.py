@@ -218,6 +218,7 @@ def test_damaged_states(tmp_path):
     ['0000-of-0002'],
     ['0001-of-0002', '0002-of-0002'],
     ['0000-of-0001', '0000-of-0002', '0001-of-0002'],
+    ['0000-of-0001-a09b74b3ef9c3b56', '0000-of-0001-0123456789abcdef'],
   ],
 )
 def test_all_parts_must_be_there(tmp_path, names):
@@ -234,3 +235,12 @@ def test_columns_of_one_name_are_refused(tmp_path):
     writer.write_table(table)
   with pytest.raises(ValueError, match=r'data\.arrow: .*two columns have one'):
     len(sources.HuggingFace(str(tmp_path), 'train'))
+
+
+def test_the_working_directory_may_change(tmp_path, monkeypatch):
+  write(tmp_path, 'parquet')
+  monkeypatch.chdir(tmp_path.parent)
+  source = sources.HuggingFace(tmp_path.name, 'train')
+  assert len(source) == ROWS
+  monkeypatch.chdir('/')
+  assert source[0]['question'] == 'Où ? 0'

@@ -24,7 +24,8 @@ from lora_opt.reading.files import inside
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.lines import LONGEST
 
-_PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})\.\w+')
+# As train-00000-of-00002.parquet; repositories put a digest behind it.
+_PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.\w+')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ class HuggingFace(Rows):
 
   @functools.cached_property
   def _files(self) -> list[pathlib.Path]:
-    folder = pathlib.Path(self.folder).expanduser()
+    folder = pathlib.Path(self.folder).expanduser().absolute()
     state = folder / self.split / 'state.json'
     if state.is_file():
       return _named_files(state)

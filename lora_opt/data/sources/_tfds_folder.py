@@ -32,7 +32,8 @@ def find_folder(name: str, data_dir: str | None) -> pathlib.Path | None:
   if not parts:
     return None
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  home = pathlib.Path(data_dir or default).expanduser() / parts['name']
+  base = pathlib.Path(data_dir or default).expanduser().absolute()
+  home = base / parts['name']
   if parts['config']:
     return _newest(home / parts['config'], parts['version'])
   found = _newest(home, parts['version'])
