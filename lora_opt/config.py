@@ -19,7 +19,9 @@ from typing import Any
 
 import gin
 
+from lora_opt import gin_types
 from lora_opt.gin_text import ConfigError, Sources, brief, check, macros_in
+from lora_opt.reading.values import shown
 
 # What a binding on the command line may name: the same imports as in configs/.
 _PREAMBLE = """
@@ -66,7 +68,8 @@ def load(
   """
   gin.clear_config()
   try:
-    _read(files, Sources(['', *search_paths, _PROJECT]))
+    sources = Sources(['', *search_paths, _PROJECT])
+    _read(files, sources)
     known = set(re.findall(r'\b[A-Z][A-Z0-9_]*\b', gin.config_str()))
     for binding in bindings:
       if known:
@@ -74,6 +77,7 @@ def load(
       _bind(binding)
     _check_required()
     _check_circles()
+    _check_types(lambda name: _place(name, sources, bindings))
     gin.finalize()
   except ConfigError as error:
     # gin adds where each file was included.
@@ -189,6 +193,71 @@ def _check_circles() -> None:
       elif name in needs and name not in done:
         way.append(name)
         branches.append(iter(needs[name]))
+
+
+def _check_types(place: Callable[[str], str]) -> None:
+  """Names a value of another kind than the function that gets it takes.
+
+  Args:
+    place: returns where a macro or an argument was set last.
+  """
+  for (scope, selector), values in gin.config._CONFIG.items():
+    function = gin.config._REGISTRY[selector].wrapped
+    takes = {} if selector == 'gin.macro' else gin_types.hints(function)
+    for name, value in values.items():
+      if name not in takes or gin_types.fits(_plain(value), takes[name]):
+        continue
+      full = f'{scope}/{selector}.{name}'.lstrip('/')
+      wanted = gin_types.described(takes[name])
+      macro = _macro(value)
+      where, said = (
+        (place(full), full)
+        if macro is None
+        else (place(macro), f'{macro}, the value of {full}')
+      )
+      raise ConfigError(
+        f'{where}: {said}: expected {wanted}, found {_shown(_plain(value))}'
+      )
+
+
+def _plain(value: Any) -> Any:
+  """A value with those of its macros, and what stands for its functions."""
+  if isinstance(value, list | tuple):
+    return type(value)(map(_plain, value))
+  if isinstance(value, dict):
+    return {_plain(k): _plain(v) for k, v in value.items()}
+  if not isinstance(value, gin.config.ConfigurableReference):
+    return value
+  macro = _macro(value)
+  if macro is not None:
+    return _plain(gin.config._CONFIG[macro, 'gin.macro']['value'])
+  if value.evaluate:
+    return gin_types.Unknown()
+  return gin_types.Function(value.scoped_selector)
+
+
+def _macro(value: Any) -> str | None:
+  """The name of the macro that a value is, if it is one that is set."""
+  if isinstance(value, gin.config.ConfigurableReference):
+    scope, selector = value.config_key
+    if selector == 'gin.macro' and (scope, selector) in gin.config._CONFIG:
+      return scope
+  return None
+
+
+def _shown(value: Any) -> str:
+  if isinstance(value, gin_types.Function):
+    return f'the function @{value.name}; @{value.name}() calls it'
+  return shown(value)
+
+
+def _place(name: str, sources: Sources, bindings: Sequence[str]) -> str:
+  """Where a macro or an argument was set last."""
+  for binding in reversed(bindings):
+    said = binding.partition('=')[0].strip()
+    if said and (name == said or name.endswith((f'.{said}', f'/{said}'))):
+      return f'--gin.{brief(binding)}'
+  return sources.place(name)
 
 
 def build(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,7 +36,7 @@ class Sources:
     """Files are looked up in these folders, in order; '' is the working one."""
     self.folders = folders
     self._open: list[pathlib.Path] = []
-    self._count = 0
+    self._texts: list[tuple[pathlib.Path, str]] = []
 
   def find(self, name: str) -> None:
     """Raises ConfigError, which names the folders, if a file is in none."""
@@ -56,6 +56,18 @@ class Sources:
       )
     return f'no gin file {shown(name)} in {places}{hint}'
 
+  def place(self, name: str) -> str:
+    """The file and line where a macro or an argument was set last.
+
+    Args:
+      name: Such as SEED, or lora_opt.training.loop.train.seed, of which files
+        name the end.
+    """
+    for file, text in reversed(self._texts):
+      if line := _line_of(name, text):
+        return f'{file}, line {line}'
+    return 'the configuration'
+
   @contextlib.contextmanager
   def open(self, path: str) -> Iterator[io.StringIO]:
     """A file for gin's parser; errors inside name the file and the line.
@@ -67,7 +79,9 @@ class Sources:
     file = pathlib.Path(path)
     self._enter(file)
     try:
-      lines = _Lines(_text_of(file), str(file))
+      text = _text_of(file)
+      self._texts.append((file, text))
+      lines = _Lines(text, str(file))
       yield lines
     except ConfigError:
       raise  # it names its place already
@@ -77,8 +91,7 @@ class Sources:
       self._open.pop()
 
   def _enter(self, file: pathlib.Path) -> None:
-    self._count += 1
-    if self._count > FILES:
+    if len(self._texts) >= FILES:
       raise ConfigError(f'{file}: more than {FILES} gin files are included')
     same = any(file.samefile(other) for other in self._open)
     if same or len(self._open) >= LEVELS:
@@ -86,6 +99,25 @@ class Sources:
       how = 'itself' if same else f'others more than {LEVELS} deep'
       raise ConfigError(f'{file} includes {how}: {way}')
     self._open.append(file)
+
+
+def _line_of(name: str, text: str) -> int | None:
+  """The last line that sets something, by itself or in a block.
+
+  >>> _line_of('mod.f.x', 'mod.f.y = 1\\nf:\\n  x = 2\\nx = 3\\n')
+  3
+  """
+  function, _, last = name.rpartition('.')
+  function = re.escape(function.rpartition('.')[2].rpartition('/')[2])
+  alone = rf'[\w./]*\b{function}\.{last}\s*=' if function else rf'{last}\s*='
+  found, inside = None, False
+  for number, line in enumerate(text.split('\n'), start=1):
+    if inside and re.match(rf'\s+{last}\s*=', line):
+      found = number
+    elif line.strip() and line[0] not in ' \t#':
+      inside = bool(function and re.match(rf'[\w./]*\b{function}\s*:', line))
+      found = number if re.match(alone, line) else found
+  return found
 
 
 class _Lines(io.StringIO):

@@ -243,3 +243,42 @@ def test_damaged_flags_are_named(binding, said):
 def test_a_percent_sign_in_a_text_is_no_macro():
   config.load(files(), [*BINDINGS, "MODEL_DIR='100%A'"])
   assert config.settings()['MODEL_DIR'] == "'100%A'"
+
+
+@pytest.mark.parametrize(
+  ('binding', 'said'),
+  [
+    ("TRAIN_STEPS='3'", "train_steps: expected a whole number, found '3'"),
+    ('TRAIN_STEPS=1.5', 'expected a whole number, found 1.5'),
+    ('BATCH_SIZE=True', 'expected a whole number, found True'),
+    ('OPTIMIZER=@lora_opt.adamw', r'@lora_opt.adamw\(\) calls it'),
+    ('TASK_FEATURE_LENGTHS=5', r'expected Mapping\[str, int\] or None'),
+    ('MODEL_DIR=2024', 'expected a text or a PathLike, found 2024'),
+    ('loop.train.evaluator=1', 'evaluator: expected Callable'),
+  ],
+)
+def test_values_of_another_kind_are_named(binding, said):
+  with pytest.raises(config.ConfigError, match=said) as caught:
+    config.load(files(), [*BINDINGS, binding])
+  assert f'--gin.{binding}' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    "A = 1\nBATCH_SIZE = '8'\n",
+    "# x\nloop.train.batch_size = '8'\n",
+    "loop.train:\n  batch_size = '8'\n",
+  ],
+)
+def test_a_value_of_another_kind_is_named_with_its_line(tmp_path, text):
+  path = tmp_path / 'bad.gin'
+  imports = 'from lora_opt.training import loop\n'
+  head = f'from __gin__ import dynamic_registration\n{imports}'
+  path.write_text(head + text, encoding='utf-8')
+  with pytest.raises(config.ConfigError, match=r'bad\.gin, line 4: .*whole'):
+    config.load([*files(), str(path)], BINDINGS)
+
+
+def test_numbers_and_lists_may_be_written_as_python_takes_them():
+  config.load(files(), [*BINDINGS, 'PEAK_LEARNING_RATE=1', 'TASK=[]'])

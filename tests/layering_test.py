@@ -38,6 +38,7 @@ LAYERS = {
   'evaluation': 6,
   'config': 7,
   'gin_text': 7,
+  'gin_types': 7,
   'main': 7,
 }
 # Layers of this package that a layer may import.
