@@ -1,12 +1,21 @@
 """What a study's rows come to: rates, ranking, ties, words, page."""
 
+import copy
 import json
 import re
 
 import numpy as np
 import pytest
 
-from lora_opt.evaluation.study import pace, page, ranking, rows, words
+from lora_opt.evaluation.study import (
+  pace,
+  page,
+  ranking,
+  row_checks,
+  rows,
+  words,
+)
+from tests import fuzzing
 from tests.evaluation.balanced import Balanced
 from tests.evaluation.made_up_study import make_row, make_study
 
@@ -354,3 +363,32 @@ def test_pictures_of_tasks_whose_names_are_alike_are_all_kept(tmp_path):
     'sweep_a_b_rank_4.png',
     'sweep_a_b_rank_4_2.png',
   }
+
+
+def test_damaged_rows_are_named_or_drawn(tmp_path):
+  good = make_study({'adamw': 0.7, 'reflora': 0.8}, tasks=['cola'], seeds=(0,))
+  file = tmp_path / rows.ROWS_FILE
+  for _, rng in fuzzing.seeds(300):
+    found = copy.deepcopy(good)
+    place = rng.randrange(len(found))
+    found[place] = fuzzing.changed(found[place], rng)
+    fuzzing.outcome(
+      lambda found=found: row_checks.check(found, file), f'{file}, line'
+    )
+
+
+@pytest.mark.parametrize(
+  ('change', 'said'),
+  [
+    ({'learning_rate': None}, 'learning_rate: expected a finite number above'),
+    ({'seed': 'x'}, 'seed: expected a whole number'),
+    ({'task': 3}, 'task: expected a text'),
+    ({'halves': [{}, {'accuracy': 'x'}]}, 'halves: accuracy: expected a'),
+    ({'curve': {'step': [1], 'loss': []}}, 'curve: 1 steps and 0 losses'),
+    ({'pairs': {'stable_rank': {'q': 3}}}, 'pairs: expected a list'),
+  ],
+)
+def test_a_damaged_row_is_named(tmp_path, change, said):
+  write(tmp_path, [make_row(), make_row(rate=1e-2, **change)])
+  with pytest.raises(ValueError, match=f'results.jsonl, line 2: {said}'):
+    page.write_study_report(tmp_path)

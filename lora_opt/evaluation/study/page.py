@@ -14,7 +14,7 @@ import numpy as np
 
 from lora_opt.evaluation import _html, _text, drawing
 from lora_opt.evaluation._text import Json
-from lora_opt.evaluation.study import drawings, ranking, words
+from lora_opt.evaluation.study import drawings, ranking, row_checks, words
 from lora_opt.evaluation.study import rows as study_rows
 from lora_opt.evaluation.study.drawings import Draw
 from lora_opt.evaluation.study.pace import Pace, paces
@@ -57,6 +57,7 @@ def write_study_report(folder: str | Path) -> Path:
 
   Raises:
     FileNotFoundError: there is no such folder, or no run in it has ended.
+    ValueError: a row of results.jsonl is damaged; names file, line and field.
   """
   folder = Path(folder)
   if not folder.is_dir():
@@ -69,6 +70,7 @@ def write_study_report(folder: str | Path) -> Path:
       f'{folder}: no run has ended here: there is neither results.jsonl nor a '
       'folder such as 0000 with run.json'
     )
+  row_checks.check(rows, folder / study_rows.ROWS_FILE)
   study = study_rows.read_facts(folder)
   ranked = ranking.rank(rows, study.get('rates'))
   pace = paces(ranked.chosen, BASELINE)
