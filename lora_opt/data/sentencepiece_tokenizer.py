@@ -13,10 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 import sentencepiece
+from absl import logging
 
 from lora_opt.data import tokenizer_trial
 from lora_opt.data.tokenizer import TextIds
-from lora_opt.data.tokenizer_settings import read_settings
+from lora_opt.data.tokenizer_settings import Settings, read_settings
 from lora_opt.reading import values
 from lora_opt.reading.confined import Confined, ConfinedError
 
@@ -70,6 +71,7 @@ class SentencePieceTokenizer:
         f'{values.one_line(str(error), 200)}'
       ) from None
     settings = read_settings(pathlib.Path(path))
+    _check_special(core, settings)
     last = core.id_to_piece(core.get_piece_size() - 1)
     own = 'extra_id_' in last or not core.is_unknown(core.piece_to_id('[CLS]'))
     default = 0 if own else 100
@@ -167,6 +169,20 @@ class SentencePieceTokenizer:
   ) -> str:
     """Raises ValueError: such a tokenizer has no chat template."""
     raise ValueError('the tokenizer has no chat template')
+
+
+def _check_special(core, settings: Settings) -> None:
+  """Says where the files beside a model name other special tokens than it."""
+  for name in ('bos', 'eos', 'pad'):
+    token, known = settings.tokens.get(name), getattr(core, f'{name}_id')()
+    if token is not None and known >= 0 and core.id_to_piece(known) != token:
+      logging.warning(
+        '%s: %s_token is %r, but the model has %r, which is used',
+        settings.file,
+        name,
+        token,
+        core.id_to_piece(known),
+      )
 
 
 def _known(token_id: int) -> int | None:

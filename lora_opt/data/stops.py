@@ -30,10 +30,14 @@ class Stops:
     """The answer that stands in the tokens."""
     ids = [int(token) for token in ids]
     ends = [place for place, token in enumerate(ids) if token in self.ids]
-    text = self.tokenizer.decode(ids[: min(ends, default=len(ids))])
-    lead = self.lead.strip()
-    if lead and text.lstrip().startswith(lead):
-      text = text.lstrip().removeprefix(lead).lstrip()
+    ids = ids[: min(ends, default=len(ids))]
+    lead = list(self.tokenizer.encode(self.lead)) if self.lead.strip() else []
+    if ids[: len(lead)] == lead:
+      text = self.tokenizer.decode(ids[len(lead) :])
+    else:  # perhaps it is written in other tokens
+      text = self.tokenizer.decode(ids)
+      if lead and text.lstrip().startswith(self.lead.strip()):
+        text = text.lstrip().removeprefix(self.lead.strip()).lstrip()
     return before_first(text, self.texts)
 
 

@@ -15,7 +15,6 @@ import tokenizers
 from absl import logging
 from tokenizers import (
   AddedToken,
-  decoders,
   models,
   pre_tokenizers,
   processors,
@@ -24,37 +23,13 @@ from tokenizers import (
 from lora_opt.data import encoding
 from lora_opt.data.chat_template import ChatTemplate, Message
 from lora_opt.data.gguf_file import GGUFFile, field, open_gguf
-from lora_opt.data.gguf_vocabulary import read_vocabulary
-from lora_opt.data.sentencepiece import (
-  CONTROL,
-  USER_DEFINED,
-  sentencepiece_core,
-)
+from lora_opt.data.gguf_tokenizer import byte_level_core, gguf_core
 from lora_opt.data.stops import Stops, stops_of
 from lora_opt.data.tokenizer_file import guarded, read_tokenizer
 from lora_opt.data.tokenizer_settings import Settings, read_settings
 from lora_opt.data.turns import cut_of
 from lora_opt.reading.values import boolean, integer, shown, text
 
-LLAMA3_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-  r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
-)
-
-# GGUF names the way a text is split before the merges (tokenizer.ggml.pre).
-PRE_TOKENIZERS = {
-  'gpt-2': (pre_tokenizers.ByteLevel(add_prefix_space=False),),
-  'smollm': (
-    pre_tokenizers.Digits(individual_digits=True),
-    pre_tokenizers.ByteLevel(add_prefix_space=False),
-  ),
-  'llama-bpe': (
-    pre_tokenizers.Split(tokenizers.Regex(LLAMA3_SPLIT), 'isolated'),
-    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ),
-}
-
-_DAMAGED = 'damaged GGUF tokenizer: it'
 BYTE_LEVEL_CHAT = (
   '{% for message in messages %}<{{ message.role }}>{{ message.content }}<eos>'
   '{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}'
@@ -137,7 +112,7 @@ class Tokenizer:
 
   @classmethod
   def _of_gguf(cls, get, template: Any) -> Tokenizer:
-    core = _gguf_core(get)
+    core = gguf_core(get)
     size = core.get_vocab_size()
     ids = [
       integer(get(f'{name}_token_id', -1), f'{name}_token_id', -1)
@@ -211,7 +186,7 @@ class Tokenizer:
     """One token a byte, then <bos>, <eos>, <user>, ...: needs no file."""
     bpe = models.BPE(vocab=_byte_vocabulary(), merges=[])
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core = _byte_level_core(bpe, (split,))
+    core = byte_level_core(bpe, (split,))
     core.add_special_tokens(
       ['<bos>', '<eos>', '<pad>', '<system>', '<user>', '<assistant>']
     )
@@ -389,41 +364,6 @@ class Tokenizer:
       {f'{n}_token': t for n, t in ({**self.other_tokens, **tokens}).items()},
       marked=marked,
     )
-
-
-def _gguf_core(get) -> tokenizers.Tokenizer:
-  """The tokenizer of a GGUF file; `get` reads its keys."""
-  kind, split = get('model'), get('pre', 'gpt-2')
-  if kind != 'llama' and (kind != 'gpt2' or split not in PRE_TOKENIZERS):
-    raise ValueError(
-      f'tokenizer {shown(kind)} with pre-tokenizer {shown(split)} is not '
-      f'supported; supported are llama, and gpt2 with '
-      f'{", ".join(PRE_TOKENIZERS)}'
-    )
-  tokens, types, scores, merges = read_vocabulary(get, kind == 'llama')
-  if kind == 'llama':
-    prefix = boolean(get('add_space_prefix', True), 'add_space_prefix')
-    return guarded(_DAMAGED, sentencepiece_core, tokens, scores, types, prefix)
-  bpe = guarded(
-    _DAMAGED,
-    models.BPE,
-    vocab={token: i for i, token in enumerate(tokens)},
-    merges=merges,
-    # Llama 3 takes a word that is a token whole, whatever the merges say.
-    ignore_merges=split == 'llama-bpe',
-  )
-  core = _byte_level_core(bpe, PRE_TOKENIZERS[split])
-  pairs = list(zip(tokens, types, strict=True))
-  core.add_special_tokens([t for t, kind in pairs if kind == CONTROL])
-  core.add_tokens([t for t, kind in pairs if kind == USER_DEFINED])
-  return core
-
-
-def _byte_level_core(bpe, splits) -> tokenizers.Tokenizer:
-  core = tokenizers.Tokenizer(bpe)
-  core.pre_tokenizer = pre_tokenizers.Sequence(list(splits))
-  core.decoder = decoders.ByteLevel()
-  return core
 
 
 def _byte_vocabulary() -> dict[str, int]:

@@ -134,6 +134,15 @@ PARTS = (
   "{{ part.text }}{% endif %}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+# The last answer ends otherwise than those before it, and says where it goes.
+CHANNELS = (
+  "{% for message in messages %}{{ '<|start|>' + message.role }}"
+  "{% if message.role == 'assistant' %}{{ '<|channel|>final' }}{% endif %}"
+  "{{ '<|message|>' + message.content }}{% if message.role == 'assistant' and "
+  "loop.last %}{{ '<|return|>' }}{% else %}{{ '<|end|>' }}{% endif %}"
+  "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}"
+  '{% endif %}'
+)
 BARE = '{% for m in messages %}<{{ m.role }}>{{ m.content }}<eos>{% endfor %}'
 
 TEMPLATES = {
@@ -194,6 +203,12 @@ TEMPLATES = {
   ),
   'vicuna': Published(
     VICUNA, ('<s>', '</s>'), 'USER: Hi ASSISTANT:', ' yes</s>'
+  ),
+  'gpt-oss': Published(
+    CHANNELS,
+    ('', '<|return|>', '<|start|>', '<|end|>', '<|message|>', '<|channel|>'),
+    '<|start|>user<|message|>Hi<|end|><|start|>assistant',
+    '<|channel|>final<|message|>yes<|return|>',
   ),
   'marked': Published(MARKED, CHATML, READ, 'yes<|im_end|>'),
   'parts': Published(PARTS, CHATML, READ, 'yes<|im_end|>'),
