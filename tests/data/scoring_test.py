@@ -20,6 +20,8 @@ with warnings.catch_warnings():
   warnings.simplefilter('ignore')
   from reasoning_gym.factory import DATASETS, create_dataset
 
+# To generate, or in SymPy.
+TAKE_LONG = ('intermediate_integration', 'knight_swap')
 SCORED = sorted({*table.AS_IT_IS, *table.PREPARED, *table.OURS})
 
 
@@ -93,15 +95,13 @@ def test_the_version_that_was_examined_is_the_one_that_is_asked_for():
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SCORED)
 def test_honest_answers_score_as_by_reasoning_gym(name):
-  # Generating takes long for some.
-  slow = name in ('intermediate_integration', 'knight_swap')
-  compare_with_reasoning_gym(name, 3 if slow else 6)
+  compare_with_reasoning_gym(name, 3 if name in TAKE_LONG else 6)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', SCORED)
 def test_many_honest_answers_score_as_by_reasoning_gym(name):
-  compare_with_reasoning_gym(name, 40, seed=4)
+  compare_with_reasoning_gym(name, 8 if name in TAKE_LONG else 40, seed=4)
 
 
 def compare_with_reasoning_gym(name, size, seed=3):
@@ -134,7 +134,20 @@ def test_nothing_that_a_model_writes_is_executed(name, tmp_path):
 # What answers are made of, and what bombs are.
 PIECES = (
   *'019xCP()[]{},.:=+-*/!"\'\\#%&~^|<> \n\t\0\xac\xd7\u2192\u0663\ud800',
-  *('**', '99999', '1e999', '0x', 'nan', 'inf', 'None', 'True', 'lambda'),
+  *(
+    '**',
+    '99999',
+    '1e999',
+    'e9',
+    '_',
+    '\uff19',
+    '0x',
+    'nan',
+    'inf',
+    'None',
+    'True',
+    'lambda',
+  ),
   *('sin(', 'exp(', 'sqrt(', 'log(', 'move(', '"a":', "'a',", '[[', ']]'),
   *('\N{LOGICAL OR}', '\N{LOGICAL AND}', 'F9', "R'", 'A+9', 'exit()'),
   *('Move disk 1 from Peg 1 to Peg 2\n', 'fill A', 'pour A->B', ' days, '),

@@ -55,9 +55,10 @@ def _without_nan(answer: str) -> str | None:
 
 
 def _small_exponents(answer: str) -> str | None:
-  """A fraction such as 1e999999999 is written out."""
-  too_large = len(answer) > 100 or re.search(r'[eE][-+]?0*[1-9]\d{3}', answer)
-  return None if too_large else answer
+  """A fraction such as 1e999999999, or 1e9_9_9_9_9, is written out."""
+  plain = len(answer) <= 100 and answer.isascii() and '_' not in answer
+  large = re.search(r'[eE][-+]?0*[1-9]\d{3}', answer)
+  return answer if plain and not large else None
 
 
 def _few_turns(answer: str) -> str | None:
