@@ -265,6 +265,17 @@ def test_what_a_folder_declares_is_checked(copy, kind):
   assert str(copy) in str(caught.value)
 
 
+def test_the_facts_identify_the_files(copy):
+  facts = source(copy, limit=25).facts()
+  assert [fact['file'][-14:] for fact in facts['files']] == [
+    '00000-of-00003',
+    '00001-of-00003',
+  ]
+  assert len(facts['files'][0]['sha256']) == 64
+  twice = source(copy, 'train[:5]+train[5:9]').facts()['files']
+  assert twice == facts['files'][:1]
+
+
 def test_a_missing_or_damaged_file_is_named(copy):
   shard = next(copy.glob('rows_toy-train*00001-of*'))
   data = shard.read_bytes()

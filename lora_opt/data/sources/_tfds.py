@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_opt.data.sources import _tf_example, _tfds_folder
 from lora_opt.data.sources._blocks import MEMORY, SECONDS, WANTED, Blocks, cut
-from lora_opt.data.sources._rows import Row, Rows
+from lora_opt.data.sources._rows import Row, Rows, file_facts
 from lora_opt.data.sources._tfds_features import Features, read_features
 from lora_opt.data.sources._tfds_splits import Piece, pieces
 from lora_opt.reading.confined import Confined, ConfinedError
@@ -58,13 +58,14 @@ class Tfds(Rows):
     return f'tfds {self.name!r} split {self.split!r}'
 
   def facts(self) -> dict[str, Any]:
-    """Name, version, split and what the builder recorded of its files."""
+    """What was read, its files, and what the builder recorded of its origin."""
     made_of = self._folder / 'metadata.json'
     facts = {
       'name': self._info.name,
       'version': self._info.version,
       'split': self.split,
       'folder': str(self._folder),
+      'files': file_facts(*dict.fromkeys(p.shard.path for p in self._pieces)),
       'made_of': read_json(made_of, most=2**24) if made_of.is_file() else {},
     }
     if self._features.unread:
