@@ -59,7 +59,10 @@ language model wrote, to make its questions
 
 @functools.cache
 def _installed() -> str:
-  return importlib.metadata.version('reasoning-gym')
+  try:
+    return importlib.metadata.version('reasoning-gym')
+  except importlib.metadata.PackageNotFoundError:
+    return 'none'
 
 
 def score(
