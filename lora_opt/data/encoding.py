@@ -23,6 +23,7 @@ Special tokens that a row's own text spells out are taken for what they spell:
 clean data of unknown origin first.
 """
 
+import functools
 from collections.abc import Sequence
 
 from lora_opt.data.chat_template import PLACE, ChatTemplate
@@ -97,13 +98,14 @@ def frame(
 
   Args: as of `encode_completions`.
   """
-  if chat:
-    cut = cut_of(tokenizer, system)
-    opening, closing = (
-      len(tokenizer.encode(text)) for text in (cut.opening, cut.closing)
-    )
-    return opening, closing
-  return int(tokenizer.add_bos), 0
+  return _chat_frame(tokenizer, system) if chat else (int(tokenizer.add_bos), 0)
+
+
+@functools.lru_cache(maxsize=8)  # asked for with every example
+def _chat_frame(tokenizer, system: str | None) -> tuple[int, int]:
+  cut = cut_of(tokenizer, system)
+  opening, closing = map(tokenizer.encode, (cut.opening, cut.closing))
+  return len(opening), len(closing)
 
 
 def opened(tokenizer, ids: Sequence[int]) -> list[int]:

@@ -104,11 +104,16 @@ class Tokenizer:
       return field(reader, f'tokenizer.ggml.{key}', default)
 
     try:
-      return cls._of_gguf(get, field(reader, 'tokenizer.chat_template', ''))
+      found = cls._of_gguf(get, field(reader, 'tokenizer.chat_template', ''))
     except ValueError as error:
       if place in str(error):
         raise
       raise ValueError(f'{place}: {error}') from error
+    return dataclasses.replace(
+      found,
+      place=place,
+      template_place=f'{place}: tokenizer.chat_template',
+    )
 
   @classmethod
   def _of_gguf(cls, get, template: Any) -> Tokenizer:

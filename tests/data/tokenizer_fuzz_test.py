@@ -2,11 +2,13 @@
 
 import json
 import random
+import types
 
 import pytest
 import tokenizers
 
 from lora_opt.data import encoding
+from lora_opt.data import tokenizer as tokenizer_module
 from lora_opt.data.chat_template import ChatTemplate
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
@@ -173,3 +175,40 @@ def test_sentencepiece_models(tmp_path, count):
     found = fuzzing.outcome(lambda: open_tokenizer(tmp_path), tmp_path)
     if not isinstance(found, Exception):
       fuzzing.outcome(lambda found=found: found.encode('ab é'), tmp_path)
+
+
+GGUF = {
+  'model': 'gpt2',
+  'pre': 'smollm',
+  'tokens': ['a', 'b', 'ab', '<s>'],
+  'token_type': [1, 1, 1, 3],
+  'scores': [0.0, -1.0, -2.0, 0.0],
+  'merges': ['a b'],
+  'bos_token_id': 3,
+  'eos_token_id': 3,
+  'add_bos_token': True,
+}
+
+
+@pytest.mark.parametrize('count', COUNTS)
+def test_the_tokenizer_of_a_gguf_file(count, monkeypatch):
+  for seed, rng in fuzzing.seeds(count):
+    kind = 'llama' if seed % 2 else 'gpt2'
+    fields = fuzzing.changed(GGUF | {'model': kind}, rng)
+    if not isinstance(fields, dict):
+      continue
+    file = types.SimpleNamespace(path='folder/m.gguf')
+    monkeypatch.setattr(tokenizer_module, 'open_gguf', lambda path, f=file: f)
+
+    def field(file, key, default=None, fields=fields):
+      found = fields.get(key.rpartition('ggml.')[2], default)
+      if found is None:
+        raise ValueError(f'{file.path} has no metadata key {key}')
+      return found
+
+    monkeypatch.setattr(tokenizer_module, 'field', field)
+
+    def read():
+      return Tokenizer.from_gguf('folder/m.gguf').encode('ab <s>')
+
+    fuzzing.outcome(read, 'folder/m.gguf')
