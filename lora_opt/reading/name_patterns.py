@@ -9,7 +9,8 @@ from lora_opt.reading.confined import Confined, ConfinedError
 from lora_opt.reading.values import shown
 
 SECONDS = 3.0
-_LONGEST = 10_000
+_LONGEST = 1_000_000
+_MOST = 2000
 # Without choices and repetitions nothing can take long.
 _PLAIN = re.compile(r'[\w.\-]*')
 
@@ -50,18 +51,35 @@ def find(
   ValueError: adapter_config.json: target_modules: '(a.+)+b' took more than \
 3 seconds
   """
-  if len(pattern) > _LONGEST:
+  return find_each([pattern], texts, place, within=within, how=how)[0]
+
+
+def find_each(
+  patterns: Sequence[str],
+  texts: Sequence[str],
+  place: str,
+  *,
+  within: str = '{}',
+  how: str = 'fullmatch',
+) -> list[list[str | None]]:
+  """Tries several expressions, with one limit of time for all; see `find`.
+
+  >>> find_each(['q', 'v'], ['q', 'k'], 'adapter_config.json')
+  [['', None], [None, None]]
+  """
+  said = shown(patterns[0] if len(patterns) == 1 else list(patterns))
+  if len(patterns) > _MOST or sum(map(len, patterns)) > _LONGEST:
     raise ValueError(
-      f'{place}: a pattern of {len(pattern)} characters, at most {_LONGEST} '
-      'are tried'
+      f'{place}: {said}: more than {_MOST} patterns, or {_LONGEST} characters '
+      'of them, are not tried'
     )
-  work = [(how, within.replace('{}', pattern))], list(texts)
+  whole = [(how, within.replace('{}', pattern)) for pattern in patterns]
   try:
-    if _PLAIN.fullmatch(pattern):
-      return name_matching.match(*work)[0]
-    return _confined(*work)[0]
+    if all(_PLAIN.fullmatch(pattern) for pattern in patterns):
+      return name_matching.match(whole, list(texts))
+    return _confined(whole, list(texts))
   except (ConfinedError, re.error) as error:
-    raise ValueError(f'{place}: {shown(pattern)} {_reason(error)}') from None
+    raise ValueError(f'{place}: {said} {_reason(error)}') from None
 
 
 def _reason(error: Exception) -> str:

@@ -186,8 +186,8 @@ def _say_base(config: AdapterConfig, model: CausalLM) -> None:
 
   if config.base and last(config.base) != last(model.name):
     logging.warning(
-      '%s: the adapter was trained on %s, and is loaded onto %s. Their shapes '
-      'fit; whether their weights are the same is not recorded',
+      '%s: the adapter was trained on %s, and is loaded onto %s. Shapes are '
+      'checked; whether the weights are the same is not recorded',
       config.path,
       shown(config.base),
       model.name,

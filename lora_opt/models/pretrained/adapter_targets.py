@@ -50,12 +50,16 @@ def adapted_modules(
   names = [module.name for module in modules]
   targeted = _targeted(config, modules)
   excluded = _listed(config, 'exclude_modules', config.exclude, names)
-  for module in config.saved:
-    place = f'{config.path}: modules_to_save'
-    within = name_patterns.find(
-      module, names, place, within=r'(^|.*\.){}($|\..*)', how='match'
-    )
-    excluded |= {n for n, m in zip(names, within, strict=True) if m is not None}
+  excluded |= _any_match(
+    name_patterns.find_each(
+      config.saved,
+      names,
+      f'{config.path}: modules_to_save',
+      within=r'(^|.*\.){}($|\..*)',
+      how='match',
+    ),
+    names,
+  )
   names = [name for name in names if name in targeted - excluded]
   ranks = _by_pattern(config, 'rank_pattern', config.rank_pattern, names)
   alphas = _by_pattern(config, 'alpha_pattern', config.alpha_pattern, names)
@@ -86,8 +90,8 @@ def _targeted(config: AdapterConfig, modules: Sequence[Module]) -> set[str]:
     return found
   # A module that is listed by its whole name is adapted in any layer.
   whole = found & set(targets)
-  numbers = _layer_numbers(config, names)
-  return whole | {name for name in found if numbers.get(name) in config.layers}
+  numbers, layers = _layer_numbers(config, names), set(config.layers)
+  return whole | {name for name in found if numbers.get(name) in layers}
 
 
 def _listed(
@@ -98,8 +102,9 @@ def _listed(
     if not listed:
       return set()
     matches = name_patterns.find(listed, names, f'{config.path}: {key}')
-    return {n for n, m in zip(names, matches, strict=True) if m is not None}
-  return {name for name in names if any(ends_with(name, e) for e in listed)}
+    return _any_match([matches], names)
+  whole, ends = set(listed), tuple(f'.{end}' for end in listed)
+  return {name for name in names if name in whole or name.endswith(ends)}
 
 
 def _layer_numbers(config: AdapterConfig, names: list[str]) -> dict[str, int]:
@@ -109,35 +114,43 @@ def _layer_numbers(config: AdapterConfig, names: list[str]) -> dict[str, int]:
   within = r'(?:^|.*?\.){}\.(?P<idx>\d+)\.'
   if not config.layers_pattern:
     within = r'.*?\.[^.]*\.(?P<idx>\d+)\.'
-  for pattern in reversed(config.layers_pattern or ['']):
-    matches = name_patterns.find(
-      pattern, names, place, within=within, how='match'
-    )
+  rows = name_patterns.find_each(
+    config.layers_pattern or [''], names, place, within=within, how='match'
+  )
+  for row in reversed(rows):
     found |= {
       name: int(number)
-      for name, number in zip(names, matches, strict=True)
+      for name, number in zip(names, row, strict=True)
       if number
     }
   return found
+
+
+def _any_match(
+  rows: Sequence[Sequence[str | None]], names: Sequence[str]
+) -> set[str]:
+  """The names that one of several patterns matches."""
+  return {
+    name
+    for row in rows
+    for name, match in zip(names, row, strict=True)
+    if match is not None
+  }
 
 
 def _by_pattern(
   config: AdapterConfig, key: str, table: Mapping, names: list[str]
 ) -> dict:
   """What the first matching pattern of a table says of each name."""
-  found = {}
-  for pattern in reversed(table):
-    matches = name_patterns.find(
-      pattern,
-      names,
-      f'{config.path}: {key}',
-      within=r'(.*\.)?({})$',
-      how='match',
-    )
-    found |= {
-      name: table[pattern]
-      for name, match in zip(names, matches, strict=True)
-      if match is not None
-    }
+  found, patterns = {}, list(table)
+  rows = name_patterns.find_each(
+    patterns,
+    names,
+    f'{config.path}: {key}',
+    within=r'(.*\.)?({})$',
+    how='match',
+  )
+  for pattern, row in reversed(list(zip(patterns, rows, strict=True))):
+    found |= dict.fromkeys(_any_match([row], names), table[pattern])
   # PEFT looks for the whole name last.
   return {name: table[name] for name in names if name in table} | found
