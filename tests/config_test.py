@@ -44,6 +44,18 @@ def test_every_optimizer_file_completes_a_run(optimizer):
   assert config.settings()['TRAIN_STEPS'] == '3'
 
 
+def test_float32_masters_go_around_a_recipe():
+  config.load(
+    files(optimizers='lora_rite'),
+    [
+      *BINDINGS,
+      'OPTIMIZER=@lora_opt.float32_masters()',
+      'lora_opt.float32_masters.inner=@lora_opt.lora_rite()',
+    ],
+  )
+  assert config.settings()['OPTIMIZER'] == '@lora_opt.float32_masters()'
+
+
 @pytest.mark.parametrize(('lora', 'scale'), [('all_linear', 3), ('rslora', 6)])
 def test_a_normalised_optimizer_is_told_the_scale_of_the_adapters(lora, scale):
   from lora_opt import models
