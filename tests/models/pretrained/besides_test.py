@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lora_opt.models.pretrained.assemble import all_finite
 from lora_opt.models.pretrained.huggingface import from_folder
 from lora_opt.models.random_model import random_model
 from tests.models.parity import material
 from tests.models.pretrained.checkpoint_files import write_folder
 from tests.models.pretrained.encoder_configs import PUBLISHED
+from tests.models.pretrained.t5_test import CONFIG
 
 HEAD, TABLE = 'lm_head.weight', 'model.embed_tokens.weight'
 
@@ -114,19 +116,7 @@ def test_masks_of_gpt2(tmp_path, name, value, message):
     from_folder(tmp_path)
 
 
-T5 = {
-  'model_type': 't5',
-  'vocab_size': 262,
-  'd_model': 16,
-  'd_kv': 4,
-  'd_ff': 24,
-  'num_heads': 2,
-  'num_layers': 1,
-  'feed_forward_proj': 'relu',
-  'tie_word_embeddings': True,
-  'decoder_start_token_id': 258,
-  'is_encoder_decoder': True,
-}
+T5 = CONFIG | {'tie_word_embeddings': True}
 
 
 @pytest.mark.parametrize('part', ['encoder', 'decoder'])
@@ -207,8 +197,6 @@ def test_what_the_type_cannot_hold_is_named(tied):
 
 
 def test_finite_as_numpy_says():
-  from lora_opt.models.pretrained.assemble import all_finite
-
   for dtype in (np.float32, np.float16, jax.numpy.bfloat16):
     for value in (0, -0.0, 65504, 1e-30, np.nan, -np.nan, np.inf, -np.inf):
       x = np.full((2, 3), 1, dtype)
