@@ -52,6 +52,7 @@ def load(
   files: Sequence[str],
   bindings: Sequence[str] = (),
   search_paths: Sequence[str] = (),
+  called: Sequence[Callable[..., Any]] = (),
 ) -> None:
   """Parses gin files, then bindings, and checks that nothing is left unset.
 
@@ -61,6 +62,8 @@ def load(
     bindings: `NAME = VALUE` strings; a value that gin could not read is taken
       as a string, so that `MODEL_DIR=runs/a` needs no quotes.
     search_paths: further folders for `files` and for their includes.
+    called: what will be built; the values that go into these functions, and
+      into those that they are given, must be of the kinds that they take.
 
   Raises:
     ConfigError: a file is missing or malformed, a name is unknown, or a
@@ -77,7 +80,7 @@ def load(
       _bind(binding)
     _check_required()
     _check_circles()
-    _check_types(lambda name: _place(name, sources, bindings))
+    _check_types(called, lambda name: _place(name, sources, bindings))
     gin.finalize()
   except ConfigError as error:
     # gin adds where each file was included.
@@ -195,15 +198,23 @@ def _check_circles() -> None:
         branches.append(iter(needs[name]))
 
 
-def _check_types(place: Callable[[str], str]) -> None:
+def _check_types(
+  called: Sequence[Callable[..., Any]], place: Callable[[str], str]
+) -> None:
   """Names a value of another kind than the function that gets it takes.
 
+  What an earlier file set for functions that a later one has put others in the
+  place of is not used, and not looked at.
+
   Args:
+    called: what will be called.
     place: returns where a macro or an argument was set last.
   """
+  used = _used(called)
   for (scope, selector), values in gin.config._CONFIG.items():
-    function = gin.config._REGISTRY[selector].wrapped
-    takes = {} if selector == 'gin.macro' else gin_types.hints(function)
+    if selector not in used or selector == 'gin.macro':
+      continue
+    takes = gin_types.hints(gin.config._REGISTRY[selector].wrapped)
     for name, value in values.items():
       if name not in takes or gin_types.fits(_plain(value), takes[name]):
         continue
@@ -218,6 +229,37 @@ def _check_types(place: Callable[[str], str]) -> None:
       raise ConfigError(
         f'{where}: {said}: expected {wanted}, found {_shown(_plain(value))}'
       )
+
+
+def _used(called: Sequence[Callable[..., Any]]) -> set[str]:
+  """The functions that calls of these may come to, by gin's full names."""
+  known = [gin.config._inverse_lookup(function) for function in called]
+  waiting = [found.selector for found in known if found is not None]
+  used = set()
+  while waiting:
+    selector = waiting.pop()
+    if selector in used:
+      continue
+    used.add(selector)
+    for (_, name), values in gin.config._CONFIG.items():
+      if name == selector:
+        for value in values.values():
+          waiting += _functions_in(value)
+  return used
+
+
+def _functions_in(value: Any) -> list[str]:
+  """The functions that a value names, also by its macros."""
+  if isinstance(value, list | tuple):
+    return [name for one in value for name in _functions_in(one)]
+  if isinstance(value, dict):
+    return _functions_in([*value, *value.values()])
+  if not isinstance(value, gin.config.ConfigurableReference):
+    return []
+  macro = _macro(value)
+  if macro is not None:
+    return _functions_in(gin.config._CONFIG[macro, 'gin.macro']['value'])
+  return [value.config_key[1]]
 
 
 def _plain(value: Any) -> Any:

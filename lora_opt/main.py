@@ -132,10 +132,6 @@ def main(argv: Sequence[str]) -> None:
   bindings = list(FLAGS.gin_bindings)
   if FLAGS.profile:
     bindings.append(f'PROFILE_STEPS = {FLAGS.profile}')
-  config.load(FLAGS.gin_file, bindings, FLAGS.gin_search_paths)
-  if FLAGS.dry_run:
-    print(config.text())
-    return
   run = {
     'train': loop.train,
     'eval': evaluation.score,
@@ -143,6 +139,10 @@ def main(argv: Sequence[str]) -> None:
     'merge': evaluation.merge,
     'plan': planning.plan,
   }[FLAGS.run_mode]
+  config.load(FLAGS.gin_file, bindings, FLAGS.gin_search_paths, [run])
+  if FLAGS.dry_run:
+    print(config.text())
+    return
   if FLAGS.run_mode == 'plan':
     config.build(planning.simulate)()  # before anything uses the real devices
   config.build(run)(

@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from lora_opt import config
+from lora_opt.training import loop
 
 ROOT = pathlib.Path(__file__).parent.parent
 OPTIMIZERS = sorted(p.stem for p in (ROOT / 'configs/optimizers').glob('*.gin'))
@@ -271,7 +272,7 @@ def test_a_percent_sign_in_a_text_is_no_macro():
 )
 def test_values_of_another_kind_are_named(binding, said):
   with pytest.raises(config.ConfigError, match=said) as caught:
-    config.load(files(), [*BINDINGS, binding])
+    config.load(files(), [*BINDINGS, binding], called=[loop.train])
   assert f'--gin.{binding}' in str(caught.value)
 
 
@@ -289,8 +290,15 @@ def test_a_value_of_another_kind_is_named_with_its_line(tmp_path, text):
   head = f'from __gin__ import dynamic_registration\n{imports}'
   path.write_text(head + text, encoding='utf-8')
   with pytest.raises(config.ConfigError, match=r'bad\.gin, line 4: .*whole'):
-    config.load([*files(), str(path)], BINDINGS)
+    config.load([*files(), str(path)], BINDINGS, called=[loop.train])
 
 
-def test_numbers_and_lists_may_be_written_as_python_takes_them():
-  config.load(files(), [*BINDINGS, 'PEAK_LEARNING_RATE=1', 'TASK=[]'])
+def test_numbers_may_be_written_as_python_takes_them():
+  bindings = [*BINDINGS, 'PEAK_LEARNING_RATE=1', 'TASK=[]']
+  config.load(files(), bindings, called=[loop.train])
+
+
+def test_what_another_file_has_replaced_is_not_looked_at():
+  # Of the first task, whose source wants a number of examples, nothing is left.
+  both = [*files(), 'configs/tasks/arc_easy.gin']
+  config.load(both, [*BINDINGS, 'DATA_DIR=x'], called=[loop.train])
