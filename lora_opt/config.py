@@ -14,7 +14,7 @@ import difflib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -210,56 +210,61 @@ def _check_types(
     called: what will be called.
     place: returns where a macro or an argument was set last.
   """
-  used = _used(called)
-  for (scope, selector), values in gin.config._CONFIG.items():
-    if selector not in used or selector == 'gin.macro':
-      continue
+  for scope, selector, name, value in _settings_of(called):
     takes = gin_types.hints(gin.config._REGISTRY[selector].wrapped)
-    for name, value in values.items():
-      if name not in takes or gin_types.fits(_plain(value), takes[name]):
-        continue
-      full = f'{scope}/{selector}.{name}'.lstrip('/')
-      wanted = gin_types.described(takes[name])
-      macro = _macro(value)
-      where, said = (
-        (place(full), full)
-        if macro is None
-        else (place(macro), f'{macro}, the value of {full}')
-      )
-      raise ConfigError(
-        f'{where}: {said}: expected {wanted}, found {_shown(_plain(value))}'
-      )
-
-
-def _used(called: Sequence[Callable[..., Any]]) -> set[str]:
-  """The functions that calls of these may come to, by gin's full names."""
-  known = [gin.config._inverse_lookup(function) for function in called]
-  waiting = [found.selector for found in known if found is not None]
-  used = set()
-  while waiting:
-    selector = waiting.pop()
-    if selector in used:
+    if name not in takes or gin_types.fits(_plain(value), takes[name]):
       continue
-    used.add(selector)
-    for (_, name), values in gin.config._CONFIG.items():
-      if name == selector:
-        for value in values.values():
-          waiting += _functions_in(value)
-  return used
+    full = f'{scope}/{selector}.{name}'.lstrip('/')
+    wanted = gin_types.described(takes[name])
+    macro = _macro(value)
+    where, said = (
+      (place(full), full)
+      if macro is None
+      else (place(macro), f'{macro}, the value of {full}')
+    )
+    raise ConfigError(
+      f'{where}: {said}: expected {wanted}, found {_shown(_plain(value))}'
+    )
 
 
-def _functions_in(value: Any) -> list[str]:
-  """The functions that a value names, also by its macros."""
+def _settings_of(
+  called: Sequence[Callable[..., Any]],
+) -> Iterator[tuple[str, str, str, Any]]:
+  """Scope, function, argument and value of all that calls of these come to."""
+  known = [gin.config._inverse_lookup(function) for function in called]
+  waiting = [((), found.selector) for found in known if found is not None]
+  seen = set()
+  while waiting:
+    call = scopes, selector = waiting.pop()
+    if call in seen:
+      continue
+    seen.add(call)
+    # As gin does: what is set for an inner scope goes before.
+    effective = {}
+    for depth in range(len(scopes) + 1):
+      scope = '/'.join(scopes[:depth])
+      for name, value in gin.config._CONFIG.get((scope, selector), {}).items():
+        effective[name] = scope, value
+    for name, (scope, value) in effective.items():
+      yield scope, selector, name, value
+      waiting += _calls_in(value, scopes)
+
+
+def _calls_in(
+  value: Any, scopes: tuple[str, ...]
+) -> list[tuple[tuple[str, ...], str]]:
+  """The functions that a value names, also by its macros, with their scopes."""
   if isinstance(value, list | tuple):
-    return [name for one in value for name in _functions_in(one)]
+    return [call for one in value for call in _calls_in(one, scopes)]
   if isinstance(value, dict):
-    return _functions_in([*value, *value.values()])
+    return _calls_in([*value, *value.values()], scopes)
   if not isinstance(value, gin.config.ConfigurableReference):
     return []
+  inside = tuple(value.scopes) or scopes
   macro = _macro(value)
   if macro is not None:
-    return _functions_in(gin.config._CONFIG[macro, 'gin.macro']['value'])
-  return [value.config_key[1]]
+    return _calls_in(gin.config._CONFIG[macro, 'gin.macro']['value'], inside)
+  return [(inside, value.config_key[1])]
 
 
 def _plain(value: Any) -> Any:
