@@ -202,9 +202,11 @@ def _check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
       f'{tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows; '
       'take the tokenizer that belongs to the weights'
     )
-  if tokenizer.largest_id >= config.vocab_size:
+  # A tokenizer that does not say it has its tokens in a row.
+  largest = getattr(tokenizer, 'largest_id', tokenizer.vocab_size - 1)
+  if largest >= config.vocab_size:
     raise ValueError(
       f'tokenizer and model disagree: the tokenizer has a token of id '
-      f'{tokenizer.largest_id}, the embedding {config.vocab_size} rows; take '
-      'the tokenizer that belongs to the weights'
+      f'{largest}, the embedding {config.vocab_size} rows; take the tokenizer '
+      'that belongs to the weights'
     )
