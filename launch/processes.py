@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 
 from checks import append, span, whole
 
+# Exit code of a process that was stopped before the end of its run.
+STOPPED = 75
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -115,7 +117,8 @@ class Processes:
       grace_seconds: how long the others may go on once one has failed.
 
     Returns:
-      0, or the exit code of the process that failed first, as shells have it.
+      0, or the exit code of the process that failed first, as shells have it:
+      `STOPPED` where a signal stopped the run.
     """
     failed, deadline = None, None
     try:
@@ -136,6 +139,9 @@ class Processes:
     if failed is None:
       return 0
     code = self._running[failed].returncode
+    if code == STOPPED:
+      print('processes: stopped; run again to go on', file=sys.stderr)
+      return code
     how = f'exit code {code}' if code > 0 else signal.Signals(-code).name
     print(
       f'processes: process {failed} ended first, with {how}; see '

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 
 from lora_opt import writing
 from lora_opt.reading.values import printable
+from lora_opt.training import stopping
 
 FLAGS = flags.FLAGS
 
@@ -175,10 +176,20 @@ def _report(folders: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Entry point: a user's mistake ends in one clear message, no traceback."""
+  """Entry point: a user's mistake ends in one clear message, no traceback.
+
+  The exit status is 0 once all is done, 75 where a signal stopped it before
+  (the same command goes on from there), and 1 after an error.
+  """
   writing.print_anything()
+  stopping.Stops().__enter__()  # until the process ends
   try:
     app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
+  except stopping.Stopped as stopped:
+    processes = sys.modules.get('lora_opt.training.processes')
+    if processes is not None and not stopped.together:
+      processes.leave_others()
+    raise
   except Exception as error:
     if os.environ.get('LORA_OPT_TRACEBACK'):
       raise

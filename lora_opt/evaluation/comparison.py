@@ -34,17 +34,19 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
     after: the same, after training.
 
   Returns:
-    The rows, scores in percent.
+    The rows, scores in percent. Where the two are not of the same model on the
+    same examples, they say so in place of the change.
   """
   before, after = before or {}, after or {}
   losses = [_text.number(side.get('loss')) for side in (before, after)]
   scores = [score_interval(side) for side in (before, after)]
   counts = [_text.number(side.get('num_examples')) for side in (before, after)]
+  other = _other(before, after, counts)
   rows = []
   if losses != [None, None]:
     shown = [_text.show(loss, '{:.4f}') for loss in losses]
     change = '' if None in losses else _signed(losses[1] - losses[0], '.4f')
-    rows.append(Row('Loss', *shown, change))
+    rows.append(Row('Loss', *shown, other or change))
   if scores != [None, None]:
     name = _text.label(_text.first('metric', after, before) or 'score')
     shown = [f'{100 * s[0]:.1f} %' if s else _text.NONE for s in scores]
@@ -58,11 +60,21 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
       middle, low, high = (_signed(100 * x, '.1f') for x in _change(*scores))
       change = f'{middle} points'
       span = f'{low} to {high}' if all(wide) else _text.NONE
-    rows.append(Row(name, *shown, change))
+    rows.append(Row(name, *shown, other or change))
+    span = '' if other else span
     rows.append(Row('95 % interval', *spans, span, minor=True))
   if counts != [None, None]:
     rows.append(Row('Examples', *map(_text.show, counts), minor=True))
   return rows
+
+
+def _other(before: Json, after: Json, counts: list[float | None]) -> str:
+  """What is not the same before and after; '' where they can be compared."""
+  old, new = (side.get('made_of') or {} for side in (before, after))
+  for name in sorted(old.keys() & new.keys()):
+    if old[name] != new[name]:
+      return f'other {name}'
+  return 'other examples' if None not in counts and len({*counts}) > 1 else ''
 
 
 def format_table(before: Json | None, after: Json | None) -> str:

@@ -1,44 +1,89 @@
 """The history of a run: `metrics.jsonl`, read back."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from lora_opt.reading import values
+from lora_opt.reading.json_text import parse_json
 
 METRICS_FILE = 'metrics.jsonl'
+# Of one line; more is none that was written here.
+_MOST_BYTES = 2**20
+
+
+class Line(NamedTuple):
+  """One line of the file: its row, or what is wrong with it."""
+
+  data: bytes
+  row: dict[str, Any] | None
+  problem: str
 
 
 def read_metrics(model_dir: str | Path) -> list[dict[str, Any]]:
   """Reads a run's metrics, one row for each split and step, in step order.
 
-  A line that is not whole JSON (the run was killed while writing) is left out.
-  Where a step was logged twice the later values stand. A missing file is an
-  empty history.
+  A line that is not a whole row is left out; `problems` names those. Where a
+  step was logged twice the later values stand. A missing file is an empty
+  history.
 
   Args:
     model_dir: the folder of the run.
 
   Returns:
     Rows `{'step': int, 'time': seconds, 'split': str, name: number, ...}`.
+
+  Raises:
+    OSError: the file cannot be read.
   """
-  path = Path(model_dir) / METRICS_FILE
-  if not path.exists():
-    return []
   rows: dict[tuple[str, int], dict[str, Any]] = {}
-  for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
-    row = parse_row(line)
-    if row is not None:
-      rows.setdefault((str(row.get('split')), row['step']), {}).update(row)
+  for line in read_lines(Path(model_dir) / METRICS_FILE):
+    if line.row is not None:
+      key = line.row['split'], line.row['step']
+      rows.setdefault(key, {}).update(line.row)
   return sorted(rows.values(), key=lambda row: row['step'])
 
 
-def parse_row(line: str) -> dict[str, Any] | None:
-  """The row of one line, or None where it is not a whole row."""
-  try:
-    row = json.loads(line)
-  except ValueError:
-    return None
-  whole = isinstance(row, dict) and isinstance(row.get('step'), int)
-  return row if whole else None
+def problems(model_dir: str | Path) -> str:
+  """Says which lines cannot be read; '' if all can.
+
+  A last line without an end is what a killed run leaves, and no problem.
+  """
+  path = Path(model_dir) / METRICS_FILE
+  found = [line.problem for line in read_lines(path) if line.problem]
+  if not found:
+    return ''
+  more = f', and {len(found) - 1} more lines' if found[1:] else ''
+  return f'{found[0]}{more}: left out, the others are used'
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+  """All lines of a file of metrics; none if it is missing.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  if not path.exists():
+    return
+  number = 0
+  with path.open('rb') as file:
+    while data := file.readline(_MOST_BYTES):
+      number += 1
+      try:
+        yield Line(data, _row(data, f'{path} line {number}'), '')
+      except ValueError as error:
+        whole = data.endswith(b'\n')
+        yield Line(data, None, str(error) if whole else '')
+
+
+def _row(data: bytes, place: str) -> dict[str, Any]:
+  row = values.table(parse_json(data, place), place)
+  values.integer(row.get('step'), f'{place}: step', least=0, most=2**53)
+  values.text(row.get('split'), f'{place}: split')
+  for name, value in row.items():
+    if name != 'split' and value is not None:
+      values.number(value, f'{place}: {values.shown(name)}')
+  return row
 
 
 def data_wait_fraction(model_dir: str | Path) -> float | None:
@@ -51,7 +96,14 @@ def data_wait_fraction(model_dir: str | Path) -> float | None:
     (row['timing/data_wait_fraction'], 1 / row['timing/steps_per_second'])
     for row in read_metrics(model_dir)
     if row.get('timing/data_wait_fraction') is not None
+    and (row.get('timing/steps_per_second') or 0) > 0
   ]
   if not steps:
     return None
   return sum(share * time for share, time in steps) / sum(t for _, t in steps)
+
+
+def skipped_steps(model_dir: str | Path) -> int:
+  """How many steps the optimizer did not take, as far as it counts them."""
+  rows = read_metrics(model_dir)
+  return int(max((row.get('skipped_steps') or 0 for row in rows), default=0))

@@ -8,8 +8,8 @@
 
 import argparse
 import collections
-import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,11 @@ from lora_opt.evaluation import (
   curves,
   history,
   results,
+  run_files,
 )
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.comparison import format_table
+from lora_opt.reading.files import read_text
 
 __all__ = ['format_table', 'write_report']
 
@@ -67,19 +69,27 @@ def write_report(model_dir: str | Path) -> Path:
       `evaluation/scores/` and `operative_config.gin`, as far as they are there.
 
   Returns:
-    The path of the report.
+    The path of the report. A file that is damaged is left out, and named on
+    the page and on standard error.
 
   Raises:
     FileNotFoundError: there is no such folder.
+    OSError: the report cannot be written.
   """
   model_dir = Path(model_dir)
   if not model_dir.is_dir():
     raise FileNotFoundError(f'{model_dir}: no such folder; give a MODEL_DIR')
-  run = _read_json(model_dir / 'run.json')
-  before = _read_json(model_dir / 'evaluation' / 'before.json')
-  after = _read_json(model_dir / 'evaluation' / 'after.json')
+  files = _Files(model_dir)
+  run = files.read(run_files.read_run, 'run.json')
+  before = files.read(run_files.read_evaluation, 'evaluation/before.json')
+  after = files.read(run_files.read_evaluation, 'evaluation/after.json')
+  data = files.read(run_files.read_data, 'dataset.json')
+  scored = [
+    files.read(results.read_result, str(file.relative_to(model_dir)))
+    for file in results.result_files(model_dir)
+  ]
   rows = history.read_metrics(model_dir)
-  data = model_dir / 'dataset.json'
+  files.note(history.problems(model_dir))
   drawings = curves.draw_curves(rows, [e for e in (before, after) if e])
   return _html.write(
     model_dir / REPORT_FILE,
@@ -89,14 +99,15 @@ def write_report(model_dir: str | Path) -> Path:
     rows=comparison.compare(before, after),
     tracks=_tracks(before, after),
     header=results.HEADER,
-    scores=results.table(results.read_results(model_dir)),
+    scores=results.table(list(filter(None, scored))),
     curves=[c._replace(svg=markupsafe.Markup(c.svg)) for c in drawings],
     diverged=[r['step'] for r in rows if 'loss' in r and r['loss'] is None],
     groups=_groups(before, after),
     shown=_SAMPLES,
-    facts=_facts(run, rows) + _data_facts(_read_json(data)),
+    facts=_facts(run, rows) + _data_facts(data),
     command=run.get('command'),
-    config=_read_text(model_dir / 'operative_config.gin'),
+    config=files.text('operative_config.gin'),
+    problems=files.problems,
   )
 
 
@@ -157,6 +168,7 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
   steps = _text.number(run.get('steps'))
   if steps is None:
     steps = max((row['step'] for row in train), default=None)
+  skipped = max((row.get('skipped_steps') or 0 for row in train), default=0)
   trainable = _text.number(run.get('trainable_parameters'))
   frozen = _text.number(run.get('frozen_parameters'))
   share = ''
@@ -172,6 +184,7 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
     'Started': run.get('started'),
     'Time': _text.duration(_text.number(run.get('seconds'))),
     'Steps': _text.show(steps),
+    'Skipped steps': _text.show(skipped) if skipped else '',
     'Tokens': _tokens(train, steps, 'tokens'),
     'Target tokens': _tokens(train, steps, 'target_tokens'),
     'Not padding': _text.show(filled and 100 * filled, '{:.1f} %'),
@@ -190,7 +203,8 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
 
 def _data_facts(data: Json) -> list[tuple[str, str]]:
   """What the run was trained and evaluated on, a line for each task."""
-  tasks = data.get('tasks') or ([data] if 'train' in data else [])
+  whole = all(name in data for name in ('task', 'train', 'eval'))
+  tasks = data.get('tasks') or ([data] if whole else [])
   batches = {part['task']: part for part in data.get('batches') or ()}
   return [
     (
@@ -208,13 +222,15 @@ def _examples(task: Json, batches: Json) -> str:
     f'{train["examples"]:,} for training',
     f'{held_out["examples"]:,} for evaluation',
   ]
-  if bad := train['bad_rows'] + held_out['bad_rows']:
+  if bad := train.get('bad_rows', 0) + held_out.get('bad_rows', 0):
     counts.append(f'{bad:,} rows could not be used')
   if long := batches.get('too_long'):
-    done = {'drop': 'dropped', 'truncate': 'truncated'}
-    counts.append(f'{long:,} too long, {done[batches["too_long_policy"]]}')
-  if overlap := task['overlap']:
-    done = 'left out' if task['overlap_left_out'] else 'not left out'
+    done = (
+      'truncated' if batches.get('too_long_policy') == 'truncate' else 'dropped'
+    )
+    counts.append(f'{long:,} too long, {done}')
+  if overlap := task.get('overlap'):
+    done = 'left out' if task.get('overlap_left_out') else 'not left out'
     counts.append(f'{overlap:,} evaluated ones also stand in train, {done}')
   return ', '.join(counts)
 
@@ -238,17 +254,36 @@ def _mean(values: Any) -> float | None:
   return sum(known) / len(known) if known else None
 
 
-def _read_json(path: Path) -> Json:
-  """A JSON object, or an empty one where it is missing or not whole."""
-  try:
-    value = json.loads(_read_text(path))
-  except ValueError:
-    return {}
-  return value if isinstance(value, dict) else {}
+class _Files:
+  """Reads the files of a run, and keeps what is wrong with them."""
 
+  def __init__(self, folder: Path):
+    self._folder = folder
+    self.problems: list[str] = []
 
-def _read_text(path: Path) -> str:
-  return path.read_text('utf-8', 'replace') if path.is_file() else ''
+  def note(self, problem: str) -> None:
+    """Keeps a problem, and says it; '' is none."""
+    if problem:
+      self.problems.append(problem)
+      print(f'report: {problem}', file=sys.stderr)
+
+  def read(self, read: Callable[[Path], Json], name: str) -> Json:
+    """What a file holds; an empty object if it is missing or damaged."""
+    try:
+      return run_files.if_there(read, self._folder / name) or {}
+    except (ValueError, OSError) as error:
+      self.note(f'left out, since it cannot be read: {error}')
+      return {}
+
+  def text(self, name: str) -> str:
+    """A file of text; '' if it is missing or damaged."""
+    try:
+      return read_text(self._folder / name)
+    except FileNotFoundError:
+      return ''
+    except (ValueError, OSError) as error:
+      self.note(f'left out, since it cannot be read: {error}')
+      return ''
 
 
 if __name__ == '__main__':

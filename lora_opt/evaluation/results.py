@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_opt import writing
-from lora_opt.evaluation import _text
+from lora_opt.evaluation import _text, run_files
 from lora_opt.evaluation._text import Json
-from lora_opt.reading.json_text import read_json
 from lora_opt.training import run_directory
 
 # Those that `--run_mode=eval` wrote, in the folder of a run.
@@ -37,9 +36,30 @@ def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_results(model_dir: pathlib.Path) -> list[Json]:
-  """What `write_result` left in a run's folder, by name of task."""
-  files = sorted((model_dir / FOLDER).glob('*.json'))
-  return [read_json(file) for file in files]
+  """What `write_result` left in a run's folder, by name of task.
+
+  Raises:
+    ValueError: one of the files is damaged.
+  """
+  return [read_result(file) for file in result_files(model_dir)]
+
+
+def result_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
+  """The files that `write_result` left in a run's folder."""
+  return sorted((model_dir / FOLDER).glob('*.json'))
+
+
+def read_result(file: pathlib.Path) -> Json:
+  """One of them, with all that `table` shows.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  result = run_files.read_evaluation(file)
+  for name in ('task', 'num_examples', 'metrics'):
+    if name not in result:
+      raise ValueError(f'{file}: {name} is missing')
+  return result
 
 
 def table(results: Sequence[Json]) -> list[tuple[str, ...]]:
@@ -71,7 +91,9 @@ def format_results(results: Sequence[Json]) -> str:
 def _rows(task: str, metrics: Json, count: int) -> list[tuple[str, ...]]:
   rows = []
   for metric, found in metrics.items():
-    score = _text.minus(f'{100 * found["score"]:.1f}')
-    low, high = (_text.minus(f'{100 * x:.1f}') for x in found['interval'])
+    score, low, high = (
+      _text.show(None if x is None else 100 * x, '{:.1f}')
+      for x in (found['score'], *found['interval'])
+    )
     rows.append((task, metric, score, f'{low} to {high}', f'{count:,}'))
   return rows

@@ -15,6 +15,7 @@ from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.evaluation.report import write_report
 from lora_opt.reading.values import printable
+from lora_opt.training import finite, identity
 from lora_opt.training.checkpointing import is_checkpoint, read_trainable
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import on_first
@@ -53,16 +54,22 @@ def score(
 
   Raises:
     FileNotFoundError: there is no adapter.
-    ValueError: the adapter does not fit the model.
+    ValueError: the adapter does not fit the model, weights are not finite, or
+      what is in `model_dir` is of other base weights or another tokenizer.
   """
   del record
   folder = pathlib.Path(model_dir)
   found = []
-  for base, lora, evaluate in _evaluators(
-    folder, model, task, partitioner, evaluator, adapter
+  for each, (base, lora, evaluate) in zip(
+    _as_list(task),
+    _evaluators(folder, model, task, partitioner, evaluator, adapter),
+    strict=True,
   ):
-    found.append(evaluate(base, lora))
-    on_first(functools.partial(results.write_result, folder, found[-1]))
+    made = identity.of_evaluation(base, model.tokenizer, each)
+    on_first(functools.partial(_check_company, folder, made))
+    result = {**evaluate(base, lora), 'made_of': identity.made_of(made)}
+    on_first(functools.partial(results.write_result, folder, result))
+    found.append(result)
   print(printable(f'\n{results.format_results(found)}\n'))
   print(f'results: {folder / results.FOLDER}')
   on_first(functools.partial(_report, folder))
@@ -91,11 +98,16 @@ def infer(
   """
   del record
   folder = pathlib.Path(model_dir)
+  said = False
   for (base, lora, evaluate), each in zip(
     _evaluators(folder, model, task, partitioner, evaluator, adapter),
     _as_list(task),
     strict=True,
   ):
+    if not said:
+      said = True
+      here = identity.of_arrays(base)
+      on_first(functools.partial(_say_other_base, folder, adapter, here))
     predictions = evaluate.generate(base, lora)
     name = writing.file_name(each.name)
     path = folder / 'inference' / f'{name}.jsonl'
@@ -149,6 +161,8 @@ def merge(
     there = model.read_labels(_labels_folder(folder, adapter))
     model = model.named(there) if there else model
   lora = _load(model, folder, adapter)
+  finite.check({'base weights': model.base, 'adapter': lora})
+  _say_other_base(folder, adapter, identity.of_arrays(model.base))
   named = {} if labels is None else {'labels': labels}
   model.merge(folder / 'merged', lora, source=source, dtype=dtype, **named)
   print(f'merged model: {folder / "merged"}')
@@ -176,8 +190,40 @@ def _evaluators(
     if labels not in loaded:
       lora = _load(named, folder, adapter)
       loaded[labels] = lora and put(lora, placement.trainable)
+      finite.check({'base weights': base, 'adapter': loaded[labels]})
     evaluate = make_evaluator(evaluator, named, each, placement)
     yield base, loaded[labels], evaluate
+
+
+def _check_company(folder: pathlib.Path, made: identity.Identity) -> None:
+  """Results of other base weights or tokenizers are not put beside these."""
+  _, run = identity.read(folder)
+  names = (identity.BASE, identity.TOKENIZER)
+  if lines := identity.differences(
+    {k: run[k] for k in names if k in run}, made
+  ):
+    raise ValueError(
+      f'MODEL_DIR={folder} holds a run of something else:\n  '
+      + '\n  '.join(lines)
+      + '\nChoose another MODEL_DIR for the results, and say by ADAPTER which '
+      'adapter they are to be of'
+    )
+  here = identity.made_of(made)
+  del here[identity.EVALUATION]  # each file is of its own
+  for file in results.result_files(folder):
+    identity.check_evaluation(file, results.read_result(file), here)
+
+
+def _say_other_base(
+  folder: pathlib.Path, adapter: str | None, here: dict[str, str]
+) -> None:
+  """An adapter may be wanted on another base, but not without a word."""
+  if adapter == 'none':
+    return
+  there = identity.read(folder)[1].get(identity.BASE)
+  base = {identity.BASE: here}
+  for line in identity.differences({identity.BASE: there or here}, base):
+    print(f'The run in {folder} was trained on other weights: {line}')
 
 
 def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:

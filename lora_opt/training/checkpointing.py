@@ -10,22 +10,27 @@ import functools
 import json
 import pathlib
 import zlib
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lora_opt.reading import values
+from lora_opt.reading.json_text import read_json
+from lora_opt.training import run_directory
 from lora_opt.training.checksums import checksums, host_checksum
+from lora_opt.training.finite import by_path, not_finite
 from lora_opt.training.processes import on_first
-from lora_opt.training.step_log import TrainingDivergedError
+from lora_opt.training.step_log import REMEDY, TrainingDivergedError
 from lora_opt.training.train_state import TrainState
 
 _PREFIX = 'step'
 _ITEMS = ('state', 'facts')
+_SHOWN = 5
 
 
 class Checkpoints:
@@ -45,10 +50,10 @@ class Checkpoints:
       model_dir: the run's folder, seen by all processes.
       keep: how many checkpoints to hold; older ones are deleted.
     """
-    folder = (model_dir / 'checkpoints').absolute()
-    on_first(functools.partial(_set_damaged_aside, folder))
+    self._folder = (model_dir / 'checkpoints').absolute()
+    on_first(functools.partial(_set_damaged_aside, self._folder))
     self._manager = ocp.CheckpointManager(
-      folder,
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         step_prefix=_PREFIX,
@@ -73,17 +78,20 @@ class Checkpoints:
       TrainingDivergedError: a number of the state is not finite.
       OSError, ValueError: an earlier save could not be written.
     """
-    step, arrays = int(state.step), by_name(state)
-    if broken := _not_finite(arrays):
+    step, arrays = int(state.step), by_path(state)
+    if broken := not_finite(arrays):
+      what = f'{min(broken)} is not finite'
       raise TrainingDivergedError(
-        f'{broken[0]} is not finite after step {step}; training stopped and '
-        'that state was not saved. A lower learning rate, a longer warm-up or '
-        'float32 is the usual remedy.'
+        what,
+        step,
+        f'{what} after step {step}; training stopped and that state was not '
+        f'saved. {REMEDY}',
       )
     sums = jax.device_get(checksums(arrays))
     facts = {
       'batches': batches.get_state(),
       'checksums': {name: int(value) for name, value in sums.items()},
+      'shapes': {name: list(x.shape) for name, x in arrays.items()},
     }
     facts['checksum'] = _facts_checksum(facts)
     self._manager.save(
@@ -110,7 +118,9 @@ class Checkpoints:
     step = self.latest_step
     if step is None:
       return state
-    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, by_name(state))
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, by_path(state))
+    # Before Orbax does, whose message has a line for every array.
+    _check_same_arrays(self._folder / f'{_PREFIX}_{step}', wanted)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -129,7 +139,7 @@ class Checkpoints:
           'start again, and look for a failing disk or memory if it recurs'
         )
     batches.set_state(facts['batches'])
-    leaves = [arrays[name] for name in by_name(state)]
+    leaves = [arrays[name] for name in by_path(state)]
     return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
   def __enter__(self) -> Self:
@@ -148,27 +158,41 @@ class Checkpoints:
       self._manager.close()
 
 
-def by_name(state: TrainState) -> dict[str, jax.Array]:
-  """The arrays of a state by path, such as lora/layers/mlp/up/lora_a."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-    for path, leaf in jax.tree.leaves_with_path(state)
-  }
+def _check_same_arrays(
+  path: pathlib.Path, here: Mapping[str, jax.ShapeDtypeStruct]
+) -> None:
+  """Raises ValueError unless a checkpoint has arrays of these names and shapes.
+
+  Args:
+    path: of the checkpoint.
+    here: what the run is to have.
+  """
+  facts = read_json(path / 'facts' / 'metadata')
+  names = values.table(facts.get('checksums'), f'{path}: checksums')
+  shapes = values.table(facts.get('shapes', {}), f'{path}: shapes')
+  lines = []
+  for name in sorted(names.keys() | here.keys()):
+    if name not in names:
+      lines.append(f'  {name}: missing')
+    elif name not in here:
+      lines.append(f'  {name}: of no use here')
+    elif shapes.get(name, list(here[name].shape)) != list(here[name].shape):
+      lines.append(
+        f'  {name}: shape {shapes[name]}, here {list(here[name].shape)}'
+      )
+  if lines:
+    more = [f'  and {len(lines) - _SHOWN} more'] if lines[_SHOWN:] else []
+    raise ValueError(
+      f'the checkpoint {path} is of another optimizer, model or LORA:\n'
+      + '\n'.join(lines[:_SHOWN] + more)
+      + '\nUse the settings of the run that is there (config.gin has them), or '
+      'choose another MODEL_DIR.'
+    )
 
 
 def _facts_checksum(facts: dict[str, Any]) -> int:
   covered = [facts['batches'], facts['checksums']]
   return zlib.crc32(json.dumps(covered, sort_keys=True).encode())
-
-
-def _not_finite(arrays: dict[str, jax.Array]) -> list[str]:
-  finite = jax.device_get(_finite(arrays))
-  return [name for name, good in finite.items() if not good]
-
-
-@jax.jit
-def _finite(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  return {name: jnp.all(jnp.isfinite(x)) for name, x in arrays.items()}
 
 
 def _set_damaged_aside(folder: pathlib.Path) -> None:
@@ -182,11 +206,7 @@ def _set_damaged_aside(folder: pathlib.Path) -> None:
     reason = damage(path)
     if not reason:
       return
-    aside = folder.with_name('damaged') / path.name
-    while aside.exists():
-      aside = aside.with_name(aside.name + '_again')
-    aside.parent.mkdir(exist_ok=True)
-    path.rename(aside)
+    aside = run_directory.set_aside(folder.parent, path)
     print(
       f'Checkpoint {path.name} is damaged ({reason}); it was moved to {aside}, '
       'and the run goes on from the one before, or from the start if there is '

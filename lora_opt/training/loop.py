@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,8 +16,16 @@ from lora_opt.evaluation import history
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
-from lora_opt.training import profile, run_directory
+from lora_opt.training import (
+  finite,
+  identity,
+  profile,
+  run_directory,
+  run_lock,
+  stopping,
+)
 from lora_opt.training.checkpointing import Checkpoints
+from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length
 from lora_opt.training.partitioning import (
   DATA_PARALLEL,
@@ -26,10 +33,11 @@ from lora_opt.training.partitioning import (
   Placement,
   put,
 )
-from lora_opt.training.processes import StopOnSigterm, on_first
+from lora_opt.training.processes import Agreement, on_first
 from lora_opt.training.results import write_results
 from lora_opt.training.run_directory import RunRecord
-from lora_opt.training.step import make_train_step
+from lora_opt.training.run_lock import RunLock
+from lora_opt.training.step import clip_by_global_norm, make_train_step
 from lora_opt.training.step_log import (
   StepLog,
   TrainingDivergedError,
@@ -41,8 +49,6 @@ from lora_opt.training.train_state import (
 )
 from lora_opt.training.untrained import Watch
 
-_BEFORE = 'evaluation/before.json'
-_AFTER = 'evaluation/after.json'
 _DIVERGED = 'diverged.json'
 
 
@@ -70,6 +76,7 @@ def train(
   data_workers: int = 0,
   diagnostics: bool = True,
   profile_steps: int | None = None,
+  skip_patience: int = 0,
   initial_adapter: str | None = None,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
@@ -112,6 +119,9 @@ def train(
       size of the factors with them; costs about an optimizer step.
     profile_steps: trace so many steps, the third and those after it, into
       MODEL_DIR/profile, with a page that says where their time goes.
+    skip_patience: how many steps in a row the optimizer may skip, because a
+      gradient or an update is not finite, before that counts as divergence; it
+      must count them, as every recipe does.
     initial_adapter: folder of an exported adapter to start from.
     record: command line and configuration, for the folder and the report.
 
@@ -119,125 +129,145 @@ def train(
     The folder of the exported adapter.
 
   Raises:
-    OSError: `model_dir` cannot be written.
-    ValueError: bad data or settings, or `model_dir` holds another run.
+    OSError: `model_dir` cannot be written, or another process trains in it.
+    ValueError: bad data or settings, weights that are not finite, or
+      `model_dir` holds another run.
     TrainingDivergedError: loss or gradient stopped being finite; also said in
       diverged.json, which a sweep takes for the run's outcome.
-    SystemExit: after SIGTERM, once a checkpoint is saved.
+    SystemExit: after SIGTERM or Ctrl-C, once the step is saved, with the code
+      `stopping.EXIT`.
   """
   record = record or RunRecord()
   length = row_length(task_feature_lengths)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
-  on_first(functools.partial(run_directory.claim, folder, record))
-  model = named_for(model, task)
-  if hasattr(model, 'write_labels'):
-    on_first(functools.partial(model.write_labels, folder))
-  placement = partitioner.place(model)
-  placement.check_batch(batch_size, microbatches)
-  _check_task(task)
-  if profile_steps:
-    profile.check(profile_steps, train_steps)
+  on_first(functools.partial(run_directory.make, folder))
+  with run_lock.hold(folder) as lock:
+    on_first(functools.partial(run_directory.claim, folder, record))
+    model = named_for(model, task)
+    if hasattr(model, 'write_labels'):
+      on_first(functools.partial(model.write_labels, folder))
+    placement = partitioner.place(model)
+    placement.check_batch(batch_size, microbatches)
+    _check_task(task)
+    if profile_steps:
+      profile.check(profile_steps, train_steps)
 
-  if clip_norm is not None:
-    optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
-  base = put(model.base, placement.base)
-  lora = (
-    model.load_adapter(initial_adapter)
-    if initial_adapter
-    else model.init(jax.random.key(seed))
-  )
-  lora = put(lora, placement.trainable)
-  state = create_train_state(lora, optimizer, placement)
-  data = task.train_batches(
-    model.tokenizer,
-    length=length,
-    batch_size=batch_size,
-    seed=seed,
-    form=batch_form(model),
-    rows=placement.process_rows(batch_size),
-    workers=data_workers,
-  )
-  train_step = make_train_step(
-    model,
-    optimizer,
-    placement,
-    state,
-    seed=seed,
-    microbatches=microbatches,
-    loss_normalizing_factor=loss_normalizing_factor,
-    diagnostics_period=log_period if diagnostics else None,
-  )
-  if profile_steps:
-    train_step = profile.traced(train_step, folder / 'profile', profile_steps)
-  evaluate = make_evaluator(evaluator, model, task, placement)
-  on_first(
-    functools.partial(
-      run_directory.describe,
-      folder,
-      task.facts() | {'batches': data.summary},
-      {
-        'frozen base': base,
-        'adapters': state.lora,
-        'optimizer': state.opt_state,
-      },
+    if clip_norm is not None:
+      optimizer = optax.chain(clip_by_global_norm(clip_norm), optimizer)
+    base = put(model.base, placement.base)
+    lora = (
+      model.load_adapter(initial_adapter)
+      if initial_adapter
+      else model.init(jax.random.key(seed))
     )
-  )
-  before = {}
-  if evaluate_before:
-    before = _evaluate_once(folder / _BEFORE, evaluate, base, state)
-  with (
-    Checkpoints(folder, keep_checkpoints) as checkpoints,
-    contextlib.closing(iter(data)) as batches,
-  ):
-    state = checkpoints.restore(state, batches)
-    if done := int(state.step):
-      print(f'Going on from step {done}.', flush=True)
-    with (
-      open_step_log(
+    lora = put(lora, placement.trainable)
+    state = create_train_state(lora, optimizer, placement)
+    finite.check({'adapter': state.lora, 'optimizer state': state.opt_state})
+    data = task.train_batches(
+      model.tokenizer,
+      length=length,
+      batch_size=batch_size,
+      seed=seed,
+      form=batch_form(model),
+      rows=placement.process_rows(batch_size),
+      workers=data_workers,
+    )
+    train_step = make_train_step(
+      model,
+      optimizer,
+      placement,
+      state,
+      seed=seed,
+      microbatches=microbatches,
+      loss_normalizing_factor=loss_normalizing_factor,
+      diagnostics_period=log_period if diagnostics else None,
+    )
+    if profile_steps:
+      train_step = profile.traced(train_step, folder / 'profile', profile_steps)
+    evaluate = make_evaluator(evaluator, model, task, placement)
+    on_first(
+      functools.partial(
+        run_directory.describe,
         folder,
-        learning_rate,
-        done=done,
-        train_steps=train_steps,
-        tokens_per_batch=batch_size * int(np.sum(length)),
-        period=log_period,
-      ) as log,
-      _noted(folder / _DIVERGED),
-    ):
-      drawn = () if initial_adapter else getattr(model, 'drawn', ())
-      watch = Watch(state.lora, placement, drawn)
-      state = _run_steps(
-        lambda state, batch: watch(train_step(state, base, batch)),
-        state,
-        batches,
-        placement,
-        log=log,
-        checkpoints=checkpoints,
-        batch_size=batch_size,
-        train_steps=train_steps,
-        checkpoint_period=checkpoint_period,
-        evaluate=functools.partial(evaluate, base),
-        eval_period=eval_period,
-        was_evaluated=on_first(functools.partial(_was_evaluated, folder, done)),
+        task.facts() | {'batches': data.summary},
+        {
+          'frozen base': base,
+          'adapters': state.lora,
+          'optimizer': state.opt_state,
+        },
       )
-      watch.finish()
-  if state.step < train_steps:
-    print(f'Stopped by SIGTERM after step {state.step}; run again to go on.')
-    sys.exit(0)
-  after = _evaluate_once(folder / _AFTER, evaluate, base, state)
+    )
+    batches = iter(data)
+    made = identity.of_run(
+      base, model.tokenizer, task, batches, lora if initial_adapter else None
+    )
+    on_first(functools.partial(identity.check, folder, record.settings, made))
+    evaluations = Evaluations(folder, evaluate, base, identity.made_of(made))
+    before = evaluations.once('before', state) if evaluate_before else {}
+    with (
+      stopping.stops() as stops,
+      stops.later(),
+      Agreement(stops) as agreement,
+      Checkpoints(folder, keep_checkpoints) as checkpoints,
+      contextlib.closing(batches),
+    ):
+      state = checkpoints.restore(state, batches)
+      if done := int(state.step):
+        print(f'Going on from step {done}.', flush=True)
+      with (
+        open_step_log(
+          folder,
+          learning_rate,
+          done=done,
+          train_steps=train_steps,
+          tokens_per_batch=batch_size * int(np.sum(length)),
+          period=log_period,
+          skip_patience=skip_patience,
+        ) as log,
+        _noted(folder / _DIVERGED),
+      ):
+        drawn = () if initial_adapter else getattr(model, 'drawn', ())
+        watch = Watch(state.lora, placement, drawn)
+        state = _run_steps(
+          lambda *inputs: watch(train_step(*inputs)),
+          base,
+          state,
+          batches,
+          placement,
+          log=log,
+          checkpoints=checkpoints,
+          lock=lock,
+          agreement=agreement,
+          batch_size=batch_size,
+          train_steps=train_steps,
+          checkpoint_period=checkpoint_period,
+          evaluate=evaluations.now,
+          eval_period=eval_period,
+          was_evaluated=on_first(
+            functools.partial(_was_evaluated, folder, done)
+          ),
+        )
+        watch.finish()
+    if state.step < train_steps:
+      by = stops.asked or 'SIGTERM'
+      print(f'Stopped by {by} after step {state.step}; run again to go on.')
+      raise stopping.Stopped(together=True)
+    stops.heed()
+    after = evaluations.once('after', state)
 
-  results = functools.partial(
-    write_results,
-    folder,
-    model,
-    task,
-    placement.gather(state.lora),
-    record=record,
-    evaluations=(before, after),
-    steps=train_steps,
-    seconds=time.monotonic() - started,
-  )
-  return pathlib.Path(on_first(results))
+    results = functools.partial(
+      write_results,
+      folder,
+      model,
+      task,
+      placement.gather(state.lora),
+      record=record,
+      evaluations=(before, after),
+      steps=train_steps,
+      seconds=time.monotonic() - started,
+    )
+    return pathlib.Path(on_first(results))
 
 
 def _check_task(task: Any) -> None:
@@ -263,42 +293,67 @@ def _noted(path: pathlib.Path) -> Iterator[None]:
 
 def _run_steps(
   train_step: Callable[..., tuple[TrainState, dict]],
+  base: Any,
   state: TrainState,
   batches: Iterator[Mapping[str, np.ndarray]],
   placement: Placement,
   *,
   log: StepLog,
   checkpoints: Checkpoints,
+  lock: RunLock,
+  agreement: Agreement,
   batch_size: int,
   train_steps: int,
   checkpoint_period: int,
-  evaluate: Callable[..., dict[str, Any]],
+  evaluate: Callable[[TrainState], dict[str, Any]],
   eval_period: int | None,
   was_evaluated: bool,
 ) -> TrainState:
-  """The steps from `state` on, up to `train_steps` or to a SIGTERM."""
+  """The steps from `state` on, up to `train_steps` or to a signal."""
+  start = int(state.step)
+  saved = start
+  inputs: dict[int, Any] = {}  # the batches of the two newest steps
 
   def evaluate_if_due(step):
     if eval_period and step % eval_period == 0 and 0 < step < train_steps:
       log.flush()
-      log.evaluation(step, evaluate(state.lora, step))
+      with agreement.evaluating():
+        log.evaluation(step, evaluate(state))
 
-  with StopOnSigterm() as stop:
-    if not was_evaluated:  # it was saved, and stopped before this was done
-      evaluate_if_due(int(state.step))
-    for step in range(int(state.step) + 1, train_steps + 1):
-      with log.feeding():
-        batch = placement.put_batch(next(batches), batch_size)
-      state, metrics = train_step(state, batch)
-      log.push(step, metrics)
-      stopping = stop.requested(step)
-      last = stopping or step == train_steps
-      if last or step % checkpoint_period == 0:
-        log.flush()  # before the save: a state that is not finite is not saved
-        checkpoints.save(state, batches)
-      if stopping:
-        break
-      evaluate_if_due(step)
+  def save(step):
+    nonlocal saved
+    log.flush()  # before the save: a state that is not finite is not saved
+    lock.check()
+    if step > saved:
+      checkpoints.save(state, batches)
+      saved = step
+
+  step = start
+  with _explained(base, inputs, first=start + 1):
+    try:
+      if not was_evaluated:  # it was saved, and stopped before this was done
+        evaluate_if_due(start)
+      for step in range(start + 1, train_steps + 1):
+        with log.feeding():
+          # The processes that make batches, which begin here, are not to hear
+          # what this one is told.
+          first = step == start + 1
+          with stopping.unheard() if first else contextlib.nullcontext():
+            rows = next(batches)
+          batch = placement.put_batch(rows, batch_size)
+        inputs[step] = batch
+        inputs.pop(step - 2, None)
+        state, metrics = train_step(state, base, batch)
+        log.push(step, metrics)
+        lock.check()
+        stop = agreement.requested(step)
+        if stop or step == train_steps or step % checkpoint_period == 0:
+          save(step)
+        if stop:
+          break
+        evaluate_if_due(step)
+    except stopping.Stopped:  # in the middle of an evaluation
+      save(step)
   return state
 
 
@@ -307,17 +362,32 @@ def _was_evaluated(folder: pathlib.Path, step: int) -> bool:
   return any((r['split'], r['step']) == ('eval', step) for r in rows)
 
 
-def _evaluate_once(
-  path: pathlib.Path, evaluate: Evaluator, base: Any, state: TrainState
-) -> dict[str, Any]:
-  """The evaluation before or after training, read if it is already there."""
-  if there := on_first(functools.partial(run_directory.read_json, path)):
-    return there
-  result = evaluate(base, state.lora, int(state.step))
-  on_first(functools.partial(run_directory.write_json, path, result))
-  print(
-    f'{path.stem} training: {result["metric"]} {result["score"]:.3f}, '
-    f'loss {result["loss"]:.4f} on {result["num_examples"]} examples',
-    flush=True,
-  )
-  return result
+@contextlib.contextmanager
+def _explained(
+  base: Any, inputs: Mapping[int, Any], first: int
+) -> Iterator[None]:
+  """Says of a step that failed what it was given that is not finite.
+
+  Args:
+    base: the frozen weights.
+    inputs: the newest batches, by step.
+    first: the step before which nothing was learned since the start.
+  """
+  try:
+    yield
+  except TrainingDivergedError as error:
+    trees = {'base weights': base}
+    if error.step in inputs:
+      trees[f'batch of step {error.step}'] = inputs[error.step]
+    if found := finite.broken(trees):
+      reason = found
+    elif error.step == first:
+      reason = (
+        'base weights, adapter, optimizer state and batch, with which it '
+        'began, are finite, so it is the computation that overflows; float32 '
+        'is the usual remedy'
+      )
+    else:
+      raise
+    message = f'{error.what} at step {error.step}: {reason}'
+    raise TrainingDivergedError(error.what, error.step, message) from error

@@ -20,7 +20,8 @@ import tensorboardX
 import tqdm
 
 from lora_opt import writing
-from lora_opt.evaluation.history import METRICS_FILE, parse_row
+from lora_opt.evaluation import history
+from lora_opt.evaluation.history import METRICS_FILE
 
 _RESERVED = ('step', 'time', 'split')
 
@@ -80,13 +81,17 @@ class MetricWriter:
   def rewind(self, step: int) -> None:
     """Forgets everything logged after `step`.
 
-    Lines of later steps leave `metrics.jsonl`. TensorBoard files are not
-    rewritten: the next one opens with a mark that hides the later events.
+    Lines of later steps leave `metrics.jsonl`, and so do those that cannot be
+    read, which are named. TensorBoard files are not rewritten: the next one
+    opens with a mark that hides the later events.
     """
     self.close()
-    rows = self._path.read_text(encoding='utf-8').splitlines()
-    kept = [r for r in rows if (p := parse_row(r)) and p['step'] <= step]
-    writing.write_text(self._path, ''.join(r + '\n' for r in kept))
+    if found := history.problems(self._model_dir):
+      print(found, flush=True)
+    with writing.draft(self._path) as part, part.open('wb') as file:
+      for line in history.read_lines(self._path):
+        if line.row is not None and line.row['step'] <= step:
+          file.write(line.data)
     self._purge_step = step + 1
     self._file = self._open()
 

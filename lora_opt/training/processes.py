@@ -5,11 +5,13 @@ by all of them in the same order. So a decision that depends on one machine
 (a file that is there, an error, a signal) is first agreed on.
 """
 
+import contextlib
 import itertools
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -17,13 +19,16 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from lora_opt.training import network
+from lora_opt.training import network, stopping
+from lora_opt.training.stopping import Stops
 
 # How far processes may be apart when they compile; a lost one is noticed by
 # its heartbeat.
 _COMPILE_SECONDS = 3600
+_LAST_SECONDS = 3.0
 # What a user can mend, and hence what all processes end with alike.
 _SHARED_ERRORS = {'OSError': OSError, 'ValueError': ValueError}
 
@@ -49,6 +54,8 @@ def start(
   """
   if coordinator_address == 'auto':
     coordinator_address = None
+  # See `Agreement`.
+  jax.config.update('jax_enable_preemption_service', False)
   jax.distributed.initialize(
     coordinator_address,
     process_count,
@@ -115,6 +122,20 @@ def on_first(action: Callable[[], Any]) -> Any:
   return result
 
 
+def leave_others() -> None:
+  """Ends one of several processes that was told to stop; returns if alone.
+
+  It does not wait for the others, which may not have been told. They are
+  connected to the first one: it gives those that were told time to end too.
+  """
+  if distributed.global_state.client is None:
+    return
+  if distributed.global_state.process_id == 0:
+    time.sleep(_LAST_SECONDS)
+  sys.stdout.flush()
+  os._exit(stopping.EXIT)
+
+
 class Together:
   """A jitted function that all processes begin to run at the same time.
 
@@ -136,7 +157,7 @@ class Together:
     )
     if shapes not in self._compiled:
       self.lower(*args).compile()
-      _meet()
+      meet()
       self._compiled.add(shapes)
     return self._jitted(*args)
 
@@ -144,47 +165,55 @@ class Together:
 _meetings = itertools.count()
 
 
-def _meet() -> None:
+def meet() -> None:
   """Waits for all processes, without a collective."""
+  if jax.process_count() == 1:
+    return
   ocp.multihost.sync_global_processes(
-    f'lora_opt_compiled_{next(_meetings)}',
+    f'lora_opt_meeting_{next(_meetings)}',
     timeout=_COMPILE_SECONDS,
     processes=set(range(jax.process_count())),
   )
 
 
-class StopOnSigterm:
-  """SIGTERM, as schedulers send it before they take a machine away.
+class Agreement:
+  """Lets the processes of a run stop after the same step.
 
-  While open, the signal only makes `requested` true; the loop ends at its step.
-  With several processes the signal may reach one or all of them, at any time:
-  JAX's preemption service then lets them agree on a step that none has passed.
-
-  >>> import os
-  >>> with StopOnSigterm() as stop:
-  ...   os.kill(os.getpid(), signal.SIGTERM)
-  ...   stop.requested(step=1)
-  True
+  The signal may reach one or all of them, at any time: JAX's preemption service
+  then lets them agree on a step that none has passed. It takes SIGTERM for
+  itself, and hence is started here, where there are steps.
   """
 
-  def __init__(self):
-    self._signalled = False
+  def __init__(self, stops: Stops):
+    """All processes must make it together.
+
+    Args:
+      stops: what hears the signals.
+    """
+    self._stops = stops
+    self._told = False
     self._alone = jax.process_count() == 1
 
   def requested(self, step: int) -> bool:
     """Whether to stop after this step; every step must ask, in order."""
     if self._alone:
-      return self._signalled
+      return bool(self._stops.asked)
+    if self._stops.asked and not self._told:
+      # Ctrl-C, or before the service began.
+      self._told = True
+      os.kill(os.getpid(), signal.SIGTERM)
     return multihost_utils.reached_preemption_sync_point(step)
 
-  def __enter__(self) -> Self:
-    if self._alone:
-      self._previous = signal.signal(signal.SIGTERM, self._note)
-    return self
+  def evaluating(self) -> contextlib.AbstractContextManager[None]:
+    """Between two steps: alone, a process may leave what it does inside."""
+    return self._stops.at_once() if self._alone else contextlib.nullcontext()
 
-  def _note(self, number: int, frame: object) -> None:
-    del number, frame
-    self._signalled = True
+  def __enter__(self) -> Self:
+    if not self._alone:
+      jax.config.update('jax_enable_preemption_service', True)
+      if distributed.global_state.preemption_sync_manager is None:
+        distributed.global_state.initialize_preemption_sync_manager()
+    return self
 
   def __exit__(
     self,
@@ -192,5 +221,5 @@ class StopOnSigterm:
     error: BaseException | None,
     traceback: TracebackType | None,
   ) -> None:
-    if self._alone:
-      signal.signal(signal.SIGTERM, self._previous)
+    if not self._alone:
+      self._stops.restore_sigterm()

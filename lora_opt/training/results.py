@@ -54,6 +54,7 @@ def write_results(
     | {
       'adapter': str(adapter),
       'data_wait_fraction': history.data_wait_fraction(folder),
+      'skipped_steps': history.skipped_steps(folder),
     },
   )
   operative = record.operative_config_text()

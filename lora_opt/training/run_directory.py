@@ -1,5 +1,6 @@
 """MODEL_DIR: what identifies a run, and the files that document it."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,7 +14,9 @@ from typing import Any
 import jax
 
 from lora_opt import writing
+from lora_opt.evaluation import run_files
 from lora_opt.evaluation.history import METRICS_FILE
+from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
 
 # Settings that may change between a run and its continuation: they move files
@@ -27,6 +30,8 @@ _FREE = (
   'LOG_PERIOD',
   'MODEL_DIR',
   'PROFILE_STEPS',
+  # A run that met too many bad steps may go on with more patience.
+  'SKIP_PATIENCE',
   # Of the partitioner: a run may go on on another machine.
   'DATA',
   'FSDP',
@@ -38,6 +43,7 @@ _FREE = (
 )
 # Of what does not train, and so may change altogether.
 _OTHER_MODES = ('plan.', 'run.')
+SETTINGS, IDENTITY = 'settings.json', 'identity.json'
 _SPACE_NEEDED = 64 * 2**20
 
 
@@ -59,17 +65,12 @@ class RunRecord:
   operative_config_text: Callable[[], str] = str
 
 
-def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
-  """Makes MODEL_DIR this run's own, or finds that it already is.
-
-  Args:
-    model_dir: created if it is missing.
-    record: its settings are compared with those of the run that is there.
+def make(model_dir: str | os.PathLike) -> None:
+  """Makes MODEL_DIR, and finds out whether a run can write there.
 
   Raises:
-    OSError: the folder cannot be written, or its disk is full; or an adapter
-      is there that no run of it has written, or a link where one writes.
-    ValueError: another run's checkpoints are there; says what differs.
+    OSError: it cannot be written, or its disk is full.
+    ValueError: its name is none that this locale can write.
   """
   if not isinstance(model_dir, str | os.PathLike):
     raise ValueError(
@@ -93,14 +94,6 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
       f'MODEL_DIR={folder}: only {free / 2**20:.0f} MiB are free on its disk, '
       f'{_SPACE_NEEDED / 2**20:.0f} are needed; make room or choose another'
     )
-  _check_links(folder)
-  _check_no_adapter(folder)
-  settings_file = folder / 'settings.json'
-  if settings_file.exists():
-    there = json.loads(settings_file.read_text(encoding='utf-8'))
-    _check_same_run(folder, there, record)
-  write_json(settings_file, dict(record.settings))
-  writing.write_text(folder / 'config.gin', record.config_text)
 
 
 def _check_name(folder: pathlib.Path) -> None:
@@ -113,6 +106,81 @@ def _check_name(folder: pathlib.Path) -> None:
       'locale; set PYTHONUTF8=1 in the environment, or choose a folder whose '
       'name is ASCII'
     ) from None
+
+
+def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
+  """Makes MODEL_DIR this run's own, or finds that it already is.
+
+  Args:
+    model_dir: see `make`.
+    record: its settings are compared with those of the run that is there.
+
+  Raises:
+    OSError: an adapter is there that no run of it has written, or a link where
+      one writes.
+    ValueError: another run's checkpoints are there; says what differs. Or the
+      settings of the run that is there cannot be read.
+  """
+  folder = pathlib.Path(model_dir)
+  _check_links(folder)
+  _check_no_adapter(folder)
+  if has_results(folder):
+    there = _settings_there(folder)
+    if there is not None:
+      _check_same_run(folder, there, record)
+  write_json(folder / SETTINGS, dict(record.settings))
+  writing.write_text(folder / 'config.gin', record.config_text)
+
+
+def has_results(folder: pathlib.Path) -> bool:
+  """Whether a run has left there what another one must not mix with its own."""
+  results = ('checkpoints', 'evaluation/before.json')
+  return any((folder / name).exists() for name in results)
+
+
+def set_aside(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+  """Moves what is damaged to MODEL_DIR/damaged, for whoever wants to look.
+
+  Args:
+    folder: MODEL_DIR.
+    path: of a file or folder in it.
+
+  Returns:
+    Where it is now.
+  """
+  aside = folder / 'damaged' / path.name
+  while aside.exists():
+    aside = aside.with_name(aside.name + '_again')
+  aside.parent.mkdir(exist_ok=True)
+  path.rename(aside)
+  return aside
+
+
+def _settings_there(folder: pathlib.Path) -> dict[str, str] | None:
+  """The settings of the run that is there; None if nothing tells them."""
+  path, copy = folder / SETTINGS, folder / IDENTITY
+  try:
+    return run_files.read_settings(path)
+  except FileNotFoundError:
+    problem = f'{path} is missing'
+  except ValueError as error:
+    problem = f'{path} is damaged: {error}'
+  with contextlib.suppress(OSError, ValueError, KeyError):
+    settings = run_files.texts(read_json(copy)['settings'], str(copy))
+    print(f'{problem}. The copy in {copy} is used.', flush=True)
+    return settings
+  if path.exists():
+    raise ValueError(
+      f'{problem}. It says which settings the checkpoints belong to. If '
+      f'{folder / "config.gin"} has those of this command, delete {path} and '
+      'start again; otherwise choose another MODEL_DIR'
+    )
+  print(
+    f'{problem}: whether the settings are those of the run that is there '
+    'cannot be checked.',
+    flush=True,
+  )
+  return None
 
 
 def _check_links(folder: pathlib.Path) -> None:
@@ -143,21 +211,25 @@ def _check_same_run(
   folder: pathlib.Path, there: Mapping[str, str], record: RunRecord
 ) -> None:
   different = [
-    f'  {name}: there {there.get(name, "unset")}, '
+    f'  {_plain(name)}: there {_plain(there.get(name, "unset"))}, '
     f'here {record.settings.get(name, "unset")}'
     for name in sorted({*there, *record.settings})
     if name.rpartition('.')[2].upper() not in _FREE
     and not name.startswith(_OTHER_MODES)
     and there.get(name) != record.settings.get(name)
   ]
-  results = ('checkpoints', 'evaluation/before.json')
-  if different and any((folder / name).exists() for name in results):
+  if different:
     raise ValueError(
       f'MODEL_DIR={folder} holds another run:\n'
       + '\n'.join(different)
       + '\nChoose another MODEL_DIR, use the settings of the run that is '
       'there, or delete the folder.'
     )
+
+
+def _plain(text: str) -> str:
+  """A text of a file, fit for a terminal."""
+  return shown(text, 200).strip('"\'')
 
 
 def describe(
@@ -203,13 +275,6 @@ def _bytes_on_a_device(array: jax.Array) -> int:
   return math.prod(part) * array.dtype.itemsize
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """What `write_json` wrote there, or None."""
-  if not path.exists():
-    return None
-  return json.loads(path.read_text(encoding='utf-8'))
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file that is at every moment the old or the new one, never half.
 
@@ -218,6 +283,21 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   >>> write_json(folder / 'a.json', {'x': 1})
   >>> read_json(folder / 'a.json')
   {'x': 1}
+
+  Args:
+    path: of the file.
+    value: JSON-able; a number that is not finite, of which JSON has none, is
+      written as null.
   """
-  text = json.dumps(value, indent=1, ensure_ascii=False)
+  text = json.dumps(_finite(value), indent=1, ensure_ascii=False)
   writing.write_text(path, text + '\n')
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, Mapping):
+    return {key: _finite(each) for key, each in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(each) for each in value]
+  return value

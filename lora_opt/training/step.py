@@ -35,7 +35,8 @@ def make_train_step(
     seed: of the dropout; step t uses `fold_in(key(seed), t)`, so that a resumed
       run draws the same masks.
     microbatches: the batch goes through the model in so many parts of equal
-      size; gradients and metrics are those of the whole batch.
+      size; gradients and metrics are those of the whole batch. The parts are
+      added up in float32, whatever the type of the adapters.
     loss_normalizing_factor: what the summed loss is divided by; None for the
       number of target tokens in the batch.
     diagnostics_period: steps between two diagnoses of the factors
@@ -43,7 +44,9 @@ def make_train_step(
       steps. None: no such metrics.
 
   Returns:
-    `step(state, base, batch) -> (state, metrics)`.
+    `step(state, base, batch) -> (state, metrics)`. Where the optimizer counts
+    the steps that it skips, the metrics have `skipped_steps`, how many there
+    were, and `skipped`, whether this was one.
   """
 
   def summed_loss(lora, base, batch, rng):
@@ -60,9 +63,10 @@ def make_train_step(
       value_and_grads = jax.value_and_grad(summed_loss)(
         state.lora, base, microbatch, jax.random.fold_in(rng, index)
       )
-      return jax.tree.map(jnp.add, total, value_and_grads), None
+      return jax.tree.map(_add, total, value_and_grads), None
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.lora))
+    # A sum of many parts in bfloat16 would lose what each of them adds.
+    zero = (jnp.zeros(()), jax.tree.map(_wide_zeros, state.lora))
     parts = (split_batch(batch, microbatches), jnp.arange(microbatches))
     (loss, grads), _ = jax.lax.scan(accumulate, zero, parts)
     grads = jax.tree.map(lambda g: (g / normalizer).astype(g.dtype), grads)
@@ -70,6 +74,7 @@ def make_train_step(
     grads = jax.lax.with_sharding_constraint(grads, placement.trainable)
 
     norm = optax.tree.norm(grads)
+    grads = jax.tree.map(lambda g, x: g.astype(x.dtype), grads, state.lora)
 
     with jax.named_scope('optimizer'):
       # What an optimizer does with the parameters alone, such as factorising
@@ -89,6 +94,10 @@ def make_train_step(
     if diagnostics_period is not None:
       due = (state.step + 1) % diagnostics_period == 0
       metrics |= diagnose_if(due, lora, updates)
+    if counts := skipped_counts(opt_state):
+      before = skipped_counts(state.opt_state)
+      metrics['skipped_steps'] = sum(counts)
+      metrics['skipped'] = jnp.any(jnp.stack(counts) > jnp.stack(before))
     return TrainState(state.step + 1, lora, opt_state), metrics
 
   lies = jax.tree.map(lambda x: x.sharding, state)
@@ -98,6 +107,44 @@ def make_train_step(
     in_shardings=(lies, placement.base, placement.rows),
     out_shardings=(lies, placement.whole),
   )
+
+
+def _add(total: jax.Array, part: jax.Array) -> jax.Array:
+  return total + part.astype(total.dtype)
+
+
+def _wide_zeros(x: jax.Array) -> jax.Array:
+  return jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def skipped_counts(opt_state: optax.OptState) -> list[jax.Array]:
+  """The counts of steps that an optimizer did not take, () int32 each.
+
+  They are those of `transforms.skip_nonfinite`, in every recipe, and of
+  `optax.apply_if_finite`; none where nothing in the optimizer counts them.
+  """
+  names = ('skipped', 'total_notfinite')
+  return [
+    count
+    for name in names
+    for _, count in optax.tree.get_all_with_path(opt_state, name)
+    if getattr(count, 'shape', None) == ()
+  ]
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """`optax.clip_by_global_norm`, with the norm summed in float32 at least."""
+  clip = optax.clip_by_global_norm(max_norm)
+
+  def update(updates, state, params=None):
+    wide = jax.tree.map(
+      lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), updates
+    )
+    clipped, state = clip.update(wide, state, params)
+    clipped = jax.tree.map(lambda c, g: c.astype(g.dtype), clipped, updates)
+    return clipped, state
+
+  return optax.GradientTransformation(clip.init, update)
 
 
 def diagnose_if(due: jax.Array, lora: Any, updates: Any) -> dict:

@@ -14,9 +14,22 @@ import optax
 from lora_opt.training.metrics import MetricWriter, NoWriter, ProgressBar
 from lora_opt.training.processes import is_first
 
+REMEDY = (
+  'A lower learning rate, a longer warm-up or float32 is the usual remedy.'
+)
+
 
 class TrainingDivergedError(ValueError):
-  """The loss or the gradient is no longer a finite number."""
+  """The loss or the gradient is no longer a finite number.
+
+  Attributes:
+    what: that it is not, in a few words.
+    step: the one at which it showed.
+  """
+
+  def __init__(self, what: str, step: int, message: str):
+    super().__init__(message)
+    self.what, self.step = what, step
 
 
 @contextlib.contextmanager
@@ -28,12 +41,13 @@ def open_step_log(
   train_steps: int,
   tokens_per_batch: int,
   period: int,
+  skip_patience: int = 0,
 ) -> Iterator['StepLog']:
   """Opens the log of a run from step `done` on; others than the first are mute.
 
   Args:
     folder: MODEL_DIR.
-    learning_rate, tokens_per_batch, period: see `StepLog`.
+    learning_rate, tokens_per_batch, period, skip_patience: see `StepLog`.
     done: finished steps; what is logged of later ones is forgotten.
     train_steps: steps of the whole run.
   """
@@ -52,6 +66,7 @@ def open_step_log(
       learning_rate,
       tokens_per_batch=tokens_per_batch,
       period=period,
+      skip_patience=skip_patience,
     )
 
 
@@ -70,6 +85,7 @@ class StepLog:
     *,
     tokens_per_batch: int,
     period: int = 1,
+    skip_patience: int = 0,
   ):
     """Starts the clock.
 
@@ -79,12 +95,16 @@ class StepLog:
       learning_rate: float or schedule, for the log only; None leaves it out.
       tokens_per_batch: positions in a batch, padding included.
       period: steps between two lines.
+      skip_patience: steps in a row that the optimizer may skip, as the metric
+        `skipped` says; one more is taken for divergence.
     """
     self._writer = writer
     self._progress = progress
     self._learning_rate = learning_rate
     self._tokens_per_batch = tokens_per_batch
     self._period = period
+    self._skip_patience = skip_patience
+    self._skipped_in_a_row = 0
     self._pending: tuple[int, Mapping[str, Any]] | None = None
     self._first = True
     self._last_time = time.monotonic()
@@ -122,13 +142,7 @@ class StepLog:
     now = time.monotonic()
     seconds, self._last_time = now - self._last_time, now
     feeding, self._feeding = self._feeding, 0.0
-    for name in ('loss', 'grad_norm'):
-      if not math.isfinite(scalars[name]):
-        raise TrainingDivergedError(
-          f'{name} is {scalars[name]} at step {step}; training stopped and '
-          'nothing of that step was saved. A lower learning rate, a longer '
-          'warm-up or float32 is the usual remedy.'
-        )
+    self._check(step, scalars, bool(scalars.pop('skipped', False)))
     rate = self._learning_rate
     if rate is not None:
       # The update of step t used the schedule at t - 1 finished steps.
@@ -148,6 +162,37 @@ class StepLog:
     self._progress.update(step, scalars)
     if step % self._period == 0:
       self._writer.write(step, 'train', scalars)
+
+  def _check(
+    self, step: int, scalars: Mapping[str, float], skipped: bool
+  ) -> None:
+    """Raises unless the step was a good one, or one that may be skipped."""
+    broken = [
+      f'{name} is {scalars[name]}'
+      for name in ('loss', 'grad_norm')
+      if not math.isfinite(scalars[name])
+    ]
+    self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+    if not skipped and not broken:
+      return
+    what = broken[0] if broken else 'the update is not finite'
+    if skipped and self._skipped_in_a_row <= self._skip_patience:
+      self._progress.print(
+        f'step {step} was skipped: {what}; {scalars["skipped_steps"]:.0f} '
+        f'skipped so far, {self._skipped_in_a_row} in a row'
+      )
+      return
+    message = (
+      f'{what} at step {step}; training stopped and nothing of that step was '
+      f'saved. {REMEDY}'
+    )
+    if skipped:
+      message += (
+        f' The optimizer skipped the step, {self._skipped_in_a_row} in a row; '
+        f'skip_patience={self._skip_patience} allows no more '
+        '(--gin.loop.train.skip_patience=N).'
+      )
+    raise TrainingDivergedError(what, step, message)
 
   def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
     """Logs an evaluation, and keeps its time out of the next step's."""

@@ -279,12 +279,30 @@ def test_a_correlation_without_width_has_no_interval():
 
 def test_interval_of_the_change():
   # Newcombe, Statistics in Medicine 17 (1998) p. 873, method 10: 56/70, 48/80.
-  rows = comparison.compare(
+  sides = (
     {'score': 48 / 80, 'num_examples': 80},
     {'score': 56 / 70, 'num_examples': 70},
   )
-  assert rows[0].change == '+20.0 points'
-  assert rows[1].change == '+5.2 to +33.4'
+  change = comparison._change(*map(comparison.score_interval, sides))
+  assert [round(100 * x, 1) for x in change] == [20.0, 5.2, 33.4]
+
+
+@pytest.mark.parametrize(
+  ('before', 'after', 'said'),
+  [
+    ({'num_examples': 8}, {'num_examples': 3}, 'other examples'),
+    (
+      {'made_of': {'base weights': '1a'}},
+      {'made_of': {'base weights': '2b'}},
+      'other base weights',
+    ),
+  ],
+)
+def test_what_cannot_be_compared_has_no_change(before, after, said):
+  before, after = ({'score': s, 'loss': 1.0} | x for s, x in
+                   ((0.0, before), (1.0, after)))  # fmt: skip
+  text = comparison.format_table(before, after)
+  assert said in text and 'points' not in text
 
 
 def test_command_line(model_dir):

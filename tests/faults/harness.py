@@ -22,6 +22,7 @@ import traceback
 import warnings
 from typing import NamedTuple
 
+from lora_opt.training.stopping import EXIT
 from tests.faults.faulty import IN_FILES, IN_RUN, KEEP, STEPS, Fault, run
 
 ADAPTER = 'adapter/adapter_model.safetensors'
@@ -86,7 +87,7 @@ class Harness:
     elif fired and fault.kind in ('disk', 'nan'):
       assert code == 1, (fault, text)
     elif fired and fault.kind == 'sigterm':
-      assert code in (0, -15), (fault, text)
+      assert code in (EXIT, -15), (fault, text)
     return Attempt(fault, fired, code, good, max(after, default=0))
 
   def finish(self) -> None:

@@ -152,7 +152,7 @@ def test_a_pod_is_started_and_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   ('body', 'code'),
-  [('touch "$MODEL_DIR/run.json"', 0), ('exit 0', 75), ('exit 3', 3)],
+  [('exit 0', 0), ('exit 75', 75), ('exit 3', 3)],
 )
 def test_a_worker_tells_the_end_from_a_stop(tmp_path, body, code):
   python = fake_python(tmp_path, body)
@@ -160,9 +160,10 @@ def test_a_worker_tells_the_end_from_a_stop(tmp_path, body, code):
   assert run.returncode == code, run.stderr
 
 
-def test_a_worker_passes_sigterm_on_and_waits(tmp_path):
+@pytest.mark.parametrize('code', [75, 143, 1])
+def test_a_worker_passes_sigterm_on_and_waits(tmp_path, code):
   python = fake_python(
-    tmp_path, FOREVER, 'sleep 0.3; touch "$MODEL_DIR/saved"; exit 0'
+    tmp_path, FOREVER, f'sleep 0.3; touch "$MODEL_DIR/saved"; exit {code}'
   )
   worker = launch(
     'worker.sh', MODEL_DIR=str(tmp_path), PYTHON=python, wait=False

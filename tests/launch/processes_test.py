@@ -58,14 +58,14 @@ def test_sigterm_is_passed_on_to_all(tmp_path):
   python = fake_python(
     tmp_path,
     'touch "$MODEL_DIR/ready$last"\n' + FOREVER,
-    'touch "$MODEL_DIR/saved$last"; exit 0',
+    'touch "$MODEL_DIR/saved$last"; exit 75',
   )
   run = launch(
     'processes.py', MODEL_DIR=str(tmp_path), PYTHON=python, wait=False
   )
   wait_for(*(tmp_path / f'ready--process_index={i}' for i in range(2)))
   run.send_signal(signal.SIGTERM)
-  assert run.wait(10) == 0
+  assert run.wait(10) == 75
   assert len(list(tmp_path.glob('saved*'))) == 2
 
 

@@ -12,7 +12,6 @@ import pytest
 from lora_opt.training import checkpointing, run_directory
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.checksums import checksums, host_checksum
-from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step_log import TrainingDivergedError
 from lora_opt.training.train_state import TrainState
 
@@ -172,7 +171,7 @@ def test_a_folder_that_is_read_only_is_named(tmp_path):
     os.seteuid(65534)
   try:
     with pytest.raises(OSError, match='cannot be written: Permission denied'):
-      run_directory.claim(tmp_path / 'run', RunRecord())
+      run_directory.make(tmp_path / 'run')
   finally:
     if root:
       os.seteuid(0)

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load
 
 from lora_opt.evaluation.history import read_metrics
+from lora_opt.training.stopping import EXIT
 from tests.training.launching import Run
 
 pytestmark = pytest.mark.long
@@ -122,7 +123,7 @@ def test_sigterm_to_one_stops_all_after_the_same_step(tmp_path, start, whole):
   run.hold_at(step=12, index=2)
   run.processes[2].send_signal(signal.SIGTERM)
   run.processes[2].send_signal(signal.SIGCONT)
-  assert run.wait() == [0] * 4, run.text()
+  assert run.wait() == [EXIT] * 4, run.text()
   said = run.logs[0].read_text()
   saved = max(int(p.name[5:]) for p in (folder / 'checkpoints').iterdir())
   assert f'Stopped by SIGTERM after step {saved}' in said

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from lora_opt.training.stopping import EXIT
 from tests.training.launching import Run, steps_logged
 
 pytestmark = pytest.mark.slow
@@ -92,7 +93,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
   process = wait_for(run, lambda: steps_logged(folder) >= 4)
   process.send_signal(signal.SIGTERM)
   process.send_signal(signal.SIGCONT)
-  assert process.wait(timeout=120) == 0
+  assert process.wait(timeout=120) == EXIT
   assert 'Stopped by SIGTERM after step' in run.text()
   (saved,) = (folder / 'checkpoints').iterdir()
   assert 4 <= int(saved.name.removeprefix('step_')) < STEPS

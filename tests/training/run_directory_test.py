@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lora_opt.training import run_directory
-from lora_opt.training.run_directory import RunRecord, claim
+from lora_opt.training.run_directory import RunRecord, claim, make
 
 
 def record(**settings):
@@ -74,14 +74,14 @@ def test_an_evaluation_alone_is_a_result_too(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(OSError, match='MODEL_DIR=.*file/run cannot be written'):
-    claim(tmp_path / 'file' / 'run', record())
+    make(tmp_path / 'file' / 'run')
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
   usage = run_directory.shutil.disk_usage(tmp_path)._replace(free=2**20)
   monkeypatch.setattr(run_directory.shutil, 'disk_usage', lambda _: usage)
   with pytest.raises(OSError, match='only 1 MiB are free'):
-    claim(tmp_path, record())
+    make(tmp_path)
 
 
 def test_nothing_is_written_through_a_link(tmp_path):
@@ -120,4 +120,4 @@ def test_an_adapter_of_the_user_is_not_written_over(tmp_path):
 
 def test_a_name_that_the_locale_cannot_read_is_named(tmp_path):
   with pytest.raises(ValueError, match=r'udcc3.*set PYTHONUTF8=1'):
-    claim(tmp_path / 'a\udcc3', record())
+    make(tmp_path / 'a\udcc3')

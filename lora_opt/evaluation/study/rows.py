@@ -7,7 +7,6 @@ settings `method`, `options`, `task`, `rank`, `learning_rate`, `seed`,
 `step_seconds`, `peak_memory_bytes`, `diagnostics`, `pairs`).
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from lora_opt import diagnostics
-from lora_opt.evaluation import history
+from lora_opt.evaluation import history, run_files
 from lora_opt.evaluation._text import Json, number
 from lora_opt.evaluation.results import write_lines
-from lora_opt.reading.files import read_text
-from lora_opt.reading.json_text import parse_json
+from lora_opt.reading import values
+from lora_opt.reading.json_text import parse_json, read_json
 from lora_opt.reading.literals import read_literal
-from lora_opt.training.run_directory import read_json, write_json
+from lora_opt.training.run_directory import write_json
 
 ROWS_FILE = 'results.jsonl'
 FACTS_FILE = 'facts.json'
@@ -52,7 +51,7 @@ def collect(runs: Path, results: Path | None = None) -> list[Json]:
   """
   results = results or runs
   known = by_flags(read_rows(results))
-  flags = read_json(runs / 'runs.json') or []
+  flags = _flags(runs / 'runs.json')
   for folder in sorted(runs.glob('[0-9]' * 4)):
     number = int(folder.name)
     said = flags[number] if number < len(flags) else [folder.name]
@@ -88,12 +87,32 @@ def write_facts(folder: Path, **facts: Any) -> None:
 
 def read_facts(folder: Path) -> Json:
   """What `write_facts` left."""
-  return read_json(folder / FACTS_FILE) or {}
+  path = folder / FACTS_FILE
+  facts = run_files.if_there(read_json, path) or {}
+  for name in ('runs', 'rates'):
+    if name in facts:
+      values.integer(facts[name], f'{path}: {name}', least=0, most=2**31)
+  if 'title' in facts:
+    values.text(facts['title'], f'{path}: title')
+  for version in values.items(facts.get('versions', []), f'{path}: versions'):
+    values.text(version, f'{path}: versions')
+  return facts
+
+
+def _flags(path: Path) -> list[list[str]]:
+  """What tells the runs of a sweep apart, by number; empty for no sweep."""
+  if not path.exists():
+    return []
+  found = read_json(path, kind=list)
+  for flags in found:
+    for flag in values.items(flags, str(path)):
+      values.text(flag, str(path))
+  return found
 
 
 def _versions(runs: Path) -> set[str]:
   """What the runs ran with."""
-  found = (read_json(path) for path in runs.glob('*/run.json'))
+  found = map(run_files.read_run, runs.glob('*/run.json'))
   lists = (sorted(run['versions'].items()) for run in found)
   said = {', '.join(f'{n} {v}' for n, v in names) for names in lists}
   return said - {''}
@@ -104,20 +123,29 @@ def read_rows(folder: Path) -> list[Json]:
   path = folder / ROWS_FILE
   if not path.exists():
     return []
-  return [
-    parse_json(line, f'{path}:{number}')
-    for number, line in enumerate(read_text(path).splitlines(), 1)
-  ]
+  with path.open('rb') as lines:
+    return [
+      _read_row(line, f'{path} line {number}')
+      for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _read_row(line: bytes, place: str) -> Json:
+  row = values.table(parse_json(line, place), place)
+  for flag in values.items(row.get('flags'), f'{place}: flags'):
+    values.text(flag, f'{place}: flags')
+  return row
 
 
 def read_run(folder: Path) -> Json | None:
   """The row of one run, or None where it has not ended."""
-  run = read_json(folder / 'run.json')
-  diverged = read_json(folder / 'diverged.json')
-  settings = read_json(folder / 'settings.json')
+  read = run_files.if_there
+  run = read(run_files.read_run, folder / 'run.json')
+  diverged = read(run_files.read_divergence, folder / 'diverged.json')
+  settings = read(run_files.read_settings, folder / 'settings.json')
   if settings is None or (run is None and diverged is None):
     return None
-  data = read_json(folder / 'dataset.json') or {}
+  data = read(run_files.read_data, folder / 'dataset.json') or {}
   row = {
     'model': (run or {}).get('model'),
     'task': (run or data).get('task'),
@@ -125,16 +153,11 @@ def read_run(folder: Path) -> Json | None:
   }
   if run is None:
     return row | {'diverged': diverged['error'], **_curve(folder)}
-  after = read_json(folder / 'evaluation/after.json')
+  after = (
+    read(run_files.read_evaluation, folder / 'evaluation/after.json') or {}
+  )
   scored = ('metric', 'score', 'interval', 'halves', 'loss', 'num_examples')
   found = {name: after[name] for name in scored if name in after}
-  try:
-    json.dumps(found, allow_nan=False)
-  except ValueError:
-    raise ValueError(
-      f'{folder}/evaluation/after.json: NaN or infinity is no score. Its '
-      'weights are damaged: remove the folder and run the study again'
-    ) from None
   return {
     **row,
     **found,

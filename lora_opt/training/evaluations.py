@@ -1,0 +1,88 @@
+"""The evaluations of a run: of known weights and data, and kept."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lora_opt.evaluation import run_files
+from lora_opt.training import finite, identity, run_directory
+from lora_opt.training.processes import on_first
+from lora_opt.training.train_state import TrainState
+
+# What an evaluation must have to stand for itself at a restart.
+_NEEDED = ('metric', 'score', 'loss', 'num_examples')
+
+
+class Evaluations:
+  """Evaluates the adapters of a run, before, while and after it trains."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    evaluate: Callable[..., dict[str, Any]],
+    base: Any,
+    made_of: Mapping[str, str],
+  ):
+    """Evaluates nothing yet.
+
+    Args:
+      folder: MODEL_DIR.
+      evaluate: of `evaluation.mixture.make_evaluator`.
+      base: the frozen weights.
+      made_of: see `identity.made_of`.
+    """
+    self._folder = folder
+    self._evaluate = evaluate
+    self._base = base
+    self._made_of = dict(made_of)
+
+  def now(self, state: TrainState) -> dict[str, Any]:
+    """Evaluates a state.
+
+    Raises:
+      ValueError: weights are not finite, and named.
+    """
+    with finite.explained({'base weights': self._base, 'adapter': state.lora}):
+      result = self._evaluate(self._base, state.lora, int(state.step))
+    return {**result, 'made_of': self._made_of}
+
+  def once(self, moment: str, state: TrainState) -> dict[str, Any]:
+    """The evaluation before or after training, read if it is already there.
+
+    Args:
+      moment: 'before' or 'after', which name its file.
+      state: what to evaluate.
+
+    Raises:
+      ValueError: the one that is there is of other weights or data.
+    """
+    path = self._folder / 'evaluation' / f'{moment}.json'
+    if there := on_first(functools.partial(self._there, path)):
+      return there
+    result = self.now(state)
+    on_first(functools.partial(run_directory.write_json, path, result))
+    print(
+      f'{moment} training: {result["metric"]} {result["score"]:.3f}, '
+      f'loss {result["loss"]:.4f} on {result["num_examples"]} examples',
+      flush=True,
+    )
+    return result
+
+  def _there(self, path: pathlib.Path) -> dict[str, Any] | None:
+    try:
+      result = run_files.if_there(run_files.read_evaluation, path)
+      for name in _NEEDED if result is not None else ():
+        if name not in result:
+          raise ValueError(f'{path}: {name} is missing')
+    except ValueError as error:
+      aside = run_directory.set_aside(self._folder, path)
+      print(
+        f'{error}. The file was moved to {aside}, and the evaluation is made '
+        'anew.',
+        flush=True,
+      )
+      return None
+    if result:
+      identity.check_evaluation(path, result, self._made_of)
+    return result

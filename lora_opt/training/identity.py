@@ -1,0 +1,236 @@
+"""What a run is made of, so that a restart finds the same or says what differs.
+
+MODEL_DIR/identity.json has it since the first start: checksums of the base
+weights, the tokenizer, the training data and the evaluated examples, and the
+settings once more. An evaluation carries its part of it (`made_of`), so that
+two of them are compared only if they are of the same.
+"""
+
+import hashlib
+import json
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from lora_opt.evaluation import run_files
+from lora_opt.reading import values
+from lora_opt.reading.json_text import read_json
+from lora_opt.training import run_directory
+from lora_opt.training.checksums import checksums
+from lora_opt.training.finite import by_path
+
+BASE, TOKENIZER = 'base weights', 'tokenizer'
+TRAINING, EVALUATION = 'training data', 'evaluation data'
+ADAPTER = 'initial adapter'
+_FIELDS = (
+  'prompt',
+  'completion',
+  'choices',
+  'answer',
+  'references',
+  'texts',
+  'number',
+)
+
+# name of a part -> name of an array or task -> its checksum in words.
+Identity = dict[str, dict[str, str]]
+
+
+def of_arrays(tree: Any) -> dict[str, str]:
+  """The checksum of every array by path; all processes must call it."""
+  sums = jax.device_get(checksums(by_path(tree)))
+  return {name or 'array': f'{int(value):08x}' for name, value in sums.items()}
+
+
+def of_tokenizer(tokenizer: Any) -> dict[str, str]:
+  """Checksums of the vocabulary, and of the chat template if it has one."""
+  parts = {}
+  if digest := getattr(tokenizer, 'digest', None):
+    parts['vocabulary'] = str(digest)[:16]
+  if template := getattr(tokenizer, 'chat_template', None):
+    parts['chat template'] = _digest(str(template))
+  return parts
+
+
+def of_examples(task: Any) -> dict[str, str]:
+  """Count and checksum of what each task, one or a mixture's, is scored on."""
+  found = {}
+  for each in getattr(task, 'tasks', [task]):
+    examples = each.examples('eval')
+    digest = hashlib.sha256()
+    for example in examples:
+      digest.update(_content(example).encode('utf-8', 'surrogatepass'))
+    found[each.name] = f'{len(examples)} examples, {digest.hexdigest()[:16]}'
+  return found
+
+
+def of_stream(batches: Any) -> dict[str, str]:
+  """The checksum of a stream of training batches, where it has one."""
+  state = batches.get_state()
+  number = state.get('fingerprint') if isinstance(state, Mapping) else None
+  return {} if number is None else {'stream': f'{number:08x}'}
+
+
+def of_run(
+  base: Any, tokenizer: Any, task: Any, batches: Any, initial: Any
+) -> Identity:
+  """All that a training run is made of; all processes must call it.
+
+  Args:
+    base: frozen weights, where they lie.
+    tokenizer: of the model.
+    task: a task or mixture.
+    batches: the iterator over the training batches.
+    initial: the adapter that was read, None for one made from the seed.
+  """
+  made = of_evaluation(base, tokenizer, task)
+  if stream := of_stream(batches):
+    made[TRAINING] = stream
+  if initial is not None:
+    made[ADAPTER] = of_arrays(initial)
+  return made
+
+
+def of_evaluation(base: Any, tokenizer: Any, task: Any) -> Identity:
+  """What an evaluation is made of; the arguments are those of `of_run`."""
+  return {
+    BASE: of_arrays(base),
+    TOKENIZER: of_tokenizer(tokenizer),
+    EVALUATION: of_examples(task),
+  }
+
+
+def _content(example: Any) -> str:
+  """What an example is, without the row that it was made of."""
+  fields = [getattr(example, name, None) for name in _FIELDS]
+  return json.dumps(fields, default=str) + '\n'
+
+
+def _digest(text: str) -> str:
+  data = text.encode('utf-8', 'surrogatepass')
+  return hashlib.sha256(data).hexdigest()[:16]
+
+
+def made_of(identity: Identity) -> dict[str, str]:
+  """The parts that decide what an evaluation measures, a word for each."""
+  names = (BASE, TOKENIZER, EVALUATION)
+  return {name: summary(identity[name]) for name in names if name in identity}
+
+
+def summary(part: Mapping[str, str]) -> str:
+  """One word for a part: its only checksum, or one of all of them.
+
+  >>> summary({'arc': '8 examples, 1a2b'})
+  '8 examples, 1a2b'
+  """
+  if len(part) == 1:
+    return next(iter(part.values()))
+  return f'{zlib.crc32(json.dumps(sorted(part.items())).encode()):08x}'
+
+
+def differences(there: Identity, here: Identity) -> list[str]:
+  """A line for each part that both have and that is not the same.
+
+  >>> there = {'tokenizer': {'vocabulary': 'aa'}}
+  >>> differences(there, {'tokenizer': {'vocabulary': 'bb'}})
+  ["tokenizer: there 'aa', here 'bb' ('vocabulary')"]
+  """
+  lines = []
+  for name in sorted(there.keys() & here.keys()):
+    old, new = there[name], here[name]
+    other = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if other:
+      more = f' and {len(other) - 1} more' if other[1:] else ''
+      both = _both(summary(old), summary(new))
+      lines.append(f'{name}: {both} ({values.shown(other[0])}{more})')
+  return lines
+
+
+def _both(there: str, here: str) -> str:
+  return f'there {values.shown(there)}, here {values.shown(here)}'
+
+
+def read(folder: pathlib.Path) -> tuple[dict[str, str], Identity]:
+  """The settings and the identity of the run in a folder; empty if unknown.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: it is damaged.
+  """
+  path = folder / run_directory.IDENTITY
+  if not path.exists():
+    return {}, {}
+  try:
+    found = read_json(path)
+    settings = run_files.texts(found.pop('settings', {}), f'{path}: settings')
+    for name, part in found.items():
+      run_files.texts(part, f'{path}: {values.shown(name)}')
+  except ValueError as error:
+    raise ValueError(
+      f'{error}. The file says what the run in MODEL_DIR={folder} is made of. '
+      'Restore it; or delete it if you know that base weights, tokenizer and '
+      'data are those of that run: it is then written anew'
+    ) from None
+  return settings, found
+
+
+def check(
+  folder: pathlib.Path, settings: Mapping[str, str], here: Identity
+) -> None:
+  """Notes the identity of a new run, or finds that it is still the same.
+
+  Args:
+    folder: MODEL_DIR.
+    settings: to keep a copy of.
+    here: what this start is made of.
+
+  Raises:
+    ValueError: the run that is there was made of something else; says what.
+  """
+  path = folder / run_directory.IDENTITY
+  _, there = read(folder)
+  if run_directory.has_results(folder):
+    if not there:
+      print(
+        f'{path} is missing: whether base weights, tokenizer and data are '
+        'those that the run began with cannot be checked. It is written now.',
+        flush=True,
+      )
+    if lines := differences(there, here):
+      raise ValueError(
+        f'MODEL_DIR={folder} holds a run of something else:\n  '
+        + '\n  '.join(lines)
+        + '\nBring back what the run began with, or choose another MODEL_DIR. '
+        'If the difference is meant (another machine may round the weights of '
+        f'a quantized base otherwise), delete {path}'
+      )
+    here = here | there
+  run_directory.write_json(path, {'settings': dict(settings), **here})
+
+
+def check_evaluation(
+  path: pathlib.Path, result: Mapping[str, Any], here: Mapping[str, str]
+) -> None:
+  """Raises ValueError if an evaluation that is there is of something else.
+
+  Args:
+    path: of its file.
+    result: what is in it.
+    here: the `made_of` of this start.
+  """
+  there = result.get('made_of') or {}
+  lines = [
+    f'{name}: {_both(there[name], here[name])}'
+    for name in sorted(there.keys() & here.keys())
+    if there[name] != here[name]
+  ]
+  if lines:
+    raise ValueError(
+      f'{path} is an evaluation of something else:\n  '
+      + '\n  '.join(lines)
+      + '\nBring back what it was made with, choose another MODEL_DIR, or '
+      'delete the file'
+    )

@@ -1,0 +1,343 @@
+"""One run at a time trains in a MODEL_DIR, whichever machines see the folder.
+
+The owners of a folder have files MODEL_DIR/lock/0001.json, 0002.json and so on.
+Whoever creates the next number first is the owner: that creation, of a file
+that must not be there, is exclusive on shared disks too, where file locks are
+not. An owner says that it is alive by the time of its file, every few seconds.
+The file of the last owner stays, marked as released, so that numbers only grow.
+
+The owner of the highest number is gone, and the next may take over, if
+
+- it has released the folder;
+- it was a process of this machine (the same start of the system, the same
+  processes to be seen), and is no longer there;
+- it was an earlier start of this very job of SLURM, which ends one before the
+  next;
+- its file is older than `SILENCE` by the clock of the disk.
+
+While none of them is known, as after the sudden end of another machine, a
+start waits until one is, or until the owner shows that it lives. An owner that
+was taken over while it was held up finds out, and stops before it saves again.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from lora_opt.reading.json_text import parse_json
+from lora_opt.reading.values import shown
+from lora_opt.training.processes import is_first, meet, on_first
+
+FOLDER = 'lock'
+BEAT = 5.0  # seconds between two signs of life
+SILENCE = 60.0  # seconds without one after which an owner is gone
+
+
+class RunLock:
+  """Holds a MODEL_DIR while open.
+
+  >>> import tempfile
+  >>> folder = pathlib.Path(tempfile.mkdtemp())
+  >>> with RunLock(folder) as lock:
+  ...   lock.check()
+  ...   sorted(path.name for path in folder.glob('lock/*'))
+  ['0001.json']
+  """
+
+  def __init__(
+    self,
+    model_dir: pathlib.Path,
+    *,
+    beat: float = BEAT,
+    silence: float = SILENCE,
+  ):
+    """Takes nothing yet.
+
+    Args:
+      model_dir: the run's folder, which is there.
+      beat: seconds between two signs of life.
+      silence: seconds without one after which an owner is gone.
+    """
+    self._model_dir = model_dir
+    self._folder = model_dir / FOLDER
+    self._beat, self._silence = beat, silence
+    self._path: pathlib.Path | None = None
+    self._trouble = ''
+    self._ended = threading.Event()
+
+  def acquire(self) -> None:
+    """Becomes the owner.
+
+    Raises:
+      OSError: Another run is, or the folder cannot be written.
+    """
+    self._folder.mkdir(parents=True, exist_ok=True)
+    while self._path is None:
+      newest = _newest(self._folder)
+      if newest:
+        self._wait_for_end(newest)
+      self._path = self._create(_number(newest) + 1 if newest else 1)
+    threading.Thread(target=self._live, daemon=True).start()
+
+  def check(self) -> None:
+    """Raises OSError if the folder is no longer this run's, or is gone."""
+    if self._trouble:
+      raise OSError(self._trouble)
+
+  def release(self) -> None:
+    """Gives the folder back; a second call does nothing."""
+    self._ended.set()
+    path, self._path = self._path, None
+    if path is None:
+      return
+    with contextlib.suppress(OSError):  # the folder may be gone
+      if path.exists():
+        part = path.with_name(f'.{secrets.token_hex(8)}.part')
+        part.write_text('{"released": true}\n', encoding='utf-8')
+        part.replace(path)
+
+  def __enter__(self) -> Self:
+    self.acquire()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.release()
+
+  def _create(self, number: int) -> pathlib.Path | None:
+    """The file of that number, if it is ours and the highest."""
+    path = self._folder / f'{number:04}.json'
+    text = json.dumps(_this_process()) + '\n'
+    try:
+      file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+      return None
+    with os.fdopen(file, 'w', encoding='utf-8') as stream:
+      stream.write(text)
+    if _newest(self._folder) != path:  # it was listed long before
+      path.unlink(missing_ok=True)
+      return None
+    for other in _owners(self._folder)[:-1]:
+      other.unlink(missing_ok=True)
+    return path
+
+  def _wait_for_end(self, path: pathlib.Path) -> None:
+    """Returns once this owner is known to be gone.
+
+    Raises:
+      OSError: It is alive.
+    """
+    first = None
+    while True:
+      owner = _read(path)
+      if owner is None or owner.get('released') is True or _is_gone(owner):
+        return
+      try:
+        sign = path.stat().st_mtime_ns
+      except FileNotFoundError:
+        return
+      age = _disk_time(self._folder) - sign / 1e9
+      if age > self._silence:
+        print(
+          f'MODEL_DIR={self._model_dir} was held by {_name(owner)}; it has '
+          f'given no sign of life for {age:.0f} s, and is taken over.',
+          flush=True,
+        )
+        return
+      if first is None:
+        first = sign
+        if not _may_be_gone(owner):
+          raise OSError(self._held(owner, age))
+        print(
+          f'MODEL_DIR={self._model_dir} is held by {_name(owner)}. Waiting up '
+          f'to {self._silence:.0f} s to see whether it is alive.',
+          flush=True,
+        )
+      elif sign != first:
+        raise OSError(self._held(owner, age))
+      time.sleep(min(1.0, self._beat / 4))
+
+  def _held(self, owner: dict[str, Any], age: float) -> str:
+    host, pid = owner.get('host'), owner.get('pid')
+    return (
+      f'MODEL_DIR={self._model_dir} is in use: {_name(owner)} trains in it, '
+      f'last seen {max(age, 0):.0f} s ago. Two runs in one folder would delete '
+      "each other's checkpoints. Wait for its end, stop it (kill "
+      f'{shown(pid, 20)} on {shown(host, 60)} lets it save), or choose another '
+      f'MODEL_DIR. If it is certainly gone, delete {self._folder}'
+    )
+
+  def _live(self) -> None:
+    """Gives signs of life, and looks whether somebody has taken over."""
+    while not self._ended.wait(self._beat):
+      path = self._path
+      if path is None:
+        return
+      try:
+        os.utime(path)
+      except FileNotFoundError:
+        self._trouble = self._lost()
+        return
+      except OSError:
+        continue  # a disk that does not answer for a while
+      if _newest(self._folder) not in (path, None):
+        self._trouble = self._lost()
+        return
+
+  def _lost(self) -> str:
+    if not self._model_dir.is_dir():
+      return (
+        f'MODEL_DIR={self._model_dir} was removed, or its disk is gone, while '
+        'the run was in it: nothing more can be saved. What is needed to go on '
+        'must be brought back there'
+      )
+    newest = _newest(self._folder)
+    by = _name((newest and _read(newest)) or {})
+    return (
+      f'MODEL_DIR={self._model_dir} was taken over by {by} while this process '
+      'gave no sign of life; it stops, so that the two do not disturb each '
+      'other'
+    )
+
+
+@contextlib.contextmanager
+def hold(model_dir: pathlib.Path) -> Iterator[RunLock]:
+  """Holds a MODEL_DIR for all processes of a run; the first one has the lock.
+
+  Raises:
+    OSError: Another run has it; in all processes.
+  """
+  lock, failure = RunLock(model_dir), None
+  if is_first():
+    try:
+      lock.acquire()
+    except OSError as error:
+      failure = error
+  # Which may have taken long: nobody waits for it in a collective.
+  meet()
+  on_first(lambda: _raise(failure))
+  try:
+    yield lock
+  finally:
+    lock.release()
+
+
+def _raise(error: OSError | None) -> None:
+  if error:
+    raise error
+
+
+def _owners(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(folder.glob('[0-9]*[0-9].json'), key=_number)
+
+
+def _newest(folder: pathlib.Path) -> pathlib.Path | None:
+  owners = _owners(folder)
+  return owners[-1] if owners else None
+
+
+def _number(path: pathlib.Path) -> int:
+  return int(path.stem) if path.stem.isdecimal() and len(path.stem) < 12 else 0
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+  """What an owner says of itself; {} if that cannot be read, None if gone."""
+  try:
+    with path.open('rb') as file:
+      owner = parse_json(file.read(10_000), str(path))
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError):  # half written, or damaged
+    return {}
+  return owner if isinstance(owner, dict) else {}
+
+
+def _disk_time(folder: pathlib.Path) -> float:
+  """Now, by the clock that stamps the files of this folder."""
+  probe = folder / f'.{secrets.token_hex(8)}.part'
+  with probe.open('xb') as file:
+    file.write(b'x')
+  now = probe.stat().st_mtime
+  probe.unlink(missing_ok=True)
+  return now
+
+
+def _this_process() -> dict[str, Any]:
+  """What identifies this process, JSON-able."""
+  now = datetime.datetime.now(datetime.UTC)
+  return {
+    'host': socket.gethostname(),
+    'pid': os.getpid(),
+    'started': _start_of(os.getpid()),
+    'system': _system(),
+    'job': os.environ.get('SLURM_JOB_ID'),
+    'cluster': os.environ.get('SLURM_CLUSTER_NAME'),
+    'restarts': int(os.environ.get('SLURM_RESTART_COUNT') or 0),
+    'since': now.isoformat(timespec='seconds'),
+  }
+
+
+def _system() -> str | None:
+  """This start of the system and its space of process ids, where one is told.
+
+  A container sees other processes than its machine does.
+  """
+  try:
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text('ascii')
+    return f'{boot.strip()} {os.readlink("/proc/self/ns/pid")}'
+  except OSError:
+    return None
+
+
+def _start_of(pid: int) -> str | None:
+  """When a process began, in ticks of the system; None if it is not there."""
+  try:
+    text = pathlib.Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace')
+  except OSError:
+    return None
+  # The name of the program, in parentheses, may itself hold such.
+  state, *rest = text.rpartition(')')[2].split()
+  return None if state in 'ZX' else rest[18]  # ended, and not yet buried
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+  """Whether an owner is known to have ended."""
+  here = _this_process()
+  job, pid = owner.get('job'), owner.get('pid')
+  if job and (job, owner.get('cluster')) == (here['job'], here['cluster']):
+    restarts = owner.get('restarts')
+    if isinstance(restarts, int) and restarts < here['restarts']:
+      return True
+  if not here['system'] or owner.get('system') != here['system']:
+    return False
+  return isinstance(pid, int) and _start_of(pid) != owner.get('started')
+
+
+def _may_be_gone(owner: dict[str, Any]) -> bool:
+  """Whether that cannot be told from here, so that waiting helps."""
+  here = _this_process()['system']
+  return not here or owner.get('system') != here
+
+
+def _name(owner: dict[str, Any]) -> str:
+  """An owner in words."""
+  if 'pid' not in owner:
+    return 'a process that cannot be read from its file'
+  job = f' (SLURM job {shown(owner["job"], 20)})' if owner.get('job') else ''
+  return (
+    f'process {shown(owner["pid"], 20)} on {shown(owner.get("host"), 60)}{job},'
+    f' since {shown(owner.get("since"), 40)}'
+  )
