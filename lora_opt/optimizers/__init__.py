@@ -4,10 +4,13 @@ They take any parameter tree in which the LoRA pairs can be found
 (`lora_opt.pairs`), train the pairs and nothing else: leaves outside get zero
 updates, or go to the transformation passed as `other`.
 
-All of them share what `_recipe` adds: a step whose LoRA gradients contain NaN
-or inf, or overflow when squared, does not happen (zero updates, unchanged
-state; see `transforms.skip_nonfinite`). Work is done in float32 or wider, and
-updates come back in the dtype of the gradients.
+All of them share what `_recipe` adds: one guard. A step with gradients that
+contain NaN or inf, or overflow when squared, does not happen (zero updates,
+unchanged state); neither a learning rate nor a parameter that is not finite
+spreads; all of this is counted, and after `max_consecutive_skips` in a row
+updates are NaN (see `transforms.skip_nonfinite`). Settings out of their range
+are refused by name. Work is done in float32 or wider, and updates come back in
+the dtype of the gradients.
 """
 
 from lora_opt.optimizers._adamw import adamw
