@@ -38,7 +38,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lora_opt import writing
 from lora_opt.evaluation.study import page, ranking, rows
+from lora_opt.reading import values
+from lora_opt.reading.json_text import read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _FIELDS = {
@@ -55,12 +58,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: it is not one; says where and why.
   """
-  try:
-    study = json.loads(path.read_text(encoding='utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path}: {error}') from error
-  if not isinstance(study, dict) or set(study) != _FIELDS:
+  study = read_json(path)
+  if set(study) != _FIELDS:
     raise ValueError(f'{path}: must hold {", ".join(sorted(_FIELDS))}')
+  _check_kinds(study, path)
   if not study['factors'] or study['factors'] != sorted(study['factors']):
     raise ValueError(f'{path}: factors must be one or more, ascending')
   if study['widen'] and len(study['factors']) < 2:
@@ -70,7 +71,35 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   for name, method in study['methods'].items():
     if set(method) != {'flags', 'rate'}:
       raise ValueError(f'{path}: method {name} must hold flags and rate')
+    _check_flags(method['flags'], f'{path}: method {name}: flags')
+    values.number(method['rate'], f'{path}: method {name}: rate', above=0)
   return study
+
+
+def _check_kinds(study: Mapping[str, Any], path: pathlib.Path) -> None:
+  values.text(study['title'], f'{path}: title')
+  _check_flags(study['flags'], f'{path}: flags')
+  for factor in values.items(study['factors'], f'{path}: factors'):
+    values.number(factor, f'{path}: factors', above=0)
+  for name, flags in values.table(study['tasks'], f'{path}: tasks').items():
+    _check_flags(flags, f'{path}: task {name}')
+  for name, method in values.table(
+    study['methods'], f'{path}: methods'
+  ).items():
+    values.table(method, f'{path}: method {name}')
+  for name in ('ranks', 'seeds'):
+    for number in values.items(study[name], f'{path}: {name}'):
+      values.integer(number, f'{path}: {name}', least=0)
+  for name in ('widen', 'sweep_seeds'):
+    values.integer(study[name], f'{path}: {name}', least=0, most=1000)
+
+
+def _check_flags(flags: Any, what: str) -> None:
+  for flag in values.items(flags, what):
+    if not values.text(flag, what).startswith('-') or not flag.isprintable():
+      raise ValueError(
+        f'{what}: {values.shown(flag)} is not a flag on one line'
+      )
 
 
 def only(
@@ -190,11 +219,8 @@ class Sweep:
 
   def run(self, runs: Sequence[Flags], *options: str) -> int:
     """Makes these runs, and returns how that ended."""
-    self._folder.mkdir(parents=True, exist_ok=True)
     grid = self._folder / 'grid.json'
-    grid.write_text(
-      json.dumps({'flags': self._flags, 'runs': runs}), encoding='utf-8'
-    )
+    writing.write_text(grid, json.dumps({'flags': self._flags, 'runs': runs}))
     command = [sys.executable, str(ROOT / 'launch/sweep.py'), str(grid)]
     command += [str(self._folder), f'--jobs={self._jobs}', *options]
     self._process = subprocess.Popen(command)

@@ -104,7 +104,8 @@ def rows_of(runs, score):
     text = ' '.join(flags)
     rate = float(re.search(r'RATE=(\S+)', text)[1])
     seed = int(re.search(r'SEED=(\d)', text)[1])
-    row = {'flags': flags, 'learning_rate': rate, 'seed': seed}
+    row = {'method': 'adamw', 'learning_rate': rate, 'seed': seed}
+    row['flags'] = flags
     value = score(rate, seed)
     if value is not None:
       row |= {'metric': 'f1', 'score': value}
@@ -188,6 +189,11 @@ def test_the_studies_here_give_every_method_the_same(name):
     ({'sweep_seeds': 0}, 'sweep_seeds must be 1 to the number of seeds'),
     ({'methods': {'a': {}}}, 'method a must hold flags and rate'),
     ({'more': 1}, 'must hold factors, flags'),
+    ({'factors': ['a']}, 'factors: expected a finite number above 0'),
+    ({'seeds': 3}, 'seeds: expected a list'),
+    ({'flags': ['--a\n--b']}, 'is not a flag on one line'),
+    ({'tasks': {'cola': 'x'}}, 'task cola: expected a list'),
+    ({'methods': {'a': 3}}, 'method a: expected an object'),
   ],
 )
 def test_a_bad_study_is_named(tmp_path, change, said):
