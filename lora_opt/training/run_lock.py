@@ -198,14 +198,14 @@ class RunLock:
         return
 
   def _lost(self) -> str:
-    if not self._model_dir.is_dir():
+    newest = _newest(self._folder)
+    if newest is None:  # whatever a save under way has made there since
       return (
         f'MODEL_DIR={self._model_dir} was removed, or its disk is gone, while '
         'the run was in it: nothing more can be saved. What is needed to go on '
         'must be brought back there'
       )
-    newest = _newest(self._folder)
-    by = _name((newest and _read(newest)) or {})
+    by = _name(_read(newest) or {})
     return (
       f'MODEL_DIR={self._model_dir} was taken over by {by} while this process '
       'gave no sign of life; it stops, so that the two do not disturb each '

@@ -161,6 +161,7 @@ def test_an_owner_whose_folder_is_gone_stops(tmp_path):
   folder.mkdir()
   with RunLock(folder, beat=0.05) as lock:
     folder.rename(tmp_path / 'elsewhere')
+    (folder / 'checkpoints').mkdir(parents=True)  # a save under way
     wait_for_trouble(lock, 'run was removed')
 
 
