@@ -23,6 +23,14 @@ from lora_opt.reading.values import printable
 from lora_opt.training import stopping
 
 FLAGS = flags.FLAGS
+# How a disk that takes no more says it, also within other errors.
+_DISK_TROUBLE = (
+  'No space left on device',
+  'Disk quota exceeded',
+  'Read-only file system',
+  'File too large',
+  'Stale file handle',
+)
 
 flags.DEFINE_enum(
   'run_mode',
@@ -211,11 +219,14 @@ def explain(error: Exception) -> str | None:
   """
   # Without the lines in which gin names the functions it was calling.
   message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
-  if 'No space left on device' in message:
-    return (
-      f'{message}\nThe checkpoints that are there are whole: make room on the '
-      'disk of MODEL_DIR and run the same command again.'
-    )
+  for line in message.splitlines():
+    # Of what a library made of it this line says enough.
+    if any(trouble in line for trouble in _DISK_TROUBLE):
+      return (
+        f'{line.strip()[:500]}\nThe checkpoints that are there are whole: mend '
+        'the disk of MODEL_DIR (room, quota, permissions) and run the same '
+        'command again.'
+      )
   if _is_loss_of_a_process(error):
     return (
       'another process of this run is gone or cannot be reached, so this one '

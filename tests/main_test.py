@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from lora_opt.main import explain
+
 QUICKSTART = '--gin_file=configs/runs/quickstart.gin'
 
 
@@ -58,3 +60,13 @@ def test_help_names_the_flags():
   done = run('--helpshort')
   for flag in ('--run_mode', '--gin_file', '--[no]dry_run', '--process_count'):
     assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+  'trouble', ['No space left on device', 'Disk quota exceeded']
+)
+def test_a_disk_that_takes_no_more_is_a_few_lines(trouble):
+  error = RuntimeError(f'OUT_OF_RANGE: {trouble}\n' + 300 * 'in a library\n')
+  said = explain(error)
+  assert trouble in said and 'run the same command again' in said
+  assert len(said.splitlines()) < 5
