@@ -18,7 +18,7 @@ import lora_opt
 from tests.core import problems
 
 STEPS = 3
-SHAPE = re.compile(r'[a-z]+\d+\[([\d,]*)\]')
+SHAPE = re.compile(r'(?:pred|[a-z]+\d+)\[([\d,]*)\]')
 COLLECTIVE = re.compile(
   r'= (.*?) (all-reduce|all-gather|all-to-all|collective-permute|'
   r'reduce-scatter)(?:-start)?\('
