@@ -84,8 +84,9 @@ def parse_json(
     ) from None
   except json.JSONDecodeError as error:
     raise ValueError(
-      f'{place}: not JSON: {error.msg} at line {error.lineno}, column '
-      f'{error.colno}, found {values.shown(text, 60)}'
+      f'{place}: not JSON: {error.msg.removesuffix(" at")} at line '
+      f'{error.lineno}, column {error.colno}, found '
+      f'{values.shown(text, 60) if text.strip() else "no text"}'
     ) from None
   except RecursionError:
     raise ValueError(_too_deep(place, depth)) from None

@@ -3,7 +3,7 @@ r"""Numbers as people and models write them, read in one way everywhere.
 What is read, and as what:
 
   5  +5  1.50  .75  5.        5, 5, 1.5, 0.75, and 5 at a sentence's end
-  -5  −5  –5                  −5, whichever dash it is
+  -5  −5  –5  = - 5           −5, whichever dash it is
   3-5  x-5  50%-60%           5, 5, 60: behind these a dash is no sign
   1,036  1_036  1,00,000      1036, 1036, 100000; also groups between the
                               spaces that keep a line together
@@ -11,7 +11,7 @@ What is read, and as what:
   1,2,3                       three numbers
   $5  -$5  $-5  5 €  50%      5, −5, −5, 5, 50: units are left out
   1e3  1.5×10^3               1000, 1500
-  1/2  \frac{1}{2}  1 1/2     0.5, 0.5, 1.5
+  1/2  \frac{1}{2}  1 1/2     0.5, 0.5, 1.5; also ½, 1⁄2 and 1½
   1/2/2024  1.2.3             three numbers; none
   １２  ٣                      12, 3: the decimal digits of all scripts
 
@@ -20,6 +20,7 @@ What is read, and as what:
 
 import collections
 import re
+import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -27,13 +28,19 @@ from fractions import Fraction
 LONGEST = 20_000
 DIGITS = 300
 _TOO_LARGE = 10**DIGITS
-_DASHES = '-\u2212\u2013\uff0d\ufe63'
+_DASHES = '-\u2212\u2010\u2011\u2013\uff0d\ufe63'
 _CURRENCIES = '$€£¥₹\uff04'
 _BEFORE_NO_SIGN = ')]}%' + _DASHES + _CURRENCIES
-# The signs of East Asian fonts, and the spaces that keep a line together.
+# The signs of East Asian fonts, other strokes of fractions, and the spaces that
+# keep a line together.
 _PLAIN = str.maketrans(
-  '\uff0e\uff0c\uff0b\uff05\uff0f\u00a0\u2009', '.,+%/\u202f\u202f'
+  '\uff0e\uff0c\uff0b\uff05\uff0f\u2044\u2215\u00a0\u2009',
+  '.,+%///\u202f\u202f',
 )
+# Fractions that are one letter: quarters, halves, and thirds to tenths.
+_LETTER = re.compile(r'(\d?)([\xbc-\xbe\u2150-\u215e])(?=(\d?))')
+# Behind these, a dash and a space are a sign and no bullet.
+_SIGN_APART = re.compile(rf'[=({{]\s?[{_DASHES}]\s$')
 _START = re.compile(
   r'\\[dt]?frac\s?\{(?P<top>\d{1,300})\}\s?\{(?P<bottom>\d{1,300})\}'
   r'|\.?\d[\d.,_\u202f]*'
@@ -79,7 +86,7 @@ def read_number(text: str) -> Fraction | None:
   """
   if len(text) > 4 * DIGITS:
     return None
-  text = text.translate(_PLAIN).strip()
+  text = _plain(text).strip()
   start, end, number = next(_numbers(text), _NONE)
   return number if start == 0 and _UNIT.fullmatch(text, end) else None
 
@@ -90,7 +97,7 @@ def leading_number(text: str) -> Fraction | None:
   >>> leading_number('$18. It was 20'), leading_number('it was 20')
   (Fraction(18, 1), None)
   """
-  start, _, number = next(_numbers(text[: 4 * DIGITS].translate(_PLAIN)), _NONE)
+  start, _, number = next(_numbers(_plain(text[: 4 * DIGITS])), _NONE)
   return None if start else number
 
 
@@ -100,7 +107,7 @@ def numbers(text: str) -> Iterator[Fraction]:
   >>> [str(number) for number in numbers('2-3 of 1,2 and −$.5')]
   ['2', '3', '1', '2', '-1/2']
   """
-  return (number for _, _, number in _numbers(text.translate(_PLAIN)))
+  return (number for _, _, number in _numbers(_plain(text)))
 
 
 def spelled(number: Fraction) -> str:
@@ -118,6 +125,17 @@ def spelled(number: Fraction) -> str:
   digits = str(top * 10**places // bottom).zfill(places + 1)
   cut = len(digits) - places
   return sign + digits[:cut] + ('.' + digits[cut:] if places else '')
+
+
+def _plain(text: str) -> str:
+  """The text with one letter for each sign, and no fractions of one letter."""
+  return _LETTER.sub(_spelled_out, text).translate(_PLAIN)
+
+
+def _spelled_out(found: re.Match) -> str:
+  before, letter, after = found.groups()
+  fraction = unicodedata.normalize('NFKC', letter)
+  return before + ' ' * bool(before) + fraction + ' ' * bool(after)
 
 
 def _times(number: int, factor: int) -> int:
@@ -204,6 +222,8 @@ def _sign(text: str, start: int) -> tuple[int, int]:
   place, sign = start, ''
   if text[place - 1 : place] in tuple(_DASHES + '+'):
     place, sign = place - 1, text[place - 1]
+  elif _SIGN_APART.search(text[max(0, place - 4) : place]):
+    return place - 2, -1
   if text[place - 1 : place] in tuple(_CURRENCIES):
     place -= 1
     place -= text[place - 1 : place] == '\\'

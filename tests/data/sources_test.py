@@ -52,7 +52,7 @@ def test_a_limit_must_be_a_positive_number(tmp_path, limit):
   ('text', 'message'),
   [
     ('{"a": 1}\n{"a": \n', r'rows\.jsonl:2: not JSON: .*column .*found .*a'),
-    ('{"a": 1}\n\n{"a": 2}\n', r'rows\.jsonl:2: not JSON: .*found \'\''),
+    ('{"a": 1}\n\n{"a": 2}\n', r'rows\.jsonl:2: not JSON: .*found no text'),
     (
       '{"a": 1}\n[1, 2]\n',
       r'rows\.jsonl:2: expected a JSON object, found list',
@@ -245,6 +245,18 @@ def test_hugging_face_mistakes_are_named(tmp_path):
   (tmp_path / 'train-0.parquet').write_bytes(b'PAR1 no')
   with pytest.raises(ValueError, match='damaged file'):
     len(sources.HuggingFace(str(tmp_path), 'train'))
+
+
+@pytest.mark.parametrize('split', ['*', 't*', '[t]rain', '?rain'])
+def test_the_name_of_a_split_is_no_pattern(tmp_path, split):
+  folder = tmp_path / 'odd [x]*'
+  folder.mkdir()
+  parquet.write_table(pa.table({'a': [1]}), folder / 'train.parquet')
+  assert len(sources.HuggingFace(str(folder), 'train')) == 1
+  with pytest.raises(FileNotFoundError, match='holds no split'):
+    len(sources.HuggingFace(str(folder), split))
+  with pytest.raises(FileNotFoundError, match='no data for'):
+    len(sources.Folder(folder.name, split, str(tmp_path)))
 
 
 def test_a_folder_holds_sets_of_any_format(tfds_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import glob
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +67,8 @@ class Folder(Sequence):
       return JsonLines(str(lines), limit=self.limit, longest=self.longest)
     if any(home.glob('*.*.*/dataset_info.json')):
       return Tfds(self.name, self.split, str(base), self.limit, self.longest)
-    files = (f'{self.split}/state.json', f'{self.split}*.parquet')
+    split = glob.escape(self.split)
+    files = (f'{split}/state.json', f'{split}*.parquet')
     if any(any(home.glob(p)) or any(home.glob(f'data/{p}')) for p in files):
       return HuggingFace(str(home), self.split, self.limit, self.longest)
     if any(home.glob('*.meta.json')):

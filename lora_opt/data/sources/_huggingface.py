@@ -3,6 +3,7 @@
 import bisect
 import dataclasses
 import functools
+import glob
 import itertools
 import json
 import pathlib
@@ -77,7 +78,7 @@ class HuggingFace(Rows):
       files = sorted(
         path
         for end in ('-*.parquet', '.parquet')
-        for path in place.glob(self.split + end)
+        for path in place.glob(glob.escape(self.split) + end)
       )
       if files:
         _check_parts(files)

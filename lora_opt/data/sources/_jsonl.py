@@ -62,7 +62,7 @@ class JsonLines(Rows):
     except FileNotFoundError as error:
       raise FileNotFoundError(
         f'no data file {self.path}. Point the folder (in a configuration: '
-        f'DATA_DIR) at the one that holds {self.file!r}'
+        f'DATA_DIR) at the one that holds {str(self.file)!r}'
       ) from error
     if not lines:
       raise ValueError(f'{self.path} is empty: expected one JSON object a line')
