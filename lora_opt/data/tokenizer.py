@@ -271,6 +271,14 @@ class Tokenizer:
     merges = json.loads(self.core.to_str())['model'].get('merges')
     return hashlib.sha256(json.dumps([vocabulary, merges]).encode()).hexdigest()
 
+  @functools.cached_property
+  def rules_digest(self) -> str:
+    """The same of how texts are normalized, cut, and put together."""
+    whole = json.loads(self.core.to_str())
+    parts = 'normalizer', 'pre_tokenizer', 'post_processor', 'added_tokens'
+    rules = json.dumps([whole.get(part) for part in parts])
+    return hashlib.sha256(rules.encode()).hexdigest()
+
   def encode(self, text: str) -> list[int]:
     """Ids of a text; special tokens in it are recognized, none are added."""
     return guarded(

@@ -65,7 +65,7 @@ def score(
     _evaluators(folder, model, task, partitioner, evaluator, adapter),
     strict=True,
   ):
-    made = identity.of_evaluation(base, model.tokenizer, each)
+    made = identity.of_evaluation(model, base, each)
     on_first(functools.partial(_check_company, folder, made))
     result = {**evaluate(base, lora), 'made_of': identity.made_of(made)}
     on_first(functools.partial(results.write_result, folder, result))
@@ -106,7 +106,7 @@ def infer(
   ):
     if not said:
       said = True
-      here = identity.of_arrays(base)
+      here = identity.of_model(model, base)
       on_first(functools.partial(_say_other_base, folder, adapter, here))
     predictions = evaluate.generate(base, lora)
     name = writing.file_name(each.name)
@@ -162,7 +162,7 @@ def merge(
     model = model.named(there) if there else model
   lora = _load(model, folder, adapter)
   finite.check({'base weights': model.base, 'adapter': lora})
-  _say_other_base(folder, adapter, identity.of_arrays(model.base))
+  _say_other_base(folder, adapter, identity.of_model(model, model.base))
   named = {} if labels is None else {'labels': labels}
   model.merge(folder / 'merged', lora, source=source, dtype=dtype, **named)
   print(f'merged model: {folder / "merged"}')
@@ -198,7 +198,7 @@ def _evaluators(
 def _check_company(folder: pathlib.Path, made: identity.Identity) -> None:
   """Results of other base weights or tokenizers are not put beside these."""
   _, run = identity.read(folder)
-  names = (identity.BASE, identity.TOKENIZER)
+  names = (identity.BASE, identity.MODEL, identity.TOKENIZER)
   if lines := identity.differences(
     {k: run[k] for k in names if k in run}, made
   ):
@@ -215,15 +215,14 @@ def _check_company(folder: pathlib.Path, made: identity.Identity) -> None:
 
 
 def _say_other_base(
-  folder: pathlib.Path, adapter: str | None, here: dict[str, str]
+  folder: pathlib.Path, adapter: str | None, here: identity.Identity
 ) -> None:
   """An adapter may be wanted on another base, but not without a word."""
   if adapter == 'none':
     return
-  there = identity.read(folder)[1].get(identity.BASE)
-  base = {identity.BASE: here}
-  for line in identity.differences({identity.BASE: there or here}, base):
-    print(f'The run in {folder} was trained on other weights: {line}')
+  _, there = identity.read(folder)
+  for line in identity.differences(there, here):
+    print(f'The run in {folder} was trained on another model: {line}')
 
 
 def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:

@@ -1,11 +1,13 @@
 """What a run is made of, so that a restart finds the same or says what differs.
 
 MODEL_DIR/identity.json has it since the first start: checksums of the base
-weights, the tokenizer, the training data and the evaluated examples, and the
-settings once more. An evaluation carries its part of it (`made_of`), so that
-two of them are compared only if they are of the same.
+weights, the model's settings, the tokenizer, the training data and the
+evaluated examples, and the settings of the run once more. An evaluation carries
+its part of it (`made_of`), so that two of them are compared only if they are of
+the same.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -22,7 +24,7 @@ from lora_opt.training import run_directory
 from lora_opt.training.checksums import checksums
 from lora_opt.training.finite import by_path
 
-BASE, TOKENIZER = 'base weights', 'tokenizer'
+BASE, MODEL, TOKENIZER = 'base weights', 'model settings', 'tokenizer'
 TRAINING, EVALUATION = 'training data', 'evaluation data'
 ADAPTER = 'initial adapter'
 _FIELDS = (
@@ -34,6 +36,9 @@ _FIELDS = (
   'texts',
   'number',
 )
+# Of a tokenizer.
+_TOKENS = ('bos_id', 'eos_id', 'pad_id', 'add_bos', 'end_ids')
+_SHORT = 40  # letters of a setting that is kept as it is
 
 # name of a part -> name of an array or task -> its checksum in words.
 Identity = dict[str, dict[str, str]]
@@ -45,13 +50,38 @@ def of_arrays(tree: Any) -> dict[str, str]:
   return {name or 'array': f'{int(value):08x}' for name, value in sums.items()}
 
 
+def of_settings(config: Any) -> dict[str, str]:
+  """What config.json says: the same weights may be used in another way.
+
+  >>> import dataclasses
+  >>> Config = dataclasses.make_dataclass('Config', ['rope_theta'])
+  >>> of_settings(Config(10000.0))
+  {'rope_theta': '10000.0'}
+  """
+  if not dataclasses.is_dataclass(config):
+    return {}
+  found = {
+    field.name: repr(getattr(config, field.name))
+    for field in dataclasses.fields(config)
+  }
+  return {
+    name: text if len(text) <= _SHORT else _digest(text)
+    for name, text in found.items()
+  }
+
+
 def of_tokenizer(tokenizer: Any) -> dict[str, str]:
-  """Checksums of the vocabulary, and of the chat template if it has one."""
+  """What decides how texts become tokens, and where an answer ends."""
   parts = {}
   if digest := getattr(tokenizer, 'digest', None):
     parts['vocabulary'] = str(digest)[:16]
+  if digest := getattr(tokenizer, 'rules_digest', None):
+    parts['rules'] = str(digest)[:16]
   if template := getattr(tokenizer, 'chat_template', None):
     parts['chat template'] = _digest(str(template))
+  for name in _TOKENS:
+    if (value := getattr(tokenizer, name, None)) is not None:
+      parts[name] = str(value)
   return parts
 
 
@@ -75,18 +105,18 @@ def of_stream(batches: Any) -> dict[str, str]:
 
 
 def of_run(
-  base: Any, tokenizer: Any, task: Any, batches: Any, initial: Any
+  model: Any, base: Any, task: Any, batches: Any, initial: Any
 ) -> Identity:
   """All that a training run is made of; all processes must call it.
 
   Args:
+    model: with its settings and tokenizer.
     base: frozen weights, where they lie.
-    tokenizer: of the model.
     task: a task or mixture.
     batches: the iterator over the training batches.
     initial: the adapter that was read, None for one made from the seed.
   """
-  made = of_evaluation(base, tokenizer, task)
+  made = of_evaluation(model, base, task)
   if stream := of_stream(batches):
     made[TRAINING] = stream
   if initial is not None:
@@ -94,13 +124,18 @@ def of_run(
   return made
 
 
-def of_evaluation(base: Any, tokenizer: Any, task: Any) -> Identity:
-  """What an evaluation is made of; the arguments are those of `of_run`."""
+def of_model(model: Any, base: Any) -> Identity:
+  """What answers are made of; the arguments are those of `of_run`."""
   return {
     BASE: of_arrays(base),
-    TOKENIZER: of_tokenizer(tokenizer),
-    EVALUATION: of_examples(task),
+    MODEL: of_settings(getattr(model, 'config', None)),
+    TOKENIZER: of_tokenizer(model.tokenizer),
   }
+
+
+def of_evaluation(model: Any, base: Any, task: Any) -> Identity:
+  """What an evaluation is made of; the arguments are those of `of_run`."""
+  return {**of_model(model, base), EVALUATION: of_examples(task)}
 
 
 def _content(example: Any) -> str:
@@ -116,7 +151,7 @@ def _digest(text: str) -> str:
 
 def made_of(identity: Identity) -> dict[str, str]:
   """The parts that decide what an evaluation measures, a word for each."""
-  names = (BASE, TOKENIZER, EVALUATION)
+  names = (BASE, MODEL, TOKENIZER, EVALUATION)
   return {name: summary(identity[name]) for name in names if name in identity}
 
 

@@ -200,7 +200,7 @@ def train(
     )
     batches = iter(data)
     made = identity.of_run(
-      base, model.tokenizer, task, batches, lora if initial_adapter else None
+      model, base, task, batches, lora if initial_adapter else None
     )
     on_first(functools.partial(identity.check, folder, record.settings, made))
     evaluations = Evaluations(folder, evaluate, base, identity.made_of(made))

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import types
 
 import jax.numpy as jnp
 import pytest
+import tokenizers
 
 from lora_opt.training import identity, run_directory
 from lora_opt.training.run_directory import RunRecord
@@ -13,7 +15,7 @@ BASE = {'up': jnp.arange(6.0).reshape(2, 3), 'down': jnp.ones(3, jnp.bfloat16)}
 
 
 def made(model, task, base=BASE):
-  return identity.of_evaluation(base, model.tokenizer, task)
+  return identity.of_evaluation(model, base, task)
 
 
 @pytest.fixture
@@ -45,9 +47,37 @@ def test_another_tokenizer_is_named(folder, model, task):
   class Other:
     digest, chat_template = 'ff' * 32, None
 
-  here = identity.of_evaluation(BASE, Other, task)
+  other = types.SimpleNamespace(config=model.config, tokenizer=Other)
   with pytest.raises(ValueError, match="tokenizer: there .*here 'ffff"):
-    identity.check(folder, {}, here)
+    identity.check(folder, {}, made(other, task))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'named'),
+  [({'end_ids': (5,)}, 'end_ids'), ({'bos_id': None}, 'bos_id')],
+)
+def test_other_special_tokens_are_named(folder, model, task, settings, named):
+  tokenizer = dataclasses.replace(model.tokenizer, **settings)
+  other = dataclasses.replace(model, tokenizer=tokenizer)
+  with pytest.raises(ValueError, match=f"tokenizer: there .*'{named}'"):
+    identity.check(folder, {}, made(other, task))
+
+
+def test_other_rules_of_the_tokenizer_are_named(folder, model, task):
+  core = tokenizers.Tokenizer.from_str(model.tokenizer.core.to_str())
+  core.normalizer = tokenizers.normalizers.Lowercase()
+  tokenizer = dataclasses.replace(model.tokenizer, core=core)
+  other = dataclasses.replace(model, tokenizer=tokenizer)
+  with pytest.raises(ValueError, match="tokenizer: there .*'rules'"):
+    identity.check(folder, {}, made(other, task))
+
+
+def test_other_settings_of_the_model_are_named(folder, model, task):
+  """The same weights, and another config.json."""
+  config = dataclasses.replace(model.config, rope_theta=500.0)
+  other = dataclasses.replace(model, config=config)
+  with pytest.raises(ValueError, match="model settings: .*'rope_theta'"):
+    identity.check(folder, {}, made(other, task))
 
 
 def test_an_evaluation_of_other_examples_is_not_taken_for_this_one(
