@@ -15,22 +15,35 @@ from lora_opt.reading.values import shown
 # (ours come from the tokenizer).
 HARMLESS = frozenset(
   """
-  _name_or_path _attn_implementation _commit_hash _num_labels architectures
+  _name_or_path _attn_implementation _attn_implementation_autoset _commit_hash
+  _flash_attn_2_enabled _num_labels architectures attn_implementation
   auto_map bad_words_ids begin_suppress_tokens bos_token_id
   chunk_size_feed_forward
   decoder_start_token_id diversity_penalty do_sample dtype early_stopping
   encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
   finetuning_task forced_bos_token_id forced_eos_token_id
   gradient_checkpointing id2label initializer_range keys_to_ignore_at_inference
-  label2id length_penalty max_length min_length model_type no_repeat_ngram_size
+  label2id length_penalty max_length min_length model_max_length model_type
+  neftune_noise_alpha no_repeat_ngram_size
   num_beam_groups num_beams num_labels num_return_sequences output_attentions
   output_hidden_states output_past output_scores pad_token_id prefix
   problem_type remove_invalid_values repetition_penalty return_dict
   return_dict_in_generate sep_token_id suppress_tokens task_specific_params
   temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript
-  transformers.js_config transformers_version typical_p use_cache
+  transformers.js_config transformers_version typical_p unsloth_fixed
+  unsloth_version use_cache use_return_dict
   """.split()  # noqa: SIM905
 )
+
+# What a file may say of a part that the model does not have.
+_ABSENT = {
+  'add_cross_attention': False,
+  'is_decoder': False,
+  'is_encoder_decoder': False,
+  'pruned_heads': {},
+  'tie_encoder_decoder': False,
+  'use_bfloat16': False,
+}
 
 _REQUIRED = object()
 _SHOWN = 10  # unknown settings that are named
@@ -192,7 +205,15 @@ class Settings:
     Args:
       harmless: Names that do not change the computation, besides `HARMLESS`.
     """
-    unknown = sorted({*self.keys()} - self._asked - {*HARMLESS, *harmless})
+    rest = {*self.keys()} - self._asked - {*HARMLESS, *harmless}
+    unknown = sorted(rest - {k for k in rest if self._says_absent(k)})
+    if 'quantization_config' in unknown:
+      raise ValueError(
+        f'{self.place}: quantization_config='
+        f'{shown(self._settings["quantization_config"])} says that the weights '
+        'are quantized, which is not supported; take the model that they were '
+        'made of (`quantize` makes them small here)'
+      )
     if unknown:
       found = ', '.join(
         f'{shown(key)[1:-1]}={shown(self._settings[key])}'
@@ -202,6 +223,11 @@ class Settings:
         f'{self.place} has settings unknown here, which may change what the '
         f'model computes: {found}; delete those that do not matter'
       )
+
+  def _says_absent(self, key: str) -> bool:
+    value = self._settings[key]
+    absent = _ABSENT.get(key)
+    return absent is not None and (type(value), value) == (type(absent), absent)
 
   def _read(self, key, default, null, check, *bounds) -> Any:
     self._asked.add(key)

@@ -134,6 +134,12 @@ def test_llama3_positions(folder):
     ({'attention_bias': True}, r'lacks tensor.*k_proj\.bias'),
     ({'sliding_window': 4096}, 'unknown here.*: sliding_window=4096'),
     ({'rope_scaling': {'type': 'yarn'}}, "type='yarn' is not supported"),
+    (
+      {'quantization_config': {'quant_method': 'awq'}},
+      "quantization_config={'quant_method': 'awq'} says .* take the model that",
+    ),
+    ({'is_decoder': 0}, 'unknown here.*: is_decoder=0'),
+    ({'pruned_heads': {'0': [1]}}, 'unknown here.*: pruned_heads='),
     ({'clip_qkv': 8.0}, 'settings unknown here.*: clip_qkv=8.0; delete'),
     ({'hidden_size': 'absent'}, "config.json has no 'hidden_size'"),
     ({'vocab_size': 100}, 'has 262 tokens, the embedding 100 rows'),
@@ -149,6 +155,23 @@ def test_misfit_is_named(folder, settings, message):
   change_config(folder, **settings)
   with pytest.raises(ValueError, match=message):
     from_folder(folder)
+
+
+def test_settings_of_published_files_that_say_nothing(folder):
+  """Written out by transformers with its defaults, or by tools of training."""
+  _, expected = read_config(folder / 'config.json')
+  change_config(
+    folder,
+    is_decoder=False,
+    is_encoder_decoder=False,
+    add_cross_attention=False,
+    pruned_heads={},
+    _attn_implementation_autoset=True,
+    unsloth_fixed=True,
+    unsloth_version='2025.3.19',
+    classifier_dropout=0.1,
+  )
+  assert read_config(folder / 'config.json')[1] == expected
 
 
 def test_a_setting_of_another_kind_of_model(folder):

@@ -268,8 +268,8 @@ def _are_frequencies(config: DecoderConfig, x: np.ndarray) -> bool:
 LLAMA = Family(
   read_config=read_config,
   harmless=(
-    *('attention_dropout', 'is_llama_config', 'max_sequence_length'),
-    *('pretraining_tp', 'rope_interleaved'),
+    *('attention_dropout', 'classifier_dropout', 'is_llama_config'),
+    *('max_sequence_length', 'pretraining_tp', 'rope_interleaved'),
   ),
   names=NAMES,
   abstract_base=abstract_base,
