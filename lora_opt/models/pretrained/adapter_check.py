@@ -69,7 +69,9 @@ def _check_kind(config: AdapterConfig, model: CausalLM) -> None:
       f'{config.path}: task_type is {shown(config.task_type)}, the model is of '
       f'{model.task_type}'
     )
-  if config.fan_in_fan_out and not fan_in_fan_out(model):
+  if config.fan_in_fan_out and not fan_in_fan_out(
+    model, model.config.projections
+  ):
     raise ValueError(
       f'{config.path}: fan_in_fan_out says that the base stores its linear '
       f'maps as GPT-2 does, and {model.name} does not: the adapter is one of '

@@ -40,7 +40,7 @@ REFUSED = {
   'lora_bias': 'its factors have biases',
   'megatron_config': 'its base is split as Megatron does it',
   'monteclora_config': 'its factors are drawn from a distribution',
-  'target_parameters': 'it adapts parameters that are no linear maps',
+  'target_parameters': 'it adapts parameters by their names, not modules',
   'trainable_token_indices': 'rows of the embedding are trained too',
   'use_bdlora': 'its factors are block diagonal',
   'use_qalora': 'its factors read the means of groups of inputs',

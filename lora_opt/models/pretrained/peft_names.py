@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import jax
@@ -74,7 +75,9 @@ def peft_config(model: CausalLM) -> dict:
     'use_dora': lora.dora,
     'lora_dropout': lora.dropout,
     'bias': 'none',
-    'fan_in_fan_out': fan_in_fan_out(model),
+    'fan_in_fan_out': fan_in_fan_out(
+      model, model.lora_config.sites(model.config.projections)
+    ),
     'inference_mode': True,
   } | ({'modules_to_save': saved} if saved else {})
 
@@ -136,10 +139,9 @@ def saved_modules(model: CausalLM) -> list[str]:
   return sorted(set(tops))
 
 
-def fan_in_fan_out(model: CausalLM) -> bool:
-  """Whether transformers stores an adapted map as we do, as GPT-2's Conv1D."""
+def fan_in_fan_out(model: CausalLM, sites: Iterable[str]) -> bool:
+  """Whether transformers stores one of these as we do, as GPT-2's Conv1D."""
   names = model.family.names
-  sites = model.lora_config.sites(model.config.projections)
   return any(
     not names[f'{site}/kernel'].transposed
     for site in sites

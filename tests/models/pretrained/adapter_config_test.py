@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -10,7 +11,9 @@ from absl import logging
 from safetensors.numpy import load_file, save_file
 
 from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.adapter_check import check_adapter
 from lora_opt.models.pretrained.adapter_config import read_adapter_config
+from lora_opt.models.pretrained.huggingface import from_folder
 from lora_opt.models.pretrained.peft import import_adapter
 from lora_opt.models.random_encoder import random_encoder
 from tests import fuzzing
@@ -67,7 +70,7 @@ def change(folder, **settings):
     ({'modules_to_save': ['lm_head']}, "modules_to_save=.'lm_head'. are trai"),
     ({'modules_to_save': 'lm_head'}, 'modules_to_save: expected a list'),
     ({'trainable_token_indices': [1]}, 'rows of the embedding are trained'),
-    ({'target_parameters': ['x']}, 'target_parameters=.* no linear maps'),
+    ({'target_parameters': ['x']}, 'target_parameters=.* by their names'),
     ({'lora_bias': True}, 'lora_bias=True is not supported: its factors'),
     ({'alora_invocation_tokens': [1]}, 'begins behind certain tokens'),
     ({'megatron_config': {'a': 1}}, 'megatron_config=.* not supported'),
@@ -243,3 +246,17 @@ def test_reading_gives_what_the_file_says(folder):
     'task_type': 'CAUSAL_LM',
     'base': 'random',
   }
+
+
+def test_fan_in_fan_out_is_said_of_the_base(tmp_path):
+  """PEFT writes it also where none of GPT-2's own maps has an adapter."""
+  published = pathlib.Path(__file__).parents[3] / 'configs/published/gpt2'
+  lora = LoraConfig('embedding', rank=4, alpha=8)
+  model = from_folder(published, lora=lora, weights=False)
+  saved = {'peft_type': 'LORA', 'r': 4, 'lora_alpha': 8, 'fan_in_fan_out': True}
+  file = tmp_path / CONFIG
+  file.write_text(json.dumps(saved | {'target_modules': ['wte']}))
+  check_adapter(read_adapter_config(file), model)
+  file.write_text(json.dumps(saved | {'target_modules': ['wte', 'c_attn']}))
+  with pytest.raises(ValueError, match='target_modules is .* LoRA target'):
+    check_adapter(read_adapter_config(file), model)
