@@ -432,6 +432,6 @@ def _special_id(core, settings: Settings, name: str) -> int | None:
   if token_id is None:
     raise ValueError(
       f'{settings.file} names {shown(token)} as {name}_token, which the '
-      'vocabulary does not have'
+      'vocabulary does not have: name one that it has, or null for none'
     )
   return token_id

@@ -132,7 +132,7 @@ def read_settings(folder: pathlib.Path) -> Settings:
   return Settings(
     file,
     given,
-    {name: token for name, token in tokens.items() if token is not None},
+    {name: token for name, token in tokens.items() if token},  # '' is none
     {n: t for n, t in defaults.items() if n not in tokens},
     _end_ids(folder, config),
     added,

@@ -55,6 +55,11 @@ def ids(folder):
     ),
     (
       'tokenizer_config.json',
+      {'tokenizer_class': 'GPT2Tokenizer', 'bos_token': '', 'pad_token': ''},
+      [None, END, None],
+    ),
+    (
+      'tokenizer_config.json',
       {'tokenizer_class': 'GPT2Tokenizer', 'pad_token': '<pad>'},
       [END, END, '<pad>'],
     ),
