@@ -9,6 +9,7 @@ any argument of any function the files mention; both may be repeated, and win
 over the files.
 """
 
+import contextlib
 import logging as python_logging
 import os
 import re
@@ -121,9 +122,11 @@ def main(argv: Sequence[str]) -> None:
   from lora_opt import config
   from lora_opt.evaluation import run as evaluation
   from lora_opt.planning import plan as planning
-  from lora_opt.training import host_devices, loop, processes
+  from lora_opt.training import host_devices, loop, processes, told_once
   from lora_opt.training.run_directory import RunRecord
 
+  if not os.environ.get('LORA_OPT_TRACEBACK'):
+    told_once.tell_once()
   host_devices.make_room(host_devices.simulated())
   _keep_compiled_programs(FLAGS.compilation_cache_dir)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
@@ -206,8 +209,12 @@ def run() -> None:
       raise
     print(f'\nerror: {printable(message)}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
-    if _is_loss_of_a_process(error):
-      os._exit(1)  # the usual exit waits for the process that is gone
+    if _is_loss_of_a_process(error) or _disk_trouble(error):
+      # The usual exit waits for the process that is gone, or writes what is
+      # left to a disk that takes no more.
+      with contextlib.suppress(OSError):
+        sys.stdout.flush()
+      stopping.end_now(1)
     sys.exit(1)
 
 
@@ -219,14 +226,11 @@ def explain(error: Exception) -> str | None:
   """
   # Without the lines in which gin names the functions it was calling.
   message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
-  for line in message.splitlines():
-    # Of what a library made of it this line says enough.
-    if any(trouble in line for trouble in _DISK_TROUBLE):
-      return (
-        f'{line.strip()[:500]}\nThe checkpoints that are there are whole: mend '
-        'the disk of MODEL_DIR (room, quota, permissions) and run the same '
-        'command again.'
-      )
+  if line := _disk_trouble(error):
+    return (
+      f'{line}\nThe checkpoints that are there are whole: mend the disk of '
+      'MODEL_DIR (room, quota, permissions) and run the same command again.'
+    )
   if _is_loss_of_a_process(error):
     return (
       'another process of this run is gone or cannot be reached, so this one '
@@ -235,6 +239,14 @@ def explain(error: Exception) -> str | None:
       f'\n({message.splitlines()[0]})'
     )
   return message if isinstance(error, ValueError | OSError) else None
+
+
+def _disk_trouble(error: Exception) -> str:
+  """The line of an error that says it: enough of what a library made of it."""
+  for line in str(error).splitlines():
+    if any(trouble in line for trouble in _DISK_TROUBLE):
+      return line.strip()[:500]
+  return ''
 
 
 def _is_loss_of_a_process(error: Exception) -> bool:

@@ -138,13 +138,13 @@ class Stops:
         if first is None and not {*data}.isdisjoint(_SIGNALS):
           first = now
         elif signal.SIGINT in data and now > first + _MOMENT:
-          _end_now('Stopped at once')
+          _stop_now('Stopped at once')
       if first is None or self._later:
         alone = None
       elif alone is None:
         alone = time.monotonic()
       elif time.monotonic() > alone + _PATIENCE:
-        _end_now('Stopped')
+        _stop_now('Stopped')
 
 
 _active: Stops | None = None
@@ -176,12 +176,20 @@ def unheard() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_now(what: str) -> None:
-  """Ends the process from any thread, and those that it has started."""
+def end_now(code: int) -> None:
+  """Ends the process from any thread, and those that it has started.
+
+  Args:
+    code: the exit status.
+  """
   for child in multiprocessing.active_children():
     child.kill()
+  os._exit(code)
+
+
+def _stop_now(what: str) -> None:
   _say(f'{what}; run again to go on from the newest checkpoint.')
-  os._exit(EXIT)
+  end_now(EXIT)
 
 
 def _say(text: str) -> None:
