@@ -27,26 +27,14 @@ from lora_opt.training import (
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length
-from lora_opt.training.partitioning import (
-  DATA_PARALLEL,
-  Partitioner,
-  Placement,
-  put,
-)
+from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import Agreement, on_first
 from lora_opt.training.results import write_results
 from lora_opt.training.run_directory import RunRecord
-from lora_opt.training.run_lock import RunLock
 from lora_opt.training.step import clip_by_global_norm, make_train_step
-from lora_opt.training.step_log import (
-  StepLog,
-  TrainingDivergedError,
-  open_step_log,
-)
-from lora_opt.training.train_state import (
-  TrainState,
-  create_train_state,
-)
+from lora_opt.training.step_log import TrainingDivergedError, open_step_log
+from lora_opt.training.steps import run_steps
+from lora_opt.training.train_state import create_train_state
 from lora_opt.training.untrained import Watch
 
 _DIVERGED = 'diverged.json'
@@ -229,7 +217,7 @@ def train(
       ):
         drawn = () if initial_adapter else getattr(model, 'drawn', ())
         watch = Watch(state.lora, placement, drawn)
-        state = _run_steps(
+        state = run_steps(
           lambda *inputs: watch(train_step(*inputs)),
           base,
           state,
@@ -291,103 +279,6 @@ def _noted(path: pathlib.Path) -> Iterator[None]:
     raise
 
 
-def _run_steps(
-  train_step: Callable[..., tuple[TrainState, dict]],
-  base: Any,
-  state: TrainState,
-  batches: Iterator[Mapping[str, np.ndarray]],
-  placement: Placement,
-  *,
-  log: StepLog,
-  checkpoints: Checkpoints,
-  lock: RunLock,
-  agreement: Agreement,
-  batch_size: int,
-  train_steps: int,
-  checkpoint_period: int,
-  evaluate: Callable[[TrainState], dict[str, Any]],
-  eval_period: int | None,
-  was_evaluated: bool,
-) -> TrainState:
-  """The steps from `state` on, up to `train_steps` or to a signal."""
-  start = int(state.step)
-  saved = start
-  inputs: dict[int, Any] = {}  # the batches of the two newest steps
-
-  def evaluate_if_due(step):
-    if eval_period and step % eval_period == 0 and 0 < step < train_steps:
-      log.flush()
-      with agreement.evaluating():
-        log.evaluation(step, evaluate(state))
-
-  def save(step):
-    nonlocal saved
-    log.flush()  # before the save: a state that is not finite is not saved
-    lock.check()
-    if step > saved:
-      checkpoints.save(state, batches)
-      saved = step
-
-  step = start
-  with _explained(base, inputs, first=start + 1):
-    try:
-      if not was_evaluated:  # it was saved, and stopped before this was done
-        evaluate_if_due(start)
-      for step in range(start + 1, train_steps + 1):
-        with log.feeding():
-          # The processes that make batches, which begin here, are not to hear
-          # what this one is told.
-          first = step == start + 1
-          with stopping.unheard() if first else contextlib.nullcontext():
-            rows = next(batches)
-          batch = placement.put_batch(rows, batch_size)
-        inputs[step] = batch
-        inputs.pop(step - 2, None)
-        state, metrics = train_step(state, base, batch)
-        log.push(step, metrics)
-        lock.check()
-        stop = agreement.requested(step)
-        if stop or step == train_steps or step % checkpoint_period == 0:
-          save(step)
-        if stop:
-          break
-        evaluate_if_due(step)
-    except stopping.Stopped:  # in the middle of an evaluation
-      save(step)
-  return state
-
-
 def _was_evaluated(folder: pathlib.Path, step: int) -> bool:
   rows = history.read_metrics(folder)
   return any((r['split'], r['step']) == ('eval', step) for r in rows)
-
-
-@contextlib.contextmanager
-def _explained(
-  base: Any, inputs: Mapping[int, Any], first: int
-) -> Iterator[None]:
-  """Says of a step that failed what it was given that is not finite.
-
-  Args:
-    base: the frozen weights.
-    inputs: the newest batches, by step.
-    first: the step before which nothing was learned since the start.
-  """
-  try:
-    yield
-  except TrainingDivergedError as error:
-    trees = {'base weights': base}
-    if error.step in inputs:
-      trees[f'batch of step {error.step}'] = inputs[error.step]
-    if found := finite.broken(trees):
-      reason = found
-    elif error.step == first:
-      reason = (
-        'base weights, adapter, optimizer state and batch, with which it '
-        'began, are finite, so it is the computation that overflows; float32 '
-        'is the usual remedy'
-      )
-    else:
-      raise
-    message = f'{error.what} at step {error.step}: {reason}'
-    raise TrainingDivergedError(error.what, error.step, message) from error
