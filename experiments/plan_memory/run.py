@@ -24,7 +24,9 @@ import numpy as np
 import lora_opt
 from lora_opt.data import forms
 from lora_opt.models import LoraConfig, from_folder
+from lora_opt.planning.chips import read_topology
 from lora_opt.planning.program import Job, Shapes, compile_step, describe
+from lora_opt.planning.targets import find_target
 from lora_opt.training import host_devices
 from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.step import make_train_step
@@ -44,7 +46,7 @@ STEPS = 2
 
 
 def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):
-  """The job of a case, its placed shapes, and the number of its devices."""
+  """The job of a case, its placed shapes, and what they are placed on."""
   devices = int(np.prod(mesh))
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', devices)
@@ -54,16 +56,18 @@ def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):
   )
   batch = forms.empty_batch('decoder', length=length, batch_size=rows)
   job = Job(model, lora_opt.lora_rite(1e-3), batch, {'diagnostics_period': 1})
-  return job, describe(job, Partitioner(*mesh), devices), devices
+  target = find_target(read_topology(f'{devices}xcpu'))
+  return job, describe(job, Partitioner(*mesh), target.devices), target
 
 
 def planned(case: str) -> dict[str, float]:
   """Bytes of all devices of a case."""
   rows, length, settings = CASES[case]
-  job, shapes, devices = make_job(rows, length, **settings)
+  job, shapes, target = make_job(rows, length, **settings)
   # This machine's own compiler is meant, with what it does to bfloat16.
-  program = compile_step(job, shapes, native_bfloat16=False)
+  program = compile_step(job, shapes, target, native_bfloat16=False)
   held = sum(program.held.values())
+  devices = len(target.devices)
   return {'held': held * devices, 'all': program.total * devices}
 
 

@@ -28,6 +28,9 @@ class Chip:
     outside: Bytes a second that reach it from other islands.
     cores_in_name: What the name of a slice counts for each chip: v5p-128 has
       128 cores, which are 64 chips.
+    platform: Whose compiler is its own: 'tpu', 'gpu', or '' for one that is
+      not to be had.
+    axes: Of the network within a slice of TPUs: 2 or 3.
     source: Where the figures are from.
 
   Raises:
@@ -42,6 +45,8 @@ class Chip:
   island: int = 1
   outside: float | None = None
   cores_in_name: int = 1
+  platform: str = ''
+  axes: int = 2
   source: str = ''
 
   def __post_init__(self):
@@ -74,6 +79,8 @@ CHIPS: Mapping[str, Chip] = {
       network=300 * GB,
       island=4096,
       cores_in_name=2,
+      platform='tpu',
+      axes=3,
       source=f'{_DOCS}/v4; links: arXiv 2304.01433, 6 of 50 GB/s',
     ),
     Chip(
@@ -84,6 +91,7 @@ CHIPS: Mapping[str, Chip] = {
       network=200 * GB,
       island=256,
       outside=6400 / 8 / 256 * GB,
+      platform='tpu',
       source=f'{_DOCS}/v5e',
     ),
     Chip(
@@ -95,6 +103,8 @@ CHIPS: Mapping[str, Chip] = {
       island=8960,
       outside=50 / 8 * GB,
       cores_in_name=2,
+      platform='tpu',
+      axes=3,
       source=f'{_DOCS}/v5p',
     ),
     Chip(
@@ -104,6 +114,7 @@ CHIPS: Mapping[str, Chip] = {
       bandwidth=1638 * GB,
       network=400 * GB,
       island=256,
+      platform='tpu',
       source=f'{_DOCS}/v6e',
     ),
     # Eight joined by NVLink; outside, one port of the DGX for each.
@@ -115,6 +126,7 @@ CHIPS: Mapping[str, Chip] = {
       network=300 * GB,
       island=8,
       outside=200 / 8 * GB,
+      platform='gpu',
       source='NVIDIA A100 80GB SXM and DGX A100 datasheets',
     ),
     Chip(
@@ -125,6 +137,7 @@ CHIPS: Mapping[str, Chip] = {
       network=450 * GB,
       island=8,
       outside=400 / 8 * GB,
+      platform='gpu',
       source='NVIDIA H100 SXM and DGX H100 datasheets, without sparsity',
     ),
   )
@@ -137,21 +150,33 @@ _ALIASES = {'v5litepod': 'v5e', 'v5lite': 'v5e'}
 class Topology:
   """So many chips of one kind; `read_topology` reads one from its name.
 
+  Attributes:
+    chip: The kind.
+    devices: Chips in all.
+    slices: Slices of TPUs, joined by the network of the data centre, that they
+      make up in equal parts.
+
   Raises:
-    ValueError: No chip at all.
+    ValueError: No chip at all, or they do not make such slices.
   """
 
   chip: Chip
   devices: int
+  slices: int = 1
 
   def __post_init__(self):
     if self.devices < 1:
       raise ValueError(f'devices={self.devices} must be at least 1')
+    if self.slices < 1 or self.devices % self.slices:
+      raise ValueError(
+        f'{self.devices} devices do not make slices={self.slices} alike'
+      )
 
   @property
   def name(self) -> str:
     """The number of chips and their name."""
-    return f'{self.devices}x{self.chip.name}'
+    slices = f'{self.slices}x' if self.slices > 1 else ''
+    return f'{slices}{self.devices // self.slices}x{self.chip.name}'
 
 
 def read_topology(name: str) -> Topology:
@@ -159,19 +184,22 @@ def read_topology(name: str) -> Topology:
 
   Args:
     name: '8xh100' for so many chips, or 'v5e-64' as the cloud calls its slices:
-      those of v4 and v5p by their cores, two to a chip. 'cpu' is the memory of
-      this machine, '8xcpu' a part of it for each of eight simulated devices.
+      those of v4 and v5p by their cores, two to a chip. '2xv5e-64' are two
+      slices, '2x8xh100' two machines. 'cpu' is the memory of this machine,
+      '8xcpu' a part of it for each of eight simulated devices.
 
   Raises:
     ValueError: No such name or chip.
 
   >>> read_topology('8xH100').devices, read_topology('v5p-128').devices
   (8, 64)
+  >>> read_topology('2xv5e-64').name
+  '2x64xv5e'
   """
   text = name.strip().lower()
   for pattern in (
-    r'(?P<count>\d+)x(?P<chip>\w+)',
-    r'(?P<chip>\w+)-(?P<cores>\d+)',
+    r'(?:(?P<groups>\d{1,6})x)?(?P<count>\d{1,6})x(?P<chip>[a-z]\w*)',
+    r'(?:(?P<groups>\d{1,6})x)?(?P<chip>[a-z]\w*)-(?P<cores>\d{1,6})',
     r'(?P<chip>[a-z]\w*)',
   ):
     if match := re.fullmatch(pattern, text):
@@ -179,10 +207,11 @@ def read_topology(name: str) -> Topology:
   else:
     raise ValueError(_unknown(name))
   found = match.groupdict()
+  groups = int(found.get('groups') or 1)
   devices = int(found.get('count') or found.get('cores') or 1)
   chip = found['chip']
-  if chip == 'cpu':
-    return Topology(_this_machine(devices), devices)
+  if chip == 'cpu' and groups == 1:
+    return Topology(_this_machine(max(devices, 1)), devices)
   chip = CHIPS.get(_ALIASES.get(chip, chip))
   if chip is None:
     raise ValueError(_unknown(name))
@@ -193,14 +222,15 @@ def read_topology(name: str) -> Topology:
         f'a chip; {devices} of them are no whole number of chips'
       )
     devices //= chip.cores_in_name
-  return Topology(chip, devices)
+  slices = groups if chip.platform == 'tpu' else 1
+  return Topology(chip, groups * devices, slices)
 
 
 def _unknown(name: str) -> str:
   return (
-    f'topology {name!r}: write it as 8xh100 or v5e-64, with one of the chips '
-    f'{", ".join(CHIPS)} and cpu; another chip is a binding of its own, as '
-    'docs/plan.md shows'
+    f'topology {name!r}: write it as 8xh100, v5e-64 or 2xv5e-64, with one of '
+    f'the chips {", ".join(CHIPS)} and cpu; another chip is a binding of its '
+    'own, as docs/plan.md shows'
   )
 
 

@@ -19,6 +19,7 @@ _SENT = {
   'collective-permute': lambda n: 1.0,
   'collective-broadcast': lambda n: 1.0,
 }
+_CHANNEL = re.compile(r'channel_id=(\d+)')
 # `jax.named_scope` of the optimizer in the training step.
 _OPTIMIZER = 'optimizer/'
 
@@ -76,19 +77,20 @@ class Costs:
   collectives: tuple[Collective, ...]
 
 
-def costs(text: str, devices: int, width: int = 1) -> Costs:
+def costs(text: str, devices: int, flops: float, width: int = 1) -> Costs:
   """Counts the costs of a program, each loop as often as it runs.
 
   Args:
     text: `compiled.as_text()`.
     devices: Of the mesh.
+    flops: Of one device, see `lora_opt.planning.operations`.
     width: How many times wider its types are than those of the program that
       is meant, see `lora_opt.planning.widen`.
   """
   instructions = list(executed(text))
-  products = [e for e in instructions if e.instruction.opcode == 'dot']
+  products = [e for e in instructions if _is_product(e.instruction)]
   return Costs(
-    flops=sum(e.times * _flops(e.instruction) for e in products),
+    flops=flops,
     product_bytes=sum(e.times * _touched(e.instruction) for e in products)
     / width,
     kept_bytes=sum(_kept(instructions)) // width,
@@ -96,20 +98,15 @@ def costs(text: str, devices: int, width: int = 1) -> Costs:
   )
 
 
-def _flops(dot: Instruction) -> int:
-  left, _ = dot.operands
-  contracted = _dimensions(dot.attributes, 'lhs_contracting_dims')
-  inner = math.prod(left.sizes[axis] for axis in contracted)
-  return 2 * math.prod(dot.results[0].sizes) * inner
+def _is_product(instruction: Instruction) -> bool:
+  """On TPUs products are convolutions, on GPUs calls of cuBLAS."""
+  if instruction.opcode == 'custom-call':
+    return '"__cublas$' in instruction.attributes
+  return instruction.opcode in ('dot', 'convolution')
 
 
 def _touched(dot: Instruction) -> int:
   return dot.bytes + sum(operand.bytes for operand in dot.operands)
-
-
-def _dimensions(attributes: str, name: str) -> list[int]:
-  match = re.search(rf'{name}=\{{([\d,]*)\}}', attributes)
-  return [int(axis) for axis in match[1].split(',') if axis] if match else []
 
 
 def _kept(instructions: Iterable[Executed]) -> Iterable[int]:
@@ -126,10 +123,16 @@ def _kept(instructions: Iterable[Executed]) -> Iterable[int]:
 def _collectives(
   instructions: Iterable[Executed], devices: int, width: int
 ) -> Iterable[Collective]:
+  seen = set()
   for instruction, times, _ in instructions:
     kind = instruction.opcode.removesuffix('-start')
     if kind not in _SENT:
       continue
+    # TPUs carry on one collective in several fusions, each of which holds it.
+    channel = _CHANNEL.search(instruction.attributes)
+    if channel and (channel[1], times) in seen:
+      continue
+    seen.add(channel and (channel[1], times))
     groups = device_groups(instruction.attributes, devices)
     if len(groups[0]) == 1:
       continue

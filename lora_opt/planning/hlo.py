@@ -8,7 +8,7 @@ product of the trip counts around it.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 _BITS = re.compile(r'[a-z]+(\d+)')
@@ -18,6 +18,7 @@ _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'\s*([a-z][\w\-]*)\(')
 _NAME = re.compile(r'%([\w.\-]+)')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONSTANT = re.compile(r'^s32\[\][^ ]* constant\((\d+)\)')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 # Attributes that name computations which run when the instruction does. What
 # adds two numbers in a reduction (to_apply) is of no interest.
@@ -29,6 +30,7 @@ _CALLED = {
     r'branch_computations=\{([^}]*)\}|(?:true|false)_computation=([^,]+)'
   ),
   'custom-call': re.compile(r'called_computations=\{([^}]*)\}'),
+  'async-start': re.compile(r'(?:calls|called_computation)=%?([\w.\-]+)'),
 }
 
 
@@ -60,6 +62,7 @@ class Instruction:
     operands: Shapes of what it takes, where they are arrays.
     operand_names: What it takes.
     attributes: The rest of its line.
+    value: Of a whole number that is a constant; None for all else.
   """
 
   name: str
@@ -68,6 +71,7 @@ class Instruction:
   operands: tuple[Shape, ...]
   operand_names: tuple[str, ...]
   attributes: str
+  value: int | None = None
 
   @property
   def bytes(self) -> int:
@@ -93,7 +97,8 @@ def executed(text: str) -> Iterator[Executed]:
   """Every instruction that a run executes, with the number of times.
 
   Of a conditional all branches count, of a loop without a known trip count one
-  round.
+  round. (The compiler of TPUs does not note trip counts: there it is the one
+  number that the loop's condition compares with.)
 
   Args:
     text: `compiled.as_text()`.
@@ -105,13 +110,27 @@ def executed(text: str) -> Iterator[Executed]:
       yield Executed(instruction, times, trips)
       opcode, inner = instruction.opcode, trips
       if opcode == 'while':
-        match = _TRIP_COUNT.search(instruction.attributes)
-        inner = int(match[1]) if match else 1
-      for called in _called(instruction):
+        inner = trip_count(instruction, computations)
+      for called in called_by(instruction):
         repeats = times * inner if opcode == 'while' else times
         yield from walk(called, repeats, inner)
 
   yield from walk(entry, 1, 1)
+
+
+def trip_count(
+  loop: Instruction, computations: Mapping[str, list[Instruction]]
+) -> int:
+  """How often the body of a loop runs; 1 if that is not known."""
+  if match := _TRIP_COUNT.search(loop.attributes):
+    return int(match[1])
+  condition = re.search(r'condition=%?([\w.\-]+)', loop.attributes)
+  numbers = {
+    instruction.value
+    for instruction in computations.get(condition[1], ())
+    if instruction.value is not None
+  }
+  return max(numbers.pop(), 1) if len(numbers) == 1 else 1
 
 
 def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
@@ -147,6 +166,7 @@ def _instructions(lines: list[tuple[str, str]]) -> list[Instruction]:
         tuple(shape[0] for shape in shapes if len(shape) == 1),
         operands,
         line[close + 1 :],
+        int(constant[1]) if (constant := _CONSTANT.match(line)) else None,
       )
     )
   return found
@@ -173,7 +193,8 @@ def _closing(line: str, start: int) -> int:
   raise ValueError(f'unbalanced parentheses: {line[start : start + 60]}')
 
 
-def _called(instruction: Instruction) -> Iterator[str]:
+def called_by(instruction: Instruction) -> Iterator[str]:
+  """Names of the computations that run when an instruction does."""
   pattern = _CALLED.get(instruction.opcode)
   for match in pattern.finditer(instruction.attributes) if pattern else ():
     names = match[match.lastindex].split(',')

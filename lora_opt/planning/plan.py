@@ -12,8 +12,15 @@ import optax
 from lora_opt import writing
 from lora_opt.planning import report
 from lora_opt.planning.chips import Topology, read_topology
-from lora_opt.planning.program import Job, Program, compile_step, describe
+from lora_opt.planning.program import (
+  DoesNotFitError,
+  Job,
+  Program,
+  compile_step,
+  describe,
+)
 from lora_opt.planning.search import Tried, smallest_mesh
+from lora_opt.planning.targets import Target, find_target, platform_of
 from lora_opt.planning.timing import (
   ASSUMED,
   StepTime,
@@ -35,6 +42,7 @@ class Plan:
     model: The model's name.
     parameters: Frozen and trained scalars.
     topology: The devices.
+    target: What was compiled for.
     mesh: Devices along each axis.
     batch: Arrays of a batch: name -> sizes.
     tokens: Positions of a batch, padding included.
@@ -48,6 +56,7 @@ class Plan:
   model: str
   parameters: tuple[int, int]
   topology: Topology
+  target: Target
   mesh: Mapping[str, int]
   batch: Mapping[str, tuple[int, ...]]
   tokens: int
@@ -71,8 +80,9 @@ class Plan:
 
 
 def simulate(topology: str | Topology) -> None:
-  """Gives this process as many CPU devices as a topology has.
+  """Gives this process as many CPU devices as are needed to plan.
 
+  One, where the compiler of the topology is here; else as many as it has.
   Nothing is ever computed on them. To be called before anything else of JAX.
 
   Args:
@@ -82,7 +92,9 @@ def simulate(topology: str | Topology) -> None:
     ValueError: No such topology.
   """
   jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_num_cpu_devices', _topology(topology).devices)
+  there = _topology(topology)
+  count = there.devices if platform_of(there) == 'cpu' else 1
+  jax.config.update('jax_num_cpu_devices', count)
 
 
 def plan(
@@ -132,6 +144,8 @@ def plan(
     MODEL_DIR/plan.md, which is also printed.
 
   Raises:
+    DoesNotFitError: the compiler says that a step needs more memory than is
+      there.
     ValueError: no such topology, or the job does not divide among its devices.
   """
   devices = _topology(topology)
@@ -174,21 +188,23 @@ def make_plan(
   """What `plan` writes down; see there."""
   chip = topology.chip
   usable = chip.memory * (1 - reserve)
-  # The one chip whose compiler is at hand converts bfloat16; the plan as well.
+  # This machine's own compiler converts bfloat16; so does a plan for it.
   native = chip.name != 'cpu'
-  shapes = describe(job, partitioner, topology.devices)
-  program = compile_step(job, shapes, native)
-  tried = ()
-  if search:
-    tried = tuple(
-      smallest_mesh(
-        job,
-        topology.devices,
-        usable,
-        rules=partitioner.rules,
-        native_bfloat16=native,
-      )
-    )
+  target = find_target(topology)
+  shapes = describe(job, partitioner, target.devices)
+  searched = smallest_mesh(
+    job,
+    topology,
+    usable,
+    rules=partitioner.rules,
+    native_bfloat16=native,
+  )
+  try:
+    program = compile_step(job, shapes, target, native)
+  except DoesNotFitError as error:
+    *_, last = searched if search else [None]
+    raise DoesNotFitError(f'{error}.{_instead(last, usable)}') from error
+  tried = tuple(searched) if search else ()
   return Plan(
     command=command,
     model=job.model.name,
@@ -197,6 +213,7 @@ def make_plan(
       count_parameters(shapes.state.lora),
     ),
     topology=topology,
+    target=target,
     mesh=dict(shapes.placement.mesh.shape),
     batch={name: tuple(x.shape) for name, x in shapes.batch.items()},
     tokens=sum(
@@ -206,6 +223,16 @@ def make_plan(
     program=program,
     time=step_time(program.costs, chip, utilisation),
     tried=tried,
+  )
+
+
+def _instead(last: Tried | None, usable: float) -> str:
+  """What to say of the last mesh that a search has come to."""
+  if last is None or last.program is None or last.program.total > usable:
+    return ''
+  return (
+    f'\nOn {last.devices} of these devices it fits with '
+    f'--gin.FSDP={last.fsdp} --gin.TENSOR={last.tensor}'
   )
 
 

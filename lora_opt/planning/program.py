@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt.planning.costs import Costs, costs
+from lora_opt.planning.cycles import Cycles, cycles
+from lora_opt.planning.operations import product_flops
+from lora_opt.planning.targets import Target, compiling_for
 from lora_opt.planning.widen import widen
 from lora_opt.training.partitioning import Partitioner, Placement
 from lora_opt.training.step import make_train_step
@@ -19,13 +23,18 @@ from lora_opt.training.train_state import (
   placed_shapes,
 )
 
-# Nothing that changes what is computed or where it lies: machine code that will
-# never run need not be good, and collectives stay apart to be counted.
-_OPTIONS = {
+# For simulated devices. Nothing that changes what is computed or where it lies:
+# machine code that will never run need not be good, and collectives stay apart
+# to be counted.
+_SIMULATED = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
   'xla_disable_hlo_passes': 'all-reduce-combiner,cpu-all-reduce-combiner',
 }
+
+
+class DoesNotFitError(ValueError):
+  """The compiler says that a step needs more memory than a device has."""
 
 
 class Job(NamedTuple):
@@ -72,14 +81,22 @@ class Program:
   Attributes:
     held: Bytes on a device before the step, by what they are.
     activations: Bytes that loops over layers keep for the backward pass.
-    temporaries: Bytes of everything else that a step needs while it runs.
+    temporaries: Bytes of everything else that a step needs while it runs: what
+      the compiler reserves, the program itself where it lies there too.
+    peak: Bytes that are in use at one time, as the compiler says; less than
+      the sum of the above, or None where it does not say.
     costs: What a device does in a step.
+    cycles: Of a step, on TPUs; else None.
+    seconds: That compiling took.
   """
 
   held: Mapping[str, int]
   activations: int
   temporaries: int
+  peak: int | None
   costs: Costs
+  cycles: Cycles | None
+  seconds: float = dataclasses.field(compare=False)
 
   @property
   def memory(self) -> dict[str, int]:
@@ -96,20 +113,16 @@ class Program:
     return sum(self.memory.values())
 
 
-def describe(job: Job, partitioner: Partitioner, devices: int) -> Shapes:
-  """Places a job on the first so many devices, simulated ones as a rule.
+def describe(
+  job: Job, partitioner: Partitioner, devices: Sequence[jax.Device]
+) -> Shapes:
+  """Places a job on devices.
 
   Raises:
-    ValueError: There are fewer, or the job does not divide among them.
+    ValueError: The job does not divide among them.
   """
   model = job.model
-  there = jax.devices()
-  if len(there) < devices:
-    raise ValueError(
-      f'{devices} devices are to be planned with and {len(there)} are '
-      'simulated: lora_opt.planning.plan.simulate makes them before JAX is used'
-    )
-  placement = partitioner.place(model, there[:devices])
+  placement = partitioner.place(model, devices)
   rows = {len(part) for part in job.batch.values()}
   placement.check_batch(*rows, job.settings.get('microbatches', 1))
   trainable = jax.eval_shape(model.init, jax.random.key(0))
@@ -125,33 +138,83 @@ def describe(job: Job, partitioner: Partitioner, devices: int) -> Shapes:
   )
 
 
-def compile_step(job: Job, shapes: Shapes, native_bfloat16: bool) -> Program:
-  """Compiles the training step for simulated devices, and reads what it needs.
+def compile_step(
+  job: Job, shapes: Shapes, target: Target, native_bfloat16: bool = True
+) -> Program:
+  """Compiles the training step for a target, and reads what it needs.
 
   Args:
     job: What is trained.
-    shapes: From `describe`.
-    native_bfloat16: Whether the device computes in bfloat16. CPUs do not: see
-      `lora_opt.planning.widen`.
+    shapes: From `describe`, on devices of the target.
+    target: What it is compiled for.
+    native_bfloat16: Whether the devices that are meant compute in bfloat16;
+      for simulated ones, see `lora_opt.planning.widen`.
+
+  Raises:
+    DoesNotFitError: The compiler says that memory does not suffice.
+    ValueError: It refuses for another reason.
   """
   step = make_train_step(
     job.model, job.optimizer, shapes.placement, shapes.state, **job.settings
   )
-  lowered = step.lower(shapes.state, shapes.base, shapes.batch)
-  wider = native_bfloat16 and _has_bfloat16(shapes, job.model)
-  if wider:
-    widen(lowered.compiler_ir('stablehlo'))
-  compiled = lowered.compile(compiler_options=_OPTIONS)
-  width = 2 if wider else 1
-  found = costs(compiled.as_text(), shapes.placement.mesh.size, width)
+  devices = shapes.placement.mesh.size
+  with compiling_for(target):
+    traced = step.trace(shapes.state, shapes.base, shapes.batch)
+    lowered = traced.lower()
+    wide = not target.real and native_bfloat16
+    wide = wide and _has_bfloat16(shapes, job.model)
+    if wide:
+      widen(lowered.compiler_ir('stablehlo'))
+    start = time.monotonic()
+    options = None if target.real else _SIMULATED
+    try:
+      compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+      raise _refusal(error, shapes) from error
+  seconds = time.monotonic() - start
+  text, width = compiled.as_text(), 2 if wide else 1
+  flops = product_flops(traced.jaxpr) / devices
+  found = costs(text, devices, flops, width)
   stats = compiled.memory_analysis()
   while_running = (
     stats.temp_size_in_bytes
     + stats.output_size_in_bytes
     - stats.alias_size_in_bytes
   ) // width
+  if target.real:
+    # Arguments as they lie there, with what tiles add to them.
+    padding = stats.argument_size_in_bytes - sum(shapes.held().values())
+    while_running += padding + stats.generated_code_size_in_bytes
   activations = min(found.kept_bytes, while_running)
-  return Program(shapes.held(), activations, while_running - activations, found)
+  return Program(
+    held=shapes.held(),
+    activations=activations,
+    temporaries=while_running - activations,
+    peak=stats.peak_memory_in_bytes if target.real else None,
+    costs=found,
+    cycles=cycles(text),
+    seconds=seconds,
+  )
+
+
+def _refusal(error: Exception, shapes: Shapes) -> ValueError:
+  """What a compiler's error means, with its own words."""
+  words = str(error).strip()
+  if 'RESOURCE_EXHAUSTED' not in words and 'out of memory' not in words.lower():
+    first = words.splitlines()[0]
+    return ValueError(f'the compiler refuses the training step: {first}')
+  held = ', '.join(
+    f'{name} {size / 1e9:,.2f} GB' for name, size in shapes.held().items()
+  )
+  # The list of the largest buffers can be long.
+  words = '\n'.join(words.splitlines()[:40])
+  return DoesNotFitError(
+    'the training step does not fit on a device, says its compiler:\n'
+    f'{words}\nHeld before the step begins: {held}. What makes room: more '
+    'devices along FSDP; for activations a smaller BATCH_SIZE, more '
+    "MICROBATCHES or the model's remat='full'; for the logits its loss_rows; "
+    "for base weights its quantize='nf4'"
+  )
 
 
 def bytes_on_a_device(tree: Any) -> int:

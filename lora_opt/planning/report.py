@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_opt.planning.costs import Collective
+from lora_opt.planning.cycles import Cycles
 from lora_opt.planning.search import Tried
 from lora_opt.planning.timing import Utilisation
 
@@ -22,6 +23,7 @@ def as_text(plan: Plan, utilisation: Utilisation) -> str:
   parts = [
     f'# {plan.model} on {plan.topology.name}',
     _setting(plan),
+    _compiler(plan),
     '## Memory of a device',
     _memory(plan),
     '## Work of a step',
@@ -41,6 +43,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
   costs, time = plan.program.costs, plan.time
   return {
     'command': plan.command,
+    'compiler': plan.target.compiler,
+    'estimate': not plan.target.real,
+    'compile_seconds': round(plan.program.seconds, 2),
     'model': plan.model,
     'parameters': dict(zip(('base', 'trained'), plan.parameters, strict=True)),
     'chip': dataclasses.asdict(plan.topology.chip),
@@ -50,10 +55,12 @@ def as_json(plan: Plan) -> dict[str, Any]:
     'tokens': plan.tokens,
     'bytes_per_device': plan.program.memory,
     'total_bytes_per_device': plan.program.total,
+    'peak_bytes_per_device': plan.program.peak,
     'usable_bytes_per_device': plan.usable,
     'fits': plan.fits,
     'flops_per_device': costs.flops,
     'product_bytes_per_device': costs.product_bytes,
+    'cycles': plan.program.cycles and plan.program.cycles._asdict(),
     'collectives': [
       dict(zip(_COLUMNS, row, strict=True))
       for row in _summed(costs.collectives)
@@ -108,10 +115,26 @@ def _setting(plan: Plan) -> str:
   )
 
 
+def _compiler(plan: Plan) -> str:
+  target, chip = plan.target, plan.topology.chip
+  text = f'Compiled by {target.compiler}, in {plan.program.seconds:,.0f} s.'
+  if target.real or chip.name == 'cpu':
+    return text
+  text += f' AN ESTIMATE: this is not the compiler of {chip.name}.'
+  if target.missing:
+    text += (
+      f' That one needs no {chip.platform.upper()}, only its package:\n'
+      f'pip install "lora_opt[{target.missing}]" -c constraints.txt'
+    )
+  return text
+
+
 def _memory(plan: Plan) -> str:
   memory = plan.program.memory
   rows = [[name, _gb(size)] for name, size in memory.items()]
   rows.append(['all', _gb(plan.program.total)])
+  if plan.program.peak is not None:
+    rows.append(['in use at one time', _gb(plan.program.peak)])
   chip = plan.topology.chip
   share = plan.program.total / chip.memory
   verdict = 'It fits' if plan.fits else 'It does NOT fit'
@@ -161,7 +184,24 @@ def _work(plan: Plan, utilisation: Utilisation) -> str:
     f'computation, {time.exposed * 1e3:,.0f} ms if none does;\n'
     f'{plan.tokens / time.hidden:,.0f} to {plan.tokens / time.exposed:,.0f} '
     f'tokens/s. Longest: {time.bound}. An estimate, not a promise.'
+    f'{_cycles(plan.program.cycles)}'
   )
+
+
+def _cycles(cycles: Cycles | None) -> str:
+  """What the compiler of TPUs says beside the roofline."""
+  if cycles is None:
+    return ''
+  text = f'\n\nThe compiler expects {cycles.least:,} cycles'
+  if cycles.most > cycles.least:
+    text += f' (up to {cycles.most:,} where branches are taken that cost more)'
+  text += ', waiting for other devices not counted'
+  if cycles.uncounted:
+    calls = ', '.join(
+      f'{name} {times:,} times' for name, times in cycles.uncounted.items()
+    )
+    text += f', nor these kernels: {calls}'
+  return text + '.'
 
 
 def _collectives(collectives: Iterable[Collective]) -> str:

@@ -1,9 +1,18 @@
 """The smallest mesh on which a job fits."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lora_opt.planning.program import Job, Program, compile_step, describe
+from lora_opt.planning.chips import Topology
+from lora_opt.planning.program import (
+  DoesNotFitError,
+  Job,
+  Program,
+  compile_step,
+  describe,
+)
+from lora_opt.planning.targets import find_target
 from lora_opt.training.partitioning import Partitioner, Rules
 
 
@@ -13,7 +22,8 @@ class Tried(NamedTuple):
   Attributes:
     fsdp, tensor: Its devices along these axes; there are none along data.
     held: Bytes that a device holds before the step.
-    program: The compiled step, or None where what is held is too much already.
+    program: The compiled step, or None where what is held is too much already,
+      or the compiler says that the step is.
   """
 
   fsdp: int
@@ -29,7 +39,7 @@ class Tried(NamedTuple):
 
 def smallest_mesh(
   job: Job,
-  devices: int,
+  topology: Topology,
   memory: float,
   *,
   rules: Rules,
@@ -44,17 +54,23 @@ def smallest_mesh(
 
   Args:
     job: What is trained.
-    devices: At most so many.
+    topology: At most all of its devices.
     memory: Bytes of a device that may be used.
     rules: Of the partitioner.
     native_bfloat16: See `compile_step`.
+
+  Raises:
+    ValueError: See `find_target`.
   """
-  for fsdp, tensor in candidates(job, devices):
-    shapes = describe(job, Partitioner(1, fsdp, tensor, rules), fsdp * tensor)
+  for fsdp, tensor in candidates(job, topology.devices // topology.slices):
+    target = find_target(topology, fsdp * tensor)
+    mesh = Partitioner(1, fsdp, tensor, rules)
+    shapes = describe(job, mesh, target.devices)
     held = sum(shapes.held().values())
     program = None
     if held <= memory:
-      program = compile_step(job, shapes, native_bfloat16)
+      with contextlib.suppress(DoesNotFitError):
+        program = compile_step(job, shapes, target, native_bfloat16)
     yield Tried(fsdp, tensor, held, program)
     if program is not None and program.total <= memory:
       return

@@ -19,6 +19,7 @@ from lora_opt.planning import plan
 from lora_opt.planning.chips import GB, Chip, Topology
 from lora_opt.planning.program import Job, compile_step, describe
 from lora_opt.planning.search import Tried, candidates
+from lora_opt.planning.targets import find_target
 from lora_opt.planning.timing import ASSUMED
 from lora_opt.training.partitioning import DATA_PARALLEL, put
 from lora_opt.training.step import make_train_step
@@ -48,6 +49,12 @@ def job(**settings):
   )
   batch = forms.empty_batch('decoder', length=LENGTH, batch_size=ROWS)
   return Job(model, lora_opt.adamw(1e-3), batch, {})
+
+
+def compiled(job, native_bfloat16=True):
+  target = find_target(ONE)
+  shapes = describe(job, DATA_PARALLEL, target.devices)
+  return compile_step(job, shapes, target, native_bfloat16)
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +113,7 @@ def test_what_is_held_and_needed_is_what_the_real_step_holds_and_needs(program):
 
 def test_rematerialization_keeps_less_and_computes_more(program):
   tiny = job(remat='full')
-  full = compile_step(tiny, describe(tiny, DATA_PARALLEL, 1), False)
+  full = compiled(tiny, native_bfloat16=False)
   assert full.costs.flops > 1.2 * program.costs.flops
   assert full.activations < program.activations / 5
   # The input of every layer is kept, and the gradient of the loss.
@@ -119,8 +126,7 @@ def test_weights_take_no_part_beyond_their_shapes(program):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tiny.model.base
   )
   abstract = tiny._replace(model=dataclasses.replace(tiny.model, base=shapes))
-  found = compile_step(abstract, describe(abstract, DATA_PARALLEL, 1), True)
-  assert found == program
+  assert compiled(abstract) == program
 
 
 @pytest.mark.parametrize(
@@ -141,7 +147,7 @@ def test_a_batch_without_examples_is_shaped_like_one_with_them(form, length):
 
 def test_more_devices_than_there_are():
   with pytest.raises(ValueError, match='1000 devices.*simulate makes them'):
-    describe(job(), DATA_PARALLEL, 1000)
+    find_target(Topology(ONE.chip, 1000))
 
 
 def test_candidates_split_rows_first_and_then_heads():
