@@ -32,6 +32,17 @@ TRAIN = [
 ]
 # To compare with, never at work.
 TORCH = ['peft', 'torch', 'transformers']
+# The compilers of TPUs and GPUs, to plan with; they need no such device.
+# `constraints.txt` has the versions that belong to its jax.
+PLAN_TPU = ['libtpu']
+PLAN_GPU = [
+  'jax-cuda13-pjrt',
+  'jax-cuda13-plugin',
+  'nvidia-cuda-nvcc',
+  'nvidia-cuda-runtime',
+  'nvidia-nvjitlink',
+  'nvidia-nvvm',
+]
 TEST = [
   'hypothesis',
   'jsonschema',
@@ -55,5 +66,11 @@ setuptools.setup(
   package_data={'lora_opt.evaluation': ['*.jinja', '*.css']},
   packages=setuptools.find_namespace_packages(include=['lora_opt*']),
   install_requires=['jax>=0.7', 'optax>=0.2.6'],
-  extras_require={'train': TRAIN, 'test': TRAIN + TEST, 'torch': TORCH},
+  extras_require={
+    'train': TRAIN,
+    'test': TRAIN + TEST,
+    'torch': TORCH,
+    'plan-tpu': TRAIN + PLAN_TPU,
+    'plan-gpu': TRAIN + PLAN_GPU,
+  },
 )

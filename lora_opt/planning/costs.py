@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lora_opt.planning.groups import device_groups
 from lora_opt.planning.hlo import Executed, Instruction, executed
@@ -20,6 +20,7 @@ _SENT = {
   'collective-broadcast': lambda n: 1.0,
 }
 _CHANNEL = re.compile(r'channel_id=(\d+)')
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 # `jax.named_scope` of the optimizer in the training step.
 _OPTIMIZER = 'optimizer/'
 
@@ -125,6 +126,9 @@ def _collectives(
 ) -> Iterable[Collective]:
   seen = set()
   for instruction, times, _ in instructions:
+    if instruction.opcode == 'send':
+      yield from _between_slices(instruction, devices, times)
+      continue
     kind = instruction.opcode.removesuffix('-start')
     if kind not in _SENT:
       continue
@@ -147,3 +151,27 @@ def _collectives(
       groups=groups,
       op_name=instruction.op_name,
     )
+
+
+def _between_slices(
+  send: Instruction, devices: int, times: int
+) -> Iterator[Collective]:
+  """What devices of the same place in every slice of a pod make together."""
+  kind = _BETWEEN.search(send.attributes)
+  if not kind:
+    return
+  first = re.search(r'_xla_megascale_target="\{([^}]*)\}', send.attributes)
+  slices = sum(
+    int(last or first) - int(first) + 1
+    for first, last in re.findall(r'(\d+)(?::(\d+))?', first[1])
+  )
+  each = devices // slices
+  (sent, *_) = send.results
+  yield Collective(
+    kind[1].lower().replace('_', '-'),
+    bytes=sent.bytes,
+    elements=math.prod(sent.sizes),
+    times=times,
+    groups=[list(range(place, devices, each)) for place in range(each)],
+    op_name=send.op_name,
+  )

@@ -20,7 +20,7 @@ _NOTES = frozenset(
   """
   AllocateBuffer AssumeGatherIndicesInBound AsyncCollectiveDone
   AsyncCollectiveStart ConcatBitcast GatherScatterIndicesBitpacked Sharding
-  SPMDFullToShardShape SPMDShardToFullShape
+  SPMDFullToShardShape SPMDShardToFullShape SliceId ZeroCrop
   """.split()  # noqa: SIM905
 )
 

@@ -25,6 +25,16 @@ EXTRAS = {'tpu': 'plan-tpu', 'gpu': 'plan-gpu'}
 _PACKAGES = {'tpu': 'libtpu', 'gpu': 'jax_cuda13_plugin'}
 
 
+# What libtpu otherwise asks a server of the cloud for, for minutes where there
+# is none; it has no say in what is compiled.
+_WITHOUT_A_TPU = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_WORKER_ID': '0',
+}
+
+
 class Target(NamedTuple):
   """Devices to compile for, and what is known of who compiles.
 
@@ -96,8 +106,8 @@ def _jax() -> str:
 
 
 def _tpus(topology: Topology, count: int) -> Sequence[jax.Device]:
-  # Or libtpu asks a server of the cloud, for minutes, what machine this is.
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  for name, value in _WITHOUT_A_TPU.items():
+    os.environ.setdefault(name, value)
   slices = topology.slices if count == topology.devices else 1
   shape = slice_shape(count // slices, topology.chip.axes)
   settings = {}
