@@ -5,6 +5,8 @@
 #   PYTHON=python3.12   another interpreter than python3
 #   WITH_TORCH=1        torch, transformers and peft too, for the tests that
 #                       compare with them
+#   WITH_TPU=1          the compiler of TPUs too, which needs none, for the
+#                       tests that ask it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,11 +14,26 @@ extras=train,test
 if [ "${WITH_TORCH:-0}" = 1 ]; then
   extras=$extras,torch
 fi
-stamp=.venv/.lora_opt_installed_$extras
-wanted=$(cat setup.py constraints.txt launch/setup.sh | sha256sum)
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-  exit 0
+if [ "${WITH_TPU:-0}" = 1 ]; then
+  extras=$extras,plan-tpu
 fi
+wanted=$(cat setup.py constraints.txt launch/setup.sh | sha256sum)
+# Whether each of the extras $1 is among $2.
+covered() {
+  local extra
+  for extra in ${1//,/ }; do
+    case ",$2," in
+      *",$extra,"*) ;;
+      *) return 1 ;;
+    esac
+  done
+}
+for stamp in .venv/.lora_opt_installed_*; do
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] &&
+    covered "$extras" "${stamp##*_}"; then
+    exit 0
+  fi
+done
 
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys, venv, ensurepip
@@ -45,4 +62,4 @@ import pytest, reasoning_gym, scipy.stats
 import lora_opt.evaluation.report, lora_opt.evaluation.run, lora_opt.planning
 import lora_opt.training.loop
 '
-printf '%s' "$wanted" > "$stamp"
+printf '%s' "$wanted" > ".venv/.lora_opt_installed_$extras"
