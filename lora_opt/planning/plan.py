@@ -27,6 +27,7 @@ from lora_opt.planning.timing import (
   Utilisation,
   step_time,
 )
+from lora_opt.reading.values import integer
 from lora_opt.training.lengths import row_length
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.training.run_directory import RunRecord, write_json
@@ -149,6 +150,12 @@ def plan(
     ValueError: no such topology, or the job does not divide among its devices.
   """
   devices = _topology(topology)
+  for name, value in (
+    ('batch_size', batch_size),
+    ('microbatches', microbatches),
+    ('log_period', log_period),
+  ):
+    integer(value, f'{name} (--gin.{name.upper()})', least=1)
   form = getattr(model, 'batch_form', 'decoder')
   length = row_length(task_feature_lengths)
   batch = empty_batch(form, length=length, batch_size=batch_size)

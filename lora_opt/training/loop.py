@@ -16,6 +16,7 @@ from lora_opt.evaluation import history
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
+from lora_opt.reading.values import integer
 from lora_opt.training import (
   finite,
   identity,
@@ -126,6 +127,17 @@ def train(
       `stopping.EXIT`.
   """
   record = record or RunRecord()
+  _check_numbers(
+    train_steps=(train_steps, 0),
+    batch_size=(batch_size, 1),
+    microbatches=(microbatches, 1),
+    eval_period=(eval_period, 1),
+    checkpoint_period=(checkpoint_period, 1),
+    keep_checkpoints=(keep_checkpoints, 1),
+    log_period=(log_period, 1),
+    data_workers=(data_workers, 0),
+    skip_patience=(skip_patience, 0),
+  )
   length = row_length(task_feature_lengths)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
@@ -256,6 +268,13 @@ def train(
       seconds=time.monotonic() - started,
     )
     return pathlib.Path(on_first(results))
+
+
+def _check_numbers(**settings: tuple[int | None, int]) -> None:
+  """Raises ValueError unless each is a whole number from its least on."""
+  for name, (value, least) in settings.items():
+    if value is not None:
+      integer(value, f'{name} (--gin.{name.upper()})', least=least)
 
 
 def _check_task(task: Any) -> None:

@@ -14,6 +14,9 @@ import optax
 from lora_opt.training.metrics import MetricWriter, NoWriter, ProgressBar
 from lora_opt.training.processes import is_first
 
+# The diagnosis that says how many updates rounding takes, and from which part
+# on that is many: B, zero at first, loses none, so that half is all of A's.
+LOST_UPDATES, MANY_LOST = 'lora/lost_updates_mean', 0.2
 REMEDY = (
   'A lower learning rate, a longer warm-up or float32 is the usual remedy.'
 )
@@ -107,6 +110,7 @@ class StepLog:
     self._skipped_in_a_row = 0
     self._pending: tuple[int, Mapping[str, Any]] | None = None
     self._first = True
+    self._warned = False
     self._last_time = time.monotonic()
     self._feeding = 0.0
 
@@ -160,6 +164,7 @@ class StepLog:
         'timing/target_tokens_per_second': scalars['target_tokens'] / seconds,
       }
     self._progress.update(step, scalars)
+    self._warn_of_rounding(step, scalars)
     if step % self._period == 0:
       self._writer.write(step, 'train', scalars)
 
@@ -193,6 +198,19 @@ class StepLog:
         '(--gin.loop.train.skip_patience=N).'
       )
     raise TrainingDivergedError(what, step, message)
+
+  def _warn_of_rounding(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Says once that the adapter hardly moves, for want of digits."""
+    lost = scalars.get(LOST_UPDATES, 0.0)
+    if lost < MANY_LOST or self._warned:
+      return
+    self._warned = True
+    self._progress.print(
+      f'warning: {lost:.0%} of the update of step {step} were lost, since the '
+      'factors hold too few digits (bfloat16?) for steps that small. Keep them '
+      'in float32 (--gin.lora.LoraConfig.dtype=float32), or let the optimizer '
+      'keep copies (lora_opt.float32_masters, see docs/libraries.md)'
+    )
 
   def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
     """Logs an evaluation, and keeps its time out of the next step's."""

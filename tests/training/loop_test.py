@@ -80,6 +80,24 @@ def test_it_is_evaluated_before_during_and_after(folder):
   assert [row['step'] for row in during] == [6]
 
 
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('microbatches', 0),
+    ('log_period', 0),
+    ('checkpoint_period', -1),
+    ('eval_period', 0),
+    ('keep_checkpoints', 0),
+    ('data_workers', 1.5),
+    ('skip_patience', -1),
+  ],
+)
+def test_a_number_out_of_its_range_is_named(tmp_path, model, task, name, value):
+  with pytest.raises(ValueError, match=f'{name} .--gin.{name.upper()}.: exp'):
+    run(tmp_path / 'run', model, task, **{name: value})
+  assert not (tmp_path / 'run').exists()
+
+
 class Interrupted(Exception):
   """What ends the process in the middle of an evaluation."""
 
