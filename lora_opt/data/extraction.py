@@ -42,7 +42,9 @@ def llm_adapters(text: str) -> str | None:
   >>> llm_adapters('He has 5-3 or 1,002 left.'), llm_adapters('So 5-3')
   ('1002', '-3')
   """
-  found = re.findall(r'-?\d+\.?\d*', text.replace(',', ''))
+  # The last number stands in the last part of any answer.
+  text = text[-reading.LONGEST :].replace(',', '')
+  found = re.findall(r'-?\d+\.?\d*', text)
   return found[-1] if found else None
 
 
