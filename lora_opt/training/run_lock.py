@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from lora_opt import writing
 from lora_opt.reading.json_text import parse_json
 from lora_opt.reading.values import shown
 from lora_opt.training.processes import is_first, meet, on_first
@@ -101,9 +102,7 @@ class RunLock:
       return
     with contextlib.suppress(OSError):  # the folder may be gone
       if path.exists():
-        part = path.with_name(f'.{secrets.token_hex(8)}.part')
-        part.write_text('{"released": true}\n', encoding='utf-8')
-        part.replace(path)
+        writing.write_text(path, '{"released": true}\n')
 
   def __enter__(self) -> Self:
     self.acquire()
