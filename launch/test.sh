@@ -7,17 +7,15 @@
 #                              launch/integrations.sh
 #   WITH_TORCH=1               also installs torch, transformers and peft, and
 #                              compares with them live, not with golden numbers
-#   WITH_TPU=0                 without the compiler of TPUs (140 MB), which comes
-#                              for Linux on x86-64 alone
+#   WITH_TPU=1                 also installs the compiler of TPUs (140 MB, Linux on
+#                              x86-64 alone), which needs none, and asks it; JAX
+#                              then says at each start that it finds no TPU
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --integrations ]; then
   exec bash launch/integrations.sh "${@:2}"
 fi
-if [ "$(uname -sm)" != 'Linux x86_64' ]; then
-  WITH_TPU=0
-fi
-WITH_TPU=${WITH_TPU:-1} bash launch/setup.sh
+bash launch/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 # Neighbouring tests share fixtures and compiled programs: keep them together.
