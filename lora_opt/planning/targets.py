@@ -26,8 +26,10 @@ _PACKAGES = {'tpu': 'libtpu', 'gpu': 'jax_cuda13_plugin'}
 
 
 # What libtpu otherwise asks a server of the cloud for, for minutes where there
-# is none; it has no say in what is compiled.
+# is none; it has no say in what is compiled. Nor does it need to be alone on a
+# machine, as it must where it drives TPUs: plans may be made side by side.
 _WITHOUT_A_TPU = {
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
   'TPU_WORKER_HOSTNAMES': 'localhost',

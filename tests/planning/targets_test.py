@@ -1,7 +1,10 @@
 """Plans by the real compilers, of a model that is small enough to be quick."""
 
+import contextlib
 import importlib.util
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -143,3 +146,20 @@ def test_bfloat16_is_compiled_as_it_is_where_the_compiler_is_real():
   sharding = jax.sharding.SingleDeviceSharding(target.devices[0])
   lowered = jax.jit(lambda x: x @ x, in_shardings=sharding).lower(x)
   assert 'f32[256,256]' not in lowered.compile().as_text().split('ENTRY')[1]
+
+
+@pytest.mark.slow
+def test_processes_plan_for_tpus_side_by_side():
+  tpu('v5e-4')
+  code = (
+    'from lora_opt.planning import chips, targets;'
+    "targets.find_target(chips.read_topology('v5e-4'));"
+    "print('here', flush=True); input()"
+  )
+  words = [sys.executable, '-c', code]
+  pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE, 'text': True}
+  with contextlib.ExitStack() as stack:
+    for _ in range(2):  # the second begins while the first is there
+      started = stack.enter_context(subprocess.Popen(words, **pipes))
+      stack.callback(started.kill)
+      assert started.stdout.readline() == 'here\n'
