@@ -102,9 +102,9 @@ def _check_name(folder: pathlib.Path) -> None:
     str(folder.absolute()).encode()
   except UnicodeEncodeError:
     raise ValueError(
-      f'MODEL_DIR={shown(str(folder), 500)} has letters that are not text in this '
-      'locale; set PYTHONUTF8=1 in the environment, or choose a folder whose '
-      'name is ASCII'
+      f'MODEL_DIR={shown(str(folder), 500)} has letters that are not text in '
+      'this locale; set PYTHONUTF8=1 in the environment, or choose a folder '
+      'whose name is ASCII'
     ) from None
 
 
