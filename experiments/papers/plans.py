@@ -40,14 +40,16 @@ def flags(name: str) -> list[str]:
   return [*own['flags'], *next(study.ready(own, {}))[0]]
 
 
-def command(name: str, folder: pathlib.Path) -> list[str]:
+def command(
+  name: str, folder: pathlib.Path, topology: str = TOPOLOGY
+) -> list[str]:
   """The command line of a plan."""
   return [
     *('python', '-m', 'lora_opt.main', '--run_mode=plan', *flags(name)),
     f'--gin.MODEL_PATH=configs/published/{MODELS[name]}',
     '--gin.WEIGHTS=False',
     '--gin.DATA_DIR=none',
-    f'--gin.TOPOLOGY={TOPOLOGY}',
+    f'--gin.TOPOLOGY={topology}',
     f'--gin.FSDP={DEVICES}',
     f'--gin.MODEL_DIR={folder}',
   ]

@@ -127,9 +127,22 @@ def test_a_table_trains_on_a_tiny_model(name, prepared, tmp_path):
   assert [row['step'] for row in read_metrics(tmp_path)] == [1, 2, 3]
 
 
+# The models differ; the tables of one model do not, to a compiler.
 @pytest.mark.slow
-@pytest.mark.parametrize('name', TABLES)
+@pytest.mark.parametrize(
+  'name', ['lora_plus_gpt2', 'reflora_glue', 'lora_rite_gemma_2b']
+)
 def test_a_table_compiles_at_full_size(name, tmp_path):
+  """For simulated devices, which takes seconds."""
+  words = plans.command(name, tmp_path, f'{plans.DEVICES}xcpu')
+  found = planned([*words, '--gin.plan.plan.search=False'], tmp_path)
+  assert found['collectives'], 'eight devices must speak with each other'
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', TABLES)
+def test_a_table_fits_its_chips(name, tmp_path):
+  """By the compiler of TPUs, where it is installed."""
   words = plans.command(name, tmp_path)
   found = planned([*words, '--gin.plan.plan.search=False'], tmp_path)
   assert found['fits'], found['total_bytes_per_device']

@@ -19,7 +19,7 @@ from tests.data import raw_files
 ROWS = 60
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def made(tmp_path_factory):
   """A data set of several files with every kind of field that is read."""
   folder = tmp_path_factory.mktemp('tfds')
