@@ -36,11 +36,12 @@ _DISK_TROUBLE = (
 flags.DEFINE_enum(
   'run_mode',
   'train',
-  ['train', 'eval', 'infer', 'merge', 'plan', 'report'],
+  ['train', 'eval', 'infer', 'merge', 'plan', 'compile', 'report'],
   'train: fine-tune, evaluate before and after, export the adapter. '
   'eval: score an adapter. infer: write completions for prompts. '
   'merge: write the model with the adapter in its weights. '
   'plan: what a training step takes on TOPOLOGY, without weights or data. '
+  'compile: its program, for the compilation cache of TOPOLOGY. '
   'report STUDY: compare the runs of a sweep, or their results.jsonl, on a '
   'page in their folder; takes no gin files.',
 )
@@ -121,6 +122,7 @@ def main(argv: Sequence[str]) -> None:
 
   from lora_opt import config
   from lora_opt.evaluation import run as evaluation
+  from lora_opt.planning import ahead
   from lora_opt.planning import plan as planning
   from lora_opt.training import host_devices, loop, processes, told_once
   from lora_opt.training.run_directory import RunRecord
@@ -150,12 +152,13 @@ def main(argv: Sequence[str]) -> None:
     'infer': evaluation.infer,
     'merge': evaluation.merge,
     'plan': planning.plan,
+    'compile': ahead.compile_ahead,
   }[FLAGS.run_mode]
   config.load(FLAGS.gin_file, bindings, FLAGS.gin_search_paths, [run])
   if FLAGS.dry_run:
     print(config.text())
     return
-  if FLAGS.run_mode == 'plan':
+  if FLAGS.run_mode in ('plan', 'compile'):
     config.build(planning.simulate)()  # before anything uses the real devices
   config.build(run)(
     record=RunRecord(
@@ -170,9 +173,12 @@ def main(argv: Sequence[str]) -> None:
 def _keep_compiled_programs(folder: str) -> None:
   import jax
 
+  from lora_opt.planning import ahead
+
   if folder and not jax.config.jax_compilation_cache_dir:
     folder = os.path.abspath(os.path.expanduser(folder))
     jax.config.update('jax_compilation_cache_dir', folder)
+  ahead.heed(jax.config.jax_compilation_cache_dir)
 
 
 def _report(folders: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from lora_opt.reading.values import integer
 from lora_opt.training.lengths import row_length
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.training.run_directory import RunRecord, write_json
+from lora_opt.training.step import clip_by_global_norm
 from lora_opt.training.train_state import count_parameters
 
 
@@ -107,6 +108,7 @@ def plan(
   topology: str | Topology,
   batch_size: int = 8,
   task_feature_lengths: Mapping[str, int] | None = None,
+  clip_norm: float | None = None,
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
   partitioner: Partitioner = DATA_PARALLEL,
@@ -131,6 +133,7 @@ def plan(
     topology: the devices, see `lora_opt.planning.chips.read_topology`.
     batch_size: see `train`.
     task_feature_lengths: see `train`.
+    clip_norm: see `train`.
     microbatches: see `train`.
     loss_normalizing_factor: see `train`.
     partitioner: see `train`.
@@ -150,21 +153,18 @@ def plan(
     ValueError: no such topology, or the job does not divide among its devices.
   """
   devices = _topology(topology)
-  for name, value in (
-    ('batch_size', batch_size),
-    ('microbatches', microbatches),
-    ('log_period', log_period),
-  ):
-    integer(value, f'{name} (--gin.{name.upper()})', least=1)
-  form = getattr(model, 'batch_form', 'decoder')
-  length = row_length(task_feature_lengths)
-  batch = empty_batch(form, length=length, batch_size=batch_size)
-  settings = {
-    'microbatches': microbatches,
-    'loss_normalizing_factor': loss_normalizing_factor,
-    'diagnostics_period': log_period if diagnostics else None,
-  }
-  job = Job(model, optimizer, batch, settings)
+  job = make_job(
+    model,
+    optimizer,
+    empty_batch,
+    batch_size=batch_size,
+    task_feature_lengths=task_feature_lengths,
+    clip_norm=clip_norm,
+    microbatches=microbatches,
+    loss_normalizing_factor=loss_normalizing_factor,
+    log_period=log_period,
+    diagnostics=diagnostics,
+  )
   found = make_plan(
     job,
     devices,
@@ -180,6 +180,45 @@ def plan(
   writing.write_text(folder / 'plan.md', text)
   print(text)
   return folder / 'plan.md'
+
+
+def make_job(
+  model: Any,
+  optimizer: optax.GradientTransformation,
+  empty_batch: Callable[..., Mapping[str, Any]],
+  *,
+  batch_size: int,
+  task_feature_lengths: Mapping[str, int] | None,
+  clip_norm: float | None,
+  microbatches: int,
+  loss_normalizing_factor: float | None,
+  log_period: int,
+  diagnostics: bool,
+  seed: int = 0,
+) -> Job:
+  """What a run trains; the arguments are those of `plan` and of `train`.
+
+  Raises:
+    ValueError: A number is none, or too small.
+  """
+  for name, value in (
+    ('batch_size', batch_size),
+    ('microbatches', microbatches),
+    ('log_period', log_period),
+  ):
+    integer(value, f'{name} (--gin.{name.upper()})', least=1)
+  form = getattr(model, 'batch_form', 'decoder')
+  length = row_length(task_feature_lengths)
+  if clip_norm is not None:
+    optimizer = optax.chain(clip_by_global_norm(clip_norm), optimizer)
+  settings = {
+    'seed': seed,
+    'microbatches': microbatches,
+    'loss_normalizing_factor': loss_normalizing_factor,
+    'diagnostics_period': log_period if diagnostics else None,
+  }
+  batch = empty_batch(form, length=length, batch_size=batch_size)
+  return Job(model, optimizer, batch, settings)
 
 
 def make_plan(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import optax
 
 from lora_opt.planning.costs import Costs, costs
 from lora_opt.planning.cycles import Cycles, cycles
+from lora_opt.planning.kept import compile_or_recall
 from lora_opt.planning.operations import product_flops
 from lora_opt.planning.targets import Target, compiling_for
 from lora_opt.planning.widen import widen
@@ -87,7 +87,7 @@ class Program:
       the sum of the above, or None where it does not say.
     costs: What a device does in a step.
     cycles: Of a step, on TPUs; else None.
-    seconds: That compiling took.
+    seconds: That compiling took, when it was done (see `kept`).
   """
 
   held: Mapping[str, int]
@@ -165,40 +165,43 @@ def compile_step(
     wide = wide and _has_bfloat16(shapes, job.model)
     if wide:
       widen(lowered.compiler_ir('stablehlo'))
-    start = time.monotonic()
     options = None if target.real else _SIMULATED
     try:
-      compiled = lowered.compile(compiler_options=options)
+      compiled = compile_or_recall(lowered, target, options)
     except jax.errors.JaxRuntimeError as error:
-      raise _refusal(error, shapes) from error
-  seconds = time.monotonic() - start
-  text, width = compiled.as_text(), 2 if wide else 1
+      raise refusal(error, shapes) from error
+  width = 2 if wide else 1
   flops = product_flops(traced.jaxpr) / devices
-  found = costs(text, devices, flops, width)
-  stats = compiled.memory_analysis()
+  found = costs(compiled.text, devices, flops, width)
+  sizes = compiled.sizes
   while_running = (
-    stats.temp_size_in_bytes
-    + stats.output_size_in_bytes
-    - stats.alias_size_in_bytes
+    sizes['temp_size_in_bytes']
+    + sizes['output_size_in_bytes']
+    - sizes['alias_size_in_bytes']
   ) // width
   if target.real:
     # Arguments as they lie there, with what tiles add to them.
-    padding = stats.argument_size_in_bytes - sum(shapes.held().values())
-    while_running += padding + stats.generated_code_size_in_bytes
+    padding = sizes['argument_size_in_bytes'] - sum(shapes.held().values())
+    while_running += padding + sizes['generated_code_size_in_bytes']
   activations = min(found.kept_bytes, while_running)
   return Program(
     held=shapes.held(),
     activations=activations,
     temporaries=while_running - activations,
-    peak=stats.peak_memory_in_bytes if target.real else None,
+    peak=sizes['peak_memory_in_bytes'] if target.real else None,
     costs=found,
-    cycles=cycles(text),
-    seconds=seconds,
+    cycles=cycles(compiled.text),
+    seconds=compiled.seconds,
   )
 
 
-def _refusal(error: Exception, shapes: Shapes) -> ValueError:
-  """What a compiler's error means, with its own words."""
+def refusal(error: Exception, shapes: Shapes) -> ValueError:
+  """What a compiler's error means, with its own words.
+
+  Args:
+    error: From the compiler.
+    shapes: What it was asked to place.
+  """
   words = str(error).strip()
   if 'RESOURCE_EXHAUSTED' not in words and 'out of memory' not in words.lower():
     first = words.splitlines()[0]
