@@ -18,7 +18,8 @@ _INSTRUCTION = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$')
 _OPCODE = re.compile(r'\s*([a-z][\w\-]*)\(')
 _NAME = re.compile(r'%([\w.\-]+)')
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CONSTANT = re.compile(r'^s32\[\][^ ]* constant\((\d+)\)')
+_CONSTANT = re.compile(r'^[su]\d+\[\][^ ]* constant\((\d+)\)')
+_INDEX = re.compile(r'index=(\d+)')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 # Attributes that name computations which run when the instruction does. What
 # adds two numbers in a reduction (to_apply) is of no interest.
@@ -121,16 +122,50 @@ def executed(text: str) -> Iterator[Executed]:
 def trip_count(
   loop: Instruction, computations: Mapping[str, list[Instruction]]
 ) -> int:
-  """How often the body of a loop runs; 1 if that is not known."""
+  """How often the body of a loop runs; 1 if that is not known.
+
+  Where it is not noted, the one number that the condition compares with, over
+  the step in which the body counts: loops in which TPUs multiply the part of
+  an array that they have while others come (windowed products) count in twos.
+  """
   if match := _TRIP_COUNT.search(loop.attributes):
     return int(match[1])
-  condition = re.search(r'condition=%?([\w.\-]+)', loop.attributes)
-  numbers = {
-    instruction.value
-    for instruction in computations.get(condition[1], ())
-    if instruction.value is not None
+  named = {
+    part: re.search(rf'{part}=%?([\w.\-]+)', loop.attributes)
+    for part in ('condition', 'body')
   }
-  return max(numbers.pop(), 1) if len(numbers) == 1 else 1
+  condition, body = (
+    computations.get(match[1], []) if match else [] for match in named.values()
+  )
+  numbers = {each.value for each in condition if each.value is not None}
+  if len(numbers) != 1:
+    return 1
+  return max(math.ceil(numbers.pop() / _step(condition, body)), 1)
+
+
+def _step(condition: list[Instruction], body: list[Instruction]) -> int:
+  """By how much a loop's counter grows each time; 1 if that is not known."""
+  counters = {
+    match[1]
+    for each in condition
+    if each.opcode == 'get-tuple-element'
+    and (match := _INDEX.search(each.attributes))
+  }
+  if len(counters) != 1 or not body or body[-1].opcode != 'tuple':
+    return 1
+  (index,) = counters
+  known = {each.name: each for each in body}
+  each, step = known.get(body[-1].operand_names[int(index)]), 0
+  while each is not None and each.opcode in ('add', 'copy'):
+    operands = [known.get(name) for name in each.operand_names]
+    constants = [o.value for o in operands if o and o.value is not None]
+    step += sum(constants)
+    others = [o for o in operands if o and o.value is None]
+    each = others[0] if len(others) == 1 else None
+  if each is None or each.opcode != 'get-tuple-element':
+    return 1
+  same = _INDEX.search(each.attributes)[1] == index
+  return max(step, 1) if same else 1
 
 
 def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:

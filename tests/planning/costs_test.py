@@ -192,3 +192,37 @@ def test_recomputation_branches_and_loops_of_the_trace():
   program = jax.make_jaxpr(jax.grad(layer))(x)
   # Forward, once more for the backward pass, and two gradients.
   assert product_flops(program) == 4 * 2 * 8**3
+
+
+WINDOWED = """HloModule windowed, is_scheduled=true
+
+%body (p: (u32[], f32[8])) -> (u32[], f32[8]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p = (u32[]{:T(128)}, f32[8]{0}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[8]{0} get-tuple-element(%p), index=1
+  %next = u32[]{:T(128)} add(%i, %two)
+  %y = f32[8]{0} negate(%x)
+  ROOT %t = (u32[], f32[8]) tuple(%next, %y)
+}
+
+%condition (q: (u32[], f32[8])) -> pred[] {
+  %eight = u32[]{:T(128)} constant(8)
+  %q = (u32[]{:T(128)}, f32[8]{0}) parameter(0)
+  %j = u32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %less = pred[]{:T(512)} compare(%j, %eight), direction=LT
+}
+
+ENTRY %main (s: (u32[], f32[8])) -> (u32[], f32[8]) {
+  %s = (u32[], f32[8]{0}) parameter(0)
+  ROOT %loop = (u32[], f32[8]) while(%s), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_loop_that_counts_in_twos():
+  times = {e.instruction.name: e.times for e in hlo.executed(WINDOWED)}
+  assert times['y'] == 4
+  by_one = WINDOWED.replace('constant(2)', 'constant(1)')
+  times = {e.instruction.name: e.times for e in hlo.executed(by_one)}
+  assert times['y'] == 8

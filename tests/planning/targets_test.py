@@ -88,19 +88,33 @@ def test_a_slice_of_tpus():
 
 
 @pytest.mark.slow
-def test_between_slices_goes_what_data_parallelism_needs_alone():
-  """fsdp stays within a slice: four devices in a row."""
-  found = plan.make_plan(
-    make_job(), tpu('2xv5e-4'), Partitioner(data=2, fsdp=4), search=False
-  )
-  assert found.mesh == {'data': 2, 'fsdp': 4, 'tensor': 1}
-  across = [c for c in found.program.costs.collectives if c.leaves(4)]
+@pytest.mark.parametrize(
+  ('name', 'fsdp', 'tensor'), [('2xv5e-4', 4, 1), ('2xv5e-16', 8, 2)]
+)
+def test_between_slices_goes_what_data_parallelism_needs_alone(
+  name, fsdp, tensor
+):
+  """fsdp and tensor stay within a slice, whose devices stand in a row."""
+  slice_size = fsdp * tensor
+  mesh = Partitioner(data=2, fsdp=fsdp, tensor=tensor)
+  job = make_job(rows=2 * fsdp)
+  found = plan.make_plan(job, tpu(name), mesh, search=False)
+  assert found.mesh == {'data': 2, 'fsdp': fsdp, 'tensor': tensor}
+  collectives = found.program.costs.collectives
+  across = [c for c in collectives if c.leaves(slice_size)]
   assert across and {c.kind for c in across} <= {'all-reduce', 'reduce-scatter'}
   # Gradients of the factors and sums of the loss, never a frozen weight.
   factors = sum(x.size for x in jax.tree.leaves(shapes_of_factors()))
   assert sum(c.bytes * c.times for c in across) < 4 * 4 * factors
+  # Frozen weights are gathered along fsdp: within the slice, and by devices
+  # that hold the same part along tensor.
+  gathers = [c for c in collectives if c.kind == 'all-gather']
+  assert gathers
+  for group in (group for c in gathers for group in c.groups):
+    assert len({device % tensor for device in group}) == 1
+    assert len({device // slice_size for device in group}) == 1
   with pytest.raises(ValueError, match='data=1 must be a multiple of the 2 sl'):
-    plan.make_plan(make_job(), tpu('2xv5e-4'), Partitioner(fsdp=8))
+    plan.make_plan(job, tpu(name), Partitioner(fsdp=2 * fsdp, tensor=tensor))
 
 
 def shapes_of_factors():
