@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from lora_opt.models.attend import attend
 from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
 from lora_opt.models.step_cache import StepCache, attend_to_cache
+from lora_opt.models.visibility import Visibility
 
 
 class LayerCache(NamedTuple):
@@ -25,49 +27,8 @@ class View(NamedTuple):
   """What a layer sees of the tokens besides their hidden states."""
 
   angles: jax.Array | None  # (batch, length, head_dim / 2), None: no rotation
-  mask: jax.Array  # (batch, length, keys) bool, queries before keys
-
-
-def packed_mask(
-  segment_ids: jax.Array, branches: jax.Array | None = None
-) -> jax.Array:
-  """Which key each query may see in rows of packed examples.
-
-  A key is visible when it is not later than the query, belongs to the same
-  segment, and is in the shared prefix (branch 0) or in the query's branch.
-
-  Args:
-    segment_ids: (batch, length) int32, 0 on padding.
-    branches: (batch, length) int32, 0 in the prefix of a segment and k > 0 in
-      its k-th continuation; None when no segment branches.
-
-  Returns:
-    (batch, length, length) bool, queries before keys.
-
-  >>> import jax.numpy as jnp
-  >>> packed_mask(jnp.array([[1, 1, 2]])).astype(int)[0].tolist()
-  [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
-  """
-  index = jnp.arange(segment_ids.shape[1])
-  mask = (index[None, :] <= index[:, None])[None]
-  mask = mask & (segment_ids[:, None, :] == segment_ids[:, :, None])
-  if branches is None:
-    return mask
-  key, query = branches[:, None, :], branches[:, :, None]
-  return mask & ((key == 0) | (key == query))
-
-
-def segment_mask(queries: jax.Array, keys: jax.Array) -> jax.Array:
-  """Which key each query may see: those of its own segment.
-
-  Args:
-    queries: (batch, length) int32, segments of the queries, 0 on padding.
-    keys: (batch, keys) int32, likewise.
-
-  Returns:
-    (batch, length, keys) bool. Padding sees padding, which nobody reads.
-  """
-  return queries[:, :, None] == keys[:, None, :]
+  # Without a mask; with a StepCache (batch, length, slots) bool.
+  seen: Visibility | jax.Array
 
 
 def rotary_angles(
@@ -122,23 +83,28 @@ class Attention(nn.Module):
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     view: View,
+    windowed: jax.Array | None,
     cache: LayerCache | StepCache | None,
     slot: jax.Array | None,
   ) -> tuple[jax.Array, LayerCache | StepCache | None]:
-    """Attends from x to itself, or to the cache after adding x to it.
+    """Attends from x to itself, or to a `StepCache` after adding x to it.
 
     Args:
       x: (batch, length, embed).
-      view: Rotations, and which keys are visible: the slots of the cache, or
-        the positions of x without one.
-      cache: Earlier keys and values, or None; a `StepCache` for one token.
-      slot: Scalar int32, the cache slot of the first new key.
+      view: Rotations, and which keys are visible: the slots of a `StepCache`,
+        or the positions of x.
+      windowed: () bool, whether this layer has the window; None where all
+        layers are alike, and with a `StepCache`, whose mask says it.
+      cache: A `LayerCache` to fill with the keys and values of x from its first
+        slot on, a `StepCache` that one token is added to, or None.
+      slot: Scalar int32, the slot of the new key of a `StepCache`.
 
     Returns:
       (batch, length, embed), and the cache with the new keys and values.
@@ -149,19 +115,25 @@ class Attention(nn.Module):
     v = checkpoint_name(v, 'v')
     if isinstance(cache, StepCache):
       cache = cache.append(k, v, slot)
-      out = attend_to_cache(q, cache, view.mask, self.config.attention_scale)
+      out = attend_to_cache(q, cache, view.seen, self.config.attention_scale)
     else:
       if cache is not None:
-        put = jax.lax.dynamic_update_slice_in_dim
-        k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
-        v = put(cache.values, v.astype(cache.values.dtype), slot, axis=1)
-        cache = LayerCache(k, v)
-      # It accumulates bfloat16 in float32 by implicit promotion.
-      with jax.numpy_dtype_promotion('standard'):
-        out = jax.nn.dot_product_attention(
-          q, k, v, mask=view.mask[:, None], scale=self.config.attention_scale
+        cache = LayerCache(
+          k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
         )
-    out = checkpoint_name(out.reshape(*x.shape[:2], -1), 'attended')
+      if windowed is None:
+        windowed = any(self.config.windowed_layers)
+      out = attend(
+        q,
+        k,
+        v,
+        view.seen,
+        scale=self.config.attention_scale,
+        window=self.config.window,
+        windowed=windowed,
+        implementation=self.attention,
+      )
+    out = out.reshape(*x.shape[:2], -1)
     o = self._projection('o', self.config.embed_dim, ('heads', 'embed'))
     return o(out), cache
 

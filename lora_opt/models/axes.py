@@ -1,6 +1,8 @@
 """Where activations and weights lie while a split model computes."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -50,6 +52,57 @@ def gathered(weight: jax.Array, *names: str | None) -> jax.Array:
   )
 
 
+def is_split(name: str) -> bool:
+  """Whether the rules in force split a logical axis over several devices.
+
+  >>> is_split('heads')
+  False
+  """
+  axes = _mesh_axes(dict(nn.get_logical_axis_rules()).get(name))
+  sizes = jax.sharding.get_abstract_mesh().shape
+  return any(sizes.get(axis, 1) > 1 for axis in axes)
+
+
+def on_shards(
+  function: Callable[..., Any], given: tuple, names: tuple, results: Any
+) -> Any:
+  """Runs a function on every device's part of its arguments.
+
+  For what the compiler cannot split by itself, such as a kernel: it would bring
+  the arguments together on every device. The function must treat the parts
+  independently. Without rules or a mesh it is simply called.
+
+  Args:
+    function: of arrays or trees of them.
+    given: its arguments.
+    names: for each the logical names of its first axes, or a tree of them; the
+      other axes are whole.
+    results: likewise for what it returns.
+
+  >>> x = jax.numpy.ones((2, 3))
+  >>> on_shards(jax.numpy.sin, (x,), (('batch',),), ('batch',)).shape
+  (2, 3)
+  """
+  rules = nn.get_logical_axis_rules()
+  if not rules or jax.sharding.get_abstract_mesh().empty:
+    return function(*given)
+
+  def specs(names):
+    return jax.tree.map(
+      lambda names: nn.logical_to_mesh_axes(names, rules),
+      names,
+      is_leaf=_are_names,
+    )
+
+  return jax.shard_map(
+    function,
+    in_specs=specs(names),
+    out_specs=specs(results),
+    # Kernels do not say along which axes their results differ.
+    check_vma=False,
+  )(*given)
+
+
 def row_shards() -> int:
   """Into how many parts the rules in force split the rows of a batch.
 
@@ -59,6 +112,12 @@ def row_shards() -> int:
   axes = _mesh_axes(dict(nn.get_logical_axis_rules()).get('batch'))
   sizes = jax.sharding.get_abstract_mesh().shape
   return math.prod(sizes.get(axis, 1) for axis in axes)
+
+
+def _are_names(x: Any) -> bool:
+  return isinstance(x, tuple) and all(
+    name is None or isinstance(name, str) for name in x
+  )
 
 
 def _mesh_axes(axes: str | tuple[str, ...] | None) -> set[str]:

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lora_opt.models.attention import LayerCache, packed_mask
+from lora_opt.models.attention import LayerCache
 from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import Decoder
@@ -15,6 +15,7 @@ from lora_opt.models.language_model import Batch, LanguageModel
 from lora_opt.models.loss import project_to_vocabulary
 from lora_opt.models.step_cache import StepCache
 from lora_opt.models.variables import Tree, abstract_params, init_collection
+from lora_opt.models.visibility import Visibility
 
 
 class DecodeCache(NamedTuple):
@@ -72,18 +73,17 @@ class CausalLM(LanguageModel):
       jnp.zeros(shape, self.dtype), None, 'batch', None, 'kv_heads', None
     )
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    order = jnp.arange(length)
-    mask = (order[None, :] <= order[:, None])[None] & valid[:, None, :]
-    start = jnp.zeros((), jnp.int32)
+    # Padding sees padding, which nobody reads.
+    seen = Visibility(valid.astype(jnp.int32))
     logits, stacked = self._next(
-      base, lora, tokens, positions, mask, LayerCache(empty, empty), start
+      base, lora, tokens, positions, seen, LayerCache(empty, empty), None
     )
     layers = [
       StepCache.start(stacked.keys[i], stacked.values[i], max_new_tokens)
       for i in range(c.num_layers)
     ]
-    seen = jnp.pad(valid, [(0, 0), (0, max_new_tokens)])
-    return logits, DecodeCache(layers, seen, start + length)
+    written = jnp.pad(valid, [(0, 0), (0, max_new_tokens)])
+    return logits, DecodeCache(layers, written, jnp.int32(length))
 
   def decode_step(
     self, base: Tree, lora: Tree | None, cache: DecodeCache, tokens: jax.Array
@@ -108,11 +108,11 @@ class CausalLM(LanguageModel):
     )
     return logits, DecodeCache(layers, seen, slot + 1)
 
-  def _next(self, base, lora, tokens, positions, mask, cache, slot):
+  def _next(self, base, lora, tokens, positions, seen, cache, slot):
     """Logits after the last token, (batch, vocab), and the new cache."""
     decoder, variables = self._with(base, lora)
     hidden, head, cache = decoder.apply(
-      variables, tokens, positions, mask, cache, slot
+      variables, tokens, positions, seen, cache, slot
     )
     last = None if head.codes is None else head.codes[:, -1]
     return project_to_vocabulary(
@@ -120,8 +120,11 @@ class CausalLM(LanguageModel):
     ), cache
 
   def _inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
-    mask = packed_mask(batch['segment_ids'], batch.get('branches'))
-    return batch['tokens'], batch['positions'], mask
+    positions = batch['positions']
+    seen = Visibility(
+      batch['segment_ids'], branches=batch.get('branches'), positions=positions
+    )
+    return batch['tokens'], positions, seen
 
 
 def init_base(config: DecoderConfig, rng: jax.Array, dtype: str) -> Tree:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from lora_opt.models.attend import RESULTS
 from lora_opt.models.attention import (
   Attention,
   LayerCache,
@@ -16,6 +17,7 @@ from lora_opt.models.config import ACTIVATIONS, DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
 from lora_opt.models.step_cache import StepCache
+from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
 # Of all layers stacked, or layer by layer.
@@ -23,7 +25,7 @@ Cache = LayerCache | list[StepCache] | None
 
 # What the backward pass keeps of a layer besides its input. The rest (norms,
 # softmax, products of the gate) is cheaper to compute again than to read back.
-SAVED = ('q', 'k', 'v', 'attended', 'middle', 'gate', 'up')
+SAVED = ('q', 'k', 'v', *RESULTS, 'middle', 'gate', 'up')
 
 # `remat` setting: the policy of jax.checkpoint, None to keep nothing.
 REMAT_POLICIES = {
@@ -66,6 +68,7 @@ class Block(nn.Module):
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(self, x, cache, windowed, view, local_view, slot):
@@ -74,7 +77,7 @@ class Block(nn.Module):
     Args:
       x: Hidden states.
       cache: Of this layer, or None.
-      windowed: Scalar bool, which view is this layer's; None for `view`.
+      windowed: () bool, which view is this layer's; None for `view`.
       view: What the layers see.
       local_view: What the windowed layers see, if only some are.
       slot: See `Attention`.
@@ -89,11 +92,17 @@ class Block(nn.Module):
       return NORMS[c.norm](c.norm_eps, self.param_dtype, name=name)
 
     if windowed is not None:
-      view = jax.tree.map(
-        lambda local, other: jnp.where(windowed, local, other), local_view, view
+      # What is visible is the same but for the window.
+      angles = jax.tree.map(
+        lambda local, other: jnp.where(windowed, local, other),
+        local_view.angles,
+        view.angles,
       )
-    attention = Attention(*settings, name='attention')
-    attended, cache = attention(norm('attention_norm')(x), view, cache, slot)
+      view = view._replace(angles=angles)
+    attention = Attention(*settings, self.attention, name='attention')
+    attended, cache = attention(
+      norm('attention_norm')(x), view, windowed, cache, slot
+    )
     if c.post_norms:
       attended = norm('attention_post_norm')(attended)
     x = constrain(x + attended, 'batch', None, None)
@@ -130,6 +139,7 @@ class Decoder(nn.Module):
     remat: 'projections' keeps the outputs of the projections for the backward
       pass, 'full' only the input of each layer, 'none' everything.
     unroll: Layers per step of the scan.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   config: DecoderConfig
@@ -138,13 +148,14 @@ class Decoder(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
   remat: str = 'projections'
   unroll: int = 1
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
     self,
     tokens: jax.Array,
     positions: jax.Array,
-    mask: jax.Array,
+    seen: Visibility | jax.Array,
     cache: Cache = None,
     slot: jax.Array | None = None,
   ) -> tuple[jax.Array, Head, Cache]:
@@ -153,10 +164,12 @@ class Decoder(nn.Module):
     Args:
       tokens: (batch, length) int32.
       positions: (batch, length) int32.
-      mask: (batch, length, keys) bool.
-      cache: Keys and values stacked over layers on axis 0, a list of them by
-        layer, or None. With a list the layers are not scanned: see `_in_turn`.
-      slot: Scalar int32, the cache slot of the first token.
+      seen: Which tokens each sees; with a list of caches which slots, (batch,
+        1, slots) bool.
+      cache: None; or keys and values stacked over layers on axis 0, to be
+        filled from the first slot on; or a list of them by layer, to which one
+        token is added. With a list the layers are not scanned: see `_in_turn`.
+      slot: Scalar int32, the slot of the token that is added.
 
     Returns:
       Hidden states (batch, length, embed), the head, and the cache with the
@@ -167,7 +180,7 @@ class Decoder(nn.Module):
     x, table = self._embedded(tokens, positions)
     x = constrain(x, 'batch', None, None)
     layers = self._in_turn if isinstance(cache, list) else self._scanned()
-    views = _views(c, positions, mask, cache, slot)
+    views = _views(c, positions, seen, slot)
     x, cache = layers(x, cache, *views, slot)
     x = NORMS[c.norm](c.norm_eps, self.param_dtype, name='final_norm')(x)
     tied = table if c.tie_embeddings else None
@@ -186,7 +199,14 @@ class Decoder(nn.Module):
       length=self.config.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(self.config, self.lora, self.dtype, self.param_dtype, name='layers')
+    )(
+      self.config,
+      self.lora,
+      self.dtype,
+      self.param_dtype,
+      self.attention,
+      name='layers',
+    )
 
   def _in_turn(self, x, caches, some_windowed, view, local_view, slot):
     """Layer after layer, each with a cache of its own.
@@ -214,7 +234,7 @@ class Decoder(nn.Module):
   def example_inputs(self) -> tuple[jax.Array, ...]:
     """Arguments of `__call__` for one token."""
     one = jnp.zeros((1, 1), jnp.int32)
-    return one, one, jnp.ones((1, 1, 1), bool)
+    return one, one, Visibility(one)
 
   def _embedded(self, tokens, positions):
     """Embeddings (batch, length, embed) and their table (vocab, embed)."""
@@ -241,26 +261,20 @@ class Decoder(nn.Module):
     return x, table
 
 
-def _views(config, positions, mask, cache, slot):
+def _views(config, positions, seen, slot):
   """What the layers see.
 
   Returns:
     Whether each layer is windowed, the view of those that are not, and the
     view of those that are; or None, the view of all layers, and None.
   """
-  view = View(rotary_angles(config, positions), mask)
+  view = View(rotary_angles(config, positions), seen)
   if not any(config.windowed_layers):
     return None, view, None
-  if cache is None:
-    distance = positions[:, :, None] - positions[:, None, :]
-  else:
-    # Every row writes the same slots, one after the other.
-    queries = slot + jnp.arange(positions.shape[1])
-    distance = (queries[:, None] - jnp.arange(mask.shape[2])[None, :])[None]
-  local = View(
-    rotary_angles(config, positions, local=True),
-    mask & (distance < config.window),
-  )
+  if not isinstance(seen, Visibility):
+    distance = slot - jnp.arange(seen.shape[2])
+    seen = seen & (distance < config.window)[None, None]
+  local = View(rotary_angles(config, positions, local=True), seen)
   if all(config.windowed_layers):
     return None, local, None
   return jnp.array(config.windowed_layers), view, local

@@ -8,12 +8,14 @@ import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from lora_opt.models.attend import attend
 from lora_opt.models.axes import constrain
 from lora_opt.models.decoder import REMAT_POLICIES
 from lora_opt.models.disentangled import distance_products, table_rows
 from lora_opt.models.encoder_config import EncoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import LayerNorm
+from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable
 
 ACTIVATIONS = {
@@ -35,16 +37,17 @@ class EncoderAttention(nn.Module):
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  attention: str
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, mask: jax.Array, table: jax.Array | None
+    self, x: jax.Array, seen: Visibility, table: jax.Array | None
   ) -> jax.Array:
     """Maps (batch, length, embed) to the same shape.
 
     Args:
       x: (batch, length, embed).
-      mask: (batch, length, length) bool, queries before keys.
+      seen: Which tokens each sees.
       table: Relative positions, (2 span, embed); None without them.
     """
     c = self.config
@@ -59,13 +62,10 @@ class EncoderAttention(nn.Module):
     bias = None
     if terms:
       bias = scale * self._distances(project, q, k, table)
-    # It accumulates bfloat16 in float32 by implicit promotion.
-    with jax.numpy_dtype_promotion('standard'):
-      out = jax.nn.dot_product_attention(
-        q, k, v, bias=bias, mask=mask[:, None], scale=scale
-      )
-    out = checkpoint_name(out.reshape(x.shape), 'attended')
-    return self._projection('o')(out)
+    out = attend(
+      q, k, v, seen, scale=scale, bias=bias, implementation=self.attention
+    )
+    return self._projection('o')(out.reshape(x.shape))
 
   def _distances(self, project, q, k, table) -> jax.Array:
     """Products of content and distance, (batch, heads, length, length)."""
@@ -118,10 +118,11 @@ class EncoderBlock(nn.Module):
   dtype: jnp.dtype
   param_dtype: jnp.dtype
   dropout: float
+  attention: str
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, mask: jax.Array, table: jax.Array | None
+    self, x: jax.Array, seen: Visibility, table: jax.Array | None
   ) -> tuple[jax.Array, None]:
     """Maps x (batch, length, embed) to the same shape; nothing is scanned."""
     c = self.config
@@ -132,8 +133,8 @@ class EncoderBlock(nn.Module):
       x = LayerNorm(c.norm_eps, self.param_dtype, name=name)(x)
       return constrain(x, 'batch', None, None)
 
-    attention = EncoderAttention(c, *settings, name='attention')
-    x = residual(x, attention(x, mask, table), 'attention_norm')
+    attention = EncoderAttention(c, *settings, self.attention, name='attention')
+    x = residual(x, attention(x, seen, table), 'attention_norm')
     x = checkpoint_name(x, 'middle')
     mlp = MLP(c.mlp_dim, c.activation, *settings, name='mlp')
     return residual(x, mlp(x), 'mlp_norm'), None
@@ -181,6 +182,7 @@ class Encoder(nn.Module):
       there is a key for it. (The attention weights have none.)
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   config: EncoderConfig
@@ -190,6 +192,7 @@ class Encoder(nn.Module):
   dropout: float = 0.0
   remat: str = 'projections'
   unroll: int = 1
+  attention: str = 'auto'
 
   @nn.compact
   def __call__(
@@ -235,9 +238,9 @@ class Encoder(nn.Module):
       length=c.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, *settings, self.dropout, name='layers')
-    mask = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return layers(x, mask, self._distances())[0]
+    )(c, *settings, self.dropout, self.attention, name='layers')
+    seen = Visibility(segment_ids, causal=False)
+    return layers(x, seen, self._distances())[0]
 
   def example_inputs(self) -> tuple[jax.Array, ...]:
     """Arguments of `__call__` for one token."""

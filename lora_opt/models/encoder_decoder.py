@@ -12,17 +12,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from lora_opt.models.attend import is_plain
 from lora_opt.models.attention import LayerCache
 from lora_opt.models.axes import constrain
 from lora_opt.models.decoder import MLP, REMAT_POLICIES
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.norms import RMSNorm
+from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.relative_attention import (
   Buckets,
   RelativeAttention,
   RelativeBias,
 )
+from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
 
@@ -43,6 +46,7 @@ class Block(nn.Module):
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  attention: str
   decodes: bool
 
   @nn.compact
@@ -50,10 +54,10 @@ class Block(nn.Module):
     self,
     x: jax.Array,
     cache: BlockCache | None,
-    mask: jax.Array,
-    bias: jax.Array,
+    seen: Visibility | jax.Array,
+    bias: OffsetBias | jax.Array,
     encoded: jax.Array | None,
-    cross_mask: jax.Array | None,
+    cross_seen: Visibility | jax.Array | None,
     slot: jax.Array | None,
   ) -> tuple[jax.Array, BlockCache | None]:
     """Maps x (batch, length, embed) to the same shape, and fills the cache.
@@ -61,11 +65,13 @@ class Block(nn.Module):
     Args:
       x: (batch, length, embed).
       cache: What was seen before, or None outside of generation.
-      mask: (batch, length, keys) bool, keys being slots with a cache.
-      bias: (1, heads, length, keys).
+      seen: Which tokens each sees; with a cache which slots, (batch, length,
+        slots) bool.
+      bias: By the offset, or (1, heads, length, keys).
       encoded: (batch, inputs, embed), in a decoder; None when the cache has
         their keys and values.
-      cross_mask: (batch, length, inputs) bool, in a decoder.
+      cross_seen: Which inputs each token sees, in a decoder; (batch, length,
+        inputs) bool with a cache.
       slot: () int32, the slot of the first token of x.
     """
     c, settings = self.config, (self.lora, self.dtype, self.param_dtype)
@@ -74,17 +80,19 @@ class Block(nn.Module):
       return RMSNorm(c.norm_eps, self.param_dtype, name=name)(x)
 
     def attention(name, *arguments):
-      attend = RelativeAttention(c.num_heads, c.head_dim, *settings, name=name)
+      attend = RelativeAttention(
+        c.num_heads, c.head_dim, *settings, self.attention, name=name
+      )
       return attend(*arguments)
 
     h, own = norm('attention_norm', x), None if cache is None else cache.own
-    attended, own = attention('attention', h, h, mask, bias, own, slot)
+    attended, own = attention('attention', h, h, seen, bias, own, slot)
     x = self._kept(x + attended)
     cross = None if cache is None else cache.cross
     if self.decodes:
       h = norm('cross_attention_norm', x)
       attended, cross = attention(
-        'cross_attention', h, encoded, cross_mask, None, cross
+        'cross_attention', h, encoded, cross_seen, None, cross
       )
       x = self._kept(x + attended)
     # Two names for two kinds: their weights are called differently elsewhere.
@@ -109,6 +117,7 @@ class Stack(nn.Module):
   param_dtype: jnp.dtype
   remat: str
   unroll: int
+  attention: str
   decodes: bool
 
   @nn.compact
@@ -116,10 +125,10 @@ class Stack(nn.Module):
     self,
     tokens: jax.Array,
     table: jax.Array,
-    mask: jax.Array,
+    seen: Visibility | jax.Array,
     cache: BlockCache | None = None,
     encoded: jax.Array | None = None,
-    cross_mask: jax.Array | None = None,
+    cross_seen: Visibility | jax.Array | None = None,
     slot: jax.Array | None = None,
   ) -> tuple[jax.Array, BlockCache | None]:
     """Maps tokens to hidden states (batch, length, embed); see `Block`.
@@ -127,9 +136,9 @@ class Stack(nn.Module):
     Args:
       tokens: (batch, length) int32.
       table: The embedding (vocab, embed), shared by both stacks.
-      mask: See `Block`, as is the rest.
+      seen: See `Block`, as is the rest.
       cache: Stacked over layers on axis 0.
-      encoded, cross_mask, slot: For the decoder.
+      encoded, cross_seen, slot: For the decoder.
     """
     c = self.config
     x, _ = EmbeddingTable(
@@ -141,13 +150,19 @@ class Stack(nn.Module):
       name='embedding',
     )(tokens, table)
     x = constrain(x, 'batch', None, None)
+    cached = not isinstance(seen, Visibility)
+    keys = seen.shape[2] if cached else tokens.shape[1]
     bias = RelativeBias(
       Buckets(c.num_buckets, c.max_distance),
       c.num_heads,
       self.decodes,
       self.param_dtype,
       name='relative_bias',
-    )(*mask.shape[1:], slot)
+    )(keys)
+    if slot is not None:
+      bias = bias.of_all(x.shape[1], slot)
+    elif is_plain(self.attention, keys):
+      bias = bias.of_all(x.shape[1])  # once for all layers
     block = Block
     if self.remat != 'none':
       policy = REMAT_POLICIES[self.remat]
@@ -160,8 +175,16 @@ class Stack(nn.Module):
       length=c.num_decoder_layers if self.decodes else c.num_layers,
       unroll=self.unroll,
       metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, self.lora, self.dtype, self.param_dtype, self.decodes, name='layers')
-    x, cache = layers(x, cache, mask, bias, encoded, cross_mask, slot)
+    )(
+      c,
+      self.lora,
+      self.dtype,
+      self.param_dtype,
+      self.attention,
+      self.decodes,
+      name='layers',
+    )
+    x, cache = layers(x, cache, seen, bias, encoded, cross_seen, slot)
     norm = RMSNorm(c.norm_eps, self.param_dtype, name='final_norm')
     return norm(x), cache
 
@@ -176,6 +199,7 @@ class EncoderDecoder(nn.Module):
     param_dtype: Type the base is stored in.
     remat: What the backward pass keeps, see `lora_opt.models.decoder.Decoder`.
     unroll: Layers per step of the scans.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   config: EncoderDecoderConfig
@@ -184,11 +208,12 @@ class EncoderDecoder(nn.Module):
   param_dtype: jnp.dtype = jnp.float32
   remat: str = 'projections'
   unroll: int = 1
+  attention: str = 'auto'
 
   def setup(self):
     c = self.config
     types = (self.lora, self.dtype, self.param_dtype)
-    execution = (self.remat, self.unroll)
+    execution = (self.remat, self.unroll, self.attention)
     self.embedding = self.param(
       'embedding',
       nn.with_logical_partitioning(
@@ -204,36 +229,36 @@ class EncoderDecoder(nn.Module):
   def __call__(
     self,
     inputs: jax.Array,
-    input_mask: jax.Array,
+    inputs_seen: Visibility,
     tokens: jax.Array,
-    mask: jax.Array,
-    cross_mask: jax.Array,
+    seen: Visibility,
+    cross_seen: Visibility,
   ) -> tuple[jax.Array, Head]:
     """Runs everything up to, not including, the product with the head.
 
     Args:
       inputs: (batch, inputs) int32, what the encoder reads.
-      input_mask: (batch, inputs, inputs) bool, queries before keys.
+      inputs_seen: Which of them each sees.
       tokens: (batch, length) int32, what the decoder reads.
-      mask: (batch, length, length) bool.
-      cross_mask: (batch, length, inputs) bool.
+      seen: Which of its tokens each sees.
+      cross_seen: Which of the inputs.
 
     Returns:
       Hidden states (batch, length, embed) and the head.
     """
-    encoded = self.encode(inputs, input_mask)
-    hidden, head, _ = self.decode(tokens, mask, cross_mask, encoded=encoded)
+    encoded = self.encode(inputs, inputs_seen)
+    hidden, head, _ = self.decode(tokens, seen, cross_seen, encoded=encoded)
     return hidden, head
 
-  def encode(self, inputs: jax.Array, mask: jax.Array) -> jax.Array:
+  def encode(self, inputs: jax.Array, seen: Visibility) -> jax.Array:
     """Hidden states (batch, inputs, embed) of the encoder."""
-    return self.encoder(inputs, self.embedding, mask)[0]
+    return self.encoder(inputs, self.embedding, seen)[0]
 
   def decode(
     self,
     tokens: jax.Array,
-    mask: jax.Array,
-    cross_mask: jax.Array,
+    seen: Visibility | jax.Array,
+    cross_seen: Visibility | jax.Array,
     cache: BlockCache | None = None,
     encoded: jax.Array | None = None,
     slot: jax.Array | None = None,
@@ -243,7 +268,7 @@ class EncoderDecoder(nn.Module):
     The arguments are those of `Stack`.
     """
     hidden, cache = self.decoder(
-      tokens, self.embedding, mask, cache, encoded, cross_mask, slot
+      tokens, self.embedding, seen, cache, encoded, cross_seen, slot
     )
     if self.config.scale_output:
       hidden *= self.config.embed_dim**-0.5
@@ -252,5 +277,6 @@ class EncoderDecoder(nn.Module):
 
   def example_inputs(self) -> tuple[jax.Array, ...]:
     """Arguments of `__call__` for one token."""
-    one, seen = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-    return one, seen, one, seen, seen
+    one = jnp.zeros((1, 1), jnp.int32)
+    both = Visibility(one, causal=False)
+    return one, both, one, Visibility(one), both

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.attend import check_implementation
 from lora_opt.models.decoder import REMAT_POLICIES
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.loss import project_to_vocabulary
@@ -60,6 +61,7 @@ class LanguageModel:
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     loss_rows: Positions whose logits a device holds together in
       `token_losses`.
     start: Factors that `lora_config.start` took out of `base`; without an
@@ -67,7 +69,8 @@ class LanguageModel:
 
   Raises:
     ValueError: For a target that matches no projection, a rank larger than a
-      projection, an unknown `remat`, or a tokenizer that does not fit.
+      projection, an unknown `remat` or `attention`, or a tokenizer that does
+      not fit.
   """
 
   network: ClassVar[type[nn.Module]]
@@ -83,6 +86,7 @@ class LanguageModel:
   dtype: str = 'float32'
   remat: str = 'projections'
   unroll: int = 1
+  attention: str = 'auto'
   loss_rows: int = 256
   start: Tree | None = None
 
@@ -90,6 +94,7 @@ class LanguageModel:
     check_settings(
       self.config, self.tokenizer, self.lora_config, self.remat, self.dtype
     )
+    check_implementation(self.attention)
 
   def init(self, rng: jax.Array) -> Tree:
     """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
@@ -171,6 +176,7 @@ class LanguageModel:
       stored_dtype(self.base),
       self.remat,
       self.unroll,
+      self.attention,
     )
 
 

@@ -24,6 +24,7 @@ def random_encoder(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   quantize: str | None = None,
   dropout: float = 0.0,
   head_dropout: float = 0.0,
@@ -39,6 +40,7 @@ def random_encoder(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     quantize: Bits to keep the kernels of projections in, see `from_folder`.
     dropout: Rate on hidden states while training.
     head_dropout: Rate before the last map of the head while training.
@@ -76,6 +78,7 @@ def random_encoder(
     dtype=dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
     outputs=outputs,
     dropout=dropout,
     head_dropout=head_dropout,

@@ -25,6 +25,7 @@ def random_model(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   quantize: str | None = None,
   **config,
 ) -> CausalLM:
@@ -37,6 +38,7 @@ def random_model(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     quantize: Bits to keep the kernels of projections in, see `from_folder`.
     **config: Fields of `DecoderConfig` that differ from the tiny default.
 
@@ -75,6 +77,7 @@ def random_model(
     dtype=dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
   )
 
 
@@ -93,6 +96,7 @@ def random_seq2seq(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   quantize: str | None = None,
   **config,
 ) -> Seq2SeqLM:
@@ -105,6 +109,7 @@ def random_seq2seq(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scans over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     quantize: Bits to keep the kernels of projections in, see `from_folder`.
     **config: Fields of `EncoderDecoderConfig` that differ from the tiny
       default.
@@ -143,6 +148,7 @@ def random_seq2seq(
     dtype=dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
   )
 
 

@@ -8,9 +8,12 @@ import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from lora_opt.models.attend import attend, plain
 from lora_opt.models.attention import LayerCache
 from lora_opt.models.axes import constrain
 from lora_opt.models.lora import LoraConfig, Projection
+from lora_opt.models.offset_bias import OffsetBias
+from lora_opt.models.visibility import Visibility
 
 
 class Buckets(NamedTuple):
@@ -83,21 +86,14 @@ class RelativeBias(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(
-    self, length: int, keys: int, first: jax.Array | None = None
-  ) -> jax.Array:
-    """Biases of queries first ... first + length - 1 on keys 0 ... keys - 1.
+  def __call__(self, keys: int) -> OffsetBias:
+    """Biases of every offset that occurs in rows of so many keys.
 
     Distances are counted in the row: inside a packed segment they are those
     of the segment, and across segments nothing is seen.
 
-    Args:
-      length: number of queries.
-      keys: number of keys.
-      first: () int32, the place of the first query; None for 0.
-
     Returns:
-      (1, heads, length, keys) in the stored type.
+      Values in the stored type.
     """
     table = self.param(
       'table',
@@ -107,13 +103,9 @@ class RelativeBias(nn.Module):
       (self.buckets.count, self.heads),
       self.param_dtype,
     )
-    # One bias for each of the offsets that occur, then their places.
     offsets = np.arange(-(keys - 1), keys)
     bucket = relative_bucket(offsets, self.buckets, causal=self.causal)
-    query = jnp.arange(length) + (0 if first is None else first)
-    place = jnp.arange(keys)[None, :] - query[:, None] + keys - 1
-    bias = table[jnp.asarray(bucket)[place]]
-    return jnp.moveaxis(bias, -1, 0)[None]
+    return OffsetBias(table[bucket].T)
 
 
 class RelativeAttention(nn.Module):
@@ -125,6 +117,7 @@ class RelativeAttention(nn.Module):
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the base is stored in.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   heads: int
@@ -132,14 +125,15 @@ class RelativeAttention(nn.Module):
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  attention: str
 
   @nn.compact
   def __call__(
     self,
     x: jax.Array,
     source: jax.Array | None,
-    mask: jax.Array,
-    bias: jax.Array | None = None,
+    seen: Visibility | jax.Array,
+    bias: OffsetBias | jax.Array | None = None,
     cache: LayerCache | None = None,
     slot: jax.Array | None = None,
   ) -> tuple[jax.Array, LayerCache]:
@@ -149,8 +143,9 @@ class RelativeAttention(nn.Module):
       x: (batch, length, embed).
       source: (batch, keys, embed), x itself for self-attention; None when the
         cache already holds all keys and values.
-      mask: (batch, length, keys) bool.
-      bias: (1, heads, length, keys), or None.
+      seen: Which keys each query sees; (batch, length, keys) bool when they are
+        those of a cache.
+      bias: By the offset, or (1, heads, length, keys); None for none.
       cache: keys and values, to be read or added to.
       slot: () int32, where those of source go in the cache; None for a cache
         that is not written.
@@ -175,12 +170,13 @@ class RelativeAttention(nn.Module):
       put = jax.lax.dynamic_update_slice_in_dim
       k = put(cache.keys, k.astype(cache.keys.dtype), slot, axis=1)
       v = put(cache.values, v.astype(cache.values.dtype), slot, axis=1)
-    # It accumulates bfloat16 in float32 by implicit promotion.
-    with jax.numpy_dtype_promotion('standard'):
-      out = jax.nn.dot_product_attention(
-        q, k, v, bias=bias, mask=mask[:, None], scale=1.0
+    if isinstance(seen, Visibility):
+      out = attend(
+        q, k, v, seen, scale=1.0, bias=bias, implementation=self.attention
       )
-    out = checkpoint_name(out.reshape(*x.shape[:2], width), 'attended')
+    else:
+      out = plain(q, k, v, seen, scale=1.0, bias=bias)
+    out = out.reshape(*x.shape[:2], width)
     o = self._projection('o', x.shape[-1], ('heads', 'embed'))
     return o(out), LayerCache(k, v)
 

@@ -8,13 +8,14 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lora_opt.models.attention import LayerCache, packed_mask, segment_mask
+from lora_opt.models.attention import LayerCache
 from lora_opt.models.encoder_decoder import BlockCache, EncoderDecoder
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.language_model import Batch, LanguageModel
 from lora_opt.models.loss import project_to_vocabulary
 from lora_opt.models.pretrained.family import leaves_by_path
 from lora_opt.models.variables import Tree, abstract_params, init_collection
+from lora_opt.models.visibility import Visibility
 
 
 class Seq2SeqCache(NamedTuple):
@@ -90,7 +91,7 @@ class Seq2SeqLM(LanguageModel):
     encoded = network.apply(
       variables,
       inputs,
-      segment_mask(segments, segments),
+      Visibility(segments, causal=False),
       method=EncoderDecoder.encode,
     )
     shape = (
@@ -171,10 +172,10 @@ class Seq2SeqLM(LanguageModel):
     inputs, own = batch['encoder_segment_ids'], batch['segment_ids']
     return (
       batch['encoder_tokens'],
-      segment_mask(inputs, inputs),
+      Visibility(inputs, causal=False),
       batch['tokens'],
-      packed_mask(own, batch.get('branches')),
-      segment_mask(own, inputs),
+      Visibility(own, branches=batch.get('branches')),
+      Visibility(own, inputs, causal=False),
     )
 
 

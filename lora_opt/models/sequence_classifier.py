@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.attend import check_implementation
 from lora_opt.models.encoder import Encoder, Head
 from lora_opt.models.encoder_config import EncoderConfig
 from lora_opt.models.labels import order_of, read_labels, write_labels
@@ -56,6 +57,7 @@ class SequenceClassifier:
     dtype: Type of the encoder's computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     outputs: Number of labels; 1 for a regression.
     head: Where training starts: 'dense' and 'out', or what of them the
       checkpoint had. The rest is drawn at random.
@@ -82,6 +84,7 @@ class SequenceClassifier:
   dtype: str = 'float32'
   remat: str = 'projections'
   unroll: int = 1
+  attention: str = 'auto'
   outputs: int = 2
   head: Tree = dataclasses.field(default_factory=dict)
   labels: Sequence[str] = ()
@@ -94,6 +97,7 @@ class SequenceClassifier:
     check_settings(
       self.config, self.tokenizer, self.lora_config, self.remat, self.dtype
     )
+    check_implementation(self.attention)
     values.integer(self.outputs, 'outputs', 1, 2**20)
     for name in ('dropout', 'head_dropout'):
       rate = values.number(getattr(self, name), name)
@@ -344,6 +348,7 @@ class SequenceClassifier:
       self.dropout,
       self.remat,
       self.unroll,
+      self.attention,
     )
 
   @property

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lora_opt.models.attention import packed_mask, rotary_angles, rotate
+from lora_opt.models.attention import rotary_angles, rotate
+from lora_opt.models.visibility import Visibility
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.usefixtures('fast_compile')
 )
 def test_mask_is_its_definition(labels):
   segment_ids, branches = np.array(labels).T
-  mask = packed_mask(jnp.array([segment_ids]), jnp.array([branches]))
+  seen = Visibility(jnp.array([segment_ids]), branches=jnp.array([branches]))
+  mask = seen.mask()
   for query in range(6):
     for key in range(6):
       expected = (

@@ -36,6 +36,7 @@ def from_gguf(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   partitioner: Any | None = None,
   quantize: str | None = None,
 ) -> CausalLM:
@@ -49,6 +50,7 @@ def from_gguf(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, see `from_folder`.
     quantize: 'int8', 'int4' or 'nf4' keeps the kernels of projections in so few
       bits, see `quantize_kernel`; None keeps them in `param_dtype`.
@@ -77,6 +79,7 @@ def from_gguf(
     dtype=dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
   )
 
   stored_tensors = {

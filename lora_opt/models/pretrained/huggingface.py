@@ -41,6 +41,7 @@ def from_folder(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   partitioner: Any | None = None,
   quantize: str | None = None,
   weights: bool = True,
@@ -59,6 +60,7 @@ def from_folder(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, such as
       `lora_opt.training.partitioning.Partitioner`; None for one device. They
       are read shard by shard: the host never holds a second full copy.
@@ -113,6 +115,7 @@ def from_folder(
     dtype=dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
     **settings,
   )
   if not weights:

@@ -17,6 +17,7 @@ def minilm_l6(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   partitioner: Any | None = None,
   quantize: str | None = None,
   dropout: float = 0.0,
@@ -34,6 +35,7 @@ def minilm_l6(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, see `from_folder`.
     quantize: Bits to keep the kernels of projections in, see `from_folder`.
     dropout: Rate on hidden states while training.
@@ -54,6 +56,7 @@ def minilm_l6(
     param_dtype=param_dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
     partitioner=partitioner,
     quantize=quantize,
     outputs=outputs,

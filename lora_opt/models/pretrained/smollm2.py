@@ -16,6 +16,7 @@ def smollm2_135m(
   param_dtype: str | None = None,
   remat: str = 'projections',
   unroll: int = 1,
+  attention: str = 'auto',
   partitioner: Any | None = None,
   quantize: str | None = None,
 ) -> CausalLM:
@@ -31,6 +32,7 @@ def smollm2_135m(
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, see `from_folder`.
     quantize: Bits to keep the kernels of projections in, see `from_folder`.
 
@@ -49,6 +51,7 @@ def smollm2_135m(
     param_dtype=param_dtype,
     remat=remat,
     unroll=unroll,
+    attention=attention,
     partitioner=partitioner,
     quantize=quantize,
   )

@@ -1,0 +1,242 @@
+"""Softmax attention, by the implementation that suits platform and length.
+
+  plain      all scores of a row at once: memory grows with the square of the
+             length
+  blockwise  block after block, in ordinary JAX operations
+  splash     JAX's kernel for TPUs
+  auto       plain on rows of at most `SHORT` keys; beyond, splash on TPUs where
+             it knows the form of the mask, and blockwise everywhere else
+
+The platform is the one that a program is lowered for, also when that happens
+on another machine (`--run_mode=plan`). What was chosen is logged, once each.
+"""
+
+import functools
+import logging
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from lora_opt.models import blockwise, splash
+from lora_opt.models.axes import is_split, on_shards
+from lora_opt.models.offset_bias import OffsetBias, frozen
+from lora_opt.models.visibility import Visibility, limit_of
+
+IMPLEMENTATIONS = ('auto', 'plain', 'blockwise', 'splash')
+
+# Keys of a row up to which all its scores are taken at once.
+SHORT = 512
+
+# What the backward pass needs of the forward pass, besides its inputs.
+RESULTS = ('attended', 'attention_sums')
+
+
+def check_implementation(name: str) -> None:
+  """Raises ValueError unless there is such an implementation."""
+  if name not in IMPLEMENTATIONS:
+    raise ValueError(
+      f'attention={name!r} must be one of {", ".join(IMPLEMENTATIONS)}'
+    )
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  seen: Visibility,
+  *,
+  scale: float | None = None,
+  window: int | None = None,
+  windowed: jax.Array | bool = True,
+  bias: OffsetBias | jax.Array | None = None,
+  implementation: str = 'auto',
+) -> jax.Array:
+  """Attention of queries to the keys that they may see.
+
+  Policies of `jax.checkpoint` know the result as 'attended'.
+
+  Args:
+    q: (batch, length, heads, head_dim); heads that share keys are neighbours.
+    k: (batch, keys, kv_heads, head_dim).
+    v: Likewise.
+    seen: Which keys are visible.
+    scale: Factor of the scores; None for 1 / sqrt(head_dim).
+    window: Keys that a query sees at most, itself included; None for all.
+    windowed: Scalar bool, whether `window` holds; it may be traced.
+    bias: What is added to the scores: by the offset, or (1 or batch, heads,
+      length, keys), which only the plain way takes. A kernel takes no
+      gradient of it.
+    implementation: One of `IMPLEMENTATIONS`.
+
+  Returns:
+    (batch, length, heads, head_dim) of the type of q.
+
+  Raises:
+    ValueError: The implementation cannot do this.
+  """
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  if isinstance(windowed, bool):
+    window, windowed = (window if windowed else None), None
+  if not is_plain(implementation, k.shape[1]) and _is_dense(bias):
+    implementation = _plain_instead(implementation, k.shape[1])
+  if is_plain(implementation, k.shape[1]):
+    limit = limit_of(window, windowed)
+    out = plain(q, k, v, seen.mask(limit), scale=scale, bias=bias)
+    return checkpoint_name(out, 'attended')
+  group = q.shape[2] // k.shape[2]
+  if group > 1 and is_split('heads') and not is_split('kv_heads'):
+    # The heads of one device need not share keys evenly.
+    k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
+  kernels = _kernels(implementation, seen, bias, k.shape[1])
+  bias = None if bias is None else frozen(bias)
+  settings = _Settings(scale, window, kernels)
+  return _attended(settings, q, k, v, seen, windowed, bias)
+
+
+def is_plain(implementation: str, keys: int) -> bool:
+  """Whether all scores of rows with so many keys are taken at once."""
+  short = implementation == 'auto' and keys <= SHORT
+  return short or implementation == 'plain'
+
+
+def plain(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  mask: jax.Array,
+  *,
+  scale: float | None,
+  bias: OffsetBias | jax.Array | None = None,
+) -> jax.Array:
+  """Attention with all scores of a row at once.
+
+  Args:
+    q, k, v, scale, bias: As of `attend`.
+    mask: (batch, length, keys) bool, queries before keys.
+
+  Returns:
+    (batch, length, heads, head_dim) of the type of q.
+  """
+  if isinstance(bias, OffsetBias):
+    bias = bias.of_all(q.shape[1])
+  # It accumulates bfloat16 in float32 by implicit promotion.
+  with jax.numpy_dtype_promotion('standard'):
+    return jax.nn.dot_product_attention(
+      q, k, v, bias=bias, mask=mask[:, None], scale=scale
+    )
+
+
+def _is_dense(bias):
+  return bias is not None and not isinstance(bias, OffsetBias)
+
+
+def _plain_instead(implementation, keys):
+  reason = 'scores have a bias of their own for each pair'
+  if implementation != 'auto':
+    raise ValueError(
+      f"attention={implementation!r}: {reason}; take attention='auto'"
+    )
+  _say(keys, f'plain ({reason})')
+  return 'plain'
+
+
+class _Settings(NamedTuple):
+  """What is known before a program is compiled."""
+
+  scale: float
+  window: int | None
+  kernels: tuple[tuple[str, str], ...]  # by platform: a name of `_KERNELS`
+
+
+_KERNELS = {
+  'blockwise': (blockwise.forward, blockwise.backward),
+  'splash': (splash.forward, splash.backward),
+  'emulated splash': (
+    functools.partial(splash.forward, emulated=True),
+    functools.partial(splash.backward, emulated=True),
+  ),
+}
+
+
+def _kernels(implementation, seen, bias, keys):
+  if implementation == 'blockwise':
+    _say(keys, 'blockwise')
+    return (('default', 'blockwise'),)
+  reason = splash.refusal(seen, bias)
+  if implementation == 'splash':
+    if reason:
+      raise ValueError(f"attention='splash': {reason}; take attention='auto'")
+    _say(keys, 'splash on TPU, emulated (slowly) elsewhere')
+    return (('tpu', 'splash'), ('default', 'emulated splash'))
+  if reason:
+    _say(keys, f'blockwise on every platform ({reason})')
+    return (('default', 'blockwise'),)
+  _say(keys, 'splash on TPU, blockwise elsewhere')
+  return (('tpu', 'splash'), ('default', 'blockwise'))
+
+
+@functools.cache
+def _say(keys: int, what: str) -> None:
+  logging.info('attention to rows of %d keys: %s', keys, what)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attended(settings, q, k, v, seen, windowed, bias):
+  return _forward(settings, q, k, v, seen, windowed, bias)[0]
+
+
+def _attended_forward(settings, *given):
+  results = _forward(settings, *given)
+  results = tuple(map(checkpoint_name, results, RESULTS))
+  return results[0], (*given, *results)
+
+
+def _attended_backward(settings, residuals, cotangent):
+  return *_backward(settings, *residuals, cotangent), None, None, None
+
+
+_attended.defvjp(_attended_forward, _attended_backward)
+
+
+def _forward(settings, *given):
+  """The result, and logarithms of sums (batch, heads, length)."""
+  return on_shards(
+    functools.partial(_on_platform, settings, 0),
+    given,
+    _names(*given),
+    (_HEADS, ('batch', 'heads')),
+  )
+
+
+def _backward(settings, *given):
+  """The gradients of q, k and v."""
+  names = _names(*given[:6])
+  return on_shards(
+    functools.partial(_on_platform, settings, 1),
+    given,
+    (*names, _HEADS, ('batch', 'heads'), _HEADS),
+    names[:3],
+  )
+
+
+_HEADS = ('batch', None, 'heads')
+
+
+def _names(q, k, v, seen, windowed, bias):
+  """The axes of the inputs of a kernel; those that are not said are whole."""
+  del v, windowed, bias
+  kv_heads = _HEADS if k.shape[2] == q.shape[2] else ('batch', None, 'kv_heads')
+  rows = jax.tree.map(lambda _: ('batch',), seen)
+  return _HEADS, kv_heads, kv_heads, rows, (), ('heads',)
+
+
+def _on_platform(settings, part, *given):
+  branches = {
+    platform: functools.partial(
+      _KERNELS[name][part], scale=settings.scale, window=settings.window
+    )
+    for platform, name in settings.kernels
+  }
+  return jax.lax.platform_dependent(*given, **branches)

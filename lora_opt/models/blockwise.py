@@ -1,0 +1,250 @@
+"""Attention block by block, in memory that grows with the length.
+
+A block of queries meets the keys block after block: a running maximum and a
+running sum make the softmax of the whole row in the end (arXiv 1805.02867,
+2112.05682). The backward pass computes the scores of each block again from the
+logarithm of that sum (arXiv 2205.14135). Blocks that causality or a window
+rules out are not visited. Ordinary JAX operations, so it runs everywhere.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lora_opt.models.offset_bias import OffsetBias
+from lora_opt.models.visibility import (
+  Side,
+  Visibility,
+  limit_of,
+  visible_pairs,
+)
+
+# Queries, and keys, at a time.
+BLOCK = 256
+
+
+def forward(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  seen: Visibility,
+  windowed: jax.Array | None = None,
+  bias: OffsetBias | None = None,
+  *,
+  scale: float,
+  window: int | None = None,
+  block: int = BLOCK,
+) -> tuple[jax.Array, jax.Array]:
+  """Attention, and the logarithms of the sums that `backward` needs.
+
+  Sums are in float32; weights are rounded to the type of v before they meet
+  it, as in `jax.nn.dot_product_attention`. A query that sees no key gets 0.
+
+  Args:
+    q: (batch, length, heads, head_dim); heads that share keys are neighbours.
+    k: (batch, keys, kv_heads, head_dim).
+    v: Likewise.
+    seen: Which keys are visible.
+    windowed: () bool, whether `window` holds; None for True.
+    bias: What is added to the scores; its gradient is not taken.
+    scale: Factor of the scores.
+    window: Keys that a query sees at most, itself included; None for all.
+    block: Queries, and keys, at a time.
+
+  Returns:
+    (batch, length, heads, head_dim) of the type of q, and the logarithm of the
+    sum of exponentials of each row of scores, (batch, heads, length) float32.
+  """
+  rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, block)
+  keys, values = rows.split_keys(k), rows.split_keys(v)
+
+  def of_queries(given):
+    i, query = given
+
+    def add(j, state):
+      out, top, total = state
+      scores, mask = rows.scores(query, keys[j], i, j, scale)
+      above = jnp.maximum(top, jnp.where(mask, scores, _LOWEST).max(-1))
+      weights = jnp.where(mask, jnp.exp(scores - above[..., None]), 0.0)
+      shrink = jnp.exp(top - above)
+      more = _product(
+        'bkgqs,bksd->bkgqd', weights.astype(values.dtype), values[j]
+      )
+      total = total * shrink + weights.sum(-1)
+      return out * shrink[..., None] + more, above, total
+
+    zeros = jnp.zeros(query.shape, jnp.float32)
+    first = zeros, jnp.full(zeros.shape[:-1], _LOWEST), zeros[..., 0]
+    out, top, total = jax.lax.fori_loop(*rows.visited(i), add, first)
+    total = jnp.where(total == 0, 1.0, total)
+    out = (out / total[..., None]).astype(q.dtype)
+    return out, top + jnp.log(total)
+
+  queries = rows.split_queries(q)
+  out, sums = jax.lax.map(of_queries, (jnp.arange(len(queries)), queries))
+  return rows.join_queries(out), rows.join_sums(sums)
+
+
+def backward(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  seen: Visibility,
+  windowed: jax.Array | None,
+  bias: OffsetBias | None,
+  out: jax.Array,
+  sums: jax.Array,
+  cotangent: jax.Array,
+  *,
+  scale: float,
+  window: int | None = None,
+  block: int = BLOCK,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The gradients of q, k and v.
+
+  Args:
+    q, k, v, seen, windowed, bias, scale, window, block: As of `forward`.
+    out, sums: Its results.
+    cotangent: The gradient of `out`.
+
+  Returns:
+    Arrays like q, k and v, summed in float32.
+  """
+  rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, block)
+  keys, values = rows.split_keys(k), rows.split_keys(v)
+  inner = (out.astype(jnp.float32) * cotangent.astype(jnp.float32)).sum(-1)
+  inner = rows.split_sums(inner.swapaxes(1, 2))
+
+  def of_queries(so_far, given):
+    i, query, total, change, inner = given
+
+    def add(j, state):
+      of_query, of_keys, of_values = state
+      scores, mask = rows.scores(query, keys[j], i, j, scale)
+      weights = jnp.where(mask, jnp.exp(scores - total[..., None]), 0.0)
+      of_weights = _product('bkgqd,bksd->bkgqs', change, values[j])
+      of_scores = scale * weights * (of_weights - inner[..., None])
+      of_scores = of_scores.astype(q.dtype)
+      weights = weights.astype(values.dtype)
+      of_query += _product('bkgqs,bksd->bkgqd', of_scores, keys[j])
+      to_keys = _product('bkgqs,bkgqd->bksd', of_scores, query)
+      to_values = _product('bkgqs,bkgqd->bksd', weights, change)
+      return (
+        of_query,
+        of_keys.at[j].add(to_keys),
+        of_values.at[j].add(to_values),
+      )
+
+    state = jnp.zeros(query.shape, jnp.float32), *so_far
+    of_query, *so_far = jax.lax.fori_loop(*rows.visited(i), add, state)
+    return tuple(so_far), of_query.astype(q.dtype)
+
+  queries = rows.split_queries(q)
+  nothing = jnp.zeros(keys.shape, jnp.float32)
+  (of_keys, of_values), of_queries_ = jax.lax.scan(
+    of_queries,
+    (nothing, nothing),
+    (
+      jnp.arange(len(queries)),
+      queries,
+      rows.split_sums(sums),
+      rows.split_queries(cotangent),
+      inner,
+    ),
+  )
+  return (
+    rows.join_queries(of_queries_),
+    rows.join_keys(of_keys).astype(k.dtype),
+    rows.join_keys(of_values).astype(v.dtype),
+  )
+
+
+# Below every score; finite, so that differences are.
+_LOWEST = float(jnp.finfo(jnp.float32).min)
+
+
+def _product(spec, x, y):
+  return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+
+class _Rows(NamedTuple):
+  """How rows are cut into blocks."""
+
+  seen: Visibility
+  window: jax.Array | int | None
+  bias: OffsetBias | None
+  kv_heads: int
+  length: int  # of the queries
+  keys: int
+  block: int
+
+  @classmethod
+  def of(cls, q, k, seen, window, bias, block):
+    return cls(seen, window, bias, k.shape[2], q.shape[1], k.shape[1], block)
+
+  def visited(self, i):
+    """First block of keys that block i of the queries sees, and one after."""
+    blocks = -(-self.keys // self.block)
+    if not self.seen.causal:
+      return 0, blocks
+    first = 0
+    if self.window is not None and self.seen.branches is None:
+      first = jnp.maximum(i * self.block - (self.window - 1), 0) // self.block
+    return first, jnp.minimum(i + 1, blocks)
+
+  def scores(self, query, key, i, j, scale):
+    """Scores (batch, kv_heads, group, queries, keys), and who is visible."""
+    scores = scale * _product('bkgqd,bksd->bkgqs', query, key)
+    if self.bias is not None:
+      bias = self.bias.of_block(i, j, self.block)
+      scores += bias.reshape(1, self.kv_heads, -1, *bias.shape[1:])
+    mask = visible_pairs(self.side(i), self.side(j, True), self.window)
+    return scores, mask[:, None, None]
+
+  def side(self, i, of_keys=False) -> Side:
+    index = i * self.block + jnp.arange(self.block, dtype=jnp.int32)
+    side = self.seen.side(index, of_keys)
+    # Beyond the end `take` repeats or fills: nothing is there to be seen.
+    inside = index < (self.keys if of_keys else self.length)
+    nobody = -2 if of_keys else -1
+    return side.replace(segments=jnp.where(inside[None], side.segments, nobody))
+
+  def split_keys(self, x):
+    """(batch, keys, heads, width) to (blocks, batch, heads, block, width)."""
+    x = self._whole(x, 1)
+    x = x.reshape(x.shape[0], -1, self.block, *x.shape[2:])
+    return jnp.moveaxis(x, (1, 3), (0, 2))
+
+  def join_keys(self, x):
+    """The inverse of `split_keys`."""
+    x = jnp.moveaxis(x, (0, 2), (1, 3))
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : self.keys]
+
+  def split_queries(self, x):
+    """(batch, length, heads, width): blocks first, heads by those of keys.
+
+    Returns:
+      (blocks, batch, kv_heads, group, block, width).
+    """
+    x = self.split_keys(x)
+    return x.reshape(*x.shape[:2], self.kv_heads, -1, *x.shape[3:])
+
+  def join_queries(self, x):
+    """The inverse of `split_queries`."""
+    x = x.reshape(*x.shape[:2], -1, *x.shape[4:])
+    x = jnp.moveaxis(x, (0, 2), (1, 3))
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : self.length]
+
+  def split_sums(self, x):
+    """(batch, heads, length) to (blocks, batch, kv_heads, group, block)."""
+    return self.split_queries(x.swapaxes(1, 2)[..., None])[..., 0]
+
+  def join_sums(self, x):
+    """The inverse of `split_sums`."""
+    return self.join_queries(x[..., None])[..., 0].swapaxes(1, 2)
+
+  def _whole(self, x, axis):
+    room = [(0, 0)] * x.ndim
+    room[axis] = (0, -x.shape[axis] % self.block)
+    return jnp.pad(x, room)

@@ -1,0 +1,155 @@
+"""Attention by the kernel of TPUs: JAX's splash attention.
+
+Scores stay on the chip, block by block; blocks that causality or a window
+rules out are not visited. What the kernel is given grows with the length.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+
+from lora_opt.models.offset_bias import OffsetBias
+from lora_opt.models.visibility import Visibility
+
+# The kernel works on rows of whole lanes.
+LANES = 128
+# Rows of queries and keys at a time: the largest of these that divides.
+_BLOCKS = (1024, 512, 384, 256, 128)
+
+
+def refusal(seen: Visibility, bias: OffsetBias | None) -> str:
+  """Why the kernel cannot do this; '' if it can."""
+  if seen.branches is not None:
+    return 'segments branch'
+  return '' if bias is None else 'scores have biases'
+
+
+def forward(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  seen: Visibility,
+  windowed: jax.Array | None = None,
+  bias: OffsetBias | None = None,
+  *,
+  scale: float,
+  window: int | None = None,
+  emulated: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+  """Attention; arguments and results are those of `blockwise.forward`.
+
+  Args:
+    q, k, v, windowed, scale, window: See there.
+    seen: Which keys are visible; without branches.
+    bias: None.
+    emulated: Run the kernel's program step by step, where there is no TPU.
+  """
+  assert bias is None
+  length = q.shape[1]
+
+  def attend(window, *given):
+    kernel = _kernel(q, k, seen.causal, window, emulated, residuals=True)
+    out, (sums,) = jax.vmap(kernel)(*_arguments(*given, scale))
+    return out.swapaxes(1, 2)[:, :length], sums[:, :, :length]
+
+  return _by_window(attend, window, windowed, q, k, v, seen)
+
+
+def backward(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  seen: Visibility,
+  windowed: jax.Array | None,
+  bias: None,
+  out: jax.Array,
+  sums: jax.Array,
+  cotangent: jax.Array,
+  *,
+  scale: float,
+  window: int | None = None,
+  emulated: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The gradients of q, k and v; see `forward` and `blockwise.backward`.
+
+  The forward pass is run once more: the public functions of the kernel do not
+  take the results of an earlier one.
+  """
+  del bias, out, sums
+
+  def differentiate(window, q, k, v, seen, cotangent):
+    kernel = _kernel(q, k, seen.causal, window, emulated, residuals=False)
+
+    def attend(q, k, v):
+      out = jax.vmap(kernel)(*_arguments(q, k, v, seen, scale))
+      return out.swapaxes(1, 2)[:, : q.shape[1]]
+
+    return jax.vjp(attend, q, k, v)[1](cotangent)
+
+  return _by_window(differentiate, window, windowed, q, k, v, seen, cotangent)
+
+
+def _by_window(function, window, windowed, *given):
+  """Two kernels where it depends on the layer: a window is part of a kernel."""
+  with jax.numpy_dtype_promotion('standard'):
+    if window is None or windowed is None:
+      return function(window, *given)
+    return jax.lax.cond(
+      windowed,
+      functools.partial(function, window),
+      functools.partial(function, None),
+      *given,
+    )
+
+
+def _kernel(q, k, causal, window, emulated, *, residuals):
+  lengths = tuple(_whole(x.shape[1]) for x in (q, k))
+  heads = q.shape[2]
+  if window is not None:
+    mask = splash_attention.LocalMask(lengths, (window - 1, 0), offset=0)
+  elif causal:
+    mask = splash_attention.CausalMask(lengths)
+  else:
+    mask = splash_attention.FullMask(lengths)
+  rows, columns = map(_block, lengths)
+  blocks = splash_attention.BlockSizes(
+    block_q=rows,
+    block_kv=columns,
+    block_q_dkv=rows,
+    block_kv_dkv=columns,
+    block_kv_dkv_compute=columns,
+    block_q_dq=rows,
+    block_kv_dq=columns,
+  )
+  return splash_attention.make_splash_mha_single_device(
+    splash_attention.MultiHeadMask([mask] * heads),
+    block_sizes=blocks,
+    save_residuals=residuals,
+    interpret=emulated,
+  )
+
+
+def _arguments(q, k, v, seen, scale):
+  """What the kernel takes of each row: heads first, whole lanes."""
+  q = (q * jnp.asarray(scale, q.dtype)).swapaxes(1, 2)
+  k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+  q, k, v = (_padded(x, 2, 0) for x in (q, k, v))
+  # What is added sees itself alone, and nothing sees it.
+  ids = (_padded(x, 1, -1) for x in (seen.segments, seen.keys))
+  return q, k, v, splash_attention.SegmentIds(*ids)
+
+
+def _padded(x, axis, value):
+  room = [(0, 0)] * x.ndim
+  room[axis] = (0, _whole(x.shape[axis]) - x.shape[axis])
+  return jnp.pad(x, room, constant_values=value)
+
+
+def _whole(length: int) -> int:
+  return -(-length // LANES) * LANES
+
+
+def _block(length: int) -> int:
+  return next(size for size in _BLOCKS if length % size == 0)

@@ -1,0 +1,239 @@
+"""Every implementation of attention against the plain one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lora_opt.models import attend as attend_module
+from lora_opt.models import blockwise
+from lora_opt.models.attend import attend
+from lora_opt.models.offset_bias import OffsetBias
+from lora_opt.models.visibility import Visibility
+
+HEADS, WIDTH = 4, 8
+# Two examples and padding, cut by blocks of 32 and by whole lanes of 128 alike.
+LENGTH, FIRST, SECOND = 150, 70, 60
+
+
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+  """Rows of these tests have several blocks."""
+  kernels = tuple(
+    functools.partial(each, block=32)
+    for each in (blockwise.forward, blockwise.backward)
+  )
+  monkeypatch.setitem(attend_module._KERNELS, 'blockwise', kernels)
+
+
+def segments(rows=2):
+  ids = np.zeros((rows, LENGTH), np.int32)
+  ids[:, :FIRST], ids[:, FIRST : FIRST + SECOND] = 1, 2
+  return jnp.array(ids)
+
+
+def positions():
+  count = [*range(FIRST), *range(SECOND), *[0] * (LENGTH - FIRST - SECOND)]
+  return jnp.array([count, count], jnp.int32)
+
+
+def branched():
+  """The first example has a prefix of 20 and two continuations of 25."""
+  branches, count = np.zeros((2, LENGTH), np.int32), np.array(positions())
+  branches[:, 20:45], branches[:, 45:70] = 1, 2
+  count[:, 45:70] = count[:, 20:45]
+  return {'branches': jnp.array(branches), 'positions': jnp.array(count)}
+
+
+def arrays(dtype='float32', kv_heads=HEADS, length=LENGTH, seed=0):
+  keys = jax.random.split(jax.random.key(seed), 4)
+  heads = (HEADS, kv_heads, kv_heads, HEADS)
+  return [
+    jax.random.normal(key, (2, length, n, WIDTH)).astype(dtype)
+    for key, n in zip(keys, heads, strict=True)
+  ]
+
+
+def results(implementation, q, k, v, weights, seen, **settings):
+  """What attention returns, and its gradients of q, k and v."""
+
+  def loss(q, k, v):
+    out = attend(q, k, v, seen, implementation=implementation, **settings)
+    # Padding has no loss.
+    counted = (seen.segments > 0)[:, :, None, None]
+    product = (out * weights).astype(jnp.float32)
+    return jnp.where(counted, product, 0).sum(), out
+
+  gradient = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+  (_, out), gradients = gradient(q, k, v)
+  return [out, *gradients]
+
+
+CASES = {
+  'causal': ({}, {}),
+  'window': ({'positions': positions()}, {'window': 40}),
+  'scale': ({}, {'scale': 0.1}),
+  'both ways': ({'causal': False}, {}),
+  'branches': (branched(), {}),
+  'branches, window': (branched(), {'window': 12}),
+  'bias': ({'causal': False}, {'bias': True}),
+}
+# Heads that share keys: all of their own otherwise.
+KV_HEADS = {'causal': 2, 'window': 1}
+BY_SPLASH = ('causal', 'window', 'scale', 'both ways')
+WAYS = [
+  *[('blockwise', case) for case in CASES],
+  *[('splash', case) for case in BY_SPLASH],
+]
+
+
+def settings_of(case):
+  seen, settings = CASES[case]
+  if settings.get('bias'):
+    values = jax.random.normal(jax.random.key(9), (HEADS, 2 * LENGTH - 1))
+    settings = {'bias': OffsetBias(values)}
+  return Visibility(segments(), **seen), settings
+
+
+@pytest.mark.parametrize(('implementation', 'case'), WAYS)
+def test_is_the_plain_one_up_to_rounding(implementation, case):
+  seen, settings = settings_of(case)
+  given = arrays(kv_heads=KV_HEADS.get(case, HEADS))
+  actual = results(implementation, *given, seen, **settings)
+  expected = results('plain', *given, seen, **settings)
+  real = np.asarray(seen.segments) > 0
+  for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
+    assert a.dtype == e.dtype and np.isfinite(a).all()
+    # What padding puts out is nobody's; gradients there are 0.
+    a, e = (x[real] if i == 0 else x for x in map(np.asarray, (a, e)))
+    # Sums of at most 150 terms of about 1, in another order.
+    np.testing.assert_allclose(a, e, rtol=0, atol=150 * 2**-23 * abs(e).max())
+
+
+@pytest.mark.parametrize('implementation', ['blockwise', 'splash'])
+def test_bfloat16_differs_by_its_rounding(implementation):
+  seen, settings = settings_of('causal')
+  given = arrays('bfloat16')
+  exact = [x.astype(jnp.float32) for x in given]
+  expected = results('plain', *exact, seen)
+  plain = results('plain', *given, seen)
+  actual = results(implementation, *given, seen, **settings)
+  real = np.asarray(seen.segments) > 0
+  for a, p, e in zip(actual, plain, expected, strict=True):
+    assert a.dtype == jnp.bfloat16
+    a, p, e = (np.asarray(x, np.float32)[real] for x in (a, p, e))
+    # A value in it has 8 bits; weights, scaled queries, scores and results are
+    # each rounded once, as by the plain one, or once more.
+    error, limit = (np.linalg.norm(x - e) / np.linalg.norm(e) for x in (a, p))
+    assert error < max(2 * limit, 2**-7)
+
+
+@pytest.mark.parametrize('implementation', ['plain', 'blockwise', 'splash'])
+@pytest.mark.parametrize('case', ['window', 'both ways'])
+def test_nothing_leaks_between_examples(implementation, case):
+  seen, settings = settings_of(case)
+  q, k, v, _ = arrays()
+  first = (jnp.arange(LENGTH) < FIRST)[None, :, None, None]
+
+  def loss(q, k, v):
+    out = attend(q, k, v, seen, implementation=implementation, **settings)
+    return jnp.where(first, out, 0).sum()
+
+  for x in jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v):
+    assert np.any(x[:, :FIRST]) and not np.any(x[:, FIRST:])
+
+
+@pytest.mark.parametrize('implementation', ['blockwise', 'splash'])
+def test_a_window_that_depends_on_the_layer(implementation):
+  seen = Visibility(segments(), positions=positions())
+  given = arrays()
+
+  @jax.jit
+  def layers(flags):
+    def layer(_, windowed):
+      return None, attend(
+        *given[:3],
+        seen,
+        window=40,
+        windowed=windowed,
+        implementation=implementation,
+      )
+
+    return jax.lax.scan(layer, None, flags)[1]
+
+  with_window, without = layers(jnp.array([True, False]))
+  real = np.asarray(seen.segments) > 0
+  for actual, settings in ((with_window, {'window': 40}), (without, {})):
+    expected = attend(*given[:3], seen, implementation='plain', **settings)
+    np.testing.assert_allclose(actual[real], expected[real], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize('implementation', ['blockwise', 'splash'])
+def test_other_keys_than_queries(implementation):
+  """As the decoder of T5 sees its encoder; padding may see nobody."""
+  queries, keys = segments()[:, :90], segments() + (segments() == 0) * 3
+  seen = Visibility(queries, keys, causal=False)
+  q, k, v, weights = arrays()
+  given = q[:, :90], k, v, weights[:, :90]
+  actual = results(implementation, *given, seen)
+  expected = results('plain', *given, seen)
+  for a, e in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(a, e, rtol=0, atol=150 * 2**-23 * abs(e).max())
+
+
+def test_who_sees_nobody_gets_nothing_from_blockwise():
+  ones = jnp.ones((1, 8), jnp.int32)
+  seen = Visibility(2 * ones, ones, causal=False)
+  x = jnp.ones((1, 8, 1, WIDTH))
+  out = attend(x, x, x, seen, implementation='blockwise')
+  assert not np.any(out)
+
+
+def test_short_rows_are_plain_and_long_ones_are_not():
+  def primitives(length):
+    q, k, v, _ = arrays(length=length)
+    seen = Visibility(jnp.ones((2, length), jnp.int32))
+    return str(jax.make_jaxpr(lambda *x: attend(*x, seen))(q, k, v))
+
+  assert 'custom_vjp' not in primitives(attend_module.SHORT)
+  assert 'splash' in primitives(attend_module.SHORT + 1)
+
+
+def test_what_a_kernel_cannot_do_is_refused_by_name():
+  q, k, v, _ = arrays()
+  seen = Visibility(segments(), **branched())
+  with pytest.raises(ValueError, match="attention='splash': segments branch"):
+    attend(q, k, v, seen, implementation='splash')
+  dense = jnp.zeros((1, HEADS, LENGTH, LENGTH))
+  with pytest.raises(ValueError, match="attention='blockwise': scores have a"):
+    attend(q, k, v, seen, bias=dense, implementation='blockwise')
+  with pytest.raises(ValueError, match="attention='some' must be one of auto"):
+    attend_module.check_implementation('some')
+
+
+def test_relative_biases_of_long_rows_are_frozen():
+  q, k, v, _ = arrays()
+  seen = Visibility(segments())
+
+  def loss(values):
+    bias = OffsetBias(values)
+    return attend(q, k, v, seen, bias=bias, implementation='blockwise').sum()
+
+  with pytest.raises(ValueError, match="take attention='plain'"):
+    jax.grad(loss)(jnp.ones((HEADS, 2 * LENGTH - 1)))
+
+
+def test_biases_of_a_block_are_those_of_all():
+  bias = OffsetBias(jnp.arange(2 * 2 * 10 - 2.0).reshape(2, 19))
+  whole = bias.of_all(10)[0]
+  for i in range(3):
+    for j in range(3):
+      expected = whole[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+      rows, columns = expected.shape[1:]
+      actual = bias.of_block(jnp.int32(i), jnp.int32(j), 4)
+      np.testing.assert_array_equal(actual[:, :rows, :columns], expected)
