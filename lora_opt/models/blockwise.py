@@ -62,7 +62,7 @@ def forward(
   def of_queries(given):
     i, query = given
 
-    def add(j, state):
+    def add(state, j):
       out, top, total = state
       scores, mask = rows.scores(query, keys[j], i, j, scale)
       above = jnp.maximum(top, jnp.where(mask, scores, _LOWEST).max(-1))
@@ -76,7 +76,7 @@ def forward(
 
     zeros = jnp.zeros(query.shape, jnp.float32)
     first = zeros, jnp.full(zeros.shape[:-1], _LOWEST), zeros[..., 0]
-    out, top, total = jax.lax.fori_loop(*rows.visited(i), add, first)
+    out, top, total = rows.over_keys(add, first, i)
     total = jnp.where(total == 0, 1.0, total)
     out = (out / total[..., None]).astype(q.dtype)
     return out, top + jnp.log(total)
@@ -119,25 +119,28 @@ def backward(
   def of_queries(so_far, given):
     i, query, total, change, inner = given
 
-    def add(j, state):
-      of_query, of_keys, of_values = state
+    def products(j):
       scores, mask = rows.scores(query, keys[j], i, j, scale)
       weights = jnp.where(mask, jnp.exp(scores - total[..., None]), 0.0)
       of_weights = _product('bkgqd,bksd->bkgqs', change, values[j])
       of_scores = scale * weights * (of_weights - inner[..., None])
       of_scores = of_scores.astype(q.dtype)
       weights = weights.astype(values.dtype)
-      of_query += _product('bkgqs,bksd->bkgqd', of_scores, keys[j])
-      to_keys = _product('bkgqs,bkgqd->bksd', of_scores, query)
-      to_values = _product('bkgqs,bkgqd->bksd', weights, change)
       return (
-        of_query,
-        of_keys.at[j].add(to_keys),
-        of_values.at[j].add(to_values),
+        _product('bkgqs,bksd->bkgqd', of_scores, keys[j]),
+        _product('bkgqs,bkgqd->bksd', of_scores, query),
+        _product('bkgqs,bkgqd->bksd', weights, change),
       )
 
+    def add(state, j):
+      to_query, to_keys, to_values = products(j)
+      of_query, of_keys, of_values = state
+      of_keys = of_keys.at[j].add(to_keys)
+      of_values = of_values.at[j].add(to_values)
+      return of_query + to_query, of_keys, of_values
+
     state = jnp.zeros(query.shape, jnp.float32), *so_far
-    of_query, *so_far = jax.lax.fori_loop(*rows.visited(i), add, state)
+    of_query, *so_far = rows.over_keys(add, state, i)
     return tuple(so_far), of_query.astype(q.dtype)
 
   queries = rows.split_queries(q)
@@ -183,15 +186,28 @@ class _Rows(NamedTuple):
   def of(cls, q, k, seen, window, bias, block):
     return cls(seen, window, bias, k.shape[2], q.shape[1], k.shape[1], block)
 
-  def visited(self, i):
-    """First block of keys that block i of the queries sees, and one after."""
-    blocks = -(-self.keys // self.block)
+  def over_keys(self, add, state, i):
+    """Adds every block of keys that block i of the queries may see.
+
+    The length of the loop is known, so that plans can count what it does.
+
+    Args:
+      add: (state, number of a block) -> state.
+      state: What to start from.
+      i: () int32.
+    """
+    blocks = jnp.arange(-(-self.keys // self.block), dtype=jnp.int32)
     if not self.seen.causal:
-      return 0, blocks
+      return jax.lax.scan(lambda s, j: (add(s, j), None), state, blocks)[0]
     first = 0
     if self.window is not None and self.seen.branches is None:
       first = jnp.maximum(i * self.block - (self.window - 1), 0) // self.block
-    return first, jnp.minimum(i + 1, blocks)
+
+    def step(state, j):
+      visible = (first <= j) & (j <= i)
+      return jax.lax.cond(visible, add, lambda state, j: state, state, j), None
+
+    return jax.lax.scan(step, state, blocks)[0]
 
   def scores(self, query, key, i, j, scale):
     """Scores (batch, kv_heads, group, queries, keys), and who is visible."""

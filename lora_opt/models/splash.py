@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from lora_opt.models.offset_bias import OffsetBias
@@ -106,7 +107,13 @@ def _by_window(function, window, windowed, *given):
 
 def _kernel(q, k, causal, window, emulated, *, residuals):
   lengths = tuple(_whole(x.shape[1]) for x in (q, k))
-  heads = q.shape[2]
+  return _built(q.shape[2], lengths, causal, window, emulated, residuals)
+
+
+# What a kernel knows of its mask are numbers, so that programs may share it;
+# for rows of 128k tokens it takes seconds to find out which blocks are empty.
+@functools.lru_cache(maxsize=32)
+def _built(heads, lengths, causal, window, emulated, residuals):
   if window is not None:
     mask = splash_attention.LocalMask(lengths, (window - 1, 0), offset=0)
   elif causal:
@@ -123,12 +130,14 @@ def _kernel(q, k, causal, window, emulated, *, residuals):
     block_q_dq=rows,
     block_kv_dq=columns,
   )
-  return splash_attention.make_splash_mha_single_device(
-    splash_attention.MultiHeadMask([mask] * heads),
-    block_sizes=blocks,
-    save_residuals=residuals,
-    interpret=emulated,
-  )
+  with jax.ensure_compile_time_eval():
+    kernel = splash_attention.make_splash_mha_single_device(
+      splash_attention.MultiHeadMask([mask] * heads),
+      block_sizes=blocks,
+      save_residuals=residuals,
+      interpret=emulated,
+    )
+    return jax.tree.map(np.asarray, kernel)
 
 
 def _arguments(q, k, v, seen, scale):

@@ -16,7 +16,8 @@ def product_flops(program: core.ClosedJaxpr) -> int:
   """Two for each multiply-add of all devices together.
 
   Loops count as often as they run (a `while` whose length is not known, once),
-  of conditionals the dearest branch, recomputation as often as it is done.
+  of conditionals the dearest branch, recomputation as often as it is done, of
+  kernels every block: those that a mask makes empty too, which are not done.
 
   Args:
     program: Such as `jax.jit(f).trace(...).jaxpr`.
@@ -45,13 +46,23 @@ def _flops(equation: Any) -> int:
     return max(
       sum(map(_flops, branch.jaxpr.eqns)) for branch in parameters['branches']
     )
-  times = parameters['length'] if name == 'scan' else 1
-  return times * sum(
+  return _times(name, parameters) * sum(
     _flops(inner)
     for value in parameters.values()
     for jaxpr in _programs(value)
     for inner in jaxpr.eqns
   )
+
+
+def _times(name: str, parameters: dict[str, Any]) -> int:
+  """How often what an equation holds is done, on all devices together."""
+  if name == 'scan':
+    return parameters['length']
+  if name == 'shard_map':  # what it holds is one device's part
+    return parameters['mesh'].size
+  if name == 'pallas_call':
+    return math.prod(parameters['grid_mapping'].grid)
+  return 1
 
 
 def _programs(value: Any) -> Iterator[core.Jaxpr]:

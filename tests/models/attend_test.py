@@ -1,6 +1,8 @@
 """Every implementation of attention against the plain one."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -237,3 +239,12 @@ def test_biases_of_a_block_are_those_of_all():
       rows, columns = expected.shape[1:]
       actual = bias.of_block(jnp.int32(i), jnp.int32(j), 4)
       np.testing.assert_array_equal(actual[:, :rows, :columns], expected)
+
+
+def test_on_a_mesh_every_device_attends_to_its_own():
+  code = 'from tests.models import attend_on_a_mesh as it; it.compare()'
+  # In a process of its own, which has eight devices.
+  run = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert run.returncode == 0, run.stderr

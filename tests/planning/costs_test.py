@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from lora_opt.models.attend import attend
+from lora_opt.models.visibility import Visibility
 from lora_opt.planning import hlo
 from lora_opt.planning.costs import costs
 from lora_opt.planning.groups import device_groups
@@ -226,3 +228,33 @@ def test_a_loop_that_counts_in_twos():
   by_one = WINDOWED.replace('constant(2)', 'constant(1)')
   times = {e.instruction.name: e.times for e in hlo.executed(by_one)}
   assert times['y'] == 8
+
+
+@pytest.mark.parametrize(
+  ('implementation', 'products'),
+  # Forward two; backward five, of which splash does the scores and those of
+  # the weights twice, and all of forward once more.
+  [('plain', 2 + 4), ('blockwise', 2 + 5), ('splash', 2 + 2 + 7)],
+)
+def test_products_of_attention(implementation, products):
+  length, heads, width = 1024, 4, 16
+  x = jax.ShapeDtypeStruct((2, length, heads, width), 'float32')
+  seen = Visibility(jnp.ones((2, length), jnp.int32))
+
+  def loss(q, k, v):
+    return attend(q, k, v, seen, implementation=implementation).sum()
+
+  program = jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x, x, x)
+  each = 2 * 2 * heads * length**2 * width
+  # Sums over the width alone are products too, a thousandth of one.
+  assert product_flops(program) == pytest.approx(products * each, rel=1e-3)
+
+
+def test_what_every_device_does_counts_for_each():
+  mesh = jax.sharding.AbstractMesh((4,), ('x',))
+  split = jax.sharding.PartitionSpec('x')
+  f = jax.shard_map(
+    lambda x: x @ x.T, mesh=mesh, in_specs=split, out_specs=split
+  )
+  program = jax.make_jaxpr(f)(jnp.ones((8, 16)))
+  assert product_flops(program) == 4 * 2 * 2 * 2 * 16
