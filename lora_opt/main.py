@@ -132,6 +132,9 @@ def main(argv: Sequence[str]) -> None:
   host_devices.make_room(host_devices.simulated())
   _keep_compiled_programs(FLAGS.compilation_cache_dir)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
+  # Says how attention is computed, where that is not the plain way.
+  attending = python_logging.getLogger('lora_opt.models.attend')
+  attending.setLevel(python_logging.INFO)
   if FLAGS.coordinator_address or FLAGS.process_count:
     processes.start(
       FLAGS.coordinator_address,

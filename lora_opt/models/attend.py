@@ -4,11 +4,13 @@
              length
   blockwise  block after block, in ordinary JAX operations
   splash     JAX's kernel for TPUs
-  auto       plain on rows of at most `SHORT` keys; beyond, splash on TPUs where
-             it knows the form of the mask, and blockwise everywhere else
+  flash      JAX's kernel for NVIDIA GPUs
+  auto       plain on rows of at most `SHORT` keys; beyond, the kernel of the
+             platform where it can do what is asked, and blockwise elsewhere
 
 The platform is the one that a program is lowered for, also when that happens
-on another machine (`--run_mode=plan`). What was chosen is logged, once each.
+on another machine (`--run_mode=plan`). What is chosen for long rows is logged,
+once.
 """
 
 import functools
@@ -19,12 +21,14 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lora_opt.models import blockwise, splash
+from lora_opt.models import blockwise, flash, splash
 from lora_opt.models.axes import is_split, on_shards
 from lora_opt.models.offset_bias import OffsetBias, frozen
 from lora_opt.models.visibility import Visibility, limit_of
 
-IMPLEMENTATIONS = ('auto', 'plain', 'blockwise', 'splash')
+LOGGER = logging.getLogger(__name__)
+
+IMPLEMENTATIONS = ('auto', 'plain', 'blockwise', 'splash', 'flash')
 
 # Keys of a row up to which all its scores are taken at once.
 SHORT = 512
@@ -80,7 +84,7 @@ def attend(
   if isinstance(windowed, bool):
     window, windowed = (window if windowed else None), None
   if not is_plain(implementation, k.shape[1]) and _is_dense(bias):
-    implementation = _plain_instead(implementation, k.shape[1])
+    implementation = _plain_instead(implementation)
   if is_plain(implementation, k.shape[1]):
     limit = limit_of(window, windowed)
     out = plain(q, k, v, seen.mask(limit), scale=scale, bias=bias)
@@ -89,7 +93,7 @@ def attend(
   if group > 1 and is_split('heads') and not is_split('kv_heads'):
     # The heads of one device need not share keys evenly.
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
-  kernels = _kernels(implementation, seen, bias, k.shape[1])
+  kernels = _kernels(implementation, q, seen, window, bias)
   bias = None if bias is None else frozen(bias)
   settings = _Settings(scale, window, kernels)
   return _attended(settings, q, k, v, seen, windowed, bias)
@@ -132,13 +136,13 @@ def _is_dense(bias):
   return bias is not None and not isinstance(bias, OffsetBias)
 
 
-def _plain_instead(implementation, keys):
+def _plain_instead(implementation):
   reason = 'scores have a bias of their own for each pair'
   if implementation != 'auto':
     raise ValueError(
       f"attention={implementation!r}: {reason}; take attention='auto'"
     )
-  _say(keys, f'plain ({reason})')
+  _say(f'plain ({reason})')
   return 'plain'
 
 
@@ -153,33 +157,45 @@ class _Settings(NamedTuple):
 _KERNELS = {
   'blockwise': (blockwise.forward, blockwise.backward),
   'splash': (splash.forward, splash.backward),
-  'emulated splash': (
-    functools.partial(splash.forward, emulated=True),
-    functools.partial(splash.backward, emulated=True),
-  ),
+  'flash': (flash.forward, flash.backward),
+}
+# Step by step on any platform, for tests and experiments.
+_KERNELS |= {
+  f'emulated {name}': tuple(
+    functools.partial(each, emulated=True) for each in _KERNELS[name]
+  )
+  for name in ('splash', 'flash')
+}
+# By platform: the name of its kernel, and what it refuses.
+_OF_PLATFORM = {
+  'tpu': ('splash', splash.refusal),
+  'cuda': ('flash', flash.refusal),
 }
 
 
-def _kernels(implementation, seen, bias, keys):
+def _kernels(implementation, *asked):
+  """Pairs of a platform, or 'default', and the kernel to be used there."""
   if implementation == 'blockwise':
-    _say(keys, 'blockwise')
+    _say('blockwise')
     return (('default', 'blockwise'),)
-  reason = splash.refusal(seen, bias)
-  if implementation == 'splash':
-    if reason:
-      raise ValueError(f"attention='splash': {reason}; take attention='auto'")
-    _say(keys, 'splash on TPU, emulated (slowly) elsewhere')
-    return (('tpu', 'splash'), ('default', 'emulated splash'))
-  if reason:
-    _say(keys, f'blockwise on every platform ({reason})')
-    return (('default', 'blockwise'),)
-  _say(keys, 'splash on TPU, blockwise elsewhere')
-  return (('tpu', 'splash'), ('default', 'blockwise'))
+  chosen, said = [], []
+  for platform, (name, refusal) in _OF_PLATFORM.items():
+    reason = refusal(*asked)
+    if implementation == name:
+      if reason:
+        raise ValueError(f"attention={name!r}: {reason}; take attention='auto'")
+      _say(f'{platform} {name}, elsewhere emulated, which is slow')
+      return ((platform, name), ('default', f'emulated {name}'))
+    if not reason:
+      chosen.append((platform, name))
+    said.append(f'{platform} {f"blockwise ({reason})" if reason else name}')
+  _say(', '.join([*said, 'elsewhere blockwise']))
+  return (*chosen, ('default', 'blockwise'))
 
 
 @functools.cache
-def _say(keys: int, what: str) -> None:
-  logging.info('attention to rows of %d keys: %s', keys, what)
+def _say(what: str) -> None:
+  LOGGER.info('attention to rows of more than %d keys: %s', SHORT, what)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -20,8 +20,11 @@ LANES = 128
 _BLOCKS = (1024, 512, 384, 256, 128)
 
 
-def refusal(seen: Visibility, bias: OffsetBias | None) -> str:
+def refusal(
+  q: jax.Array, seen: Visibility, window: int | None, bias: OffsetBias | None
+) -> str:
   """Why the kernel cannot do this; '' if it can."""
+  del q, window  # it takes every width, and windows
   if seen.branches is not None:
     return 'segments branch'
   return '' if bias is None else 'scores have biases'

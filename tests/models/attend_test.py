@@ -1,6 +1,7 @@
 """Every implementation of attention against the plain one."""
 
 import functools
+import itertools
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from lora_opt.models.attend import attend
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
 
-HEADS, WIDTH = 4, 8
+HEADS, WIDTH = 4, 16
 # Two examples and padding, cut by blocks of 32 and by whole lanes of 128 alike.
 LENGTH, FIRST, SECOND = 150, 70, 60
 
@@ -88,9 +89,11 @@ CASES = {
 # Heads that share keys: all of their own otherwise.
 KV_HEADS = {'causal': 2, 'window': 1}
 BY_SPLASH = ('causal', 'window', 'scale', 'both ways')
+BY_FLASH = ('causal', 'scale', 'both ways')
 WAYS = [
   *[('blockwise', case) for case in CASES],
   *[('splash', case) for case in BY_SPLASH],
+  *[('flash', case) for case in BY_FLASH],
 ]
 
 
@@ -117,7 +120,7 @@ def test_is_the_plain_one_up_to_rounding(implementation, case):
     np.testing.assert_allclose(a, e, rtol=0, atol=150 * 2**-23 * abs(e).max())
 
 
-@pytest.mark.parametrize('implementation', ['blockwise', 'splash'])
+@pytest.mark.parametrize('implementation', ['blockwise', 'splash', 'flash'])
 def test_bfloat16_differs_by_its_rounding(implementation):
   seen, settings = settings_of('causal')
   given = arrays('bfloat16')
@@ -135,8 +138,14 @@ def test_bfloat16_differs_by_its_rounding(implementation):
     assert error < max(2 * limit, 2**-7)
 
 
-@pytest.mark.parametrize('implementation', ['plain', 'blockwise', 'splash'])
-@pytest.mark.parametrize('case', ['window', 'both ways'])
+@pytest.mark.parametrize(
+  ('implementation', 'case'),
+  [
+    *itertools.product(['plain', 'blockwise', 'splash'], ['window', 'causal']),
+    ('flash', 'causal'),
+    ('flash', 'both ways'),
+  ],
+)
 def test_nothing_leaks_between_examples(implementation, case):
   seen, settings = settings_of(case)
   q, k, v, _ = arrays()
@@ -209,8 +218,9 @@ def test_short_rows_are_plain_and_long_ones_are_not():
 def test_what_a_kernel_cannot_do_is_refused_by_name():
   q, k, v, _ = arrays()
   seen = Visibility(segments(), **branched())
-  with pytest.raises(ValueError, match="attention='splash': segments branch"):
-    attend(q, k, v, seen, implementation='splash')
+  for name in ('splash', 'flash'):
+    with pytest.raises(ValueError, match=f"'{name}': segments branch; take"):
+      attend(q, k, v, seen, implementation=name)
   dense = jnp.zeros((1, HEADS, LENGTH, LENGTH))
   with pytest.raises(ValueError, match="attention='blockwise': scores have a"):
     attend(q, k, v, seen, bias=dense, implementation='blockwise')
