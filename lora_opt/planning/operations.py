@@ -6,13 +6,15 @@ on GPUs calls of a library.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.extend import core
 
 
-def product_flops(program: core.ClosedJaxpr) -> int:
+def product_flops(
+  program: core.ClosedJaxpr, platform: str | None = None
+) -> int:
   """Two for each multiply-add of all devices together.
 
   Loops count as often as they run (a `while` whose length is not known, once),
@@ -21,16 +23,18 @@ def product_flops(program: core.ClosedJaxpr) -> int:
 
   Args:
     program: Such as `jax.jit(f).trace(...).jaxpr`.
+    platform: Which it is lowered for, 'tpu', 'cuda' or 'cpu': what it does on
+      others does not count. None for the dearest.
 
   >>> import jax, jax.numpy as jnp
   >>> x = jnp.ones((4, 8))
   >>> product_flops(jax.make_jaxpr(lambda x: x @ x.T)(x))
   256
   """
-  return sum(map(_flops, program.jaxpr.eqns))
+  return sum(_flops(each, platform) for each in program.jaxpr.eqns)
 
 
-def _flops(equation: Any) -> int:
+def _flops(equation: Any, platform: str | None) -> int:
   name, parameters = equation.primitive.name, equation.params
   if name == 'dot_general':
     ((contracted, _), _) = parameters['dimension_numbers']
@@ -44,14 +48,29 @@ def _flops(equation: Any) -> int:
     return 2 * math.prod(equation.outvars[0].aval.shape) * each
   if name == 'cond':
     return max(
-      sum(map(_flops, branch.jaxpr.eqns)) for branch in parameters['branches']
+      product_flops(branch, platform)
+      for branch in _branches(parameters, platform)
     )
   return _times(name, parameters) * sum(
-    _flops(inner)
+    _flops(inner, platform)
     for value in parameters.values()
     for jaxpr in _programs(value)
     for inner in jaxpr.eqns
   )
+
+
+def _branches(
+  parameters: dict[str, Any], platform: str | None
+) -> Sequence[core.ClosedJaxpr]:
+  """The branches of a conditional that a platform may take."""
+  branches = parameters['branches']
+  platforms = parameters.get('branches_platforms')
+  if platform is None or platforms is None:
+    return branches
+  for branch, names in zip(branches, platforms, strict=True):
+    if names is None or platform in names:  # None for all others, at the end
+      return (branch,)
+  return branches
 
 
 def _times(name: str, parameters: dict[str, Any]) -> int:

@@ -171,7 +171,7 @@ def compile_step(
     except jax.errors.JaxRuntimeError as error:
       raise refusal(error, shapes) from error
   width = 2 if wide else 1
-  flops = product_flops(traced.jaxpr) / devices
+  flops = product_flops(traced.jaxpr, target.lowered_for) / devices
   found = costs(compiled.text, devices, flops, width)
   sizes = compiled.sizes
   while_running = (

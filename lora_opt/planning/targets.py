@@ -58,6 +58,11 @@ class Target(NamedTuple):
     """Whether the topology's own compiler compiles."""
     return self.platform != 'cpu'
 
+  @property
+  def lowered_for(self) -> str:
+    """What JAX calls the platform of its programs."""
+    return 'cuda' if self.platform == 'gpu' else self.platform
+
 
 def platform_of(topology: Topology) -> str:
   """Whose compiler a topology is planned with here: 'tpu', 'gpu' or 'cpu'."""

@@ -250,6 +250,17 @@ def test_products_of_attention(implementation, products):
   assert product_flops(program) == pytest.approx(products * each, rel=1e-3)
 
 
+def test_what_other_platforms_do_does_not_count():
+  def f(x):
+    return jax.lax.platform_dependent(
+      x, tpu=lambda x: x @ x @ x, default=lambda x: x @ x
+    )
+
+  program = jax.make_jaxpr(jax.jit(f))(jnp.ones((8, 8)))
+  found = [product_flops(program, name) for name in ('tpu', 'cuda', None)]
+  assert found == [2 * 2 * 8**3, 2 * 8**3, 2 * 2 * 8**3]
+
+
 def test_what_every_device_does_counts_for_each():
   mesh = jax.sharding.AbstractMesh((4,), ('x',))
   split = jax.sharding.PartitionSpec('x')
