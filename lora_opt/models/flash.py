@@ -3,13 +3,14 @@
 It takes packed rows, in either direction. cuDNN's kernel, the other one that
 comes with JAX, takes them as a mask of all pairs alone, which grows with the
 square of the length.
+
+(JAX's module is imported where it is used: that takes most of a second.)
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.gpu import attention as kernels
 
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
@@ -28,7 +29,7 @@ def refusal(
   if bias is not None:
     return 'scores have biases'
   if window is not None:
-    return 'of a window'
+    return 'a window ends what is seen'
   if seen.key_segments is not None:
     return 'queries and keys are of different texts'
   if width & (width - 1) or not 16 <= width <= 256:
@@ -86,6 +87,8 @@ def backward(
 
 def _kernel(q, seen, scale, emulated, **settings):
   """A function of q, k and v."""
+  from jax.experimental.pallas.ops.gpu import attention as kernels
+
   room = -q.shape[1] % _BLOCK
   # What is added sees itself alone, and nothing sees it.
   segments = _padded(seen.segments, room, -1)

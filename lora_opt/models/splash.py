@@ -2,6 +2,8 @@
 
 Scores stay on the chip, block by block; blocks that causality or a window
 rules out are not visited. What the kernel is given grows with the length.
+
+(JAX's module is imported where it is used: that takes most of a second.)
 """
 
 import functools
@@ -9,7 +11,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.ops.tpu import splash_attention
 
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
@@ -117,6 +118,8 @@ def _kernel(q, k, causal, window, emulated, *, residuals):
 # for rows of 128k tokens it takes seconds to find out which blocks are empty.
 @functools.lru_cache(maxsize=32)
 def _built(heads, lengths, causal, window, emulated, residuals):
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
   if window is not None:
     mask = splash_attention.LocalMask(lengths, (window - 1, 0), offset=0)
   elif causal:
@@ -145,12 +148,14 @@ def _built(heads, lengths, causal, window, emulated, residuals):
 
 def _arguments(q, k, v, seen, scale):
   """What the kernel takes of each row: heads first, whole lanes."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
+
   q = (q * jnp.asarray(scale, q.dtype)).swapaxes(1, 2)
   k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
   q, k, v = (_padded(x, 2, 0) for x in (q, k, v))
   # What is added sees itself alone, and nothing sees it.
   ids = (_padded(x, 1, -1) for x in (seen.segments, seen.keys))
-  return q, k, v, splash_attention.SegmentIds(*ids)
+  return q, k, v, SegmentIds(*ids)
 
 
 def _padded(x, axis, value):

@@ -3,11 +3,14 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import lora_opt
 from lora_opt.data import forms
 from lora_opt.models import LoraConfig, random_model
+from lora_opt.models.attend import attend
+from lora_opt.models.visibility import Visibility
 from lora_opt.planning import program, targets
 from lora_opt.planning.chips import read_topology
 from lora_opt.training.partitioning import Partitioner
@@ -76,3 +79,30 @@ def test_this_machine_compiles_another_way_for_itself():
   losses = jax.jit(model.token_losses)
   text = losses.lower(model.base, None, batch).as_text()
   assert 'custom_call' not in text and f'{LENGTH}x{LENGTH}x' not in text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('width', [64, 128, 256])
+def test_on_a_gpu_long_rows_are_its_kernel(width):
+  if not targets.is_installed('gpu'):
+    pytest.fail('the compiler of GPUs is not installed: WITH_GPU=1')
+  target = targets.find_target(read_topology('1xh100'))
+  sharding = jax.sharding.SingleDeviceSharding(target.devices[0])
+  x, segments = (
+    jax.ShapeDtypeStruct(shape, kind, sharding=sharding)
+    for shape, kind in (
+      ((1, LENGTH, 2, width), jnp.bfloat16),
+      ((1, LENGTH), jnp.int32),
+    )
+  )
+
+  def loss(q, k, v, segments):
+    out = attend(q, k, v, Visibility(segments))
+    return out.astype(jnp.float32).sum()
+
+  with targets.compiling_for(target):
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, segments)
+    text = lowered.compile().as_text()
+  # Forward for the gradient's sake, what goes before backward, and backward.
+  assert text.count('custom_call_target="__gpu$xla.gpu.triton"') == 3
+  assert not squares(text)
