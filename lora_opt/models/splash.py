@@ -115,15 +115,16 @@ def _kernel(q, k, causal, window, emulated, *, residuals):
 
 
 # What a kernel knows of its mask are numbers, so that programs may share it;
-# for rows of 128k tokens it takes seconds to find out which blocks are empty.
+# for rows of 128k tokens it takes seconds to look at all blocks.
 @functools.lru_cache(maxsize=32)
 def _built(heads, lengths, causal, window, emulated, residuals):
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   if window is not None:
-    mask = splash_attention.LocalMask(lengths, (window - 1, 0), offset=0)
+    local = _by_distance(splash_attention.LocalMask, window)
+    mask = local(lengths, (window - 1, 0), offset=0)
   elif causal:
-    mask = splash_attention.CausalMask(lengths)
+    mask = _by_distance(splash_attention.CausalMask, 0)(lengths)
   else:
     mask = splash_attention.FullMask(lengths)
   rows, columns = map(_block, lengths)
@@ -144,6 +145,40 @@ def _built(heads, lengths, causal, window, emulated, residuals):
       interpret=emulated,
     )
     return jax.tree.map(np.asarray, kernel)
+
+
+def _by_distance(kind: type, reach: int) -> type:
+  """A kind of mask whose blocks are not worked out one by one.
+
+  Building a kernel looks at every block, of which there are thousands in a
+  long row. They are all alike but for how far rows are from columns.
+
+  Args:
+    kind: A mask that depends on row less column alone.
+    reach: Distance from which on it is always the same.
+  """
+  known = {}
+
+  class ByDistance(kind):
+    __hash__ = kind.__hash__
+
+    def __getitem__(self, index):
+      (first, last, _), (left, right, _) = (
+        part.indices(length)
+        for part, length in zip(index, self.shape, strict=True)
+      )
+      height, width = last - first, right - left
+      if width == 1:  # whole columns, which would be many
+        return super().__getitem__(index)
+      distance = max(-height, min(first - left, reach + width))
+      key = distance, height, width
+      if key not in known:
+        rows = distance + np.arange(height, dtype=np.int32)
+        columns = np.arange(width, dtype=np.int32)
+        known[key] = self.mask_function(rows[:, None], columns[None, :])
+      return known[key]
+
+  return ByDistance
 
 
 def _arguments(q, k, v, seen, scale):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lora_opt.models import attend as attend_module
-from lora_opt.models import blockwise
+from lora_opt.models import blockwise, splash
 from lora_opt.models.attend import attend
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
@@ -258,3 +258,19 @@ def test_on_a_mesh_every_device_attends_to_its_own():
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize('window', [None, 1, 5, 8, 19])
+def test_blocks_of_a_mask_are_known_by_their_distance(window):
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
+  settings, kind = {}, splash_attention.CausalMask
+  if window is not None:
+    settings = {'window_size': (window - 1, 0), 'offset': 0}
+    kind = splash_attention.LocalMask
+  quick = splash._by_distance(kind, window or 0)((32, 32), **settings)
+  exact = kind((32, 32), **settings)
+  starts = range(0, 32, 4)
+  for row, column in itertools.product(starts, starts):
+    block = slice(row, row + 4), slice(column, column + 4)
+    np.testing.assert_array_equal(quick[block], exact[block])
