@@ -7,8 +7,6 @@ square of the length.
 (JAX's module is imported where it is used: that takes most of a second.)
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -53,10 +51,14 @@ def forward(
 
   The second result is to the base 2.
   """
+  from jax.experimental.pallas.ops.gpu import attention as kernels
+
   assert windowed is bias is window is None
-  attend = _kernel(q, seen, scale, emulated, return_residuals=True)
+  settings = _settings(q, seen, scale, emulated)
   with jax.numpy_dtype_promotion('standard'):
-    out, sums = attend(q, k, v)
+    out, sums = kernels.mha(
+      *_inputs(q, k, v, seen), **settings, return_residuals=True
+    )
   length = q.shape[1]
   return out[:, :length], sums[:, :, :length]
 
@@ -76,23 +78,42 @@ def backward(
   window: None = None,
   emulated: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """The gradients of q, k and v; the forward pass is run once more."""
-  del windowed, bias, out, sums, window
-  attend = _kernel(q, seen, scale, emulated, return_residuals=False)
-  with jax.numpy_dtype_promotion('standard'):
-    whole, differentiate = jax.vjp(attend, q, k, v)
-    room = whole.shape[1] - cotangent.shape[1]
-    return differentiate(_padded(cotangent, room, 0))
+  """The gradients of q, k and v; see `forward` and `blockwise.backward`.
 
-
-def _kernel(q, seen, scale, emulated, **settings):
-  """A function of q, k and v."""
+  By the kernel's own rule, which is no public function: differentiating the
+  public one would run all of the forward pass again, only for its results.
+  """
   from jax.experimental.pallas.ops.gpu import attention as kernels
 
-  room = -q.shape[1] % _BLOCK
-  # What is added sees itself alone, and nothing sees it.
-  segments = _padded(seen.segments, room, -1)
-  heads, width = q.shape[2:]
+  del windowed, bias, window
+  length, (heads, width) = q.shape[1], k.shape[2:]
+  settings = {'num_stages': 2, 'grid': None, 'return_residuals': False}
+  settings |= {'backward_pass_impl': 'triton', 'num_warps': None}
+  settings |= {'debug': False, **_settings(q, seen, scale, emulated)}
+  with jax.numpy_dtype_promotion('standard'):
+    of_q, of_k, of_v, _ = kernels._mha_backward(
+      **settings,
+      res=(
+        *_inputs(q, k, v, seen),
+        _padded(out, 0),
+        jnp.swapaxes(_padded(sums.swapaxes(1, 2), 0), 1, 2),
+      ),
+      do=_padded(cotangent, 0),
+    )
+  # Of each head; heads that share keys are neighbours.
+  of_k, of_v = (
+    x.reshape(*x.shape[:2], heads, -1, width).sum(3, dtype=jnp.float32)
+    for x in (of_k, of_v)
+  )
+  gradients = of_q, of_k.astype(k.dtype), of_v.astype(v.dtype)
+  return tuple(x[:, :length] for x in gradients)
+
+
+def _settings(q, seen, scale, emulated):
+  """What a kernel is told besides arrays."""
+  from jax.experimental.pallas.ops.gpu import attention as kernels
+
+  width = q.shape[-1]
   # The memory of a multiprocessor has to hold them, on an A100 too.
   rows = max(32, min(_BLOCK, 2**14 // (width * q.dtype.itemsize)))
   blocks = kernels.BlockSizes(
@@ -103,24 +124,22 @@ def _kernel(q, seen, scale, emulated, **settings):
     block_q_dq=32,
     block_kv_dq=32,
   )
-  run = functools.partial(
-    kernels.mha,
-    segment_ids=segments,
-    sm_scale=scale,
-    causal=seen.causal,
-    block_sizes=blocks,
-    interpret=emulated,
-    **settings,
-  )
-
-  def attend(q, k, v):
-    # It wants keys for every head.
-    k, v = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (k, v))
-    return run(*(_padded(x, room, 0) for x in (q, k, v)))
-
-  return attend
+  return {
+    'sm_scale': scale,
+    'causal': seen.causal,
+    'block_sizes': blocks,
+    'interpret': emulated,
+  }
 
 
-def _padded(x, room, value):
-  rest = [(0, 0)] * (x.ndim - 2)
+def _inputs(q, k, v, seen):
+  """The arrays that a kernel takes: whole blocks, keys for every head."""
+  k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+  # What is added sees itself alone, and nothing sees it.
+  segments = _padded(seen.segments, -1)
+  return *(_padded(x, 0) for x in (q, k, v)), segments
+
+
+def _padded(x, value):
+  room, rest = -x.shape[1] % _BLOCK, [(0, 0)] * (x.ndim - 2)
   return jnp.pad(x, [(0, 0), (0, room), *rest], constant_values=value)

@@ -55,7 +55,7 @@ def forward(
   length = q.shape[1]
 
   def attend(window, *given):
-    kernel = _kernel(q, k, seen.causal, window, emulated, residuals=True)
+    kernel = _kernel(q, k, seen.causal, window, emulated)
     out, (sums,) = jax.vmap(kernel)(*_arguments(*given, scale))
     return out.swapaxes(1, 2)[:, :length], sums[:, :, :length]
 
@@ -79,21 +79,51 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of q, k and v; see `forward` and `blockwise.backward`.
 
-  The forward pass is run once more: the public functions of the kernel do not
-  take the results of an earlier one.
+  By the kernel's own rule, which is no public function: differentiating the
+  public one would run all of the forward pass again, only for its results.
   """
-  del bias, out, sums
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+  )
 
-  def differentiate(window, q, k, v, seen, cotangent):
-    kernel = _kernel(q, k, seen.causal, window, emulated, residuals=False)
+  del bias
 
-    def attend(q, k, v):
-      out = jax.vmap(kernel)(*_arguments(q, k, v, seen, scale))
-      return out.swapaxes(1, 2)[:, : q.shape[1]]
+  def differentiate(window, q, k, v, seen, out, sums, cotangent):
+    kernel = _kernel(q, k, seen.causal, window, emulated)
+    settings = [kernel.kwargs[name] for name in _SETTINGS]
+    known = kernel.dq_mask_info, kernel.dkv_mask_info
 
-    return jax.vjp(attend, q, k, v)[1](cotangent)
+    def of_row(q, k, v, segments, out, sums, cotangent):
+      results = q, k, v, segments, None, out, sums, *known
+      rule = splash_attention_kernel._splash_attention_bwd
+      return rule(False, *settings, results, cotangent)[3:6]
 
-  return _by_window(differentiate, window, windowed, q, k, v, seen, cotangent)
+    gradients = jax.vmap(of_row)(
+      *_arguments(q, k, v, seen, scale),
+      _padded(out.swapaxes(1, 2), 2, 0),
+      _padded(sums, 2, 0),
+      _padded(cotangent.swapaxes(1, 2), 2, 0),
+    )
+    of_q, of_k, of_v = (
+      gradient.swapaxes(1, 2)[:, : x.shape[1]]
+      for gradient, x in zip(gradients, (q, k, v), strict=True)
+    )
+    return of_q * jnp.asarray(scale, of_q.dtype), of_k, of_v
+
+  given = q, k, v, seen, out, sums, cotangent
+  return _by_window(differentiate, window, windowed, *given)
+
+
+# What the rule wants to know of a kernel, in its order.
+_SETTINGS = (
+  'mask_value',
+  'is_mqa',
+  'block_sizes',
+  'residual_checkpoint_name',
+  'mask_function',
+  'attn_logits_soft_cap',
+  'interpret',
+)
 
 
 def _by_window(function, window, windowed, *given):
@@ -109,15 +139,15 @@ def _by_window(function, window, windowed, *given):
     )
 
 
-def _kernel(q, k, causal, window, emulated, *, residuals):
+def _kernel(q, k, causal, window, emulated):
   lengths = tuple(_whole(x.shape[1]) for x in (q, k))
-  return _built(q.shape[2], lengths, causal, window, emulated, residuals)
+  return _built(q.shape[2], lengths, causal, window, emulated)
 
 
 # What a kernel knows of its mask are numbers, so that programs may share it;
 # for rows of 128k tokens it takes seconds to look at all blocks.
 @functools.lru_cache(maxsize=32)
-def _built(heads, lengths, causal, window, emulated, residuals):
+def _built(heads, lengths, causal, window, emulated):
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   if window is not None:
@@ -141,7 +171,7 @@ def _built(heads, lengths, causal, window, emulated, residuals):
     kernel = splash_attention.make_splash_mha_single_device(
       splash_attention.MultiHeadMask([mask] * heads),
       block_sizes=blocks,
-      save_residuals=residuals,
+      save_residuals=True,
       interpret=emulated,
     )
     return jax.tree.map(np.asarray, kernel)

@@ -103,6 +103,6 @@ def test_on_a_gpu_long_rows_are_its_kernel(width):
   with targets.compiling_for(target):
     lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, segments)
     text = lowered.compile().as_text()
-  # Forward for the gradient's sake, what goes before backward, and backward.
+  # Forward, what goes before backward, and backward.
   assert text.count('custom_call_target="__gpu$xla.gpu.triton"') == 3
   assert not squares(text)

@@ -233,8 +233,8 @@ def test_a_loop_that_counts_in_twos():
 @pytest.mark.parametrize(
   ('implementation', 'products'),
   # Forward two; backward five, of which splash does the scores and those of
-  # the weights twice, and all of forward once more.
-  [('plain', 2 + 4), ('blockwise', 2 + 5), ('splash', 2 + 2 + 7)],
+  # the weights twice.
+  [('plain', 2 + 4), ('blockwise', 2 + 5), ('splash', 2 + 7)],
 )
 def test_products_of_attention(implementation, products):
   length, heads, width = 1024, 4, 16
