@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from lora_opt.models.axes import gathered
 from lora_opt.models.dora import column_gain
+from lora_opt.models.products import product
 from lora_opt.models.quantized import QuantizedKernel, matmul
 from lora_opt.reading import values
 
@@ -186,24 +187,24 @@ class Projection(nn.Module):
     """Maps (..., fan_in) to (..., fan_out)."""
     fan_in = x.shape[-1]
     kernel = self._kernel(fan_in)
-    # XLA runs a rank-3 dot far slower than the same rank-2 one on CPU.
-    rows = x.reshape(-1, fan_in)
     if isinstance(kernel, QuantizedKernel):
       parts = jax.tree.map(lambda part: gathered(part, *self.axes), kernel)
-      y = matmul(rows, parts)
+      y = matmul(x.reshape(-1, fan_in), parts)
+      y = y.reshape(*x.shape[:-1], self.features)
     else:
-      y = rows @ gathered(kernel.astype(self.dtype), *self.axes)
+      y = product(x, gathered(kernel.astype(self.dtype), *self.axes))
     if self.lora is not None and self.lora.adapts('/'.join(self.path)):
       a, b = lora_factors(self, (fan_in, self.features), self.axes)
-      y += adapter(self, rows, a, b)
+      y += adapter(self, x, a, b)
       if self.lora.dora:
         gain = column_gain(self, kernel, a, b, self.axes[1])
+        gain = jnp.broadcast_to(gain, y.shape)
         y = (y.astype(jnp.float32) * gain).astype(self.dtype)
     if self.use_bias:
       zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:])
       bias = self.param('bias', zeros, (self.features,), self.param_dtype)
-      y += bias.astype(self.dtype)[None]
-    return y.reshape(*x.shape[:-1], self.features)
+      y += jnp.broadcast_to(bias.astype(self.dtype), y.shape)
+    return y
 
   def _kernel(self, fan_in: int) -> jax.Array | QuantizedKernel:
     stored = self.get_variable('params', 'kernel')
@@ -253,8 +254,8 @@ def lora_factors(
 def adapter(
   module: nn.Module, rows: jax.Array, a: jax.Array, b: jax.Array
 ) -> jax.Array:
-  """scale * dropout(rows) @ a @ b, for rows (count, fan_in)."""
-  return adapter_code(module, rows, a) @ b
+  """scale * dropout(rows) @ a @ b, for rows (..., fan_in)."""
+  return product(adapter_code(module, rows, a), b)
 
 
 def adapter_code(module: nn.Module, rows: jax.Array, a: jax.Array) -> jax.Array:
@@ -265,4 +266,4 @@ def adapter_code(module: nn.Module, rows: jax.Array, a: jax.Array) -> jax.Array:
     mask = jax.random.bernoulli(module.make_rng('dropout'), keep, rows.shape)
     rows = jnp.where(mask, rows / keep, 0.0)
   # The scale goes to the narrow middle, the cheapest place.
-  return (rows @ a) * lora.scale
+  return product(rows, a) * lora.scale

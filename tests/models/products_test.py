@@ -1,0 +1,46 @@
+"""The product that is shaped for its platform, against the plain one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from lora_opt.models import products
+
+
+def arrays():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 3, 8))
+  weight = jax.random.normal(keys[1], (8, 5))
+  return x, weight, jax.random.normal(keys[2], (2, 3, 5))
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'default'])
+def test_both_shapes_and_their_gradients_are_the_plain_product(
+  platform, monkeypatch
+):
+  x, weight, cotangent = arrays()
+  monkeypatch.setattr(
+    lax, 'platform_dependent', lambda *given, **by: by[platform](*given)
+  )
+  y, backward = jax.vjp(products.product, x, weight)
+  expected, plain_backward = jax.vjp(jnp.matmul, x, weight)
+  # Sums of at most eight terms of size one, in another order.
+  np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+  for ours, theirs in zip(
+    backward(cotangent), plain_backward(cotangent), strict=True
+  ):
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'shape'), [('cpu', '6x8xf32'), ('tpu', '2x3x8xf32')]
+)
+def test_the_platform_is_that_of_the_lowering(platform, shape):
+  x, weight, _ = arrays()
+  traced = jax.jit(products.product).trace(x, weight)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  (line,) = (line for line in text.splitlines() if 'dot_general' in line)
+  assert f'tensor<{shape}>' in line
