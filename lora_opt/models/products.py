@@ -12,6 +12,8 @@ compiled for devices that are not here.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 
 @jax.custom_vjp
@@ -28,7 +30,7 @@ def product(x: jax.Array, weight: jax.Array) -> jax.Array:
   >>> product(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
   (2, 3, 5)
   """
-  return jax.lax.platform_dependent(x, weight, cpu=_in_rows, default=jnp.matmul)
+  return lax.platform_dependent(x, weight, cpu=_in_rows, default=jnp.matmul)
 
 
 def _in_rows(x, weight):
@@ -37,23 +39,30 @@ def _in_rows(x, weight):
 
 
 def _forward(x, weight):
-  return product(x, weight), (x, weight)
+  # A weight that is frozen has no gradient, and needs no x kept for it.
+  y = product(x.value, weight.value)
+  return y, (x.value if weight.perturbed else None, weight.value)
 
 
 def _backward(kept, gradient):
   x, weight = kept
-  return product(gradient, weight.T), jax.lax.platform_dependent(
-    x, gradient, cpu=_outer_in_rows, default=_outer
+  if isinstance(gradient, SymbolicZero):
+    gradient = jnp.zeros(gradient.shape, gradient.dtype)
+  to_weight = (
+    x
+    if x is None
+    else lax.platform_dependent(x, gradient, cpu=_outer_in_rows, default=_outer)
   )
+  return product(gradient, weight.T), to_weight
 
 
-product.defvjp(_forward, _backward)
+product.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _outer(x, gradient):
   """The sum over positions of x's row times the gradient's."""
   axes = tuple(range(x.ndim - 1))
-  return jax.lax.dot_general(x, gradient, ((axes, axes), ((), ())))
+  return lax.dot_general(x, gradient, ((axes, axes), ((), ())))
 
 
 def _outer_in_rows(x, gradient):

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from lora_opt.models import products
+from lora_opt.planning.operations import product_flops
 
 
 def arrays():
@@ -44,3 +45,17 @@ def test_the_platform_is_that_of_the_lowering(platform, shape):
   text = traced.lower(lowering_platforms=(platform,)).as_text()
   (line,) = (line for line in text.splitlines() if 'dot_general' in line)
   assert f'tensor<{shape}>' in line
+
+
+def test_nothing_is_computed_for_a_frozen_weight():
+  x, *_ = arrays()
+
+  def gradient(x, weight):
+    weight = lax.stop_gradient(weight)
+    body = jax.checkpoint(lambda x, _: (products.product(x, weight), None))
+    return jax.grad(lambda x: lax.scan(body, x, None, length=2)[0].sum())(x)
+
+  square = jnp.ones((8, 8))
+  # Forward, once more in the backward pass, and the gradient of x: each twice.
+  flops = product_flops(jax.make_jaxpr(gradient)(x, square))
+  assert flops <= 3 * 2 * (2 * 6 * 8 * 8)
