@@ -22,17 +22,17 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('case', type=cases.case)
   parser.add_argument('--remat', default='full')
-  parser.add_argument('--loss_rows', type=int)
-  parser.add_argument('--unroll', type=int, default=1)
+  parser.add_argument('--attention', default='auto')
+  parser.add_argument('--loss_rows', type=int, default=1024)
   parser.add_argument('--dump')
   flags = parser.parse_args()
   case = flags.case
   jax.config.update('jax_platforms', 'cpu')
   # The time that compiling takes is part of what is compared.
   jax.config.update('jax_enable_compilation_cache', False)
-  settings = {'remat': flags.remat, 'unroll': flags.unroll}
-  if flags.loss_rows:
-    settings['loss_rows'] = flags.loss_rows
+  settings = {
+    name: getattr(flags, name) for name in ('remat', 'attention', 'loss_rows')
+  }
   model = from_folder(
     cases.PUBLISHED / case.model,
     lora=LoraConfig(rank=cases.RANK, alpha=cases.ALPHA),

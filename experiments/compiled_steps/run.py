@@ -1,0 +1,151 @@
+"""Whole training steps by the compilers of TPUs and GPUs: ours and tunix's.
+
+    python -m experiments.compiled_steps.run [CASE ...] --tunix PYTHON
+
+compiles every side of the cases that result.json does not have, each in a
+process of its own and one after another, and makes the README's table and
+picture from it.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+from experiments import drawing
+from experiments.compiled_steps import cases
+
+HERE = pathlib.Path(__file__).parent
+RESULT, README = HERE / 'result.json', HERE / 'README.md'
+START, END = '<!-- table -->\n', '<!-- end of table -->\n'
+# What is compiled of a case: module, and what is set.
+SIDES = {
+  'lora_opt, full': ('ours', '--remat=full'),
+  'lora_opt, full, plain attention': (
+    *('ours', '--remat=full', '--attention=plain'),
+  ),
+  'lora_opt, projections': ('ours', '--remat=projections'),
+  'lora_opt, projections, plain attention': (
+    *('ours', '--remat=projections', '--attention=plain'),
+  ),
+  'tunix, DECODER': ('tunix_step', '--remat=DECODER'),
+  'tunix, NONE': ('tunix_step', '--remat=NONE'),
+}
+
+
+def compiled(case: str, side: str, tunix: str | None) -> dict | None:
+  """What a side says of a case; None without the library."""
+  module, *flags = SIDES[side]
+  python = sys.executable if module == 'ours' else tunix
+  if python is None:
+    return None
+  words = [python, '-m', f'experiments.compiled_steps.{module}', case, *flags]
+  print(shlex.join(words), flush=True)
+  done = subprocess.run(words, stdout=subprocess.PIPE, encoding='utf-8')
+  if done.returncode:
+    return {'refused': 'see the error above'}
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(side: str, found: dict, best: dict[str, float]) -> str:
+  """A line of the table; in parentheses the ratio to the best peer."""
+  if 'refused' in found:
+    return f'| {side} | does not fit | | | | | |'
+  cycles = found['cycles']
+
+  def against(value, what):
+    ratio = '' if 'tunix' in side else f' ({value / best[what]:.2f})'
+    return ratio if best else ''
+
+  peak, most = found['peak_bytes'], cycles and cycles['most']
+  kernels = sum(cycles['uncounted'].values()) if cycles else 0
+  counted = '' if not cycles else f'{most / 1e6:,.1f}'
+  if cycles and kernels:
+    counted += f' and {kernels} kernels'
+  elif cycles:
+    counted += against(most, 'cycles')
+  sums = found['collectives'].values()
+  return (
+    f'| {side} | {peak / 1e9:.2f}{against(peak, "peak")} | {counted} '
+    f'| {found["flops"] / 1e12:.1f} | {sum(x["times"] for x in sums):,} '
+    f'| {sum(x["sent"] for x in sums) / 1e9:.1f} '
+    f'| {found["compile_seconds"]:,.0f} |'
+  )
+
+
+def table(results: dict[str, dict]) -> str:
+  """All cases, in Markdown."""
+  lines = []
+  for case, sides in results.items():
+    theirs = [
+      found
+      for side, found in sides.items()
+      if 'tunix' in side and 'refused' not in found
+    ]
+    best = {}
+    if theirs:
+      best['peak'] = min(found['peak_bytes'] for found in theirs)
+      if theirs[0]['cycles']:
+        best['cycles'] = min(found['cycles']['most'] for found in theirs)
+    lines += [
+      f'### {case}\n',
+      '| | GB in use at one time | million cycles | TFLOP | collectives '
+      '| GB sent | compile s |',
+      '| --- | ---: | ---: | ---: | ---: | ---: | ---: |',
+      *(row(side, sides[side], best) for side in SIDES if side in sides),
+      '',
+    ]
+  return '\n'.join(lines)
+
+
+def draw(results: dict[str, dict]) -> None:
+  """Memory against cycles, a panel for each case that has cycles."""
+  shown = {
+    case: {
+      side: found
+      for side, found in sides.items()
+      if found.get('cycles') and not found['cycles']['uncounted']
+    }
+    for case, sides in results.items()
+  }
+  shown = {case: sides for case, sides in shown.items() if sides}
+  canvas, axes = drawing.panels(1, max(len(shown), 1), 4.2, 3.2)
+  for panel, (case, sides) in zip(axes.flat, shown.items(), strict=False):
+    for side, found in sides.items():
+      peer = 'tunix' in side
+      x, y = found['cycles']['most'] / 1e6, found['peak_bytes'] / 1e9
+      panel.scatter(x, y, color=drawing.COLOURS[peer])
+      panel.annotate(side, (x, y), fontsize=7, ha='center', va='bottom')
+    panel.set(title=case, xlabel='million cycles', ylabel='GB in use')
+    panel.margins(0.3)
+    panel.set_xlim(left=0)
+    panel.set_ylim(bottom=0)
+  drawing.save(canvas, HERE / 'memory_and_cycles.png')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('cases', nargs='*', type=cases.case)
+  parser.add_argument('--tunix', help="the interpreter of tunix's environment")
+  args = parser.parse_args()
+  results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+  for case in args.cases:
+    for side in SIDES:
+      if side in results.get(case.name, {}):
+        continue
+      found = compiled(case.name, side, args.tunix)
+      if found is not None:
+        results.setdefault(case.name, {})[side] = found
+        RESULT.write_text(json.dumps(results, indent=1) + '\n')
+  draw(results)
+  text = README.read_text(encoding='utf-8')
+  pattern = re.compile(f'{START}.*{END}', re.DOTALL)
+  new = f'{START}\n{table(results)}\n{END}'
+  README.write_text(pattern.sub(lambda _: new, text), encoding='utf-8')
+
+
+if __name__ == '__main__':
+  main()
