@@ -274,3 +274,15 @@ def test_blocks_of_a_mask_are_known_by_their_distance(window):
   for row, column in itertools.product(starts, starts):
     block = slice(row, row + 4), slice(column, column + 4)
     np.testing.assert_array_equal(quick[block], exact[block])
+
+
+def test_memory_grows_with_the_length_here_too():
+  def needed(length):
+    x = jax.ShapeDtypeStruct((1, length, 2, WIDTH), 'float32')
+    seen = Visibility(jnp.ones((1, length), jnp.int32))
+    gradient = jax.jit(jax.grad(lambda *x: attend(*x, seen).sum(), (0, 1, 2)))
+    compiled = gradient.lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  # Four times, and less for what a block needs at any length.
+  assert needed(4096) <= 4 * needed(1024)
