@@ -7,8 +7,7 @@ from typing import NamedTuple
 PUBLISHED = pathlib.Path(__file__).parents[2] / 'configs/published'
 RANK, ALPHA = 16, 32.0
 MODELS = ('gemma_2b', 'gemma_7b', 'llama3_8b')
-# Rows of 1024 tokens on all devices together: two on each TPU, as much as a
-# 16 GB chip of the smaller slice takes with every tunix setting but one.
+# Rows of 1024 tokens on all devices together: two on each.
 ROWS = {'v5e-8': 16, 'v5e-64': 128, '8xh100': 16}
 LENGTH = 1024
 

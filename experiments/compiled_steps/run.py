@@ -118,7 +118,8 @@ def draw(results: dict[str, dict]) -> None:
       peer = 'tunix' in side
       x, y = found['cycles']['most'] / 1e6, found['peak_bytes'] / 1e9
       panel.scatter(x, y, color=drawing.COLOURS[peer])
-      panel.annotate(side, (x, y), fontsize=7, ha='center', va='bottom')
+      label = side.removesuffix(', plain attention')
+      panel.annotate(label, (x, y), fontsize=7, ha='center', va='bottom')
     panel.set(title=case, xlabel='million cycles', ylabel='GB in use')
     panel.margins(0.3)
     panel.set_xlim(left=0)
