@@ -107,23 +107,27 @@ HEAD = [
 ]
 
 
-def beside(plan: dict, estimate: dict) -> list[str]:
-  """What only the compilers of hardware say, and the estimate's error."""
+def compared(name: str, plan: dict, estimate: dict) -> list[str]:
+  """A line of this table: the memory, and the estimate's error."""
+  whole = row(name, plan)
   total, estimated = (
     each['total_bytes_per_device'] / 1e9 for each in (plan, estimate)
   )
   peak, cycles = plan['peak_bytes_per_device'], plan['cycles']
   return [
+    *whole[:6],
     '' if peak is None else f'{peak / 1e9:.2f}',
     f'{estimated:.2f} ({estimated / total - 1:+.0%})',
+    whole[HEAD.index('GB sent')],
     f'{cycles["least"] / 1e6:,.0f}' if cycles else '',
     f'{plan["compile_seconds"]:,.0f}',
   ]
 
 
-BESIDE = [
-  *('in use at one time', 'estimate of all (error)', 'million cycles'),
-  'compile s',
+COMPARED = [
+  *HEAD[:6],
+  *('in use at one time', 'estimate of all (error)', 'GB sent'),
+  *('million cycles', 'compile s'),
 ]
 
 
@@ -154,9 +158,8 @@ def main() -> None:
       plan = made(topology, topology)
       like = ESTIMATED_AS.get(topology, topology)
       estimate = made(f'{like}_estimate', like, estimate=True)
-      line = row(f'{model}, {topology}', plan)
-      rows.append([*line, *beside(plan, estimate)])
-  print(table([*HEAD, *BESIDE], rows))
+      rows.append(compared(f'{model}, {topology}', plan, estimate))
+  print(table(COMPARED, rows))
 
 
 if __name__ == '__main__':
