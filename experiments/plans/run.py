@@ -119,7 +119,7 @@ def compared(name: str, plan: dict, estimate: dict) -> list[str]:
     '' if peak is None else f'{peak / 1e9:.2f}',
     f'{estimated:.2f} ({estimated / total - 1:+.0%})',
     whole[HEAD.index('GB sent')],
-    f'{cycles["least"] / 1e6:,.0f}' if cycles else '',
+    f'{cycles["most"] / 1e6:,.0f}' if cycles else '',
     f'{plan["compile_seconds"]:,.0f}',
   ]
 

@@ -279,16 +279,30 @@ def device_grid(
   """
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
-    return mesh_utils.create_device_mesh(shape, devices)
+    return _split_if_needed(mesh_utils.create_device_mesh, shape, devices)
   data, *inner = shape
   if data % slices:
     raise ValueError(
       f'data={data} must be a multiple of the {slices} slices: fsdp and tensor '
       'stay within one'
     )
-  return mesh_utils.create_hybrid_device_mesh(
-    (data // slices, *inner), (slices, 1, 1), devices
+  return _split_if_needed(
+    mesh_utils.create_hybrid_device_mesh,
+    (data // slices, *inner),
+    (slices, 1, 1),
+    devices,
   )
+
+
+def _split_if_needed(make: Callable[..., np.ndarray], *given) -> np.ndarray:
+  """A mesh whose axes are those of the network, or parts of them if need be.
+
+  Of 4 x 4 TPUs, 8 along `fsdp` and 2 along `tensor` are no whole axes.
+  """
+  try:
+    return make(*given)
+  except NotImplementedError:
+    return make(*given, allow_split_physical_axes=True)
 
 
 def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
