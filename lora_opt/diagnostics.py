@@ -220,7 +220,7 @@ def _squared_singular_values(gram_a, gram_b):
   half = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
   inner = linalg.matmul(linalg.matmul(half.mT, gram_b), half)
   squares, _ = linalg.eigh(linalg.symmetrize(inner))
-  return jnp.maximum(squares, 0)
+  return jnp.sort(jnp.maximum(squares, 0), axis=1)
 
 
 def _moved(now: LoraPair, step: LoraPair):

@@ -68,6 +68,7 @@ def adamw(
     transforms.scale_by_finite_rate(learning_rate),
     layout=layout,
     other=other,
+    elementwise=True,
     max_skips=max_consecutive_skips,
     learning_rate=learning_rate,
   )

@@ -162,6 +162,7 @@ def lora_rite(
       layout=layout,
       other=other,
       max_skips=max_consecutive_skips,
+      reports=True,
       learning_rate=learning_rate,
     )
   direction = transforms.scale_by_lora_rite(
@@ -183,5 +184,6 @@ def lora_rite(
     layout=layout,
     other=other,
     max_skips=max_consecutive_skips,
+    reports=True,
     learning_rate=learning_rate,
   )

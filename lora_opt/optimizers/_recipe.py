@@ -21,10 +21,14 @@ def recipe(
   other: optax.GradientTransformation | None,
   max_skips: int | None,
   learning_rate: ScalarOrSchedule = 0.0,
+  elementwise: bool = False,
+  reports: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """A chain for the LoRA leaves, `other` for the rest, and one guard.
 
   Gradients of leaves that rest are nobody's business, and not looked at.
+  `elementwise` and `reports` are said of the chain: see
+  `transforms.skip_nonfinite`.
   """
 
   def labels(tree):
@@ -36,6 +40,8 @@ def recipe(
       max_consecutive=max_skips,
       learning_rate=learning_rate,
       gives_up_on=gives_up_on,
+      elementwise=elementwise and other is None,
+      reports=reports and other is None,
     )
 
   chain = optax.chain(*stages)

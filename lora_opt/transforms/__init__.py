@@ -23,6 +23,7 @@ from lora_opt.transforms._lora_rite import (
   step_by_lora_rite,
 )
 from lora_opt.transforms._masters import Float32MastersState, float32_masters
+from lora_opt.transforms._matrix_method import with_matrix_method
 from lora_opt.transforms._nonfinite import (
   MAX_CONSECUTIVE_SKIPS,
   SkipNonfiniteState,
@@ -78,4 +79,5 @@ __all__ = [
   'scale_by_trust_ratio_per_matrix',
   'skip_nonfinite',
   'step_by_lora_rite',
+  'with_matrix_method',
 ]

@@ -58,11 +58,21 @@ def scale_by_altlora(
       jax.tree.map(jnp.zeros_like, params),
     )
 
-  def update(updates, state, params=None, *, transposed=None, **extra_args):
+  def update(
+    updates,
+    state,
+    params=None,
+    *,
+    transposed=None,
+    matrix_method='platform',
+    **extra_args,
+  ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, method=matrix_method)
     values, gradients = factors.flatten(params), factors.flatten(updates)
-    inverse = regular_inverse(factors.swap(factors.grams(values)), reg)
+    inverse = regular_inverse(
+      factors.swap(factors.grams(values)), reg, factors.method
+    )
     cross = factors.grams(factors.flatten(state.previous), values)
     carry = linalg.matmul(factors.swap(cross), inverse)
     turn_of_b = state.count % 2 == 0

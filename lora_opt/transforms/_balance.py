@@ -68,8 +68,8 @@ def refactor_by_norms(
     Zhang et al., RefLoRA-S, arXiv 2505.18877.
   """
 
-  def change_of(pairing, params, due):
-    del pairing
+  def change_of(pairing, params, due, method):
+    del pairing, method
     roots = {name: _root_of_norms(pair, due) for name, pair in params.items()}
 
     def times(power):
@@ -128,10 +128,10 @@ def refactor_by_balance(
     Zhang et al., RefLoRA, arXiv 2505.18877. BaLoRA, arXiv 2605.31484.
   """
 
-  def change_of(pairing, params, due):
-    factors = Factors.of(params, pairing.transposed())
+  def change_of(pairing, params, due, method):
+    factors = Factors.of(params, pairing.transposed(), method=method)
     grams = factors.grams(factors.flatten(params))
-    p, p_inverse = linalg.balancing_change(*factors.halves(grams))
+    p, p_inverse = linalg.balancing_change(*factors.halves(grams), method)
     # Fewer outputs or inputs than the rank: that factor's directions turn from
     # step to step, and moments carried along with them would diverge.
     narrow = factors.repeat_ranks() > factors.repeat_dims()
@@ -188,7 +188,15 @@ def _refactored(
     _check_can_move(state, jax.tree.structure(params))
     return RefactorState(jnp.zeros((), jnp.int32), state)
 
-  def update(updates, state, params=None, *, finite=None, **extra_args):
+  def update(
+    updates,
+    state,
+    params=None,
+    *,
+    finite=None,
+    matrix_method='platform',
+    **extra_args,
+  ):
     if params is None:
       raise ValueError(
         'LoRA transformations need the parameters: call '
@@ -205,7 +213,8 @@ def _refactored(
       # The step will not happen; moments must then stay with the factors.
       due &= finite
       extra_args['finite'] = finite
-    change = change_of(pairing, pairing.extract(params), due)
+    change = change_of(pairing, pairing.extract(params), due, matrix_method)
+    extra_args['matrix_method'] = matrix_method
 
     def moved(tree, how):
       new = pairing.restore(how(pairing.extract(tree)), lambda x: x, tree)

@@ -23,6 +23,7 @@ class Factors(NamedTuple):
   wide: tuple[bool, ...]  # which are (batch, rank, dim), as in their leaves
   # The relative rounding of each in its leaf: 0 if not below float32.
   roundings: tuple[float, ...]
+  method: linalg.Method = 'platform'  # of the r x r work
 
   @classmethod
   def of(
@@ -30,6 +31,7 @@ class Factors(NamedTuple):
     pairs: dict[str, LoraPair],
     transposed: dict[str, PairMatrices] | None = None,
     dtypes: dict[str, PairMatrices] | None = None,
+    method: linalg.Method = 'platform',
   ) -> 'Factors':
     """The order of these pairs; the rest as `on_lora_pairs` says it."""
     factors = [pairs[name][field] for field in (0, 1) for name in pairs]
@@ -54,6 +56,7 @@ class Factors(NamedTuple):
       dims,
       tuple(wide),
       tuple(roundings),
+      method,
     )
 
   def flatten(self, pairs) -> list:
@@ -135,6 +138,7 @@ class Bases(NamedTuple):
   grams: jax.Array  # F^T F
   resting: jax.Array  # the projector on dead directions of each factor
   cross: jax.Array | None  # F_old^T U, if F_old was given
+  size: jax.Array  # (): the sum of the squares of all gradients
 
 
 def through_bases(
@@ -164,7 +168,8 @@ def through_bases(
   packing, matmul = factors.packing, linalg.matmul
   grams = factors.grams(values)
   squares = factors.grams(gradients)
-  inverse, good = linalg.cholesky_inverses(packing, grams)
+  size = jnp.sum(jnp.trace(squares, axis1=1, axis2=2))
+  inverse, good = linalg.regular_inverses(packing, grams, factors.method)
 
   def coarse():
     partner = factors.swap(inverse)
@@ -180,19 +185,23 @@ def through_bases(
       rtol = 4 * packing.repeat(factors.roundings).astype(grams.dtype)
     # Under vmap both sides are computed, and only `after` keeps the order.
     resolved = linalg.resolved_inverses(
-      packing, linalg.after(grams, inverse), factors.tall(values), rtol
+      packing,
+      linalg.after(grams, inverse),
+      factors.tall(values),
+      rtol,
+      factors.method,
     )
     unmagnified = factors.products(gradients, factors.swap(resolved))
     cross = None
     if old is not None:
       cross = factors.grams(old(), factors.products(values, resolved))
     live = matmul(grams, matmul(resolved, resolved.mT))
-    resting = linalg.complement(live)
+    resting = linalg.complement(live, factors.method)
     squares = linalg.after(factors.grams(unmagnified), resting)
     return resolved, squares, resting, cross
 
   inverse, squares, resting, cross = jax.lax.cond(good, coarse, fine)
-  return Bases(inverse, squares, grams, resting, cross)
+  return Bases(inverse, squares, grams, resting, cross, size)
 
 
 def hold_weak_directions(
@@ -242,7 +251,9 @@ def hold_weak_directions(
   # At B = 0, and at a learning rate of zero, nothing is to be resolved.
   floor = linalg.cutoff(h.dtype) * jnp.trace(h, axis1=1, axis2=2)
   floor = jnp.maximum(floor[:, None, None], jnp.finfo(h.dtype).tiny)
-  solved = linalg.solve_positive(h + jnp.maximum(square, floor) * eye, h)
+  solved = linalg.solve_positive(
+    h + jnp.maximum(square, floor) * eye, h, factors.method
+  )
   # Eigenvalues of W lie between zero and one, so tr W^2 <= tr W. If not, or if
   # it is NaN, rounding has made H indefinite, since the factors are too far
   # from balanced, or the square of the size overflows: A rests.

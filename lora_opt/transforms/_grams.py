@@ -10,9 +10,11 @@ from lora_opt import linalg
 from lora_opt.transforms._factors import Factors
 
 
-def regular_inverse(x: jax.Array, reg: float) -> jax.Array:
+def regular_inverse(
+  x: jax.Array, reg: float, method: linalg.Method = 'platform'
+) -> jax.Array:
   """(x + reg I)^-1 for (batch, r, r); reg = 0: zero on dead directions."""
-  values, vectors = linalg.eigh(x)
+  values, vectors = linalg.eigh(x, method)
   live = linalg.alive(values) | (jnp.asarray(reg) > 0)
   shifted = jnp.maximum(values, 0) + jnp.asarray(reg, values.dtype)
   inverse = jnp.where(live, 1 / jnp.where(live, shifted, 1), 0)
@@ -44,11 +46,15 @@ def precondition_by_grams(
     Foundation Models, arXiv 2402.02347.
   """
 
-  def update(updates, params, *, transposed=None, **extra_args):
+  def update(
+    updates, params, *, transposed=None, matrix_method='platform', **extra_args
+  ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, method=matrix_method)
     grams = factors.grams(factors.flatten(params))
-    inverses = regular_inverse(factors.swap(grams), reg) / lora_scale**2
+    inverses = (
+      regular_inverse(factors.swap(grams), reg, factors.method) / lora_scale**2
+    )
     gradients = factors.flatten(updates)
     new = factors.products(gradients, inverses)
     if factor == 'b':

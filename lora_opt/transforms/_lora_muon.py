@@ -63,10 +63,17 @@ def scale_by_lora_muon(
     return ScaleByLoraMuonState(jnp.zeros((), jnp.int32), mu)
 
   def update(
-    updates, state, params=None, *, transposed=None, dtypes=None, **extra_args
+    updates,
+    state,
+    params=None,
+    *,
+    transposed=None,
+    dtypes=None,
+    matrix_method='platform',
+    **extra_args,
   ):
     del extra_args
-    factors = Factors.of(params, transposed, dtypes)
+    factors = Factors.of(params, transposed, dtypes, matrix_method)
     gradients = factors.flatten(updates)
     mu = [
       b1 * m.astype(g.dtype) + g
@@ -77,7 +84,9 @@ def scale_by_lora_muon(
       ahead = [b1 * m + g for m, g in zip(mu, gradients, strict=True)]
     bases = through_bases(factors, factors.flatten(params), ahead)
     inverse = factors.swap(bases.inverses)
-    root = linalg.psd_inverse_sqrt(linalg.symmetrize(bases.squares))
+    root = linalg.psd_inverse_sqrt(
+      linalg.symmetrize(bases.squares), factors.method
+    )
     left = linalg.matmul(inverse, root) * (0.5 / lora_scale)
     if max_relative_step is not None:
       lr = jnp.asarray(rate_at(learning_rate, state.count), left.dtype)

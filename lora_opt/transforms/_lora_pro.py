@@ -38,12 +38,14 @@ def precondition_by_full_gradient(
     arXiv 2407.18242, theorems 2.1 to 2.3.
   """
 
-  def update(updates, params, *, transposed=None, **extra_args):
+  def update(
+    updates, params, *, transposed=None, matrix_method='platform', **extra_args
+  ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, method=matrix_method)
     values, gradients = factors.flatten(params), factors.flatten(updates)
     matmul = linalg.matmul
-    eigenvalues, vectors = linalg.eigh(factors.grams(values))
+    eigenvalues, vectors = linalg.eigh(factors.grams(values), factors.method)
     live = linalg.alive(eigenvalues)
     safe = jnp.where(live, eigenvalues, 1)
     inverses = linalg.from_eigen(vectors, jnp.where(live, 1 / safe, 0))

@@ -93,7 +93,7 @@ def _init_small(params):
 
 
 def _advance(
-  settings, factors, gradients, values, state, old_grams, old, finite
+  settings, factors, gradients, values, state, old_grams, old, finite, report
 ):
   """M and V of the next step, by Gram matrices.
 
@@ -111,7 +111,8 @@ def _advance(
     state: of either form.
     old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
     old: F_old of each factor; used only where Gram matrices are too coarse.
-    finite: (), whether the gradients are; None: they are. If not, momentum
+    finite: (), whether the gradients are; None: they are, unless a report is
+      asked for, which says so from their squares. If not, momentum
       and r x r state stay as they were. So do those of a pair of which the
       r x r matrices are not finite; its step is NaN.
 
@@ -132,17 +133,22 @@ def _advance(
     count,
     factors.repeat_dims(),
     factors.repeat_ranks(),
+    factors.method,
   )
   decay = moments.decay
   # M from old coordinates of the partner to the new.
   carry = matmul(decay * cross, inverse.mT)
   take = matmul((1 - decay) * matmul(inverse, moments.root), inverse.mT)
+  if report is not None:
+    finite = report.gradients = jnp.isfinite(bases.size)
   old_mu = [
     m.astype(g.dtype)
     for m, g in zip(factors.flatten(state.mu), gradients, strict=True)
   ]
   usable = _pairs_are_finite(factors, bases.squares, carry, take, moments.nu)
   taken = usable if finite is None else usable & finite
+  if report is not None:
+    report.updates = jnp.all(usable)
   # Where nothing is taken in, M times I, and nothing more, is M: choosing
   # between new and old would read the old momentum once more.
   eye = jnp.eye(carry.shape[-1], dtype=carry.dtype)[None]
@@ -318,12 +324,14 @@ def scale_by_lora_rite(
     params=None,
     *,
     finite=None,
+    report=None,
     transposed=None,
     dtypes=None,
+    matrix_method='platform',
     **extra_args,
   ):
     del extra_args
-    factors = Factors.of(params, transposed, dtypes)
+    factors = Factors.of(params, transposed, dtypes, matrix_method)
     values, old = factors.flatten(params), factors.flatten(state.previous)
 
     def old_grams(grams):
@@ -340,6 +348,7 @@ def scale_by_lora_rite(
       old_grams,
       lambda: old,
       finite,
+      report,
     )
     previous = [
       jnp.where(here[:, None, None], x, y)
@@ -429,12 +438,14 @@ def step_by_lora_rite(
     params=None,
     *,
     finite=None,
+    report=None,
     transposed=None,
     dtypes=None,
+    matrix_method='platform',
     **extra_args,
   ):
     del extra_args
-    factors = Factors.of(params, transposed, dtypes)
+    factors = Factors.of(params, transposed, dtypes, matrix_method)
     values, mu = factors.flatten(params), factors.flatten(state.mu)
     mu = [m.astype(x.dtype) for m, x in zip(mu, values, strict=True)]
     kept, moved = factors.pack(state.kept), factors.pack(state.moved)
@@ -456,6 +467,7 @@ def step_by_lora_rite(
       old_grams,
       old_factors,
       finite,
+      report,
     )
     rate = jnp.asarray(settings.rate(state.count), step.scale.dtype)
     decay = rate * weight_decay

@@ -56,6 +56,7 @@ def update_moments(
   count: jax.Array,
   dims: jax.Array,
   ranks: jax.Array,
+  method: linalg.Method = 'platform',
 ) -> Moments:
   """V <- b2' P V P^T + (1 - b2') g^T g / m, and its inverse root.
 
@@ -68,6 +69,7 @@ def update_moments(
     count: (), steps taken, this one included.
     dims: (total,), m of each g.
     ranks: (total,), true ranks, without padding.
+    method: of the r x r work.
 
   Returns:
     `Moments`.
@@ -86,16 +88,19 @@ def update_moments(
   )
   v = linalg.symmetrize(decay2 * carried + (1 - decay2) * kept)
   if settings.escaped_mass == 'eigenvalues':
-    values, vectors, lost = _eigh_and_loss(v, nu, carried)
+    lost = _lost_eigenvalue(nu, carried, method)
+    v = linalg.after(v, lost)
   else:
-    values, vectors = linalg.eigh(v)
     lost = _lost_trace(nu, carried)
   if settings.escaped_mass is not None:
     escaped = decay2 * (escaped + lost)
-  live = linalg.alive(values, settings.rtol**2)
-  values = values + escaped[:, None]
-  scale = 1 / (jnp.sqrt(jnp.where(live, values, 1)) + settings.eps)
-  root = keep * linalg.from_eigen(vectors, jnp.where(live, scale, 0))
+  root = keep * linalg.inverse_root(
+    v,
+    rtol=settings.rtol**2,
+    shift=escaped,
+    eps=settings.eps,
+    method=method,
+  )
   return Moments(v, escaped, root, squares, decay1)
 
 
@@ -126,11 +131,10 @@ def _lost_trace(old, carried):
   return jnp.maximum(lost, 0)
 
 
-def _eigh_and_loss(v, old, carried):
-  """Eigenpairs of v, and what `carried` lost of `old`: one LAPACK call."""
-  values, vectors = linalg.eigh(jnp.concatenate([v, old, carried]))
-  values, before, after = jnp.split(values, 3)
+def _lost_eigenvalue(old, carried, method):
+  """The largest loss of an eigenvalue, at most that of the trace."""
+  values, _ = linalg.eigh(jnp.concatenate([old, carried]), method)
+  before, after = jnp.split(jnp.sort(values, axis=1), 2)
   largest = jnp.max(before - after, axis=1)
   total = jnp.sum(before - after, axis=1)
-  lost = jnp.maximum(jnp.minimum(largest, total), 0)
-  return values, jnp.split(vectors, 3)[0], lost
+  return jnp.maximum(jnp.minimum(largest, total), 0)

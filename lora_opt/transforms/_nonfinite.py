@@ -22,6 +22,20 @@ SELF_KEEPING = (ScaleByAdamState, ScaleByLoraRiteState, StepByLoraRiteState)
 MAX_CONSECUTIVE_SKIPS = 50
 
 
+class Report:
+  """What a transformation finds out on its way, for the guard around it.
+
+  Filled while `update` is traced, within one trace.
+
+  Attributes:
+    gradients: (), whether all gradients are finite, as the guard would say.
+    updates: (), whether all updates are, given that.
+  """
+
+  gradients: jax.Array | None = None
+  updates: jax.Array | None = None
+
+
 class SkipNonfiniteState(NamedTuple):
   """State of `skip_nonfinite`; `lora_opt.diagnostics.skips` reads it."""
 
@@ -37,6 +51,8 @@ def skip_nonfinite(
   max_consecutive: int | None = MAX_CONSECUTIVE_SKIPS,
   learning_rate: ScalarOrSchedule = 0.0,
   gives_up_on: Callable[[Any], Any] | None = None,
+  elementwise: bool = False,
+  reports: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """The one guard against NaN, inf and overflow. A bad step is skipped:
 
@@ -52,7 +68,8 @@ def skip_nonfinite(
 
   Each of these counts as one skipped step. As in `optax.apply_if_finite` there
   is an end to it: after `max_consecutive` skipped steps in a row, skipped steps
-  give updates of NaN, so that a run that is stuck shows it. One bad gradient
+  give updates of NaN, so that a run that is stuck shows it (where the gradients
+  are finite, those elements that would have been zero). One bad gradient
   in `optax.MultiSteps` is such a case: its accumulator stays NaN, unless it has
   `should_skip_update_fn=optax.skip_not_finite`. The state of `inner` remains
   finite also then.
@@ -73,6 +90,13 @@ def skip_nonfinite(
       not finite.
     gives_up_on: from updates to a tree of booleans: which of them are NaN at
       the end; None: all.
+    elementwise: `inner` makes finite updates of finite gradients and a finite
+      parameter, as Adam does. Then updates are not looked at to count steps,
+      which spares a pass over them: one that is not finite, since its parameter
+      is not, is made zero without being counted.
+    reports: `inner` forms squares of all gradients and sees its updates come
+      anyway, and fills the `Report` that it gets as the extra argument
+      `report`; it keeps still by its own verdict.
 
   Returns:
     A transformation. Updates have the dtype of the gradients.
@@ -93,27 +117,32 @@ def skip_nonfinite(
     )
 
   def update(updates, state, params=None, *, finite=None, **extra_args):
-    good = _squares_are_finite(updates) if finite is None else finite
+    report = Report() if reports and finite is None else None
+    good = finite
+    if finite is None and report is None:
+      good = _squares_are_finite(updates)
     new, inner_state = inner.update(
       jax.tree.map(_wide, updates),
       state.inner_state,
       params,
       finite=good,
+      report=report,
       **extra_args,
     )
+    if report is not None:
+      good, sound = report.gradients, report.updates
     new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, updates)
     rate = raw_rate_at(learning_rate, state.count)
-    whole = good & jnp.all(jnp.isfinite(rate)) & _all_finite(new)
+    going = good & jnp.all(jnp.isfinite(rate))
+    if elementwise:
+      whole = going
+    else:
+      whole = going & (_all_finite(new) if report is None else sound)
     skipped = jnp.where(whole, 0, 1).astype(jnp.int32)
     consecutive = skipped * optax.safe_increment(state.consecutive)
-    new = _kept_finite(good, new, jax.tree.map(jnp.zeros_like, new))
-    if max_consecutive is not None:
-      at_end = consecutive > max_consecutive
-      where = jax.tree.map(lambda _: True, new)
-      where = where if gives_up_on is None else gives_up_on(new)
-      new = jax.tree.map(
-        lambda x, here: jnp.where(at_end & here, _nan(x), x), new, where
-      )
+    new = _instead_of_nonfinite(
+      new, good, going, state.consecutive, max_consecutive, gives_up_on
+    )
     return new, SkipNonfiniteState(
       state.count + jnp.where(good, 1, 0).astype(jnp.int32),
       state.skipped + skipped,
@@ -122,6 +151,29 @@ def skip_nonfinite(
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _instead_of_nonfinite(
+  new, good, going, consecutive, max_consecutive, gives_up_on
+):
+  """Zero, or NaN at the end of patience.
+
+  What is known before the updates are decides for all of them, an update that
+  is not finite for its own elements only: were it to decide for others, they
+  all would have to be kept until it is known, and read once more.
+  """
+  if max_consecutive is None:
+    return _kept_finite(good, new, jax.tree.map(jnp.zeros_like, new))
+  at_end = consecutive >= max_consecutive
+  where = jax.tree.map(lambda _: True, new)
+  where = where if gives_up_on is None else gives_up_on(new)
+
+  def each(x, here):
+    instead = jnp.where(at_end & here, _nan(x), 0)
+    passes = going | ~(at_end & here)
+    return jnp.where(good & jnp.isfinite(x) & passes, x, instead)
+
+  return jax.tree.map(each, new, where)
 
 
 def _wide(x):

@@ -53,11 +53,21 @@ def precondition_by_refactoring(
     del params
     return PreconditionByRefactoringState(jnp.zeros((), jnp.int32))
 
-  def update(updates, state, params=None, *, transposed=None, **extra_args):
+  def update(
+    updates,
+    state,
+    params=None,
+    *,
+    transposed=None,
+    matrix_method='platform',
+    **extra_args,
+  ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, method=matrix_method)
     grams = factors.grams(factors.flatten(params))
-    s, s_inverse = linalg.geometric_mean_pair(*factors.halves(grams))
+    s, s_inverse = linalg.geometric_mean_pair(
+      *factors.halves(grams), factors.method
+    )
     if max_spread is not None:
       ranks, _ = factors.halves(factors.repeat_ranks())
       s, s_inverse = _bounded(s, s_inverse, ranks, max_spread)

@@ -59,9 +59,17 @@ def scale_by_one_sided_shampoo(
       {name: PairMatrices(*map(square, p)) for name, p in params.items()},
     )
 
-  def update(updates, state, params=None, *, transposed=None, **extra_args):
+  def update(
+    updates,
+    state,
+    params=None,
+    *,
+    transposed=None,
+    matrix_method='platform',
+    **extra_args,
+  ):
     del extra_args
-    factors = Factors.of(params, transposed)
+    factors = Factors.of(params, transposed, method=matrix_method)
     gradients = factors.flatten(updates)
     count = optax.safe_increment(state.count)
     dtype = gradients[0].dtype
@@ -70,7 +78,7 @@ def scale_by_one_sided_shampoo(
     dims = factors.repeat_dims().astype(dtype)[:, None, None]
     nu = decay2 * factors.pack(state.nu)
     nu += (1 - decay2) * linalg.symmetrize(factors.grams(gradients) / dims)
-    root = linalg.spectral(nu, lambda values: 1 / (jnp.sqrt(values) + eps))
+    root = linalg.inverse_root(nu, eps=eps, method=factors.method)
     mu = [
       decay1 * m.astype(g.dtype) + (1 - decay1) * g
       for m, g in zip(

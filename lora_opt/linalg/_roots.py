@@ -1,0 +1,107 @@
+"""Inverse roots and inverses of r x r matrices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lora_opt.linalg import _products as products
+from lora_opt.linalg._choice import Method, choose
+from lora_opt.linalg._eigen import alive, cutoff, eigh, from_eigen
+from lora_opt.linalg._spread import over_mesh
+
+Array = jax.Array
+
+
+def inverse_root(
+  x: Array,
+  *,
+  rtol: float = 0.0,
+  shift: Array | None = None,
+  eps: float = 0.0,
+  method: Method = 'platform',
+) -> Array:
+  """((x + shift I)^(1/2) + eps I)^-1, zero on dead directions of x.
+
+  Args:
+    x: (batch, r, r), symmetric, positive semi-definite up to rounding.
+    rtol: eigenvalues of x at or below this part of the largest are dead, and
+      those at or below the cut-off.
+    shift: (batch,), not negative; None: zero.
+    eps: not negative.
+    method: of the computation. By products the largest eigenvalue, and with it
+      the cut-off, is known to 5 %, and a direction within a few percent of the
+      cut-off may count in part.
+
+  Returns:
+    (batch, r, r).
+
+  >>> x = jnp.diag(jnp.array([4.0, 0.0]))[None]
+  >>> print(inverse_root(x, eps=2.0).round(3))
+  [[[0.25 0.  ]
+    [0.   0.  ]]]
+  """
+  if shift is None:
+    shift = jnp.zeros(x.shape[:1], x.dtype)
+  return choose(
+    method,
+    functools.partial(_by_eigenvectors, rtol, eps),
+    functools.partial(over_mesh, functools.partial(_by_products, rtol, eps)),
+    x,
+    shift,
+  )
+
+
+def _by_eigenvectors(rtol, eps, x, shift):
+  values, vectors = eigh(x, 'lapack')
+  live = alive(values, rtol)
+  values = values + shift[:, None]
+  scale = 1 / (jnp.sqrt(jnp.where(live, values, 1)) + eps)
+  return from_eigen(vectors, jnp.where(live, scale, 0))
+
+
+def _by_products(rtol, eps, x, shift):
+  matmul, column = products.matmul, products.column
+  cut = max(rtol, cutoff(x.dtype))
+  size = products.largest_eigenvalue(x)
+  unit = x / column(size)
+  live = products.projector(unit, cut)
+  eye = products.identity(x)
+  # Divided by what its largest eigenvalue is now.
+  whole = size + shift
+  unit = (size / whole)[:, None, None] * unit + column(shift / whole) * eye
+  root, inverse = products.root_pair(unit, cut / 2)
+  scale = jnp.sqrt(whole)
+  if eps:
+    both = scale + eps
+    root = column(scale / both) * root + column(eps / both) * eye
+    inverse = products.inverse(root, (cut / 2) ** 0.5)
+    scale = both
+  return matmul(matmul(live, inverse / column(scale)), live)
+
+
+def psd_inverse_sqrt(x: Array, method: Method = 'platform') -> Array:
+  """Inverse square root of (batch, r, r), zero on dead directions."""
+  return inverse_root(x, method=method)
+
+
+def solve_positive(x: Array, y: Array, method: Method = 'platform') -> Array:
+  """x^-1 y for positive definite x, each (batch, r, r)."""
+  by_products = functools.partial(over_mesh, _solve_by_products)
+  return choose(method, _solve_by_cholesky, by_products, x, y)
+
+
+def _solve_by_cholesky(x, y):
+  lower = jax.lax.linalg.cholesky(x, symmetrize_input=False)
+  half = jax.lax.linalg.triangular_solve(lower, y, left_side=True, lower=True)
+  return jax.lax.linalg.triangular_solve(
+    lower, half, left_side=True, lower=True, transpose_a=True
+  )
+
+
+def _solve_by_products(x, y):
+  # The largest eigenvalue is at least the r-th part of the trace.
+  trace = jnp.trace(x, axis1=1, axis2=2)
+  trace = products.column(jnp.where(trace > 0, trace, 1))
+  low = cutoff(x.dtype) / x.shape[-1]
+  return products.matmul(products.inverse(x / trace, low) / trace, y)
