@@ -158,16 +158,22 @@ def optimizer(meta: dict) -> optax.GradientTransformation:
   return _METHODS[method](meta['hyperparameters'])
 
 
-def replay(path: pathlib.Path) -> float:
+def replay(
+  path: pathlib.Path, method: lora_opt.linalg.Method = 'platform'
+) -> float:
   """Largest |ours - recorded| / |recorded| over steps and factors.
 
   Frobenius norms; a recorded factor that is zero counts by absolute error.
+
+  Args:
+    path: a recorded trajectory.
+    method: of the r x r work.
 
   Raises:
     ValueError: for a file that cannot be replayed.
   """
   meta, arrays = load(path)
-  tx = optimizer(meta)
+  tx = lora_opt.transforms.with_matrix_method(optimizer(meta), method)
   count, scale, c = meta['pairs'], meta['scale'], meta['c']
   pairs = range(count)
   params = {

@@ -18,6 +18,13 @@ Array = jax.Array
 # Polynomials treat what is below this part of the largest as if it were there:
 # a lower bound would send the largest to where the smallest are, and back.
 _CUSHION = 0.1
+# From here on a step squares what is missing to one.
+_NEAR = 1e-4
+
+
+def _last(x: Array) -> tuple[float, ...]:
+  """The steps that are left from `_NEAR` to the rounding of x."""
+  return (1.0,) if jnp.finfo(x.dtype).bits <= 32 else (1.0, 1.0)
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -83,7 +90,7 @@ def root_pair(x: Array, low: float) -> tuple[Array, Array]:
     return matmul(root, turn), matmul(turn, inverse)
 
   start = x, jnp.broadcast_to(eye, x.shape)
-  root, inverse = _repeated(step, root_scales(low), start)
+  root, inverse = _repeated(step, root_scales(low) + _last(x), start)
   return (root + root.mT) / 2, (inverse + inverse.mT) / 2
 
 
@@ -108,22 +115,22 @@ def root_scales(low: float) -> tuple[float, ...]:
   s^2 = 3 / (1 + l + l^2), which makes l' largest.
 
   >>> len(root_scales(1e-6)), root_scales(1e-6)[0] < 3**0.5
-  (11, True)
+  (10, True)
   """
   scales, bound = [], low**0.5
-  while bound < 1 - 1e-4:
+  while bound < 1 - _NEAR:
     lower = max(bound, _CUSHION)
     scale = (3 / (1 + lower + lower**2)) ** 0.5
     scales.append(scale)
     bound = scale * bound * (3 - (scale * bound) ** 2) / 2
-  return (*scales, 1.0)  # from 1e-4 to its square
+  return tuple(scales)
 
 
 def inverse(x: Array, low: float) -> Array:
   """x^-1 of eigenvalues between `low` and 1.
 
   Newton-Schulz with the quadratic polynomials that do most for the bounds, and
-  one more step that starts from x itself and takes out the rounding of the
+  a last step that starts from x itself and takes out the rounding of the
   others. Smaller eigenvalues come out too small, at most as 1 / `low`.
 
   References:
@@ -139,7 +146,8 @@ def inverse(x: Array, low: float) -> Array:
 
   start = jnp.broadcast_to(eye, x.shape), x
   found, _ = _repeated(step, _inverse_scales(low), start)
-  found = matmul(found, 2 * eye - matmul(x, found))
+  for _ in _last(x):
+    found = matmul(found, 2 * eye - matmul(x, found))
   return (found + found.mT) / 2
 
 
@@ -147,7 +155,7 @@ def inverse(x: Array, low: float) -> Array:
 def _inverse_scales(low: float) -> tuple[float, ...]:
   """x -> s x (2 - s x) maps [l, 1] to [l', 1] with s = 2 / (1 + l)."""
   scales, bound = [], low
-  while bound < 1 - 1e-3:
+  while bound < 1 - _NEAR:
     scale = 2 / (1 + max(bound, _CUSHION))
     scales.append(scale)
     bound = scale * bound * (2 - scale * bound)

@@ -88,7 +88,7 @@ def update_moments(
   )
   v = linalg.symmetrize(decay2 * carried + (1 - decay2) * kept)
   if settings.escaped_mass == 'eigenvalues':
-    lost = _lost_eigenvalue(nu, carried, method)
+    lost = _lost_eigenvalue(nu, linalg.after(carried, v), method)
     v = linalg.after(v, lost)
   else:
     lost = _lost_trace(nu, carried)

@@ -116,7 +116,10 @@ def skip_nonfinite(
       *(jnp.zeros((), jnp.int32) for _ in range(3)), inner.init(params)
     )
 
-  def update(updates, state, params=None, *, finite=None, **extra_args):
+  def update(
+    updates, state, params=None, *, finite=None, report=None, **extra_args
+  ):
+    del report  # that of a guard further out, which judges by itself
     report = Report() if reports and finite is None else None
     good = finite
     if finite is None and report is None:
@@ -130,6 +133,8 @@ def skip_nonfinite(
       **extra_args,
     )
     if report is not None:
+      if report.updates is None:
+        raise ValueError('inner does not report: leave reports=False')
       good, sound = report.gradients, report.updates
     new = jax.tree.map(lambda x, old: x.astype(old.dtype), new, updates)
     rate = raw_rate_at(learning_rate, state.count)

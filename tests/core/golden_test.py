@@ -12,12 +12,13 @@ from tests import golden_replay
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden'
 
 
+@pytest.mark.parametrize('method', ['lapack', 'products'])
 @pytest.mark.parametrize(
   'path', sorted(FOLDER.glob('*.npz')), ids=lambda p: p.stem
 )
-def test_authors_trajectory(path):
+def test_authors_trajectory(path, method):
   with jax.enable_x64(True):
-    assert golden_replay.replay(path) <= golden_replay.TOLERANCE
+    assert golden_replay.replay(path, method) <= golden_replay.TOLERANCE
 
 
 def _changed(tmp_path, name, change):
