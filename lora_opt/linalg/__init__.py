@@ -55,6 +55,7 @@ from lora_opt.linalg._packed import (
   symmetrize,
 )
 from lora_opt.linalg._roots import (
+  inverse,
   inverse_root,
   psd_inverse_sqrt,
   solve_positive,
@@ -77,6 +78,7 @@ __all__ = [
   'from_eigen',
   'geometric_mean_pair',
   'gram',
+  'inverse',
   'inverse_root',
   'largest',
   'matmul',

@@ -96,7 +96,8 @@ def _mean_by_products(x, y):
   # The roots of x, where it is alive.
   unit = products.largest_eigenvalue(x)
   live = products.projector(x / column(unit), cut)
-  root, inverse_root = products.root_pair(x / column(unit), cut / 2)
+  whole = products.filled(x / column(unit), live)
+  root, inverse_root = products.root_pair(whole, cut / 2)
   unit = column(jnp.sqrt(unit))
   root = matmul(matmul(live, root * unit), live)
   inverse_root = matmul(matmul(live, inverse_root / unit), live)
@@ -104,11 +105,9 @@ def _mean_by_products(x, y):
   some = column(jnp.trace(middle, axis1=1, axis2=2)) > 0
   unit = products.largest_eigenvalue(middle)
   there = products.projector(middle / column(unit), cut)
-  sigma, inverse_sigma = products.root_pair(middle / column(unit), cut / 2)
-  sigma, inverse_sigma = (
-    matmul(matmul(there, m), there) + eye - there
-    for m in (sigma, inverse_sigma)
-  )
+  # Dead directions are given the largest of its values.
+  whole = products.filled(middle / column(unit), there)
+  sigma, inverse_sigma = products.root_pair(whole, cut / 2)
   unit = column(jnp.sqrt(unit))
   s = matmul(matmul(inverse_root, sigma * unit), inverse_root)
   s_inverse = matmul(matmul(root, inverse_sigma / unit), root)

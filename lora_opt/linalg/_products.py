@@ -168,12 +168,15 @@ def projector(x: Array, cut: float) -> Array:
   First polynomials that grow steeply from zero and take `cut` to one half,
   then 3 x^2 - 2 x^3, which draws what is below to zero and above to one. How
   near to the cut it tells apart is a matter of rounding, as for eigenvalues.
+  Rounding also makes eigenvalues negative, which would grow as steeply and end
+  anywhere: all are raised by twice the cut before, and the cut with them.
 
   Args:
-    x: eigenvalues at most 1.
-    cut: at most one eighth.
+    x: eigenvalues at most 1, and none below -2 `cut`.
+    cut: at most one twentieth.
   """
   eye = identity(x)
+  raised = (x + 2 * cut * eye) / (1 + 2 * cut)
 
   def grow(scale, x):
     y = scale * x
@@ -183,9 +186,18 @@ def projector(x: Array, cut: float) -> Array:
     square = matmul(x, x)
     return matmul(square, 3 * eye - 2 * x)
 
-  x = _repeated(grow, _filter_scales(cut), x)
-  x = jax.lax.fori_loop(0, 7, sharpen, x)
+  x = _repeated(grow, _filter_scales(3 * cut / (1 + 2 * cut)), raised)
+  x = jax.lax.fori_loop(0, 9, sharpen, x)
   return (x + x.mT) / 2
+
+
+def filled(x: Array, live: Array) -> Array:
+  """x with eigenvalue one where the projector `live` is zero.
+
+  The inverse of something small there would drown what is alive in its
+  rounding.
+  """
+  return matmul(matmul(live, x), live) + identity(x) - live
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from lora_opt.linalg import _elimination
 from lora_opt.linalg import _products as products
 from lora_opt.linalg._choice import Method, choose
 from lora_opt.linalg._eigen import alive, cutoff, eigh, from_eigen
@@ -62,17 +63,23 @@ def _by_eigenvectors(rtol, eps, x, shift):
 
 def _by_products(rtol, eps, x, shift):
   matmul, column = products.matmul, products.column
-  cut = max(rtol, cutoff(x.dtype))
   size = products.largest_eigenvalue(x)
   unit = x / column(size)
-  live = products.projector(unit, cut)
+  cut = cutoff(x.dtype)
+  if isinstance(rtol, int | float):
+    cut = max(rtol, cut)
+    live = products.projector(unit, cut)
+  else:  # traced: what is to be cut is brought to where it can be
+    scale = cut / jnp.maximum(jnp.asarray(rtol, x.dtype), cut)
+    live = products.projector(unit * scale, cut)
   eye = products.identity(x)
   # Divided by what its largest eigenvalue is now.
   whole = size + shift
-  unit = (size / whole)[:, None, None] * unit + column(shift / whole) * eye
+  unit = column(size / whole) * products.filled(unit, live)
+  unit = unit + column(shift / whole) * eye
   root, inverse = products.root_pair(unit, cut / 2)
   scale = jnp.sqrt(whole)
-  if eps:
+  if not isinstance(eps, int | float) or eps:  # it may be traced
     both = scale + eps
     root = column(scale / both) * root + column(eps / both) * eye
     inverse = products.inverse(root, (cut / 2) ** 0.5)
@@ -85,10 +92,59 @@ def psd_inverse_sqrt(x: Array, method: Method = 'platform') -> Array:
   return inverse_root(x, method=method)
 
 
+def inverse(
+  x: Array, *, shift: float | Array = 0.0, method: Method = 'platform'
+) -> Array:
+  """(x + shift I)^-1; without a shift, zero on dead directions of x.
+
+  Args:
+    x: (batch, r, r), symmetric, positive semi-definite up to rounding.
+    shift: a number, not negative. By products, what it lifts above zero by less
+      than the cut-off counts as lifted to that.
+    method: of the computation.
+
+  >>> x = jnp.diag(jnp.array([4.0, 0.0]))[None]
+  >>> print(inverse(x), inverse(x, shift=4.0))
+  [[[0.25 0.  ]
+    [0.   0.  ]]] [[[0.125 0.   ]
+    [0.    0.25 ]]]
+  """
+  shift = jnp.broadcast_to(jnp.asarray(shift, x.dtype), x.shape[:1])
+  by_products = functools.partial(over_mesh, _inverse_by_products)
+  return choose(method, _inverse_by_eigenvectors, by_products, x, shift)
+
+
+def _inverse_by_eigenvectors(x, shift):
+  values, vectors = eigh(x, 'lapack')
+  shift = shift[:, None]
+  live = alive(values) | (shift > 0)
+  shifted = jnp.maximum(values, 0) + shift
+  return from_eigen(
+    vectors, jnp.where(live, 1 / jnp.where(live, shifted, 1), 0)
+  )
+
+
+def _inverse_by_products(x, shift):
+  matmul, column = products.matmul, products.column
+  cut = cutoff(x.dtype)
+  size = products.largest_eigenvalue(x)
+  unit = x / column(size)
+  live = products.projector(unit, cut)
+  whole = size + shift
+  # What is dead is taken to be zero, and not what rounding makes of it.
+  eye = products.identity(x)
+  lifted = column(shift) > 0
+  unit = products.filled(unit, live) - jnp.where(lifted, eye - live, 0)
+  raised = column(size / whole) * unit + column(shift / whole) * eye
+  found = products.inverse(raised, cut / 2) / column(whole)
+  masked = matmul(matmul(live, found), live)
+  return jnp.where(lifted, found, masked)
+
+
 def solve_positive(x: Array, y: Array, method: Method = 'platform') -> Array:
   """x^-1 y for positive definite x, each (batch, r, r)."""
-  by_products = functools.partial(over_mesh, _solve_by_products)
-  return choose(method, _solve_by_cholesky, by_products, x, y)
+  by_rows = functools.partial(over_mesh, _elimination.solve)
+  return choose(method, _solve_by_cholesky, by_rows, x, y)
 
 
 def _solve_by_cholesky(x, y):
@@ -97,11 +153,3 @@ def _solve_by_cholesky(x, y):
   return jax.lax.linalg.triangular_solve(
     lower, half, left_side=True, lower=True, transpose_a=True
   )
-
-
-def _solve_by_products(x, y):
-  # The largest eigenvalue is at least the r-th part of the trace.
-  trace = jnp.trace(x, axis1=1, axis2=2)
-  trace = products.column(jnp.where(trace > 0, trace, 1))
-  low = cutoff(x.dtype) / x.shape[-1]
-  return products.matmul(products.inverse(x / trace, low) / trace, y)

@@ -8,7 +8,6 @@ import optax
 
 from lora_opt import linalg
 from lora_opt.transforms._factors import Factors
-from lora_opt.transforms._grams import regular_inverse
 
 
 class ScaleByAltLoraState(NamedTuple):
@@ -70,8 +69,8 @@ def scale_by_altlora(
     del extra_args
     factors = Factors.of(params, transposed, method=matrix_method)
     values, gradients = factors.flatten(params), factors.flatten(updates)
-    inverse = regular_inverse(
-      factors.swap(factors.grams(values)), reg, factors.method
+    inverse = linalg.inverse(
+      factors.swap(factors.grams(values)), shift=reg, method=factors.method
     )
     cross = factors.grams(factors.flatten(state.previous), values)
     carry = linalg.matmul(factors.swap(cross), inverse)

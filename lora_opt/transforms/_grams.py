@@ -2,23 +2,10 @@
 
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from lora_opt import linalg
 from lora_opt.transforms._factors import Factors
-
-
-def regular_inverse(
-  x: jax.Array, reg: float, method: linalg.Method = 'platform'
-) -> jax.Array:
-  """(x + reg I)^-1 for (batch, r, r); reg = 0: zero on dead directions."""
-  values, vectors = linalg.eigh(x, method)
-  live = linalg.alive(values) | (jnp.asarray(reg) > 0)
-  shifted = jnp.maximum(values, 0) + jnp.asarray(reg, values.dtype)
-  inverse = jnp.where(live, 1 / jnp.where(live, shifted, 1), 0)
-  return linalg.from_eigen(vectors, inverse)
 
 
 def precondition_by_grams(
@@ -53,7 +40,8 @@ def precondition_by_grams(
     factors = Factors.of(params, transposed, method=matrix_method)
     grams = factors.grams(factors.flatten(params))
     inverses = (
-      regular_inverse(factors.swap(grams), reg, factors.method) / lora_scale**2
+      linalg.inverse(factors.swap(grams), shift=reg, method=factors.method)
+      / lora_scale**2
     )
     gradients = factors.flatten(updates)
     new = factors.products(gradients, inverses)

@@ -18,6 +18,14 @@ def core_settings():
     jax.config.update('jax_disable_most_optimizations', False)
 
 
+@pytest.fixture(
+  params=['lapack', pytest.param('products', marks=pytest.mark.long)]
+)
+def method(request):
+  """How r x r work is done; the default on CPUs, and long, that elsewhere."""
+  return request.param
+
+
 @pytest.fixture
 def strict():
   """No implicit widening of dtypes. (optax.scale_by_adam needs it.)"""

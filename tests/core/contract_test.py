@@ -13,8 +13,12 @@ from tests.core import problems
 each_recipe = pytest.mark.parametrize('name', problems.RECIPES)
 
 
-def recipe(name, **options):
-  return problems.RECIPES[name](problems.RATES[name], **options)
+@pytest.fixture
+def recipe(method):
+  """Makes the recipe of a name at its rate."""
+  return lambda name, **options: problems.recipe(
+    name, problems.RATES[name], method=method, **options
+  )
 
 
 def types(tree):
@@ -41,7 +45,7 @@ def test_learns_from_zero_b(name):
 
 
 @each_recipe
-def test_jit_is_eager(name):
+def test_jit_is_eager(recipe, name):
   params = {'head': problems.mixed_tree(zero_b=False)['head']}
   tx = recipe(name)
   one, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
@@ -50,7 +54,7 @@ def test_jit_is_eager(name):
 
 
 @each_recipe
-def test_compiles_once_with_stable_types(name):
+def test_compiles_once_with_stable_types(recipe, name):
   params = problems.mixed_tree()
   trainer = problems.Trainer(recipe(name))
   state = trainer.init(params)
@@ -64,7 +68,7 @@ def test_compiles_once_with_stable_types(name):
 
 
 @each_recipe
-def test_types_stay_where_pairs_are_of_several(name):
+def test_types_stay_where_pairs_are_of_several(recipe, name):
   with jax.enable_x64(True):
     params = {
       key: {
@@ -133,7 +137,7 @@ def test_bad_gradient_changes_nothing(name):
 
 
 @each_recipe
-def test_leaves_outside_pairs_rest_or_go_to_other(name):
+def test_leaves_outside_pairs_rest_or_go_to_other(recipe, name):
   params = {'head': problems.mixed_tree()['head'], 'norm': jnp.ones(5)}
   tx = recipe(name)
   updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
@@ -144,7 +148,7 @@ def test_leaves_outside_pairs_rest_or_go_to_other(name):
 
 
 @each_recipe
-def test_stacked_is_looped(name):
+def test_stacked_is_looped(recipe, name):
   """Scanned layers, equal sites and single ones give the same numbers."""
   options = {'clip_norm': None} if 'lora_rite' in name else {}
   tx = recipe(name, **options)
@@ -168,7 +172,7 @@ def test_stacked_is_looped(name):
 
 
 @each_recipe
-def test_state_has_the_shape_that_tools_expect(name):
+def test_state_has_the_shape_that_tools_expect(recipe, name):
   params = problems.mixed_tree()
   tx = recipe(name)
   state = tx.init(params)
@@ -268,7 +272,7 @@ def test_orbax_round_trip(name, tmp_path):
 
 
 @each_recipe
-def test_user_mistakes_are_named(name):
+def test_user_mistakes_are_named(recipe, name):
   tx = recipe(name)
   a = jnp.zeros((8, 2))
   with pytest.raises(ValueError, match='no LoRA pair'):

@@ -39,10 +39,13 @@ KINDS = ['B = 0', 'A = 0', 'B of rank one', 'A of rank one']
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 
 
-def relative_losses(name, dtype, steps):
+def relative_losses(name, dtype, steps, method):
   """{start: last loss / first loss}, with a decaying learning rate."""
   rate = optax.cosine_decay_schedule(problems.RATES[name], steps)
-  trainer, last = problems.Trainer(problems.RECIPES[name](rate)), {}
+  trainer, last = (
+    problems.Trainer(problems.recipe(name, rate, method=method)),
+    {},
+  )
   for kind in ['full rank', *KINDS]:
     # Targets of rank one: at B = 0 the gradient has not all directions.
     params, _, first, end = trainer.train(start(kind, dtype), steps, rank=1)
@@ -58,8 +61,8 @@ def floor_of(dtype):
 
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', ['lora_rite', 'lora_rite low memory'])
-def test_lora_rite_trains_as_from_full_rank(name, dtype):
-  last = relative_losses(name, dtype, 300)
+def test_lora_rite_trains_as_from_full_rank(name, dtype, method):
+  last = relative_losses(name, dtype, 300, method)
   if name == 'lora_rite low memory':
     # The first step leaves directions in A that are rounding alone. They count,
     # so B grows there and the pair gets ill-conditioned: what is found from the
@@ -70,13 +73,13 @@ def test_lora_rite_trains_as_from_full_rank(name, dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_reflora_does_not_freeze(dtype):
+def test_reflora_does_not_freeze(dtype, method):
   """B deficient, as LoRA starts: no worse than full rank.
 
   A deficient: Adam behind S sees gradients of a badly conditioned problem and
   takes more steps.
   """
-  last = relative_losses('reflora', dtype, 1000)
+  last = relative_losses('reflora', dtype, 1000, method)
   floor = floor_of(dtype)
   for kind in ('B = 0', 'B of rank one'):
     assert last[kind] < max(1.5 * last['full rank'], floor), last
@@ -85,6 +88,6 @@ def test_reflora_does_not_freeze(dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_real_refactoring_trains_as_from_full_rank(dtype):
-  last = relative_losses('reflora real', dtype, 300)
+def test_real_refactoring_trains_as_from_full_rank(dtype, method):
+  last = relative_losses('reflora real', dtype, 300, method)
   assert all(last[kind] < floor_of(dtype) for kind in last), last

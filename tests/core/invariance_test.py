@@ -103,8 +103,10 @@ NOT_INVARIANT = [
 ]
 
 
+@pytest.mark.parametrize('matrix_method', ['lapack', 'products'])
 @pytest.mark.parametrize(('kind', 'tx'), INVARIANT)
-def test_invariant(kind, tx):
+def test_invariant(kind, tx, matrix_method):
+  tx = transforms.with_matrix_method(tx, matrix_method)
   # Condition 1e2 of T, squared by Gram matrices: 1e4 roundings of 1e-16.
   assert difference(tx, kind) < 1e-9
 

@@ -61,6 +61,7 @@ def test_low_memory_is_the_same_path(options, start):
     if start == 'deficient':
       head = params['head']
       head['lora_a'] = head['lora_a'].at[:, 1].set(head['lora_a'][:, 0])
+
     # In float64: optax's schedules may round to float32, here and there.
     def rate(count):
       return 0.05 - 0.005 * count.astype(jnp.float64)

@@ -66,6 +66,12 @@ RATES = dict.fromkeys(RECIPES, 0.03) | {
 }
 
 
+def recipe(name, *args, method='platform', **options):
+  """The recipe of this name with its r x r work done by this method."""
+  tx = RECIPES[name](*args, **options)
+  return lora_opt.transforms.with_matrix_method(tx, method)
+
+
 WITHOUT_STATE = ('scaled_gd',)
 
 

@@ -93,6 +93,19 @@ def test_inverse_roots_with_a_shift_and_eps(eps, method):
 
 
 @pytest.mark.parametrize('method', METHODS)
+def test_settings_may_be_traced(method):
+  """As by `optax.inject_hyperparams`."""
+  x = spectra([1.0, 1e-1, 1e-3, 1e-6])
+
+  def root(rtol, eps):
+    return linalg.inverse_root(x, rtol=rtol, eps=eps, method=method)
+
+  np.testing.assert_allclose(
+    jax.jit(root)(1e-4, 1e-2), root(1e-4, 1e-2), rtol=1e-3, atol=1e-3
+  )
+
+
+@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('eps', [0.0, 1e-3])
 def test_dead_directions_take_nothing_in(eps, method):
   live = [1.0, 1e-1, 1e-3]
@@ -111,9 +124,7 @@ def test_dead_directions_take_nothing_in(eps, method):
 
 
 @pytest.mark.parametrize('method', METHODS)
-@pytest.mark.parametrize(
-  ('condition', 'tolerance'), [(1e1, 1e-5), (1e3, 5e-3)]
-)
+@pytest.mark.parametrize(('condition', 'tolerance'), [(1e1, 1e-5), (1e3, 5e-3)])
 def test_geometric_means(condition, tolerance, method):
   x = spectra(np.geomspace(30, 30 / condition, 8))
   y = spectra(np.geomspace(1e-3, 1e-3 / condition, 8), seed=1)
@@ -158,7 +169,25 @@ def test_positive_equations_are_solved(method):
   assert distance(solution, exact_solution) < 1e3 * EPS
 
 
-@pytest.mark.parametrize('cut', [1e-6, 1 / 128, 1 / 8])
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('shift', [0.0, 1e-4, 10.0])
+def test_inverses_with_and_without_a_shift(shift, method):
+  x = spectra([2.0, 1.0, 1e-2, 0.0])
+  found = linalg.inverse(x, shift=shift, method=method)
+
+  def expected(v):
+    alive = (v > 1e-6) | (shift > 0)
+    return np.where(alive, 1 / np.where(alive, v + shift, 1), 0)
+
+  # Rounding of the largest, which the smallest that counts magnifies.
+  tolerance = 40 * EPS / (shift or 1e-2)
+  assert distance(found, exact(x, expected)) < max(tolerance, 10 * EPS)
+  zero = linalg.inverse(0 * x, shift=shift, method=method)
+  want = np.eye(4) / shift if shift else np.zeros((4, 4))
+  np.testing.assert_allclose(zero, np.broadcast_to(want, x.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize('cut', [1e-6, 1 / 128, 1 / 32])
 def test_a_projector_tells_apart_what_is_half_and_twice_the_cut(cut):
   values = [1.0, 30 * cut if cut < 0.01 else 0.9, 2 * cut, cut / 2, 0.0]
   x = spectra(values)
