@@ -1,15 +1,11 @@
 """The changes of basis between two Gram matrices."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from lora_opt.linalg import _products as products
-from lora_opt.linalg._choice import Method, choose
+from lora_opt.linalg._choice import Method
 from lora_opt.linalg._eigen import alive, cutoff, eigh, from_eigen, largest
 from lora_opt.linalg._packed import matmul, root_size, symmetrize
-from lora_opt.linalg._spread import over_mesh
 
 Array = jax.Array
 
@@ -33,7 +29,7 @@ def geometric_mean_pair(
   Args:
     x: (batch, r, r), symmetric positive semi-definite.
     y: the same.
-    method: of the computation; see `inverse_root`.
+    method: of the eigenvectors.
 
   Returns:
     S and S^-1, each (batch, r, r) and positive definite.
@@ -43,14 +39,9 @@ def geometric_mean_pair(
   >>> print(f'{s.item():.3f} {s_inverse.item():.3f}')
   1.500 0.667
   """
-  by_products = functools.partial(over_mesh, _mean_by_products)
-  return choose(method, _mean_by_eigenvectors, by_products, x, y)
-
-
-def _mean_by_eigenvectors(x, y):
   size_x, size_y = root_size(x), root_size(y)
   x, y = x / size_x / size_x, y / size_y / size_y
-  values, vectors = eigh(x, 'lapack')
+  values, vectors = eigh(x, method)
   live = alive(values)
   root = jnp.where(live, jnp.sqrt(jnp.where(live, values, 1)), 0)
   inverse_root = jnp.where(live, 1 / jnp.where(live, root, 1), 0)
@@ -58,7 +49,7 @@ def _mean_by_eigenvectors(x, y):
   # of x are rows and columns of zeros.
   turned = matmul(matmul(vectors.mT, y), vectors)
   middle = symmetrize(root[:, :, None] * turned * root[:, None, :])
-  squares, directions = eigh(middle, 'lapack')
+  squares, directions = eigh(middle, method)
   strongest = jnp.sqrt(largest(squares))
   product_live = alive(squares)
   sigma = jnp.where(
@@ -85,38 +76,6 @@ def _mean_by_eigenvectors(x, y):
   )
   some = some[:, :, None]
   s, s_inverse = s * (size_y / size_x), s_inverse * (size_x / size_y)
-  return jnp.where(some, s, eye), jnp.where(some, s_inverse, eye)
-
-
-def _mean_by_products(x, y):
-  column, eye = products.column, products.identity(x)
-  size_x, size_y = root_size(x), root_size(y)
-  x, y = x / size_x / size_x, y / size_y / size_y
-  cut = cutoff(x.dtype)
-  # The roots of x, where it is alive.
-  unit = products.largest_eigenvalue(x)
-  live = products.projector(x / column(unit), cut)
-  whole = products.filled(x / column(unit), live)
-  root, inverse_root = products.root_pair(whole, cut / 2)
-  unit = column(jnp.sqrt(unit))
-  root = matmul(matmul(live, root * unit), live)
-  inverse_root = matmul(matmul(live, inverse_root / unit), live)
-  middle = symmetrize(matmul(matmul(root, y), root))
-  some = column(jnp.trace(middle, axis1=1, axis2=2)) > 0
-  unit = products.largest_eigenvalue(middle)
-  there = products.projector(middle / column(unit), cut)
-  # Dead directions are given the largest of its values.
-  whole = products.filled(middle / column(unit), there)
-  sigma, inverse_sigma = products.root_pair(whole, cut / 2)
-  unit = column(jnp.sqrt(unit))
-  s = matmul(matmul(inverse_root, sigma * unit), inverse_root)
-  s_inverse = matmul(matmul(root, inverse_sigma / unit), root)
-  count = jnp.trace(live, axis1=1, axis2=2)
-  mean = column(jnp.trace(s, axis1=1, axis2=2) / jnp.maximum(count, 1))
-  mean = jnp.where(some & (mean > 0), mean, 1)
-  dead = eye - live
-  s = symmetrize(s + mean * dead) * (size_y / size_x)
-  s_inverse = symmetrize(s_inverse + dead / mean) * (size_x / size_y)
   return jnp.where(some, s, eye), jnp.where(some, s_inverse, eye)
 
 

@@ -22,6 +22,15 @@ _CUSHION = 0.1
 _NEAR = 1e-4
 
 
+def lowest(x: Array, cut: float) -> float:
+  """The smallest eigenvalue to compute with: below `cut`, but above rounding.
+
+  What is negative by rounding grows from step to step as what is small. It
+  must not arrive.
+  """
+  return max(cut / 2, 64 * float(jnp.finfo(x.dtype).eps))
+
+
 def _last(x: Array) -> tuple[float, ...]:
   """The steps that are left from `_NEAR` to the rounding of x."""
   return (1.0,) if jnp.finfo(x.dtype).bits <= 32 else (1.0, 1.0)
@@ -195,9 +204,10 @@ def filled(x: Array, live: Array) -> Array:
   """x with eigenvalue one where the projector `live` is zero.
 
   The inverse of something small there would drown what is alive in its
-  rounding.
+  rounding. (x itself is not projected: what rounding there is in the projector
+  would make eigenvalues negative.)
   """
-  return matmul(matmul(live, x), live) + identity(x) - live
+  return x + identity(x) - live
 
 
 @functools.cache
