@@ -81,8 +81,9 @@ def test_what_is_rounded_and_counted():
   assert jax.tree.structure(placed) == jax.tree.structure(model.base)
 
 
-def test_rounding_while_reading_is_rounding_afterwards(tmp_path, tiny):
-  write_folder(tmp_path, tiny)
+def test_rounding_while_reading_is_rounding_afterwards(tmp_path):
+  # Not a fixture's: random numbers differ by how their program is compiled.
+  write_folder(tmp_path, random_model(tie_embeddings=False))
   streamed = from_folder(tmp_path, quantize='nf4', partitioner=Partitioner())
   again = random_model(tie_embeddings=False, quantize='nf4')
   for (path, ours), (_, expected) in zip(
