@@ -15,7 +15,7 @@ from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.evaluation.report import write_report
 from lora_opt.reading.values import printable
-from lora_opt.training import finite, identity
+from lora_opt.training import finite, identity, parts
 from lora_opt.training.checkpointing import is_checkpoint, read_trainable
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import on_first
@@ -155,6 +155,7 @@ def merge(
   del record
   if jax.process_count() > 1:
     raise ValueError('run_mode=merge needs one process that holds all weights')
+  parts.check(model=model)
   folder = pathlib.Path(model_dir)
   if hasattr(model, 'named'):
     # The head is trained in the order of these, whatever the source has.
@@ -179,6 +180,7 @@ def _evaluators(
 ) -> Iterator[tuple[Any, Any, Evaluator]]:
   """Frozen weights, adapter and evaluation, for one task after the other."""
   for each in _as_list(task):
+    parts.check(model=model, task=each)
     each.validate(['eval'])
   placement = partitioner.place(model)
   base = put(model.base, placement.base)

@@ -28,6 +28,7 @@ from lora_opt.planning.timing import (
   step_time,
 )
 from lora_opt.reading.values import integer
+from lora_opt.training import parts
 from lora_opt.training.lengths import row_length
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.training.run_directory import RunRecord, write_json
@@ -152,6 +153,7 @@ def plan(
       there.
     ValueError: no such topology, or the job does not divide among its devices.
   """
+  parts.check(model=model)
   devices = _topology(topology)
   job = make_job(
     model,

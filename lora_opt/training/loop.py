@@ -20,6 +20,7 @@ from lora_opt.reading.values import integer
 from lora_opt.training import (
   finite,
   identity,
+  parts,
   profile,
   run_directory,
   run_lock,
@@ -138,6 +139,7 @@ def train(
     data_workers=(data_workers, 0),
     skip_patience=(skip_patience, 0),
   )
+  parts.check(model=model, task=task)
   length = row_length(task_feature_lengths)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)

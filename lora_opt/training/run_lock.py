@@ -284,9 +284,19 @@ def _this_process() -> dict[str, Any]:
     'system': _system(),
     'job': os.environ.get('SLURM_JOB_ID'),
     'cluster': os.environ.get('SLURM_CLUSTER_NAME'),
-    'restarts': int(os.environ.get('SLURM_RESTART_COUNT') or 0),
+    'restarts': _restarts(),
     'since': now.isoformat(timespec='seconds'),
   }
+
+
+def _restarts() -> int:
+  count = os.environ.get('SLURM_RESTART_COUNT') or '0'
+  if not count.isdecimal():
+    raise ValueError(
+      f'SLURM_RESTART_COUNT={shown(count)} is no whole number; SLURM sets it, '
+      'nobody else should'
+    )
+  return int(count)
 
 
 def _system() -> str | None:
