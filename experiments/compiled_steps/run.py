@@ -132,7 +132,9 @@ def main() -> None:
   parser.add_argument('cases', nargs='*', type=cases.case)
   parser.add_argument('--tunix', help="the interpreter of tunix's environment")
   args = parser.parse_args()
-  results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+  results = (
+    json.loads(RESULT.read_text(encoding='utf-8')) if RESULT.exists() else {}
+  )
   for case in args.cases:
     for side in SIDES:
       if side in results.get(case.name, {}):
@@ -140,7 +142,9 @@ def main() -> None:
       found = compiled(case.name, side, args.tunix)
       if found is not None:
         results.setdefault(case.name, {})[side] = found
-        RESULT.write_text(json.dumps(results, indent=1) + '\n')
+        RESULT.write_text(
+          json.dumps(results, indent=1) + '\n', encoding='utf-8'
+        )
   draw(results)
   text = README.read_text(encoding='utf-8')
   pattern = re.compile(f'{START}.*{END}', re.DOTALL)

@@ -214,9 +214,10 @@ def test_from_the_command_line_on_eight_devices(tmp_path):
   numbers = json.loads((tmp_path / 'plan.json').read_text())
   assert numbers['mesh'] == {'data': 2, 'fsdp': 2, 'tensor': 2}
   rows = numbers['collectives']
-  (optimizer,) = (row for row in rows if row['part'] == 'optimizer')
-  assert optimizer['kind'] == 'all-reduce'
-  assert optimizer['elements'] <= 2 * 2 * 2 * 7  # r x r of all sites together
+  optimizer = [row for row in rows if row['part'] == 'optimizer']
+  assert {row['kind'] for row in optimizer} <= {'all-reduce', 'all-gather'}
+  # r x r of all sites together, split over eight devices in whole parts.
+  assert all(row['elements'] <= 2 * 2 * 32 for row in optimizer)
   assert {row['kind'] for row in rows if row['part'] == 'model'} >= {
     'all-gather',
     'all-reduce',
