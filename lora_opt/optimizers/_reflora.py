@@ -198,6 +198,7 @@ def reflora_s(
     refactored,
     layout=layout,
     other=other,
+    elementwise=True,
     max_skips=max_consecutive_skips,
     learning_rate=learning_rate,
   )
