@@ -33,7 +33,7 @@ def table(rows: list[dict]) -> str:
   base = rows[0]
 
   def over(key, row, pick=lambda x: x):
-    if row[key] is None or not pick(base[key]):
+    if row[key] is None or base[key] is None:
       return '-'
     return f'{pick(row[key]) / pick(base[key]):.2f}'
 
@@ -83,7 +83,7 @@ def draw(folder: pathlib.Path) -> None:
   found = {
     key: own
     for key, own in groups(results.load_rows(folder / FILE.name)).items()
-    if own[0]['cycles'] and key[2] == 'stacked'
+    if own[0]['cycles'] is not None and key[2] == 'stacked'
   }
   canvas, axes = drawing.panels(1, len(found), 5, 4)
   for ax, ((chips, tree, _), rows) in zip(
