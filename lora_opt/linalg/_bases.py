@@ -132,7 +132,7 @@ def _inverse_roots(x):
   # not reached, which the difference shows.
   low = 1 / (2 * ILL_CONDITIONED * x.shape[-1] ** 2)
   _, inverse = products.root_pair(x, low)
-  whitened = products.matmul(products.matmul(inverse, x), inverse)
+  whitened = matmul(matmul(inverse, x), inverse)
   error = jnp.square(whitened - products.identity(x))
   return inverse, jnp.sqrt(jnp.sum(error, axis=(1, 2)))
 

@@ -13,6 +13,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from lora_opt.linalg._packed import matmul, symmetrize
+
 Array = jax.Array
 
 # Polynomials treat what is below this part of the largest as if it were there:
@@ -34,11 +36,6 @@ def lowest(x: Array, cut: float) -> float:
 def _last(x: Array) -> tuple[float, ...]:
   """The steps that are left from `_NEAR` to the rounding of x."""
   return (1.0,) if jnp.finfo(x.dtype).bits <= 32 else (1.0, 1.0)
-
-
-def matmul(x: Array, y: Array) -> Array:
-  """Batched product at full precision, (batch, m, k) and (batch, k, n)."""
-  return jnp.einsum('bmk,bkn->bmn', x, y, precision=jax.lax.Precision.HIGHEST)
 
 
 def identity(x: Array) -> Array:
@@ -100,7 +97,7 @@ def root_pair(x: Array, low: float) -> tuple[Array, Array]:
 
   start = x, jnp.broadcast_to(eye, x.shape)
   root, inverse = _repeated(step, root_scales(low) + _last(x), start)
-  return (root + root.mT) / 2, (inverse + inverse.mT) / 2
+  return symmetrize(root), symmetrize(inverse)
 
 
 def _repeated(step, scales, x):
@@ -157,7 +154,7 @@ def inverse(x: Array, low: float) -> Array:
   found, _ = _repeated(step, _inverse_scales(low), start)
   for _ in _last(x):
     found = matmul(found, 2 * eye - matmul(x, found))
-  return (found + found.mT) / 2
+  return symmetrize(found)
 
 
 @functools.cache
@@ -197,7 +194,7 @@ def projector(x: Array, cut: float) -> Array:
 
   x = _repeated(grow, _filter_scales(3 * cut / (1 + 2 * cut)), raised)
   x = jax.lax.fori_loop(0, 9, sharpen, x)
-  return (x + x.mT) / 2
+  return symmetrize(x)
 
 
 def filled(x: Array, live: Array) -> Array:

@@ -9,6 +9,7 @@ from lora_opt.linalg import _elimination
 from lora_opt.linalg import _products as products
 from lora_opt.linalg._choice import Method, choose
 from lora_opt.linalg._eigen import alive, cutoff, eigh, from_eigen
+from lora_opt.linalg._packed import matmul
 from lora_opt.linalg._spread import over_mesh
 
 Array = jax.Array
@@ -63,7 +64,7 @@ def _by_eigenvectors(rtol, eps, x, shift):
 
 
 def _by_products(rtol, eps, x, shift):
-  matmul, column = products.matmul, products.column
+  column = products.column
   size = products.largest_eigenvalue(x)
   unit = x / column(size)
   cut = cutoff(x.dtype)
@@ -126,7 +127,7 @@ def _inverse_by_eigenvectors(x, shift):
 
 
 def _inverse_by_products(x, shift):
-  matmul, column = products.matmul, products.column
+  column = products.column
   cut = cutoff(x.dtype)
   size = products.largest_eigenvalue(x)
   unit = x / column(size)

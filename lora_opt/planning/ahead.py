@@ -82,9 +82,7 @@ def compile_ahead(
     ValueError: a program for this topology cannot be made ahead of time, or
       the job does not divide among its devices.
   """
-  there = (
-    topology if isinstance(topology, Topology) else read_topology(topology)
-  )
+  there = read_topology(topology)
   target = find_target(there)
   _check(there, target)
   job = make_job(

@@ -179,8 +179,8 @@ class Topology:
     return f'{slices}{self.devices // self.slices}x{self.chip.name}'
 
 
-def read_topology(name: str) -> Topology:
-  """Reads the name of a topology.
+def read_topology(name: str | Topology) -> Topology:
+  """Reads the name of a topology; a topology itself is returned.
 
   Args:
     name: '8xh100' for so many chips, or 'v5e-64' as the cloud calls its slices:
@@ -196,6 +196,8 @@ def read_topology(name: str) -> Topology:
   >>> read_topology('2xv5e-64').name
   '2x64xv5e'
   """
+  if isinstance(name, Topology):
+    return name
   text = name.strip().lower()
   for pattern in (
     r'(?:(?P<groups>\d{1,6})x)?(?P<count>\d{1,6})x(?P<chip>[a-z]\w*)',

@@ -95,7 +95,7 @@ def simulate(topology: str | Topology) -> None:
     ValueError: No such topology.
   """
   jax.config.update('jax_platforms', 'cpu')
-  there = _topology(topology)
+  there = read_topology(topology)
   count = there.devices if platform_of(there) == 'cpu' else 1
   jax.config.update('jax_num_cpu_devices', count)
 
@@ -153,8 +153,7 @@ def plan(
       there.
     ValueError: no such topology, or the job does not divide among its devices.
   """
-  parts.check(model=model)
-  devices = _topology(topology)
+  devices = read_topology(topology)
   job = make_job(
     model,
     optimizer,
@@ -201,8 +200,9 @@ def make_job(
   """What a run trains; the arguments are those of `plan` and of `train`.
 
   Raises:
-    ValueError: A number is none, or too small.
+    ValueError: A number is none, or too small, or the model is none.
   """
+  parts.check(model=model)
   for name, value in (
     ('batch_size', batch_size),
     ('microbatches', microbatches),
@@ -282,7 +282,3 @@ def _instead(last: Tried | None, usable: float) -> str:
     f'\nOn {last.devices} of these devices it fits with '
     f'--gin.FSDP={last.fsdp} --gin.TENSOR={last.tensor}'
   )
-
-
-def _topology(given: str | Topology) -> Topology:
-  return given if isinstance(given, Topology) else read_topology(given)

@@ -57,17 +57,8 @@ def scale_by_altlora(
       jax.tree.map(jnp.zeros_like, params),
     )
 
-  def update(
-    updates,
-    state,
-    params=None,
-    *,
-    transposed=None,
-    matrix_method='platform',
-    **extra_args,
-  ):
-    del extra_args
-    factors = Factors.of(params, transposed, method=matrix_method)
+  def update(updates, state, params=None, **extra_args):
+    factors = Factors.of(params, **extra_args)
     values, gradients = factors.flatten(params), factors.flatten(updates)
     inverse = linalg.inverse(
       factors.swap(factors.grams(values)), shift=reg, method=factors.method

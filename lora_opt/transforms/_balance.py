@@ -129,7 +129,9 @@ def refactor_by_balance(
   """
 
   def change_of(pairing, params, due, method):
-    factors = Factors.of(params, pairing.transposed(), method=method)
+    factors = Factors.of(
+      params, transposed=pairing.transposed(), matrix_method=method
+    )
     grams = factors.grams(factors.flatten(params))
     p, p_inverse = linalg.balancing_change(*factors.halves(grams), method)
     # Fewer outputs or inputs than the rank: that factor's directions turn from
@@ -194,7 +196,6 @@ def _refactored(
     params=None,
     *,
     finite=None,
-    matrix_method='platform',
     **extra_args,
   ):
     if params is None:
@@ -213,8 +214,8 @@ def _refactored(
       # The step will not happen; moments must then stay with the factors.
       due &= finite
       extra_args['finite'] = finite
-    change = change_of(pairing, pairing.extract(params), due, matrix_method)
-    extra_args['matrix_method'] = matrix_method
+    method = extra_args.get('matrix_method', 'platform')
+    change = change_of(pairing, pairing.extract(params), due, method)
 
     def moved(tree, how):
       new = pairing.restore(how(pairing.extract(tree)), lambda x: x, tree)

@@ -29,11 +29,18 @@ class Factors(NamedTuple):
   def of(
     cls,
     pairs: dict[str, LoraPair],
+    /,
+    *,
     transposed: dict[str, PairMatrices] | None = None,
     dtypes: dict[str, PairMatrices] | None = None,
-    method: linalg.Method = 'platform',
+    matrix_method: linalg.Method = 'platform',
+    **others,
   ) -> 'Factors':
-    """The order of these pairs; the rest as `on_lora_pairs` says it."""
+    """The order of these pairs; the rest are extra arguments of `update`.
+
+    As `on_lora_pairs` and `with_matrix_method` give them; others do not matter.
+    """
+    del others
     factors = [pairs[name][field] for field in (0, 1) for name in pairs]
     wide = [False] * len(factors)
     if transposed is not None:
@@ -56,7 +63,7 @@ class Factors(NamedTuple):
       dims,
       tuple(wide),
       tuple(roundings),
-      method,
+      matrix_method,
     )
 
   def flatten(self, pairs) -> list:

@@ -33,11 +33,8 @@ def precondition_by_grams(
     Foundation Models, arXiv 2402.02347.
   """
 
-  def update(
-    updates, params, *, transposed=None, matrix_method='platform', **extra_args
-  ):
-    del extra_args
-    factors = Factors.of(params, transposed, method=matrix_method)
+  def update(updates, params, **extra_args):
+    factors = Factors.of(params, **extra_args)
     grams = factors.grams(factors.flatten(params))
     inverses = (
       linalg.inverse(factors.swap(grams), shift=reg, method=factors.method)

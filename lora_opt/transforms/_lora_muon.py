@@ -62,18 +62,8 @@ def scale_by_lora_muon(
     mu = jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params)
     return ScaleByLoraMuonState(jnp.zeros((), jnp.int32), mu)
 
-  def update(
-    updates,
-    state,
-    params=None,
-    *,
-    transposed=None,
-    dtypes=None,
-    matrix_method='platform',
-    **extra_args,
-  ):
-    del extra_args
-    factors = Factors.of(params, transposed, dtypes, matrix_method)
+  def update(updates, state, params=None, **extra_args):
+    factors = Factors.of(params, **extra_args)
     gradients = factors.flatten(updates)
     mu = [
       b1 * m.astype(g.dtype) + g

@@ -38,11 +38,8 @@ def precondition_by_full_gradient(
     arXiv 2407.18242, theorems 2.1 to 2.3.
   """
 
-  def update(
-    updates, params, *, transposed=None, matrix_method='platform', **extra_args
-  ):
-    del extra_args
-    factors = Factors.of(params, transposed, method=matrix_method)
+  def update(updates, params, **extra_args):
+    factors = Factors.of(params, **extra_args)
     values, gradients = factors.flatten(params), factors.flatten(updates)
     matmul = linalg.matmul
     eigenvalues, vectors = linalg.eigh(factors.grams(values), factors.method)

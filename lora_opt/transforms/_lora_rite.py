@@ -325,13 +325,9 @@ def scale_by_lora_rite(
     *,
     finite=None,
     report=None,
-    transposed=None,
-    dtypes=None,
-    matrix_method='platform',
     **extra_args,
   ):
-    del extra_args
-    factors = Factors.of(params, transposed, dtypes, matrix_method)
+    factors = Factors.of(params, **extra_args)
     values, old = factors.flatten(params), factors.flatten(state.previous)
 
     def old_grams(grams):
@@ -439,13 +435,9 @@ def step_by_lora_rite(
     *,
     finite=None,
     report=None,
-    transposed=None,
-    dtypes=None,
-    matrix_method='platform',
     **extra_args,
   ):
-    del extra_args
-    factors = Factors.of(params, transposed, dtypes, matrix_method)
+    factors = Factors.of(params, **extra_args)
     values, mu = factors.flatten(params), factors.flatten(state.mu)
     mu = [m.astype(x.dtype) for m, x in zip(mu, values, strict=True)]
     kept, moved = factors.pack(state.kept), factors.pack(state.moved)

@@ -53,17 +53,8 @@ def precondition_by_refactoring(
     del params
     return PreconditionByRefactoringState(jnp.zeros((), jnp.int32))
 
-  def update(
-    updates,
-    state,
-    params=None,
-    *,
-    transposed=None,
-    matrix_method='platform',
-    **extra_args,
-  ):
-    del extra_args
-    factors = Factors.of(params, transposed, method=matrix_method)
+  def update(updates, state, params=None, **extra_args):
+    factors = Factors.of(params, **extra_args)
     grams = factors.grams(factors.flatten(params))
     s, s_inverse = linalg.geometric_mean_pair(
       *factors.halves(grams), factors.method

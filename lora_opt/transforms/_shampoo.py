@@ -59,17 +59,8 @@ def scale_by_one_sided_shampoo(
       {name: PairMatrices(*map(square, p)) for name, p in params.items()},
     )
 
-  def update(
-    updates,
-    state,
-    params=None,
-    *,
-    transposed=None,
-    matrix_method='platform',
-    **extra_args,
-  ):
-    del extra_args
-    factors = Factors.of(params, transposed, method=matrix_method)
+  def update(updates, state, params=None, **extra_args):
+    factors = Factors.of(params, **extra_args)
     gradients = factors.flatten(updates)
     count = optax.safe_increment(state.count)
     dtype = gradients[0].dtype
