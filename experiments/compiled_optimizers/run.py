@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import lora_opt
 from experiments import results
 from experiments.compiled_optimizers import report
-from experiments.optimizer_step.run import BASELINE, methods
+from experiments.optimizer_step.run import methods
 from experiments.optimizer_step.trees import SHAPES, make_tree
 from lora_opt.planning.chips import read_topology
 from lora_opt.planning.costs import costs
@@ -56,20 +56,10 @@ def measure(chips: str, tree: str, layout: str, method: str) -> dict:
     jax.eval_shape(lambda: make_tree(tree, RANK, layout, seed=0)), mesh
   )
   tx = methods(1e-3)[method]
-  if method == BASELINE:
-    shardings = jax.tree.map(
-      lambda x: NamedSharding(mesh, PartitionSpec()),
-      jax.eval_shape(tx.init, params),
-    )
-    shardings = optax.tree_map_params(
-      tx, lambda _, p: p.sharding, shardings, params
-    )
-  else:
-    shardings = lora_opt.state_shardings(tx, params)
   state = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     jax.eval_shape(tx.init, params),
-    shardings,
+    lora_opt.state_shardings(tx, params),
   )
 
   def step(params, state, gradients):

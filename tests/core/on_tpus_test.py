@@ -5,10 +5,8 @@
 writes the table of cycles anew, where a change of them is meant.
 """
 
-import collections
 import json
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import lora_opt
 from lora_opt.planning import targets
 from lora_opt.planning.chips import read_topology
+from lora_opt.planning.costs import costs
 from lora_opt.planning.cycles import cycles
 from tests.core import problems
 
@@ -27,10 +26,6 @@ TABLE = pathlib.Path(__file__).with_name('on_tpus.json')
 NAMES = ['optax.adamw', *problems.RECIPES]
 # Between releases of one compiler; a factor too much is a pass too much.
 TOLERANCE = 0.1
-COLLECTIVES = re.compile(
-  r'\b(all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)'
-  r'(?:-start)?\('
-)
 
 
 def compiled(name: str) -> str:
@@ -66,7 +61,7 @@ def compiled(name: str) -> str:
 def row(name: str) -> dict:
   text = compiled(name)
   found = cycles(text)
-  kinds = collections.Counter(COLLECTIVES.findall(text))
+  kinds = {each.kind for each in costs(text, 4, 0.0).collectives}
   return {
     'least': found.least,
     'most': found.most,
