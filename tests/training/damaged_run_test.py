@@ -16,6 +16,7 @@ import lora_opt
 from lora_opt.evaluation import run as evaluation
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.training.loop import train
+from tests.fuzzing import damaged
 
 pytestmark = [
   pytest.mark.slow,
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 evaluator = functools.partial(Evaluator, max_new_tokens=2)
-KINDS = ('cut', 'emptied', 'flipped', 'gone', 'garbage', 'a folder')
+KINDS = ('damaged', 'emptied', 'damaged', 'gone', 'damaged', 'a folder')
 
 
 def finished(folder, model, task, steps=4):
@@ -56,16 +57,7 @@ def harm(path: pathlib.Path, kind: str, rng: random.Random) -> None:
   if kind == 'a folder':
     path.mkdir()
   elif kind != 'gone':
-    middle = rng.randrange(len(data)) if data else 0
-    flipped = bytes([data[middle] ^ 0xFF]) if data else b'\xff'
-    path.write_bytes(
-      {
-        'cut': data[:middle],
-        'emptied': b'',
-        'flipped': data[:middle] + flipped + data[middle + 1 :],
-        'garbage': rng.randbytes(200),
-      }[kind]
-    )
+    path.write_bytes(damaged(data, rng) if kind == 'damaged' else b'')
 
 
 def adapter_of(folder):
