@@ -31,7 +31,7 @@ TRAIN = [
   'tqdm',
 ]
 # To compare with, never at work.
-TORCH = ['peft', 'torch', 'transformers']
+TORCH = ['diffusers', 'peft', 'torch', 'transformers']
 # The compilers of TPUs and GPUs, to plan with; they need no such device.
 # `constraints.txt` has the versions that belong to its jax.
 PLAN_TPU = ['libtpu']

@@ -260,10 +260,15 @@ def adapter(
 
 def adapter_code(module: nn.Module, rows: jax.Array, a: jax.Array) -> jax.Array:
   """scale * dropout(rows) @ a: what an adapter keeps of its input."""
+  # The scale goes to the narrow middle, the cheapest place.
+  return product(drop_input(module, rows), a) * module.lora.scale
+
+
+def drop_input(module: nn.Module, x: jax.Array) -> jax.Array:
+  """Dropout of an adapter's input, if the module has a key for it."""
   lora = module.lora
   if lora.dropout and module.has_rng('dropout'):
     keep = 1.0 - lora.dropout
-    mask = jax.random.bernoulli(module.make_rng('dropout'), keep, rows.shape)
-    rows = jnp.where(mask, rows / keep, 0.0)
-  # The scale goes to the narrow middle, the cheapest place.
-  return product(rows, a) * lora.scale
+    mask = jax.random.bernoulli(module.make_rng('dropout'), keep, x.shape)
+    x = jnp.where(mask, x / keep, 0.0)
+  return x

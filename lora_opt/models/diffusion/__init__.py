@@ -1,0 +1,1 @@
+"""Stable Diffusion: networks, noise, samplers, folders and adapters."""

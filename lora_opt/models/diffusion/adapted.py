@@ -1,0 +1,36 @@
+"""What every module of these networks is told."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lora_opt.models.lora import LoraConfig
+
+
+class Adapted(nn.Module):
+  """A module whose parts may carry adapters.
+
+  Its name is that of diffusers: the path of a module with '/' for '.' is what
+  diffusers calls it, but for indices, which stay with the list they are of
+  ('down_blocks.0/attentions.1/transformer_blocks.0/attn1/to_q').
+
+  Attributes:
+    lora: Adapter settings, or None for the base alone.
+    dtype: Type of the computation.
+    param_dtype: Type the base is stored in.
+  """
+
+  lora: LoraConfig | None
+  dtype: jnp.dtype
+  param_dtype: jnp.dtype
+
+  @property
+  def settings(self) -> tuple[LoraConfig | None, jnp.dtype, jnp.dtype]:
+    """The three attributes, for the parts of this module."""
+    return self.lora, self.dtype, self.param_dtype
+
+
+def added(x: jax.Array, vector: jax.Array) -> jax.Array:
+  """x (rows, ..., width) + vector (rows, width), at every place."""
+  between = [1] * (x.ndim - 2)
+  return x + vector.reshape(vector.shape[0], *between, vector.shape[-1])
