@@ -9,6 +9,7 @@ any argument of any function the files mention; both may be repeated, and win
 over the files.
 """
 
+import atexit
 import contextlib
 import logging as python_logging
 import os
@@ -202,6 +203,7 @@ def run() -> None:
   (the same command goes on from there), and 1 after an error.
   """
   writing.print_anything()
+  atexit.register(stopping.ignore)  # called last of all that is registered
   stopping.Stops().__enter__()  # until the process ends
   try:
     app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
@@ -209,6 +211,10 @@ def run() -> None:
     processes = sys.modules.get('lora_opt.training.processes')
     if processes is not None and not stopped.together:
       processes.leave_others()
+    raise
+  except SystemExit as ended:
+    if not ended.code:
+      stopping.leave(0)
     raise
   except Exception as error:
     if os.environ.get('LORA_OPT_TRACEBACK'):

@@ -176,6 +176,22 @@ def unheard() -> Iterator[None]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def leave(code: int) -> None:
+  """All is said and done: from here on a signal ends the process with `code`.
+
+  Python takes its handlers back while it ends, which may take a second; a
+  finished run would then look like one that a signal killed.
+  """
+  for number in _SIGNALS:
+    signal.signal(number, lambda *_: end_now(code))
+
+
+def ignore() -> None:
+  """Signals have no effect any more: for the very last moment of a process."""
+  for number in _SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
+
+
 def end_now(code: int) -> None:
   """Ends the process from any thread, and those that it has started.
 

@@ -1,7 +1,6 @@
 """The shape of a UNet that predicts noise."""
 
 import dataclasses
-from typing import Any
 
 from lora_opt.models.diffusion.activations import ACTIVATIONS
 from lora_opt.models.fields import check_fields
