@@ -18,6 +18,7 @@ TRAIN = [
   'nltk',
   'numpy',
   'orbax-checkpoint',
+  'pillow',
   'pyarrow',
   'qwix',
   'reasoning-gym==0.1.25',  # whose scorers were examined

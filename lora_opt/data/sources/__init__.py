@@ -12,8 +12,10 @@ one policy, that of the task, decides what becomes of it. A file that turns out
 to be damaged as a whole raises an OSError then, which no policy passes over.
 """
 
+from lora_opt.data.sources._class_folders import ClassFolders
 from lora_opt.data.sources._folder import Folder
 from lora_opt.data.sources._huggingface import HuggingFace
+from lora_opt.data.sources._image_folder import ImageFolder
 from lora_opt.data.sources._instruction_files import InstructionFiles
 from lora_opt.data.sources._instructions import (
   ListedChoices,
@@ -25,8 +27,10 @@ from lora_opt.data.sources._rows import Row, describe, where
 from lora_opt.data.sources._tfds import Tfds
 
 __all__ = [
+  'ClassFolders',
   'Folder',
   'HuggingFace',
+  'ImageFolder',
   'InstructionFiles',
   'JsonLines',
   'ListedChoices',

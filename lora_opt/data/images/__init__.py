@@ -1,0 +1,6 @@
+"""Images as data: files, checked and decoded; sizes, crops and flips."""
+
+from lora_opt.data.images.files import ImageFile, ImageFiles
+from lora_opt.data.images.fitting import Augmentation, Fit
+
+__all__ = ['Augmentation', 'Fit', 'ImageFile', 'ImageFiles']
