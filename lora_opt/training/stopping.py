@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class Stops:
   def __init__(self):
     self.asked = ''  # the first signal's name
     self._later = False
+    self._lost = False  # `Stopped` was raised where nothing is ever raised
     self._ended = threading.Event()
 
   def __enter__(self) -> Self:
@@ -64,6 +66,7 @@ class Stops:
     os.set_blocking(self._writer, False)
     self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
     self._outer, _active = _active, self
+    self._hook, sys.unraisablehook = sys.unraisablehook, self._raised_in_vain
     self._watcher = threading.Thread(target=self._watch, daemon=True)
     self._watcher.start()
     return self
@@ -76,6 +79,7 @@ class Stops:
   ) -> None:
     global _active
     _active = self._outer
+    sys.unraisablehook = self._hook
     signal.set_wakeup_fd(self._wakeup)
     for number, handler in zip(_SIGNALS, self._before, strict=True):
       signal.signal(number, handler)
@@ -114,6 +118,11 @@ class Stops:
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
     del frame
+    if self._lost:
+      self._lost = False
+      if self._later:
+        return
+      raise Stopped
     if self.asked:
       return  # whether it ends the process is the watcher's
     self.asked = signal.Signals(number).name
@@ -124,6 +133,20 @@ class Stops:
       f'{self.asked}: this step is finished and saved. Ctrl-C (again) stops '
       'without.'
     )
+
+  def _raised_in_vain(self, what: 'sys.UnraisableHookArgs') -> None:
+    """A signal came within a callback that cannot raise: raises it again.
+
+    JAX has such callbacks in every collection of garbage.
+    """
+    if not issubclass(what.exc_type, Stopped):
+      self._hook(what)
+      return
+    self._lost = True
+    # Not as SIGINT: a second one ends the process without more ado.
+    again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+    again.daemon = True
+    again.start()
 
   def _watch(self) -> None:
     """Ends the process at a second Ctrl-C, or if it does not end by itself."""

@@ -26,9 +26,34 @@ print('went on')
 """
 
 
-def start(phase):
+# A signal comes while garbage is collected, where what is raised is lost.
+IN_VAIN = """
+import gc, os, signal, sys, time
+from lora_opt.training import stopping
+def strike(phase, info):
+  gc.callbacks.remove(strike)
+  os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+  time.sleep(0.1)
+gc.callbacks.append(strike)
+with stopping.Stops():
+  print('ready', flush=True)
+  gc.collect()
+  time.sleep(10)
+print('went on')
+"""
+
+
+@pytest.mark.parametrize('number', ['SIGTERM', 'SIGINT'])
+def test_a_signal_within_a_callback_that_cannot_raise(number):
+  process = start(number, IN_VAIN)
+  out, err = process.communicate(timeout=60)
+  assert (process.returncode, out) == (EXIT, ''), err
+  assert err.strip() == f'Stopped by {number}; run again to go on.'
+
+
+def start(phase, code=CODE):
   process = subprocess.Popen(
-    [sys.executable, '-c', CODE, phase],
+    [sys.executable, '-c', code, phase],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
