@@ -20,8 +20,11 @@ lora_opt.data.task.Task.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
+
+from absl import logging
 
 from lora_opt.data import extraction
 from lora_opt.data.examples import Example, Record, Template
@@ -34,8 +37,9 @@ from lora_opt.data.extraction import (
   same_number,
 )
 from lora_opt.data.mixture import Mixture
-from lora_opt.data.task import Task
+from lora_opt.data.task import SPLITS, Task
 from lora_opt.reading import values
+from lora_opt.reading.label_order import order_of
 from lora_opt.reading.patterns import check_pattern
 from lora_opt.reading.values import shown
 
@@ -160,7 +164,10 @@ class Classification(Task):
     label_names: the words for labels 0, 1, ...
     classes: what the labels are called in the config.json of an encoder, in the
       same order; None for the words. A head that has the same names in another
-      order is put into this one.
+      order is put into this one, and so are the numbers of a source that says
+      what they are called, as TFDS and `datasets` do. Where such a source has
+      other names than these, it is refused; where it has others than the words
+      and no classes are given, that is said.
 
   The other fields are those of every Task.
   """
@@ -196,6 +203,53 @@ class Classification(Task):
     """What the labels are called in config.json, in their order."""
     return tuple(self.classes or self.label_names)
 
+  def validate(self, splits: Sequence[str] = SPLITS) -> None:
+    super().validate(splits)
+    for split in splits:
+      source = self.source(split)
+      names = _class_names(source, self.label)
+      if names is not None and self._order(source) is None:
+        logging.warning(
+          'task %r: %s calls the labels %s, in this order; the words %s are '
+          'taken for them in theirs. Give classes=%r to have that checked',
+          self.name,
+          getattr(source, 'title', split),
+          ', '.join(names),
+          ', '.join(self.label_names),
+          names,
+        )
+
+  @functools.cached_property
+  def _orders(self) -> dict[int, tuple[Any, Sequence[int] | None]]:
+    return {}
+
+  def _order(self, source: Any) -> Sequence[int] | None:
+    """Where in a source's names of labels ours are; None if they are unlike.
+
+    Raises:
+      ValueError: they are names of other labels.
+    """
+    if id(source) not in self._orders:
+      order = self._order_of(source, _class_names(source, self.label))
+      self._orders[id(source)] = source, order
+    return self._orders[id(source)][1]
+
+  def _order_of(
+    self, source: Any, theirs: Sequence[str] | None
+  ) -> Sequence[int] | None:
+    if theirs is None:
+      return range(len(self.label_names))
+    order = order_of(theirs, self.class_names, self.label_names)
+    unlike = len(theirs) != len(self.label_names)
+    if order is None and (unlike or self.classes is not None):
+      raise ValueError(
+        f'task {self.name!r}: {getattr(source, "title", "its source")} calls '
+        f'the labels of field {self.label!r} {shown(list(theirs))}, the task '
+        f'calls them {shown(list(self.class_names))}: give the names of the '
+        'data as classes, in the order of label_names'
+      )
+    return order
+
   def example(self, record: Record) -> Example:
     names = tuple(self.label_names)
     answer = self._label(record, names)
@@ -218,7 +272,13 @@ class Classification(Task):
         f'field {self.label!r} is {shown(label)}, but there are {len(names)} '
         f'labels: 0 to {len(names) - 1} ({", ".join(names)})'
       )
-    return label
+    order = self._order(record.source)
+    return label if order is None else order.index(label)
+
+
+def _class_names(source: Any, field: str) -> Sequence[str] | None:
+  """What a source calls the numbers of a field; None if it does not say."""
+  return getattr(source, 'class_names', lambda _: None)(field)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.attend import check_implementation
 from lora_opt.models.encoder import Encoder, Head
 from lora_opt.models.encoder_config import EncoderConfig
-from lora_opt.models.labels import order_of, read_labels, write_labels
+from lora_opt.models.labels import read_labels, write_labels
 from lora_opt.models.language_model import check_settings
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.merge import merge_adapter
@@ -33,6 +33,7 @@ from lora_opt.models.variables import (
   logical_axes,
 )
 from lora_opt.reading import values
+from lora_opt.reading.label_order import order_of
 
 if TYPE_CHECKING:
   from lora_opt.models.pretrained.family import Family

@@ -113,6 +113,12 @@ SPLITS = [
 ]  # fmt: skip
 
 
+def test_labels_have_the_names_that_tfds_gave_them(made):
+  rows = source(made / 'rows_toy/1.0.0')
+  assert rows.class_names('label') == ('no', 'yes')
+  assert rows.class_names('answer') is None
+
+
 @pytest.mark.parametrize('split', SPLITS)
 def test_rows_are_those_that_tfds_reads(made, split):
   import tensorflow_datasets as tfds

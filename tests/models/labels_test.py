@@ -13,9 +13,9 @@ import lora_opt
 from lora_opt.data import tasks
 from lora_opt.evaluation import run
 from lora_opt.evaluation.classify import named_for
-from lora_opt.models.labels import order_of
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.huggingface import from_folder
+from lora_opt.reading.label_order import order_of
 from lora_opt.training.loop import train
 from tests.models.parity import material
 

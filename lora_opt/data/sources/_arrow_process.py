@@ -33,8 +33,21 @@ _MAGIC = b'ARROW1'  # of an arrow file, at both ends
 
 
 def work(what: str, path: str, *arguments: Any) -> Any:
-  """What the other process calls: `count` or `rows`."""
-  return {'count': count, 'rows': rows}[what](path, *arguments)
+  """What the other process calls: `count`, `rows` or `features`."""
+  works = {'count': count, 'rows': rows, 'features': features}
+  return works[what](path, *arguments)
+
+
+def features(path: str) -> str:
+  """What `datasets` wrote of the columns, JSON; '' if it is not of `datasets`.
+
+  Raises:
+    ValueError: it is far longer than any that describes columns.
+  """
+  text = (_reader(path).metadata or {}).get(b'huggingface', b'')
+  if len(text) > _REPLY:
+    raise ValueError(f'{len(text):,} bytes that describe the columns')
+  return text.decode()
 
 
 def count(path: str, limit: int | None) -> int:
@@ -72,6 +85,7 @@ class _Reader(abc.ABC):
     self.unread = {
       field.name: str(field.type)[:80] for field in schema if not _known(field)
     }
+    self.metadata = schema.metadata
     self._next, self._pieces = 0, iter(())
 
   @abc.abstractmethod

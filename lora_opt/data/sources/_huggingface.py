@@ -22,8 +22,9 @@ from lora_opt.data.sources._rows import Row, Rows, file_facts
 from lora_opt.reading import values
 from lora_opt.reading.confined import Confined, ConfinedError
 from lora_opt.reading.files import inside
-from lora_opt.reading.json_text import read_json
+from lora_opt.reading.json_text import parse_json, read_json
 from lora_opt.reading.lines import LONGEST
+from lora_opt.reading.values import shown
 
 # As train-00000-of-00002.parquet; repositories put a digest behind it.
 _PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.\w+')
@@ -67,6 +68,26 @@ class HuggingFace(Rows):
   def facts(self) -> dict[str, Any]:
     """The files, their sizes and their SHA-256."""
     return {'split': self.split, 'files': file_facts(*self._files)}
+
+  def class_names(self, field: str) -> tuple[str, ...] | None:
+    """What `datasets` calls the numbers in a field; None if it says nothing."""
+    return self._class_names.get(field)
+
+  @functools.cached_property
+  def _class_names(self) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for path in self._files:
+      try:
+        text = self._process('features', str(path))
+      except ConfinedError as error:
+        raise ValueError(f'{path}: damaged file: {cut(error)}') from None
+      for field, names in _labels(text, f'{path}: its features').items():
+        if found.setdefault(field, names) != names:
+          raise ValueError(
+            f'{path}: the labels of {field!r} are {shown(names)}, and in '
+            f'another file of the split {shown(found[field])}'
+          )
+    return found
 
   @functools.cached_property
   def _files(self) -> list[pathlib.Path]:
@@ -141,6 +162,23 @@ class Unread:
   """In the place of a value of a type that is not read."""
 
   type: str
+
+
+def _labels(text: str, place: str) -> dict[str, tuple[str, ...]]:
+  """The names of the labels in each field that `datasets` has such for."""
+  if not text:
+    return {}
+  info = values.table(parse_json(text, place), place).get('info') or {}
+  columns = values.table(info, place).get('features') or {}
+  return {
+    name: tuple(
+      values.text(item, place) for item in values.items(kind['names'], place)
+    )
+    for name, kind in values.table(columns, place).items()
+    if isinstance(kind, dict)
+    and kind.get('_type') == 'ClassLabel'
+    and kind.get('names') is not None
+  }
 
 
 def _named_files(state: pathlib.Path) -> list[pathlib.Path]:

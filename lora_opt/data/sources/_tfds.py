@@ -72,6 +72,12 @@ class Tfds(Rows):
       facts['not_read'] = dict(self._features.unread)
     return facts
 
+  def class_names(self, field: str) -> tuple[str, ...] | None:
+    """What TFDS calls the numbers in a field; None if it does not say."""
+    if field not in self._features.labels:
+      return None
+    return _tfds_folder.label_names(self._folder, field)
+
   @functools.cached_property
   def _folder(self) -> pathlib.Path:
     folder = _tfds_folder.find_folder(self.name, self.data_dir)

@@ -43,11 +43,13 @@ class Field:
     path: names of the dicts it is in, and its own.
     kind: bytes, float, int or bool.
     shape: of the values; None where any number will do.
+    is_label: whether it is the number of a label.
   """
 
   path: tuple[str, ...]
   kind: type
   shape: Shape
+  is_label: bool = False
 
   def value(self, found: tuple[type, list[Value]] | None) -> Any:
     """The value of a row, text and lists, of what its record holds.
@@ -69,6 +71,11 @@ class Features:
 
   fields: tuple[Field, ...]
   unread: Mapping[str, str]
+
+  @property
+  def labels(self) -> set[str]:
+    """The names of the fields that hold the number of a label."""
+    return {'/'.join(field.path) for field in self.fields if field.is_label}
 
   def row(self, record: Mapping[str, tuple[type, list[Value]]]) -> dict:
     """The row of a parsed record.
@@ -125,7 +132,7 @@ def _fields(
   elif name == _TEXT:
     yield Field(path, bytes, outer)
   elif name == _LABEL:
-    yield Field(path, int, outer)
+    yield Field(path, int, outer, is_label=not outer)
   elif name in _TENSORS and (field := _tensor(node, path, outer, place)):
     yield field
   else:

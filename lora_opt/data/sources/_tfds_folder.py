@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_opt.reading import values
-from lora_opt.reading.files import inside
+from lora_opt.reading.files import inside, read_text
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
 
@@ -18,6 +18,7 @@ _NAME = re.compile(
   r'(:(?P<version>(\d+|\*)\.(\d+|\*)\.(\d+|\*)))?'
 )
 _VERSION = re.compile(r'(\d{1,9})\.(\d{1,9})\.(\d{1,9})')
+_LABELS = 2**22
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
 
 
@@ -41,6 +42,24 @@ def find_folder(name: str, data_dir: str | None) -> pathlib.Path | None:
   if found or not config:
     return found
   return _newest(home / config, parts['version'])
+
+
+def label_names(folder: pathlib.Path, field: str) -> tuple[str, ...] | None:
+  """The names of the labels in a field; None if they are only numbers.
+
+  Args:
+    folder: of a version of a data set.
+    field: name of a field of class labels.
+
+  Raises:
+    ValueError: the file that holds them is not UTF-8, or far too large.
+  """
+  name = field.replace('/', '-')
+  file = inside(folder, f'{name}.labels.txt', f'{folder}, field {field!r}')
+  if not file.is_file():
+    return None
+  lines = map(str.strip, read_text(file, most=_LABELS).split('\n'))
+  return tuple(line for line in lines if line)
 
 
 def _newest(home: pathlib.Path, version: str | None) -> pathlib.Path | None:
