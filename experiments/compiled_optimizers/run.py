@@ -91,6 +91,8 @@ def measure(chips: str, tree: str, layout: str, method: str) -> dict:
 
 
 def main() -> None:
+  # Also where there are TPUs or GPUs: nothing runs on them.
+  jax.config.update('jax_platforms', 'cpu')
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
