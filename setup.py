@@ -44,6 +44,8 @@ PLAN_GPU = [
   'nvidia-nvjitlink',
   'nvidia-nvvm',
 ]
+# To run on NVIDIA's GPUs.
+GPU = ['jax[cuda13]']
 TEST = [
   'hypothesis',
   'jsonschema',
@@ -73,5 +75,6 @@ setuptools.setup(
     'torch': TORCH,
     'plan-tpu': TRAIN + PLAN_TPU,
     'plan-gpu': TRAIN + PLAN_GPU,
+    'gpu': TRAIN + GPU,
   },
 )

@@ -7,6 +7,8 @@
 #                       compare with them
 #   WITH_TPU=1          the compiler of TPUs too, which needs none, for the
 #                       tests that ask it
+#   WITH_GPU=1          the compiler of NVIDIA's GPUs too, likewise (400 MB)
+#   WITH_CUDA=1         JAX for NVIDIA's GPUs, with that compiler (2.5 GB)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,6 +18,12 @@ if [ "${WITH_TORCH:-0}" = 1 ]; then
 fi
 if [ "${WITH_TPU:-0}" = 1 ]; then
   extras=$extras,plan-tpu
+fi
+if [ "${WITH_GPU:-0}" = 1 ]; then
+  extras=$extras,plan-gpu
+fi
+if [ "${WITH_CUDA:-0}" = 1 ]; then
+  extras=$extras,gpu
 fi
 wanted=$(cat setup.py constraints.txt launch/setup.sh | sha256sum)
 # Whether each of the extras $1 is among $2.

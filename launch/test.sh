@@ -10,6 +10,8 @@
 #   WITH_TPU=1                 also installs the compiler of TPUs (140 MB, Linux on
 #                              x86-64 alone), which needs none, and asks it; JAX
 #                              then says at each start that it finds no TPU
+#   WITH_GPU=1                 also installs that of GPUs (400 MB), for tests
+#                              that are long
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ "${1:-}" = --integrations ]; then

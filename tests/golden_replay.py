@@ -1,10 +1,10 @@
 """Replays recorded trajectories of the authors' optimizers.
 
-  python -m tests.golden_replay DIR
+  python -m tests.golden_replay DIR [--method products]
 
 prints the largest relative error of each .npz file in DIR, in float64, and
-exits with an error if one is above 1e-9. The format is described in
-tests/golden/README.md.
+exits with an error if one is above 1e-9. The method is that of the r x r work.
+The format is described in tests/golden/README.md.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import functools
 import json
 import pathlib
 import sys
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -216,7 +217,10 @@ def main(arguments: list[str] | None = None) -> int:
   """Replays a folder; the number of files above the tolerance, or broken."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('folder', type=pathlib.Path)
-  folder = parser.parse_args(arguments).folder
+  methods = typing.get_args(lora_opt.linalg.Method)
+  parser.add_argument('--method', choices=methods, default='platform')
+  options = parser.parse_args(arguments)
+  folder = options.folder
   paths = sorted(folder.glob('*.npz'))
   if not paths:
     print(f'no .npz file in {folder}', file=sys.stderr)
@@ -226,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
   with jax.enable_x64(True):
     for path in paths:
       try:
-        worst = replay(path)
+        worst = replay(path, options.method)
       except ValueError as error:
         bad += 1
         show(f'{path.name:<36} error: {error}')

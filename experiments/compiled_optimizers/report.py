@@ -7,7 +7,10 @@ import collections
 import pathlib
 import re
 
+import numpy as np
+
 from experiments import drawing, results
+from experiments.optimizer_step.run import methods
 
 HERE = pathlib.Path(__file__).parent
 FILE = HERE / 'results.jsonl'
@@ -30,45 +33,72 @@ def custom_calls(text: str) -> dict[str, int]:
 def table(rows: list[dict]) -> str:
   """One chip, tree and layout; the first row is the baseline."""
   base = rows[0]
-
-  def over(row, i):
-    if row['cycles'] is None or base['cycles'] is None:
-      return '-'
-    return f'{row["cycles"][i] / base["cycles"][i]:.2f}'
-
+  on_tpus = not np.isscalar(base['cycles'])
   lines = []
   for row in rows:
     calls = ', '.join(f'{n} x{k}' for n, k in row['custom_calls'].items())
+    seconds = row['compile_cpu_seconds']
+    if on_tpus:
+      work = [
+        *_over(row['cycles'], base['cycles']),
+        f'{row["bytes_accessed"] / 1e6:.0f}',
+      ]
+    else:
+      moved = row['bytes_accessed']
+      work = [
+        *(f'{count:,.0f}' for count in row['kernels']),
+        *_over(moved, base['bytes_accessed']),
+        f'{moved[0] / 1e6:.0f}',
+      ]
     lines.append(
       [
         row['method'],
-        row['compile_cpu_seconds'],
-        over(row, 0),
-        over(row, 1),
-        '-'
-        if row['bytes_accessed'] is None
-        else f'{row["bytes_accessed"] / 1e6:.0f}',
+        f'{seconds} ({seconds / base["compile_cpu_seconds"]:.1f})',
+        *work,
         f'{row["temporary_bytes"] / 1e6:.1f}',
         calls or 'none',
         row['collectives'],
         f'{row["bytes_sent"] / 1e6:.2f}',
       ]
     )
-  header = [
-    'method', 'compile, CPU s', 'cycles, least', 'cycles, most',
-    'MB accessed', 'MB temporary', 'LAPACK calls', 'collectives', 'MB sent',
-  ]  # fmt: skip
-  return results.markdown(header, lines)
+  return results.markdown(
+    [
+      'method',
+      'compile, CPU s',
+      *(ON_TPUS if on_tpus else ON_GPUS),
+      *('MB temporary', 'LAPACK calls', 'collectives', 'MB sent'),
+    ],
+    lines,
+  )
 
 
-def groups(rows):
+ON_TPUS = ('cycles, least', 'cycles, most', 'MB accessed')
+ON_GPUS = (
+  *('kernels, least', 'kernels, most'),
+  *('bytes, least', 'bytes, most', 'MB accessed'),
+)
+
+
+def _over(values, base) -> list[str]:
+  return [f'{x / y:.2f}' for x, y in zip(values, base, strict=True)]
+
+
+def groups(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
+  """Chips, tree and layout -> the rows, the baseline first."""
+  order = {name: place for place, name in enumerate(methods(1e-3))}
   found = collections.defaultdict(list)
-  for row in rows:
+  for row in sorted(rows, key=lambda row: order[row['method']]):
     found[row['chips'], row['tree'], row['layout']].append(row)
-  return found
+  return {key: found[key] for key in sorted(found, key=_place)}
+
+
+def _place(key: tuple[str, str, str]):
+  chips, tree, layout = key
+  return chips != 'v5e-8', layout != 'stacked', tree
 
 
 def sections(folder: pathlib.Path) -> dict[str, str]:
+  """The README's tables."""
   rows = results.load_rows(folder / FILE.name)
   parts = [
     f'### {tree}, {layout}, {chips}\n\n{table(own)}'
@@ -78,24 +108,59 @@ def sections(folder: pathlib.Path) -> dict[str, str]:
 
 
 def draw(folder: pathlib.Path) -> None:
-  """Cycles over the baseline's, one panel for each tree."""
-  found = {
-    key: own
-    for key, own in groups(results.load_rows(folder / FILE.name)).items()
-    if own[0]['cycles'] is not None and key[2] == 'stacked'
-  }
-  canvas, axes = drawing.panels(1, len(found), 5, 4)
-  for ax, ((chips, tree, _), rows) in zip(
-    axes.flat, found.items(), strict=True
-  ):
-    names = [row['method'] for row in rows]
-    values = [row['cycles'][0] / rows[0]['cycles'][0] for row in rows]
-    ax.barh(names, values, color=drawing.COLOURS[0])
-    ax.bar_label(ax.containers[0], fmt='%.1f', fontsize=7, padding=2)
-    ax.axvline(1, color=drawing.GREY, linewidth=0.8)
-    ax.invert_yaxis()
-    ax.set(xscale='log', title=f'{tree}, {chips}', xlabel="cycles over AdamW's")
+  """Over the baseline's: cycles on TPUs, bytes on GPUs; a panel for a tree."""
+  found = groups(results.load_rows(folder / FILE.name))
+  chips = list(dict.fromkeys(key[0] for key in found))
+  trees = list(dict.fromkeys(key[1] for key in found))
+  canvas, axes = drawing.panels(len(chips), len(trees), 5.4, 5)
+  for row, chip in zip(axes, chips, strict=True):
+    for panel, tree in zip(row, trees, strict=True):
+      own = {
+        layout: rows
+        for (*where, layout), rows in found.items()
+        if where == [chip, tree]
+      }
+      _bars(panel, own)
+      panel.set(title=f'{tree}, {chip}', xscale='log')
+      panel.set_xlabel(f"{_measure(own['stacked'][0])} over AdamW's")
+      panel.legend(fontsize=7, frameon=False)
   drawing.save(canvas, folder / 'cycles.png')
+
+
+def _measure(row: dict) -> str:
+  return 'bytes accessed' if np.isscalar(row['cycles']) else 'cycles'
+
+
+def _bars(panel, layouts: dict[str, list[dict]]) -> None:
+  """A bar for each method and layout, from the least to the most."""
+  names = [row['method'] for row in layouts['stacked']]
+  height = 0.8 / len(layouts)
+  for i, (layout, rows) in enumerate(layouts.items()):
+    key = _measure(rows[0]).replace(' ', '_')
+    least, most = (
+      np.array([row[key][j] / rows[0][key][j] for row in rows])
+      for j in range(2)
+    )
+    places = np.array([names.index(row['method']) for row in rows])
+    places = places + (i - (len(layouts) - 1) / 2) * height
+    colour = drawing.COLOURS[i]
+    panel.barh(places, least, height, color=colour, label=layout)
+    more = most > least * 1.01
+    panel.barh(
+      places[more],
+      (most - least)[more],
+      height,
+      left=least[more],
+      color=colour,
+      alpha=0.25,
+    )
+    for place, value in zip(places, least, strict=True):
+      panel.annotate(f'{value:.1f}', (value, place), xytext=(2, 0),
+                     textcoords='offset points', va='center',
+                     fontsize=6)  # fmt: skip
+  panel.axvline(1, color=drawing.GREY, linewidth=0.8)
+  panel.set_yticks(range(len(names)), names)
+  panel.invert_yaxis()
 
 
 def main(argv=None) -> None:

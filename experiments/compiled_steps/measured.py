@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from experiments.compiled_optimizers.kernels import launches
 from lora_opt.planning.costs import costs
 from lora_opt.planning.cycles import cycles
 from lora_opt.planning.hlo import executed
@@ -51,6 +52,8 @@ def measure(
     'temporary_bytes': stats.temp_size_in_bytes,
     'flops': flops,
     'cycles': total and total._asdict(),
+    # Of GPUs, whose compiler estimates no cycles: of the dearest branches.
+    'launches': None if total else launches(text)[1]._asdict(),
     'collectives': collectives(found.collectives),
     'profile': profile(text),
   }

@@ -8,12 +8,14 @@ picture from it.
 """
 
 import argparse
+import collections
 import json
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 
 from experiments import drawing
 from experiments.compiled_steps import cases
@@ -53,49 +55,73 @@ def compiled(case: str, side: str, tunix: str | None) -> dict | None:
 def row(side: str, found: dict, best: dict[str, float]) -> str:
   """A line of the table; in parentheses the ratio to the best peer."""
   if 'refused' in found:
-    return f'| {side} | does not fit | | | | | |'
-  cycles = found['cycles']
+    return f'| {side} | does not fit{" |" * 6}'
 
   def against(value, what):
     ratio = '' if 'tunix' in side else f' ({value / best[what]:.2f})'
-    return ratio if best else ''
+    return ratio if what in best else ''
 
-  peak, most = found['peak_bytes'], cycles and cycles['most']
-  kernels = sum(cycles['uncounted'].values()) if cycles else 0
-  counted = '' if not cycles else f'{most / 1e6:,.1f}'
-  if cycles and kernels:
-    counted += f' and {kernels} kernels'
-  elif cycles:
-    counted += against(most, 'cycles')
+  peak = found['peak_bytes']
   sums = found['collectives'].values()
-  return (
-    f'| {side} | {peak / 1e9:.2f}{against(peak, "peak")} | {counted} '
-    f'| {found["flops"] / 1e12:.1f} | {sum(x["times"] for x in sums):,} '
-    f'| {sum(x["sent"] for x in sums) / 1e9:.1f} '
-    f'| {found["compile_seconds"]:,.0f} |'
+  cells = [
+    side,
+    f'{peak / 1e9:.2f}{against(peak, "peak_bytes")}',
+    work(found, against),
+    f'{found["flops"] / 1e12:.1f}',
+    f'{sum(x["times"] for x in sums):,}',
+    f'{sum(x["sent"] for x in sums) / 1e9:.1f}',
+    f'{found["compile_seconds"]:,.0f}',
+  ]
+  return f'| {" | ".join(cells)} |'
+
+
+def work(found: dict, against: Callable[[float, str], str]) -> str:
+  """Cycles on TPUs, and what GPUs launch."""
+  cycles = found['cycles']
+  if not cycles:
+    moved = found['launches']['bytes']
+    kernels = found['launches']['kernels']
+    return f'{moved / 1e9:,.0f}{against(moved, "bytes")} in {kernels:,}'
+  most, kernels = cycles['most'], sum(cycles['uncounted'].values())
+  counted = f'{most / 1e6:,.1f}'
+  return counted + (
+    f' and {kernels} kernels' if kernels else against(most, 'cycles')
   )
+
+
+def best_of(sides: dict[str, dict]) -> dict[str, float]:
+  """The least of tunix's, by what is compared."""
+  theirs = [
+    found
+    for side, found in sides.items()
+    if 'tunix' in side and 'refused' not in found
+  ]
+  values = collections.defaultdict(list)
+  for found in theirs:
+    values['peak_bytes'].append(found['peak_bytes'])
+    if found['cycles']:
+      values['cycles'].append(found['cycles']['most'])
+    else:
+      values['bytes'].append(found['launches']['bytes'])
+  return {what: min(numbers) for what, numbers in values.items()}
 
 
 def table(results: dict[str, dict]) -> str:
   """All cases, in Markdown."""
   lines = []
   for case, sides in results.items():
-    theirs = [
-      found
-      for side, found in sides.items()
-      if 'tunix' in side and 'refused' not in found
-    ]
-    best = {}
-    if theirs:
-      best['peak'] = min(found['peak_bytes'] for found in theirs)
-      if theirs[0]['cycles']:
-        best['cycles'] = min(found['cycles']['most'] for found in theirs)
+    on_gpus = 'h100' in case
     lines += [
       f'### {case}\n',
-      '| | GB in use at one time | million cycles | TFLOP | collectives '
-      '| GB sent | compile s |',
+      '| | GB in use at one time '
+      f'| {"GB accessed, in kernels" if on_gpus else "million cycles"} '
+      '| TFLOP | collectives | GB sent | compile s |',
       '| --- | ---: | ---: | ---: | ---: | ---: | ---: |',
-      *(row(side, sides[side], best) for side in SIDES if side in sides),
+      *(
+        row(side, sides[side], best_of(sides))
+        for side in SIDES
+        if side in sides
+      ),
       '',
     ]
   return '\n'.join(lines)
@@ -131,12 +157,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('cases', nargs='*', type=cases.case)
   parser.add_argument('--tunix', help="the interpreter of tunix's environment")
+  parser.add_argument('--sides', nargs='+', choices=SIDES, default=[*SIDES])
   args = parser.parse_args()
   results = (
     json.loads(RESULT.read_text(encoding='utf-8')) if RESULT.exists() else {}
   )
   for case in args.cases:
-    for side in SIDES:
+    for side in args.sides:
       if side in results.get(case.name, {}):
         continue
       found = compiled(case.name, side, args.tunix)

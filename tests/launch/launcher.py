@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / 'launch'
 # Settings of whoever runs the tests that would change what is launched.
 _SETTINGS = {'MODEL_DIR', 'PYTHON', 'SWEEP', 'TPU', 'ZONE', 'PROJECT'}
-_SETTINGS |= {'XLA_FLAGS', 'SLURM_ARRAY_TASK_ID'}
+_SETTINGS |= {'XLA_FLAGS', 'SLURM_ARRAY_TASK_ID', 'PLATFORM'}
 
 
 def launch(

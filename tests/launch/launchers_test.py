@@ -42,6 +42,7 @@ def test_shell_scripts_are_well_formed(script):
     'processes.py',
     'gke.py',
     'sweep.py',
+    'gpu_check.py',
   ],
 )
 def test_help_shows_how_it_is_called(name):

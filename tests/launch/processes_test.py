@@ -20,7 +20,7 @@ from tests.training.launching import FLAGS
 
 
 @pytest.mark.parametrize(
-  'name', ['processes.py', 'gke.py', 'sweep.py', 'checks.py']
+  'name', ['processes.py', 'gke.py', 'sweep.py', 'checks.py', 'gpu_check.py']
 )
 def test_examples_in_docstrings(name):
   subprocess.run(
