@@ -3,7 +3,8 @@
 # own (they do not agree on versions) and runs there what the default tests
 # know only from records: the layout of its tree against its own forward pass,
 # and the script that trains with it. About 10 GB of packages.
-#   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext peft
+#   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext
+#                                       peft lm_eval
 #   PYTHON312=python3.12   for gemma and MaxText, which need it
 #   ENVIRONMENTS=folder    where the environments go (default .venv-integrations)
 set -euo pipefail
@@ -91,7 +92,13 @@ peft() {
   run peft peft_in_out
 }
 
-known=(tunix gemma keras levanter lorax maxtext peft)
+lm_eval() {
+  environment lm_eval "$python" -c constraints.txt lm-eval==0.4.13 -e '.[test,torch]'
+  "$environments/lm_eval/bin/python" -m pytest -n 0 tests/evaluation \
+    -k lm_eval
+}
+
+known=(tunix gemma keras levanter lorax maxtext peft lm_eval)
 names=("${@:-${known[@]}}")
 for name in "${names[@]}"; do
   if [[ " ${known[*]} " != *" $name "* ]]; then

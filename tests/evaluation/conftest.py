@@ -1,9 +1,18 @@
 """A tiny model and its place on the devices of this process."""
 
+import importlib.util
+
 import pytest
 
 from lora_opt.models import LoraConfig, random_model
 from lora_opt.training.partitioning import Partitioner
+
+# Live beside lm-eval, which launch/integrations.sh installs.
+collect_ignore = [
+  'lm_eval_torch_test.py'
+  for name in ('lm_eval', 'torch')
+  if importlib.util.find_spec(name) is None
+]
 
 
 @pytest.fixture(scope='session')
