@@ -14,7 +14,7 @@ def open_tokenizer(
   """Reads tokenizer.json or, without one, the files that it is made from.
 
   These are spiece.model or spm.model (SentencePiece), vocab.json with
-  merges.txt (RoBERTa, GPT-2), or vocab.txt (BERT).
+  merges.txt (RoBERTa, GPT-2, CLIP), or vocab.txt (BERT).
 
   Args:
     path: The folder.

@@ -17,6 +17,13 @@ from lora_opt.reading import values
 from lora_opt.reading.files import read_text
 from lora_opt.reading.json_text import read_json
 
+_CLIP_BOS, _CLIP_EOS = '<|startoftext|>', '<|endoftext|>'
+# English endings, words of letters, single digits, and what is neither.
+_CLIP_WORDS = (
+  r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
+  r'[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+'
+)
+
 
 def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
   """BERT's: vocab.txt, one piece a line.
@@ -47,7 +54,7 @@ def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
 
 
 def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
-  """RoBERTa's and GPT-2's: vocab.json and merges.txt, over bytes.
+  """RoBERTa's, GPT-2's and CLIP's: vocab.json and merges.txt, over bytes.
 
   Raises:
     ValueError: If a file is damaged.
@@ -63,12 +70,17 @@ def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
     for number, line in enumerate(_lines(merges_file), 1)
     if line and not line.startswith('#version')
   ]
+  is_clip = _CLIP_BOS in vocab
+  suffix = {'end_of_word_suffix': '</w>'} if is_clip else {}
   try:
-    core = tokenizers.Tokenizer(models.BPE(vocab, merges))
+    core = tokenizers.Tokenizer(models.BPE(vocab, merges, **suffix))
   except Exception as error:  # the Rust side raises plain Exception
     raise ValueError(
       f'{file} and {merges_file.name} do not fit: {values.one_line(str(error))}'
     ) from error
+  if is_clip:
+    _check(file, vocab, (_CLIP_EOS,))
+    return _clip(core, settings)
   core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
   core.decoder = decoders.ByteLevel()
   known = ('<s>', '<pad>', '</s>', '<unk>', '<mask>', '<|endoftext|>')
@@ -82,6 +94,43 @@ def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
     add_prefix_space=False,
   )
   return _named(core, settings, bos='<s>', eos='</s>', pad='<pad>')
+
+
+def _clip(core: tokenizers.Tokenizer, settings: Settings) -> Tokenizer:
+  """CLIP's: small letters, and words that end with a mark instead of a space.
+
+  Args:
+    core: With the pieces alone.
+    settings: What the files beside them say.
+  """
+  split = pre_tokenizers.Split(
+    tokenizers.Regex(_CLIP_WORDS), behavior='removed', invert=True
+  )
+  core.normalizer = normalizers.Sequence(
+    [
+      normalizers.NFC(),
+      normalizers.Replace(tokenizers.Regex(r'\s+'), ' '),
+      normalizers.Lowercase(),
+    ]
+  )
+  core.pre_tokenizer = pre_tokenizers.Sequence(
+    [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+  )
+  core.decoder = decoders.Sequence(
+    [
+      decoders.ByteLevel(),
+      decoders.Replace('</w>', ' '),
+      decoders.Strip(' ', 0, 1),
+    ]
+  )
+  core.add_special_tokens([_CLIP_BOS, _CLIP_EOS])
+  core.post_processor = processors.RobertaProcessing(
+    (_CLIP_EOS, core.token_to_id(_CLIP_EOS)),
+    (_CLIP_BOS, core.token_to_id(_CLIP_BOS)),
+    trim_offsets=False,
+    add_prefix_space=False,
+  )
+  return _named(core, settings, bos=_CLIP_BOS, eos=_CLIP_EOS, pad=_CLIP_EOS)
 
 
 def _named(core, settings: Settings, **defaults: str) -> Tokenizer:

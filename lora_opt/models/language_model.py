@@ -191,7 +191,7 @@ def check_settings(
   for dtype in dtypes:
     check_dtype(dtype)
   if tokenizer is not None:
-    _check_tokenizer(config, tokenizer)
+    check_tokenizer(config, tokenizer)
   if remat != 'none' and remat not in REMAT_POLICIES:
     raise ValueError(
       f'remat={remat!r} must be one of none, {", ".join(REMAT_POLICIES)}'
@@ -200,7 +200,8 @@ def check_settings(
     lora.sites(config.projections)
 
 
-def _check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
+def check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
+  """Raises ValueError if a tokenizer does not belong to a vocabulary."""
   padding = config.vocab_size - tokenizer.vocab_size
   if not 0 <= padding <= MAX_VOCAB_PADDING:
     raise ValueError(

@@ -20,7 +20,11 @@ _SURROGATE = re.compile(r'\\u[dD][89a-fA-F]')
 
 
 def read_json(
-  file: pathlib.Path, *, kind: type = dict, most: int = MOST_BYTES
+  file: pathlib.Path,
+  *,
+  kind: type = dict,
+  most: int = MOST_BYTES,
+  infinity: bool = False,
 ) -> Any:
   """Reads a file of JSON.
 
@@ -28,6 +32,7 @@ def read_json(
     file: The file, in UTF-8.
     kind: `dict` or `list`, what the file is to hold; `object` for anything.
     most: Bytes that it may have.
+    infinity: As of `parse_json`.
 
   Returns:
     The value.
@@ -37,7 +42,9 @@ def read_json(
     OSError: It cannot be read.
     ValueError: It is too long, or as of `parse_json`.
   """
-  value = parse_json(read_bytes(file, most=most), str(file), most=most)
+  value = parse_json(
+    read_bytes(file, most=most), str(file), most=most, infinity=infinity
+  )
   if not isinstance(value, kind):
     wanted = {dict: 'an object', list: 'a list'}[kind]
     raise ValueError(
@@ -53,6 +60,7 @@ def parse_json(
   most: int = MOST_BYTES,
   depth: int = DEPTH,
   surrogates: bool = False,
+  infinity: bool = False,
 ) -> Any:
   """Parses JSON, refusing what Python takes though it has no one meaning.
 
@@ -65,6 +73,7 @@ def parse_json(
     most: Bytes or characters that it may have.
     depth: Lists and objects that may be within each other.
     surrogates: Let texts hold half surrogate pairs: the caller looks at each.
+    infinity: Read Infinity and -Infinity, which is no JSON, as Python does.
 
   Raises:
     ValueError: It is not such JSON; the message begins with `place`.
@@ -76,7 +85,7 @@ def parse_json(
     raise ValueError(f'{place}: {len(data):,} bytes, at most {most:,} are read')
   try:
     text = data if isinstance(data, str) else data.decode('utf-8-sig')
-    value = _DECODER.decode(text)
+    value = (_WITH_INFINITY if infinity else _DECODER).decode(text)
   except UnicodeDecodeError as error:
     raise ValueError(
       f'{place}: not UTF-8: byte {data[error.start]:#04x} at position '
@@ -127,6 +136,10 @@ def _float(digits: str) -> float:
   return value
 
 
+def _infinity(name: str) -> float:
+  return _no_number(name) if name == 'NaN' else float(name)
+
+
 def _no_number(name: str) -> NoReturn:
   raise ValueError(f'not JSON: {name} is no number')
 
@@ -163,9 +176,12 @@ def _check_text(value: Any, place: str) -> None:
 
 
 # Made once: lines of data are many and short.
-_DECODER = json.JSONDecoder(
-  object_pairs_hook=_object,
-  parse_int=_integer,
-  parse_float=_float,
-  parse_constant=_no_number,
+_DECODER, _WITH_INFINITY = (
+  json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_float,
+    parse_constant=constant,
+  )
+  for constant in (_no_number, _infinity)
 )

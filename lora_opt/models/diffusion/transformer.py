@@ -42,6 +42,11 @@ class Attention(Adapted):
       x: What asks.
       context: (rows, keys, any width), what is looked at.
     """
+    return self.attended(x, context)
+
+  @nn.nowrap
+  def attended(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    """What a call returns."""
     width = x.shape[-1]
 
     def project(name, x):

@@ -137,6 +137,12 @@ class Settings:
     """Whether the setting is a text, where it may be something else too."""
     return isinstance(self._settings.get(key), str)
 
+  def is_exactly(self, key: str, value: Any) -> bool:
+    """Whether the setting is this value, which then counts as asked for."""
+    same = key in self._settings and self._settings[key] == value
+    self._asked |= {key} if same else set()
+    return same
+
   def quotient(self, key: str, divisor: str) -> int:
     """Returns one setting divided by another, without a rest."""
     whole, parts = self.integer(key), self.integer(divisor)

@@ -1,0 +1,73 @@
+"""The shape of an autoencoder of images."""
+
+import dataclasses
+
+from lora_opt.models.diffusion.activations import ACTIVATIONS
+from lora_opt.models.fields import check_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class VaeConfig:
+  """Sizes of an autoencoder; the defaults are Stable Diffusion 1's and 2's.
+
+  Attributes:
+    sample_size: Height and width that the weights were trained for.
+    in_channels: Of images, in and out.
+    latent_channels: Of their latents.
+    channels: For each resolution, the channels, beginning with the full one.
+    layers: Residual blocks of each on the way down; one more on the way up.
+    groups: Of every group norm.
+    activation: A name of `ACTIVATIONS`, in the residual blocks.
+    middle_attention: Whether there is attention in the middle.
+    quant_conv: Whether a 1 x 1 convolution makes the latents.
+    post_quant_conv: Whether one reads them.
+    scaling_factor: What latents are multiplied by for the UNet.
+    shift_factor: What is taken from them before.
+
+  Raises:
+    ValueError: If a setting is not of its type, out of all bounds, or the
+      settings contradict each other.
+  """
+
+  sample_size: int = 512
+  in_channels: int = 3
+  latent_channels: int = 4
+  channels: tuple[int, ...] = (128, 256, 512, 512)
+  layers: int = 2
+  groups: int = 32
+  activation: str = 'silu'
+  middle_attention: bool = True
+  quant_conv: bool = True
+  post_quant_conv: bool = True
+  scaling_factor: float = 0.18215
+  shift_factor: float = 0.0
+
+  def __post_init__(self):
+    check_fields(
+      self,
+      sample_size=(1, 2**16),
+      in_channels=(1, 2**16),
+      latent_channels=(1, 2**16),
+      channels=(1, 2**16),
+      layers=(1, 100),
+      groups=(1, 2**16),
+      scaling_factor=(1e-6, 1e6),
+      shift_factor=(-1e6, 1e6),
+    )
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(
+        f'activation={self.activation!r} must be one of '
+        f'{", ".join(ACTIVATIONS)}'
+      )
+    if not self.channels:
+      raise ValueError('channels=() must name at least one resolution')
+    for channels in self.channels:
+      if channels % self.groups:
+        raise ValueError(
+          f'channels={channels} must be a multiple of groups={self.groups}'
+        )
+
+  @property
+  def factor(self) -> int:
+    """Pixels of an image to one of its latents, along each axis."""
+    return 2 ** (len(self.channels) - 1)
