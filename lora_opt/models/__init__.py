@@ -11,9 +11,12 @@ from lora_opt.models.random_model import random_model, random_seq2seq
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
 from lora_opt.models.sequence_classifier import SequenceClassifier
 from lora_opt.models.start import olora, pissa
+from lora_opt.models.vision.classifier import ImageClassifier
+from lora_opt.models.vision.random import random_vit
 
 __all__ = [
   'CausalLM',
+  'ImageClassifier',
   'LoraConfig',
   'Seq2SeqLM',
   'SequenceClassifier',
@@ -26,5 +29,6 @@ __all__ = [
   'random_encoder',
   'random_model',
   'random_seq2seq',
+  'random_vit',
   'smollm2_135m',
 ]

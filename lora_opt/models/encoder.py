@@ -18,9 +18,16 @@ from lora_opt.models.norms import LayerNorm
 from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable
 
+
+def gelu_quick(x: jax.Array) -> jax.Array:
+  """The approximation of GELU by a sigmoid, as CLIP has it."""
+  return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS = {
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_tanh': jax.nn.gelu,
+  'gelu_quick': gelu_quick,
   'relu': jax.nn.relu,
   'silu': jax.nn.silu,
   'tanh': jnp.tanh,

@@ -12,12 +12,19 @@ the text of its config.json.
 
 import argparse
 
-from tests.models.parity import decoder, encoder, encoder_decoder, material
+from tests.models.parity import (
+  decoder,
+  encoder,
+  encoder_decoder,
+  material,
+  vision,
+)
 
 FAMILIES = {
   'decoder': decoder,
   'encoder': encoder,
   'encoder_decoder': encoder_decoder,
+  'vision': vision,
 }
 
 

@@ -103,6 +103,8 @@ if importlib.util.find_spec('torch') and importlib.util.find_spec('peft'):
     kind = kinds.get(
       family.model.task_type, transformers.AutoModelForSequenceClassification
     )
+    if family.model.batch_form == 'image':
+      kind = transformers.AutoModelForImageClassification
     kept = {
       key: value
       for key, value in file['config'].items()

@@ -17,7 +17,7 @@ from lora_opt.models.pretrained.adapter_tensors import PREFIX
 from lora_opt.models.pretrained.besides import Copy, rule_of
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
 from lora_opt.models.pretrained.files import StoredTensor
-from lora_opt.models.pretrained.peft_names import FEATURES
+from lora_opt.models.pretrained.peft_names import FEATURES, unspelled
 
 if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM
@@ -44,6 +44,7 @@ def without_base(
   besides, rest = family.besides(model.config), {}
   for name, tensor in tensors.items():
     full = name.removeprefix(PREFIX).replace(_INNER, '.')
+    full = unspelled(family, full)
     if model.task_type == FEATURES:
       full = f'{family.prefix}{full}'
     if isinstance(copy := rule_of(besides, full), Copy):
@@ -76,7 +77,7 @@ def _check(tensor: StoredTensor, leaf: jax.Array, slot: Slot) -> None:
     )
   array = leaf if slot.layer is None else leaf[slot.layer]
   stored = tensor.open()
-  stored = stored.T if slot.transposed else stored
+  stored = (stored.T if slot.transposed else stored).reshape(array.shape)
   for shard in array.addressable_shards:
     ours, theirs = np.asarray(shard.data), stored[shard.index]
     rows = max(1, _CHUNK // max(1, ours[:1].size))

@@ -20,10 +20,12 @@ from lora_opt.models.pretrained.family import leaves_by_path
 from lora_opt.models.pretrained.peft_names import (
   FEATURES,
   fan_in_fan_out,
+  has_head,
   head_modules,
   module_name,
   peft_config,
   saved_modules,
+  unspelled,
 )
 from lora_opt.reading.values import shown
 
@@ -31,15 +33,22 @@ if TYPE_CHECKING:
   from lora_opt.models.causal_lm import CausalLM
 
 
-def check_adapter(config: AdapterConfig, model: CausalLM) -> None:
+def check_adapter(
+  config: AdapterConfig, model: CausalLM, older: bool = False
+) -> None:
   """Checks that an adapter would compute here what it does in PEFT.
+
+  Args:
+    config: Its settings.
+    model: What it is loaded onto.
+    older: Whether it has the names of `peft_names.unspelled`.
 
   Raises:
     ValueError: It would not; the message names the file and the setting.
   """
   wanted = peft_config(model)
   _check_kind(config, model)
-  modules = _modules(model)
+  modules = _modules(model, older)
   adapted = adapted_modules(
     config,
     [module for those in modules.values() for module in those] + _head(model),
@@ -79,9 +88,7 @@ def _check_kind(config: AdapterConfig, model: CausalLM) -> None:
     )
   # PEFT lists the usual names of a head, there or not.
   known = {*saved_modules(model), *CLASSIFIERS}
-  if config.saved and (
-    model.task_type != 'SEQ_CLS' or set(config.saved) - known
-  ):
+  if config.saved and (not has_head(model) or set(config.saved) - known):
     raise ValueError(
       f'{config.path}: modules_to_save={shown(config.saved)} are trained '
       f'whole, which is not supported for {model.task_type}, only the modules '
@@ -109,12 +116,14 @@ def _check_bias(config: AdapterConfig, model: CausalLM) -> None:
     )
 
 
-def _modules(model: CausalLM) -> dict[str, list[Module]]:
+def _modules(model: CausalLM, older: bool) -> dict[str, list[Module]]:
   """What PEFT could adapt: the modules of each projection, one a layer."""
   leaves = leaves_by_path(model.family.abstract_base(model.config))
   found = {}
   for site in model.config.projections:
     name = module_name(model, site)
+    if older:
+      name = unspelled(model.family, name)
     layers = leaves[f'{site}/kernel'].shape[0] if '{}' in name else 1
     linear = site.rpartition('/')[2] not in TABLES
     found[site] = [Module(name.format(i), linear) for i in range(layers)]

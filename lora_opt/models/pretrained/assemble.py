@@ -97,6 +97,7 @@ def _read(
   inner = index[1:] if stacked else index
   for row, tensor in enumerate(tensors[index[0]] if stacked else tensors):
     whole = tensor.open()
+    whole = whole.reshape(whole.shape[name.ones :])
     values = (whole.T if name.transposed else whole)[inner]
     here = part[row if stacked else ...]
     with np.errstate(over='ignore'):
@@ -143,7 +144,8 @@ def disassemble(
   for name, slot in slots(base, names).items():
     array = np.asarray(leaves[slot.path])
     part = array if slot.layer is None else array[slot.layer]
-    tensors[name] = np.ascontiguousarray(part.T if slot.transposed else part)
+    part = part.T if slot.transposed else part
+    tensors[name] = np.ascontiguousarray(part).reshape(slot.shape)
   return tensors
 
 
@@ -224,7 +226,7 @@ def head_names(
 
 
 def _full_name(family, known, name):
-  for old, new in family.renamed.items():
+  for old, new in {**family.renamed, **family.spelled}.items():
     name = name.replace(old, new)
   if name not in known and f'{family.prefix}{name}' in known:
     return f'{family.prefix}{name}'

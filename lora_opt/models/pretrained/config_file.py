@@ -133,6 +133,14 @@ class Settings:
       return found
     return [] if found is None else [found]
 
+  def get(self, key: str, default: Any = None) -> Any:
+    """Returns a setting that may be of several kinds, for the caller to check.
+
+    Null counts as absent.
+    """
+    self._asked.add(key)
+    return self._settings[key] if key in self else default
+
   def is_text(self, key: str) -> bool:
     """Whether the setting is a text, where it may be something else too."""
     return isinstance(self._settings.get(key), str)

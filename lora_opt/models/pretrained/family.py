@@ -5,6 +5,7 @@ tensors of a checkpoint: loading, exporting, PEFT's names and the checks of an
 index file all go through `slots`.
 """
 
+import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +21,10 @@ class TensorName(NamedTuple):
   """What one of our arrays is called in a checkpoint, and how it lies there."""
 
   name: str  # {} stands for the layer: the array has the layers on axis 0
-  transposed: bool = False  # a linear map, stored as (fan_out, fan_in)
+  # Stored with its axes the other way round, as torch's linear maps
+  # (fan_out, fan_in) and convolutions are.
+  transposed: bool = False
+  ones: int = 0  # axes of one entry that it has there in front
 
 
 def linear(name: str) -> TensorName:
@@ -54,6 +58,12 @@ class Family(NamedTuple):
       `jax.ShapeDtypeStruct` for a config and a number of outputs. Its names
       are in `names` too, under 'head/'; a checkpoint may lack them.
     classifier: transformers' class of the model with such a head.
+    open_input: Opens, for a folder and a config, what makes the network's input
+      of an example; None for a tokenizer.
+    spelled: What of a name transformers has in memory, and PEFT in adapters,
+      since version 5: how it is in checkpoints, and in `names`.
+    bystanders: Linear maps of transformers' class that the model lacks here;
+      an adapter must not name them by accident.
   """
 
   read_config: Callable[[ConfigFile], Any]
@@ -68,6 +78,9 @@ class Family(NamedTuple):
   renamed: Mapping[str, str] = {}
   abstract_head: Callable[[Any, int], Tree] | None = None
   classifier: str | None = None
+  open_input: Callable[[pathlib.Path, Any], Any] | None = None
+  spelled: Mapping[str, str] = {}
+  bystanders: tuple[str, ...] = ()
 
 
 class Slot(NamedTuple):
@@ -96,9 +109,9 @@ def slots(base: Tree, names: Mapping[str, TensorName]) -> dict[str, Slot]:
   """
   found = {}
   for path, leaf in leaves_by_path(base).items():
-    name, transposed = names[path]
+    name, transposed, ones = names[path]
     stacked = '{}' in name
-    shape = tuple(leaf.shape[stacked:])
+    shape = (1,) * ones + tuple(leaf.shape[stacked:])
     if transposed:
       shape = shape[::-1]
     for layer in range(leaf.shape[0]) if stacked else (None,):

@@ -51,7 +51,8 @@ def from_folder(
   """Loads a model as Hugging Face saves it; config.json says which kind.
 
   Args:
-    path: Folder with config.json, the tokenizer and model.safetensors, or
+    path: Folder with config.json, the tokenizer (of models of images,
+      preprocessor_config.json) and model.safetensors, or
       several weight files with model.safetensors.index.json. Where torch is
       installed, pytorch_model.bin will do.
     lora: Adapter settings, None for none.
@@ -109,7 +110,7 @@ def from_folder(
     name=name or str(folder),
     family=family,
     config=config,
-    tokenizer=_tokenizer(folder, config) if weights else None,
+    tokenizer=_input(folder, family, config) if weights else None,
     base=abstract,
     lora_config=lora,
     dtype=dtype,
@@ -196,7 +197,10 @@ def untied(
   return dataclasses.replace(config, tie_embeddings=False)
 
 
-def _tokenizer(folder: pathlib.Path, config: Any) -> Any:
+def _input(folder: pathlib.Path, family: Family, config: Any) -> Any:
+  """What makes the network's input of an example: a tokenizer, for texts."""
+  if family.open_input is not None:
+    return family.open_input(folder, config)
   tokenizer = open_tokenizer(folder)
   if isinstance(tokenizer, Tokenizer):
     return tokenizer.without_tokens_from(config.vocab_size)

@@ -14,10 +14,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt import writing
+from lora_opt.data.images import ImageProcessor
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.assemble import all_finite
 from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
+from lora_opt.models.pretrained.peft_names import has_head
 from lora_opt.models.quantized import QuantizedKernel, dequantize
 from lora_opt.models.variables import Tree
 from lora_opt.reading.json_text import read_json
@@ -186,20 +188,24 @@ def _merged(slot: Slot, leaves, adapter, lora_config) -> np.ndarray:
     if f'{site}/magnitude' in adapter:
       norms = np.linalg.norm(weight, axis=0)
       weight *= part(adapter[f'{site}/magnitude']) / np.maximum(norms, 1e-38)
-  return np.ascontiguousarray(weight.T if slot.transposed else weight)
+  weight = weight.T if slot.transposed else weight
+  return np.ascontiguousarray(weight).reshape(slot.shape)
 
 
 def _settings(model, source) -> dict[str, Any]:
   """The content of config.json."""
   if source is not None:
     return read_json(pathlib.Path(source) / 'config.json')
-  writable = isinstance(model.tokenizer, Tokenizer)
+  writable = isinstance(model.tokenizer, Tokenizer | ImageProcessor)
   if model.family.write_config is None or not writable:
     raise ValueError(
       f'model {model.name}: settings or tokenizer of its kind cannot be '
       'written, only copied: give source, the Hugging Face folder it came from'
     )
-  return _special_ids(model.tokenizer) | model.family.write_config(model.config)
+  settings = model.family.write_config(model.config)
+  if isinstance(model.tokenizer, Tokenizer):
+    settings = _special_ids(model.tokenizer) | settings
+  return settings
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
@@ -252,7 +258,7 @@ def _with_head(
   }
   if count == 1:
     settings['problem_type'] = 'regression'
-  if model.task_type == 'SEQ_CLS':
+  if has_head(model):
     settings['architectures'] = [model.family.classifier]
   return settings
 

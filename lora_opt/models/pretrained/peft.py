@@ -27,7 +27,12 @@ from lora_opt.models.pretrained.adapter_tensors import WEIGHTS, open_adapter
 from lora_opt.models.pretrained.assemble import assemble, disassemble
 from lora_opt.models.pretrained.family import leaves_by_path
 from lora_opt.models.pretrained.files import open_safetensors
-from lora_opt.models.pretrained.peft_names import HEAD, peft_config, peft_names
+from lora_opt.models.pretrained.peft_names import (
+  HEAD,
+  peft_config,
+  peft_names,
+  spelled,
+)
 from lora_opt.models.start import join_start, split_start
 
 if TYPE_CHECKING:
@@ -88,14 +93,19 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
       a tensor is missing, unknown or mis-shaped, or a file is damaged.
   """
   folder = pathlib.Path(folder)
-  check_adapter(_config_in(folder), model)
-  tensors = without_base(open_adapter(folder), model)
+  config = _config_in(folder)
+  check_adapter(config, model, _is_older(folder, model))
+  tensors = {
+    spelled(model.family, name): tensor
+    for name, tensor in open_adapter(folder).items()
+  }
+  tensors = without_base(tensors, model)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   start = model.start
   if start is not None:
     abstract = jax.eval_shape(join_start, abstract, start)
   names = peft_names(abstract, model)
-  if any(name.startswith(HEAD) for name, _ in names.values()):
+  if any(name.name.startswith(HEAD) for name in names.values()):
     head = open_safetensors(folder / HEAD)
     tensors |= {f'{HEAD}/{name}': tensor for name, tensor in head.items()}
   # Which parts of a head are trained is up to the adapter.
@@ -120,6 +130,14 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   if start is None:
     return lora
   return split_start(str(folder / WEIGHTS), lora, start)
+
+
+def _is_older(folder: pathlib.Path, model: CausalLM) -> bool:
+  """Whether an adapter has names that transformers no longer has in memory."""
+  family = model.family
+  return bool(family.spelled) and any(
+    spelled(family, name) != name for name in open_adapter(folder)
+  )
 
 
 def _config_in(folder: pathlib.Path) -> AdapterConfig:

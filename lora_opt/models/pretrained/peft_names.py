@@ -10,6 +10,7 @@ import jax
 
 from lora_opt.models.pretrained.adapter_targets import ends_with
 from lora_opt.models.pretrained.family import (
+  Family,
   TensorName,
   leaves_by_path,
   linear,
@@ -40,8 +41,8 @@ def peft_names(trainable: Tree, model: CausalLM) -> dict[str, TensorName]:
       bias = TensorName(f'{name}.bias')
       names[path] = bias if factor == 'bias' else linear(f'{name}.weight')
     elif site.startswith('head/'):
-      name, transposed = model.family.names[path]
-      names[path] = TensorName(prefix + name, transposed)
+      name = model.family.names[path]
+      names[path] = name._replace(name=prefix + name.name)
     elif factor == 'magnitude':
       module = prefix + module_name(model, site)
       names[path] = TensorName(f'{module}.lora_magnitude_vector')
@@ -88,22 +89,40 @@ def module_name(model: CausalLM, site: str) -> str:
   weight = family.names.get(f'{site}/kernel') or family.names[f'{site}/table']
   module = weight.name.removesuffix('.weight')
   if model.task_type == FEATURES:
-    return module.removeprefix(family.prefix)  # in the bare encoder
-  return module
+    module = module.removeprefix(family.prefix)  # in the bare encoder
+  return spelled(family, module)
 
 
-def _target_modules(model: CausalLM) -> list[str] | str:
+def spelled(family: Family, name: str) -> str:
+  """The name of a module or tensor as transformers has it in memory.
+
+  Since version 5 that may be another one than checkpoints keep.
+  """
+  name = f'{name}.'
+  for new, old in family.spelled.items():
+    name = name.replace(old, new)
+  return name.removesuffix('.')
+
+
+def unspelled(family: Family, name: str) -> str:
+  """The inverse of `spelled`: as checkpoints and older versions have it."""
+  name = f'{name}.'
+  for new, old in family.spelled.items():
+    name = name.replace(new, old)
+  return name.removesuffix('.')
+
+
+def _target_modules(model: CausalLM) -> list[str]:
   """Ends of module names that match the adapted projections and no other.
 
-  Where no end does that in every layer, one regular expression.
+  Where no end does that in every layer, one for each layer.
   """
   projections = model.config.projections
   adapted = model.lora_config.sites(projections)
   others = [module_name(model, p) for p in projections.keys() - adapted.keys()]
-  others += head_modules(model)
+  others += [*head_modules(model), *model.family.bystanders]
   ends = {p: _shortest_end(module_name(model, p), others) for p in adapted}
   adapter = leaves_by_path(jax.eval_shape(model.init, jax.random.key(0)))
-  # An end that reaches back beyond the layer's number: one for each layer.
   return sorted(
     {
       end.format(layer)
@@ -124,15 +143,20 @@ def _shortest_end(module: str, others: list[str]) -> str:
 def head_modules(model: CausalLM) -> list[str]:
   """Names in transformers of the linear maps of a trained head."""
   return [
-    name.removesuffix('.weight')
-    for path, (name, _) in model.family.names.items()
+    name.name.removesuffix('.weight')
+    for path, name in model.family.names.items()
     if path.startswith('head/') and path.endswith('/kernel')
   ]
 
 
+def has_head(model: CausalLM) -> bool:
+  """Whether transformers has a class of the model with its trained head."""
+  return model.family.abstract_head is not None and model.task_type != FEATURES
+
+
 def saved_modules(model: CausalLM) -> list[str]:
   """PEFT's modules_to_save: what is trained whole."""
-  if model.task_type != 'SEQ_CLS':
+  if not has_head(model):
     return []
   prefix = model.family.prefix
   tops = [m.removeprefix(prefix).split('.')[0] for m in head_modules(model)]

@@ -6,9 +6,11 @@ from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.families.t5 import MT5, T5
+from lora_opt.models.pretrained.families.vit import CLIP, SIGLIP, VIT
 
 FAMILIES = {
   'bert': BERT,
+  'clip': CLIP,
   'deberta-v2': DEBERTA,
   'gemma': GEMMA,
   'gemma3_text': GEMMA3,
@@ -17,5 +19,7 @@ FAMILIES = {
   'mistral': LLAMA,
   'mt5': MT5,
   'roberta': ROBERTA,
+  'siglip': SIGLIP,
   't5': T5,
+  'vit': VIT,
 }

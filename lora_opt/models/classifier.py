@@ -1,0 +1,351 @@
+"""What models with a head for labels or numbers have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import linen as nn
+
+from lora_opt.models.attend import check_implementation
+from lora_opt.models.labels import read_labels, write_labels
+from lora_opt.models.language_model import check_settings
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.merge import merge_adapter
+from lora_opt.models.pretrained.peft import export_adapter, import_adapter
+from lora_opt.models.start import adapter_in_force
+from lora_opt.models.variables import (
+  Tree,
+  abstract_params,
+  apply_variables,
+  init_adapter,
+  init_collection,
+  logical_axes,
+)
+from lora_opt.reading import values
+from lora_opt.reading.label_order import order_of
+
+if TYPE_CHECKING:
+  from lora_opt.models.pretrained.family import Family
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+  """A frozen network, its adapter settings, and a head.
+
+  What is trained is one tree: the factors of the adapter, and the head under
+  'head'. The methods are pure functions, as those of `CausalLM`.
+
+  A kind of classifier adds its network and its head (`_network`, `_head`), how
+  they read a batch (`_hidden`, `_read`), a check of what makes their input, and
+  says what it is to others: `batch_form`, see lora_opt.data.forms; and
+  `task_type`, PEFT's name of it.
+
+  Attributes:
+    name: What the model is called; an exported adapter names it as its base.
+    family: What its checkpoints are like; names the tensors of an export.
+    config: Sizes of the network and form of the head.
+    tokenizer: What makes the network's input of an example; None for a model of
+      shapes alone.
+    base: Frozen weights, a nested dict of arrays, or of their shapes.
+    lora_config: Adapter settings, or None for training the head alone.
+    dtype: Type of the network's computation, 'float32' or 'bfloat16'.
+    remat: What the backward pass keeps, see `Decoder`.
+    unroll: Layers per step of the scan over layers.
+    attention: How attention is computed, see `lora_opt.models.attend`.
+    outputs: Number of labels; 1 for a regression.
+    head: Where training starts: the parts of the head that the checkpoint had.
+      The rest is drawn at random.
+    labels: What the outputs are called, in order; () if that is not known.
+    head_labels: What the head of the checkpoint calls them, in the order in
+      which an adapter of it has them.
+    dropout: Rate on hidden states while training.
+    head_dropout: Rate before the last map of the head while training.
+    start: Factors that `lora_config.start` took out of `base`; without an
+      adapter they stand in for it. See `split_base`.
+
+  Raises:
+    ValueError: For settings that do not fit together.
+  """
+
+  batch_form: ClassVar[str]
+
+  name: str
+  family: Family
+  config: Any
+  tokenizer: Any
+  base: Tree
+  lora_config: LoraConfig | None = None
+  dtype: str = 'float32'
+  remat: str = 'projections'
+  unroll: int = 1
+  attention: str = 'auto'
+  outputs: int = 2
+  head: Tree = dataclasses.field(default_factory=dict)
+  labels: Sequence[str] = ()
+  head_labels: Sequence[str] = ()
+  dropout: float = 0.0
+  head_dropout: float = 0.0
+  start: Tree | None = None
+
+  def __post_init__(self):
+    check_settings(self.config, None, self.lora_config, self.remat, self.dtype)
+    if self.tokenizer is not None:
+      self._check_tokenizer()
+    check_implementation(self.attention)
+    values.integer(self.outputs, 'outputs', 1, 2**20)
+    for name in ('dropout', 'head_dropout'):
+      rate = values.number(getattr(self, name), name)
+      if not 0 <= rate < 1:
+        raise ValueError(f'{name}={rate} must be in [0, 1)')
+
+  @property
+  def drawn(self) -> tuple[str, ...]:
+    """Paths of the parts of the head that `init` draws at random."""
+    parts = abstract_params(self._head).keys() - self.head.keys()
+    return tuple(f'head/{part}' for part in sorted(parts))
+
+  def init(self, rng: jax.Array) -> Tree:
+    """Returns what is trained: a fresh adapter, and the head to start from."""
+    adapter_key, head_key = jax.random.split(rng)
+    adapter = {}
+    if self.lora_config is not None:
+      network = self._network(self.lora_config)
+      adapter = init_adapter(network, self.base, self.start, adapter_key)
+    head = init_collection(self._head, 'params', head_key)
+    # Copied, since a training step may overwrite what it is given.
+    given = jax.tree.map(jnp.copy, self.head)
+    return adapter | {'head': head | given}
+
+  def logical_axes(self) -> tuple[Tree, Tree]:
+    """Names the axes of every array, for sharding rules.
+
+    Returns:
+      Trees of `PartitionSpec` like `base` and like what is trained.
+    """
+    base, adapter = logical_axes(self._network(self.lora_config))
+    head, _ = logical_axes(self._head)
+    return base, adapter | {'head': head}
+
+  @property
+  def axis_units(self) -> Mapping[str, int]:
+    """Into how many parts an axis can be split: whole heads stay together."""
+    return {'heads': self.config.num_heads}
+
+  def token_losses(
+    self, base: Tree, trainable: Tree | None, batch: Batch, rng=None
+  ) -> jax.Array:
+    """Cross-entropy of each label, or squared error of each number.
+
+    Differentiable in `trainable`; the gradient of `base` is zero by definition.
+
+    Args:
+      base: Frozen weights.
+      trainable: Adapter and head; None for the head that the model came with.
+      batch: What the network reads, and (rows, segments) float32 arrays labels
+        (the index of a label, or the number) and weights.
+      rng: Key of dropout; None for no dropout.
+
+    Returns:
+      (rows, segments) float32.
+    """
+    outputs = self._outputs(jax.lax.stop_gradient(base), trainable, batch, rng)
+    if self.outputs == 1:
+      return jnp.square(outputs[..., 0] - batch['labels'])
+    index = batch['labels'].astype(jnp.int32)[..., None]
+    label = jnp.take_along_axis(outputs, index, axis=-1)[..., 0]
+    return jax.nn.logsumexp(outputs, axis=-1) - label
+
+  def predict(
+    self, base: Tree, trainable: Tree | None, batch: Batch
+  ) -> jax.Array:
+    """The logits of the labels, or the number, of every segment.
+
+    Args:
+      base: Frozen weights.
+      trainable: Adapter and head; None for the head that the model came with.
+      batch: As of `token_losses`; labels are not needed.
+
+    Returns:
+      (rows, segments, outputs) float32.
+    """
+    return self._outputs(base, trainable, batch, None)
+
+  def named(
+    self, labels: Sequence[str], words: Sequence[str] = ()
+  ) -> Classifier:
+    """The model with its outputs in the order of a task's labels.
+
+    Args:
+      labels: What the task calls them, in its order.
+      words: What it calls them as well, in the same order.
+
+    Raises:
+      ValueError: The head of the checkpoint is for other labels.
+    """
+    if len(labels) != self.outputs:
+      raise ValueError(
+        f'{len(labels)} labels {list(labels)!r} for {self.name}, which has '
+        f'outputs={self.outputs}'
+      )
+    named = dataclasses.replace(self, labels=tuple(labels))
+    if 'out' not in self.head:
+      return named
+    theirs = self.labels or self.head_labels
+    if not theirs:
+      logging.warning(
+        '%s: its head has numbers for labels, no names: they are taken to be '
+        '%s, in this order',
+        self.name,
+        ', '.join(labels),
+      )
+      return named
+    order = order_of(theirs, labels, words)
+    if order is None:
+      raise ValueError(
+        f'the head of {self.name} has the labels {list(theirs)!r}, the task '
+        f'{list(labels)!r}. If they mean the same, give the task classes='
+        f'{tuple(theirs)!r} in the order of its labels; if not, start a new '
+        'head by models.from_folder.new_head = True'
+      )
+    return dataclasses.replace(named, head=_reordered(self.head, order))
+
+  def in_order(self, trainable: Tree, labels: Sequence[str]) -> Tree:
+    """What was trained with outputs in another order, in that of this model.
+
+    Args:
+      trainable: Adapter and head.
+      labels: What its outputs are called, in order; () if not known.
+
+    Raises:
+      ValueError: They are others than those of this model.
+    """
+    if not (labels and self.labels):
+      return trainable
+    order = _order(labels, self.labels, self.name)
+    return trainable | {'head': _reordered(trainable['head'], order)}
+
+  def export(self, folder: str | os.PathLike, trainable: Tree) -> None:
+    """Writes adapter and head in PEFT's format; see `export_adapter`.
+
+    What the outputs are called is in a file labels.json beside them.
+    """
+    self.write_labels(folder)
+    export_adapter(folder, trainable, self)
+
+  def load_adapter(self, folder: str | os.PathLike) -> Tree:
+    """Reads adapter and head in PEFT's format; see `import_adapter`.
+
+    Its outputs are called what labels.json beside it says or, without one,
+    what the head of the checkpoint calls them, and are put in the order of
+    this model.
+    """
+    theirs = self.read_labels(folder) or self.head_labels
+    if not (theirs and self.labels):
+      return import_adapter(folder, self)
+    order = _order(theirs, self.labels, str(folder))
+    # What the adapter does not train comes from the model, in its order too.
+    head = _reordered(self.head, [order.index(i) for i in range(len(order))])
+    there = dataclasses.replace(self, head=head, labels=theirs)
+    return self.in_order(import_adapter(folder, there), theirs)
+
+  def write_labels(self, folder: str | os.PathLike) -> None:
+    """Writes labels.json, if it is known what the outputs are called."""
+    if self.labels:
+      write_labels(pathlib.Path(folder), self.labels)
+
+  def read_labels(self, folder: str | os.PathLike) -> tuple[str, ...]:
+    """What labels.json in a folder says; () without one."""
+    return read_labels(pathlib.Path(folder))
+
+  def merge(
+    self,
+    folder: str | os.PathLike,
+    trainable: Tree | None,
+    *,
+    source: str | os.PathLike | None = None,
+    dtype: str | None = None,
+    labels: Sequence[str] | None = None,
+  ) -> None:
+    """Writes network, adapter and head as one model; see `merge_adapter`."""
+    head = self._head_in_force(trainable)
+    if trainable is None:
+      trainable = (self.start or {}) | {'head': head}
+    merge_adapter(
+      folder, trainable, self, source=source, dtype=dtype, labels=labels
+    )
+
+  def _head_in_force(self, trainable: Tree | None) -> Tree:
+    head = self.head if trainable is None else trainable['head']
+    if trainable is None and self.drawn:
+      raise ValueError(
+        f'{self.name} came without a trained head, it lacks '
+        f'{" and ".join(self.drawn)}: it needs an adapter'
+      )
+    return head
+
+  def _outputs(self, base, trainable, batch, rng):
+    head = self._head_in_force(trainable)
+    network_rngs, head_rngs = None, None
+    if rng is not None:
+      network_rngs, head_rngs = (
+        {'dropout': key} for key in jax.random.split(rng)
+      )
+    hidden = self._hidden(base, trainable, batch, network_rngs)
+    return self._read({'params': head}, hidden, batch, head_rngs)
+
+  def _with(self, base: Tree, trainable: Tree | None) -> tuple[nn.Module, Tree]:
+    """The network and its variables, adapted or as the checkpoint has it."""
+    adapter = {k: v for k, v in (trainable or {}).items() if k != 'head'}
+    settings, adapter = adapter_in_force(
+      self.lora_config, adapter or None, self.start
+    )
+    return self._network(settings), apply_variables(base, adapter)
+
+  def _check_tokenizer(self) -> None:
+    """Raises ValueError if it does not belong to the network."""
+    raise AssertionError(f'{type(self).__name__} must check its input')
+
+  def _network(self, lora: LoraConfig | None) -> nn.Module:
+    raise AssertionError(f'{type(self).__name__} must have a network')
+
+  @property
+  def _head(self) -> nn.Module:
+    raise AssertionError(f'{type(self).__name__} must have a head')
+
+  def _hidden(self, base, trainable, batch, rngs) -> jax.Array:
+    """What the network makes of a batch."""
+    raise AssertionError(f'{type(self).__name__} must read batches')
+
+  def _read(self, variables, hidden, batch, rngs) -> jax.Array:
+    """What the head makes of that: (rows, segments, outputs) float32."""
+    raise AssertionError(f'{type(self).__name__} must read hidden states')
+
+
+def _order(
+  theirs: Sequence[str], ours: Sequence[str], source: str
+) -> list[int]:
+  order = order_of(theirs, ours)
+  if order is None:
+    raise ValueError(
+      f'{source}: the adapter was trained for the labels {list(theirs)!r}, not '
+      f'for {list(ours)!r}; take the task that it was trained on'
+    )
+  return order
+
+
+def _reordered(head: Tree, order: list[int]) -> Tree:
+  """A head whose output i is what output order[i] was."""
+  if 'out' not in head:
+    return head
+  index = np.asarray(order)
+  return head | {'out': {k: v[..., index] for k, v in head['out'].items()}}

@@ -1,0 +1,1 @@
+"""Vision transformers: images in, labels out."""

@@ -1,0 +1,112 @@
+"""A vision transformer with a head for labels, for training and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from lora_opt.models.classifier import Batch, Classifier
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.quantized import stored_dtype
+from lora_opt.models.variables import Tree, abstract_params, init_collection
+from lora_opt.models.vision.config import VisionConfig
+from lora_opt.models.vision.encoder import VisionEncoder, VisionHead
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageClassifier(Classifier):
+  """A frozen vision transformer, its adapter settings, and a head.
+
+  Its `tokenizer` is the `ImageProcessor` that brings images to size, and says
+  how their pixels are normalised; without one they are from 0 to 1. A batch has
+  images (rows, height, width, 3) uint8, and one column of labels and weights.
+  What `head` may hold is 'out'. See `Classifier` for the rest.
+
+  Raises:
+    ValueError: For settings that do not fit together, such as a processor of
+      images of another size than the network's.
+  """
+
+  batch_form: ClassVar[str] = 'image'
+  # PEFT has no name for it, and a class for texts where one is named.
+  task_type: ClassVar[None] = None
+
+  def pooled(
+    self, base: Tree, trainable: Tree | None, batch: Batch
+  ) -> jax.Array:
+    """What the head reads of every image: for probes and inspection.
+
+    Returns:
+      (rows, embed) float32.
+    """
+    return self._head.pool(self._hidden(base, trainable, batch, None))
+
+  def _check_tokenizer(self):
+    c, fit = self.config, self.tokenizer.fit
+    if (fit.height, fit.width) != (c.image_height, c.image_width):
+      raise ValueError(
+        f'{self.name}: images are brought to {fit.height} x {fit.width} pixels '
+        f'(preprocessor_config.json), the network reads {c.image_height} x '
+        f'{c.image_width} (config.json): take files that belong together'
+      )
+
+  def _hidden(self, base, trainable, batch, rngs):
+    images, c = batch['images'], self.config
+    if images.shape[1:3] != (c.image_height, c.image_width):
+      raise ValueError(
+        f'images of {images.shape[1]} x {images.shape[2]} pixels for '
+        f'{self.name}, which reads {c.image_height} x {c.image_width}'
+      )
+    network, variables = self._with(base, trainable)
+    return network.apply(variables, self._normalised(images), rngs=rngs)
+
+  def _normalised(self, images: jax.Array) -> jax.Array:
+    """float32 pixels as the weights want them."""
+    scale, mean, std = 1 / 255, (0.0,) * 3, (1.0,) * 3
+    if self.tokenizer is not None:
+      t = self.tokenizer
+      scale, mean, std = t.scale, t.mean, t.std
+    pixels = images.astype(jnp.float32) * scale
+    mean, std = (
+      jnp.broadcast_to(jnp.asarray(x, jnp.float32), pixels.shape)
+      for x in (mean, std)
+    )
+    return (pixels - mean) / std
+
+  def _read(self, variables, hidden, batch, rngs):
+    return self._head.apply(variables, hidden, rngs=rngs)[:, None]
+
+  def _network(self, lora: LoraConfig | None) -> VisionEncoder:
+    return VisionEncoder(
+      self.config,
+      lora,
+      jnp.dtype(self.dtype),
+      stored_dtype(self.base),
+      self.dropout,
+      self.remat,
+      self.unroll,
+      self.attention,
+    )
+
+  @property
+  def _head(self) -> VisionHead:
+    return VisionHead(self.config, self.outputs, self.head_dropout)
+
+
+def init_base(config: VisionConfig, rng: jax.Array, dtype: str) -> Tree:
+  """Random base weights, as for training from scratch."""
+  network = VisionEncoder(config, param_dtype=jnp.dtype(dtype))
+  return init_collection(network, 'params', rng)
+
+
+def abstract_base(config: VisionConfig) -> Tree:
+  """Shapes of the base weights: a tree of `jax.ShapeDtypeStruct`."""
+  return abstract_params(VisionEncoder(config))
+
+
+def abstract_head(config: VisionConfig, outputs: int) -> Tree:
+  """Shapes of the head's weights: a tree of `jax.ShapeDtypeStruct`."""
+  return abstract_params(VisionHead(config, outputs))
