@@ -1,6 +1,9 @@
 """Layer 5: models with adapters, from real checkpoints."""
 
 from lora_opt.models.causal_lm import CausalLM
+from lora_opt.models.diffusion.folder import from_diffusers
+from lora_opt.models.diffusion.random_pipeline import random_pipeline
+from lora_opt.models.diffusion.text_to_image import TextToImage
 from lora_opt.models.lora import LoraConfig, lora_scale
 from lora_opt.models.pretrained.gguf import from_gguf
 from lora_opt.models.pretrained.huggingface import from_folder
@@ -20,6 +23,8 @@ __all__ = [
   'LoraConfig',
   'Seq2SeqLM',
   'SequenceClassifier',
+  'TextToImage',
+  'from_diffusers',
   'from_folder',
   'from_gguf',
   'lora_scale',
@@ -28,6 +33,7 @@ __all__ = [
   'pissa',
   'random_encoder',
   'random_model',
+  'random_pipeline',
   'random_seq2seq',
   'random_vit',
   'smollm2_135m',

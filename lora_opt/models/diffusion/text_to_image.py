@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,9 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_opt.models.attend import check_implementation
+from lora_opt.models.diffusion.adapter_file import (
+  export_adapter,
+  import_adapter,
+)
 from lora_opt.models.diffusion.network import TextToImageNetwork
 from lora_opt.models.diffusion.pipeline_config import PipelineConfig
 from lora_opt.models.diffusion.sampler import Sampler, Steps, advance
+from lora_opt.models.diffusion.save import save_pipeline
 from lora_opt.models.language_model import check_tokenizer
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.variables import (
@@ -311,6 +317,25 @@ class TextToImage:
       jax.random.key(seed), jnp.arange(rows)
     )
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+  def export(self, folder: str | os.PathLike, lora: Tree) -> None:
+    """Writes the adapter in diffusers' format; see `export_adapter`."""
+    export_adapter(folder, lora, self)
+
+  def load_adapter(self, folder: str | os.PathLike) -> Tree:
+    """Reads an adapter of diffusers or kohya; see `import_adapter`."""
+    return import_adapter(folder, self)
+
+  def merge(
+    self,
+    folder: str | os.PathLike,
+    lora: Tree | None,
+    *,
+    source: str | os.PathLike | None = None,
+    dtype: str | None = None,
+  ) -> None:
+    """Writes base and adapter as one diffusers folder; see `save_pipeline`."""
+    save_pipeline(folder, self, lora, source=source, dtype=dtype)
 
   def _drawn(self, base, batch, rng):
     """Clean images (or latents), noise and times of each row."""

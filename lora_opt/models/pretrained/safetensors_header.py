@@ -48,6 +48,25 @@ def read_header(file: pathlib.Path) -> dict[str, Entry]:
     OSError: It cannot be read.
     ValueError: It is damaged or cut short, or not a safetensors file.
   """
+  header, start, size = _parsed(file)
+  _check_metadata(file, header.pop('__metadata__', None))
+  entries = {
+    name: _entry(file, name, found, start) for name, found in header.items()
+  }
+  _check_places(file, entries, start, size)
+  return entries
+
+
+def read_metadata(file: pathlib.Path) -> dict[str, str]:
+  """Reads the texts that stand beside the tensors; the errors are the same."""
+  header, _, _ = _parsed(file)
+  metadata = header.get('__metadata__')
+  _check_metadata(file, metadata)
+  return metadata or {}
+
+
+def _parsed(file: pathlib.Path) -> tuple[dict, int, int]:
+  """The header, where the data begin, and the bytes of the file."""
   size = check_file(file)
   with file.open('rb') as stream:
     prefix = stream.read(8)
@@ -67,13 +86,7 @@ def read_header(file: pathlib.Path) -> dict[str, Entry]:
       f'{file} is not a safetensors file: no table in its header'
     )
   header = parse_json(data, f'{file}: header', most=MOST_BYTES)
-  _check_metadata(file, header.pop('__metadata__', None))
-  entries = {
-    name: _entry(file, name, found, 8 + length)
-    for name, found in header.items()
-  }
-  _check_places(file, entries, 8 + length, size)
-  return entries
+  return header, 8 + length, size
 
 
 def _check_metadata(file, metadata):

@@ -39,14 +39,14 @@ def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
     if file.exists() or file.is_symlink():
       return open_file(file)
     if index.exists() or index.is_symlink():
-      return _open_index(index, open_file)
+      return open_index(index, open_file)
   raise FileNotFoundError(
     f'no {SAFETENSORS} in {folder}, nor {SAFETENSORS}.index.json, {TORCH} or '
     f'{TORCH}.index.json'
   )
 
 
-def _open_index(
+def open_index(
   index: pathlib.Path,
   open_file: Callable[[pathlib.Path], dict[str, StoredTensor]],
 ) -> dict[str, StoredTensor]:

@@ -1,0 +1,59 @@
+"""What our arrays are called in diffusers' files."""
+
+from collections.abc import Mapping
+
+from lora_opt.models.pretrained.family import TensorName, leaves_by_path
+from lora_opt.models.variables import Tree
+
+# A leaf of ours: what ends its name there, and whether it lies transposed.
+_LEAVES = {
+  'kernel': ('weight', True),
+  'table': ('weight', False),
+  'scale': ('weight', False),
+  'bias': ('bias', False),
+  'lora_a': ('lora_A.weight', True),
+  'lora_b': ('lora_B.weight', True),
+}
+LAYERS = 'encoder.layers'
+# What older versions of transformers put in front of a text encoder's names.
+TEXT = 'text_model.'
+
+
+def tensor_names(tree: Tree) -> dict[str, TensorName]:
+  """The names of a part's arrays, or of its adapter's.
+
+  A convolution's arrays must have all their axes.
+
+  Args:
+    tree: Of arrays or their shapes.
+
+  Returns:
+    Path of our array: its name.
+
+  >>> tensor_names({'conv_in': {'kernel': 0}})
+  {'conv_in/kernel': TensorName(name='conv_in.weight', transposed=True)}
+  """
+  found = {}
+  for path in leaves_by_path(tree):
+    module, _, leaf = path.rpartition('/')
+    end, transposed = _LEAVES[leaf]
+    found[path] = TensorName(f'{module_name(module)}.{end}', transposed)
+  return found
+
+
+def module_name(path: str) -> str:
+  """The name of a module within its part; {} stands for the layer.
+
+  >>> module_name('encoder.layers/self_attn/q_proj')
+  'encoder.layers.{}.self_attn.q_proj'
+  """
+  return path.replace('/', '.').replace(f'{LAYERS}.', f'{LAYERS}.{{}}.')
+
+
+def with_prefix(
+  names: Mapping[str, TensorName], prefix: str
+) -> dict[str, TensorName]:
+  """The same names with something in front."""
+  return {
+    path: name._replace(name=prefix + name.name) for path, name in names.items()
+  }
