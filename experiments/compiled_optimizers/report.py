@@ -8,6 +8,7 @@ import pathlib
 import re
 
 import numpy as np
+from matplotlib import ticker
 
 from experiments import drawing, results
 from experiments.optimizer_step.run import methods
@@ -120,8 +121,8 @@ def draw(folder: pathlib.Path) -> None:
         for (*where, layout), rows in found.items()
         if where == [chip, tree]
       }
-      _bars(panel, own)
       panel.set(title=f'{tree}, {chip}', xscale='log')
+      _bars(panel, own)
       panel.set_xlabel(f"{_measure(own['stacked'][0])} over AdamW's")
       panel.legend(fontsize=7, frameon=False)
   drawing.save(canvas, folder / 'cycles.png')
@@ -159,6 +160,9 @@ def _bars(panel, layouts: dict[str, list[dict]]) -> None:
                      textcoords='offset points', va='center',
                      fontsize=6)  # fmt: skip
   panel.axvline(1, color=drawing.GREY, linewidth=0.8)
+  panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  panel.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  panel.xaxis.set_minor_formatter(ticker.NullFormatter())
   panel.set_yticks(range(len(names)), names)
   panel.invert_yaxis()
 

@@ -23,7 +23,7 @@ def main() -> None:
   parser.add_argument('case', type=cases.case)
   parser.add_argument('--remat', default='full')
   parser.add_argument('--attention', default='auto')
-  parser.add_argument('--loss_rows', type=int, default=1024)
+  parser.add_argument('--loss_rows', type=int)
   parser.add_argument('--dump')
   flags = parser.parse_args()
   case = flags.case

@@ -63,7 +63,7 @@ class LanguageModel:
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
     loss_rows: Positions whose logits a device holds together in
-      `token_losses`.
+      `token_losses`; None for what suits the platform.
     start: Factors that `lora_config.start` took out of `base`; without an
       adapter they stand in for it. See `split_base`.
 
@@ -87,7 +87,7 @@ class LanguageModel:
   remat: str = 'projections'
   unroll: int = 1
   attention: str = 'auto'
-  loss_rows: int = 256
+  loss_rows: int | None = None
   start: Tree | None = None
 
   def __post_init__(self):

@@ -28,7 +28,10 @@ class Head(NamedTuple):
 
 
 def token_losses(
-  hidden: jax.Array, head: Head, batch: Mapping[str, jax.Array], chunk_rows: int
+  hidden: jax.Array,
+  head: Head,
+  batch: Mapping[str, jax.Array],
+  chunk_rows: int | None,
 ) -> jax.Array:
   """Cross-entropy of `batch['targets']` at each position that counts.
 
@@ -36,7 +39,8 @@ def token_losses(
     hidden: (batch, length, embed).
     head: From `OutputHead`.
     batch: (batch, length) arrays targets and optionally weights.
-    chunk_rows: Positions whose logits a device holds together.
+    chunk_rows: Positions whose logits a device holds together; None for what
+      suits the platform.
 
   Returns:
     (batch, length) float32, 0 where the weight is 0.

@@ -100,6 +100,25 @@ def test_full_logits_never_exist(problem):
   assert max(sizes) < targets.size * head.shape[0]
 
 
+@pytest.mark.parametrize(('platform', 'rows'), [('cpu', 256), ('tpu', 512)])
+@pytest.mark.parametrize('adapted', [False, True])
+def test_the_platform_chooses_how_many_logits(platform, rows, adapted):
+  batch, length, vocab = 2, 768, 30
+  hidden, head = jnp.ones((batch, length, 8)), jnp.ones((vocab, 8))
+  labels = (jnp.zeros((batch, length), int), jnp.ones((batch, length), bool))
+
+  def loss(hidden, head):
+    if adapted:
+      more = (hidden[..., :3], jnp.ones((3, vocab)))
+      return adapted_cross_entropy(hidden, head, *more, *labels, None).sum()
+    return token_cross_entropy(hidden, head, *labels, None).sum()
+
+  traced = jax.jit(jax.grad(loss)).trace(hidden, head)
+  text = traced.lower(lowering_platforms=(platform,)).as_text()
+  found = set(re.findall(rf'tensor<(\d+)x{vocab}xf32>', text))
+  assert found - {'3', '8'} == {str(rows)}
+
+
 def _array_sizes(jaxpr):
   for equation in jaxpr.eqns:
     for variable in equation.outvars:
