@@ -26,6 +26,7 @@ TRAIN = [
   'sentencepiece',
   'scikit-learn',
   'scipy',
+  'shtab',
   'tensorboardX',
   'tensorflow-datasets',
   'tokenizers',
@@ -47,6 +48,7 @@ PLAN_GPU = [
 # To run on NVIDIA's GPUs.
 GPU = ['jax[cuda13]']
 TEST = [
+  'build',
   'hypothesis',
   'jsonschema',
   'pre-commit',
@@ -55,6 +57,7 @@ TEST = [
   'pyyaml',
   'rouge-score',
   'ruff',
+  'twine',
 ]
 
 setuptools.setup(
@@ -66,8 +69,17 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11,<3.14',
-  package_data={'lora_opt.evaluation': ['*.jinja', '*.css']},
-  packages=setuptools.find_namespace_packages(include=['lora_opt*']),
+  # configs/ is the one source of gin files; a wheel has it as a package's data.
+  package_dir={'lora_opt.configs': 'configs'},
+  packages=[
+    *setuptools.find_namespace_packages(include=['lora_opt*']),
+    'lora_opt.configs',
+  ],
+  package_data={
+    'lora_opt.configs': ['**/*'],
+    'lora_opt.evaluation': ['*.jinja', '*.css'],
+  },
+  entry_points={'console_scripts': ['lora-opt = lora_opt.command:run']},
   install_requires=['jax>=0.7', 'optax>=0.2.6'],
   extras_require={
     'train': TRAIN,

@@ -12,7 +12,6 @@ names: `OPTIMIZER = @lora_opt.lora_rite()`.
 import ast
 import difflib
 import os
-import pathlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ import gin
 
 from lora_opt import gin_types
 from lora_opt.gin_text import ConfigError, Sources, brief, check, macros_in
+from lora_opt.reading import own_files
 from lora_opt.reading.values import shown
 
 # What a binding on the command line may name: the same imports as in configs/.
@@ -46,7 +46,7 @@ from lora_opt.training import schedules
 """
 
 # `configs/...` is found from any working directory.
-_PROJECT = str(pathlib.Path(__file__).parents[1].resolve())
+_HOME = str(own_files.home())
 
 
 def load(
@@ -59,7 +59,8 @@ def load(
 
   Args:
     files: gin files, later ones override earlier ones; relative names are
-      looked up in the working directory, `search_paths` and the project's root.
+      looked up in the working directory, `search_paths` and where lora_opt's
+      own configs/ are.
     bindings: `NAME = VALUE` strings; a value that gin could not read is taken
       as a string, so that `MODEL_DIR=runs/a` needs no quotes.
     search_paths: further folders for `files` and for their includes.
@@ -72,7 +73,7 @@ def load(
   """
   gin.clear_config()
   try:
-    sources = Sources(['', *search_paths, _PROJECT])
+    sources = Sources(['', *search_paths, _HOME])
     _read(files, sources)
     known = set(re.findall(r'\b[A-Z][A-Z0-9_]*\b', gin.config_str()))
     for binding in bindings:

@@ -48,13 +48,7 @@ class Sources:
     places = ', '.join(
       folder or 'the working directory' for folder in self.folders
     )
-    hint = ''
-    if name.startswith('configs/'):
-      hint = (
-        '. configs/ lies in the folder of the project, which pip does not '
-        'install: name that folder by --gin_search_paths=FOLDER'
-      )
-    return f'no gin file {shown(name)} in {places}{hint}'
+    return f'no gin file {shown(name)} in {places}'
 
   def place(self, name: str) -> str:
     """The file and line where a macro or an argument was set last.

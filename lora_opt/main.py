@@ -113,11 +113,11 @@ def main(argv: Sequence[str]) -> None:
     _report(argv[1:])
     return
   if len(argv) > 1:
-    raise ValueError(f'not a flag: {argv[1]}; see --helpshort')
+    raise ValueError(f'not a flag: {argv[1]}; see --help')
   if not FLAGS.gin_file:
     raise ValueError(
       'give at least one --gin_file, such as configs/runs/quickstart.gin; see '
-      '--helpshort'
+      '--help'
     )
   # Imported late, so that --help and a wrong flag answer at once.
 

@@ -8,7 +8,7 @@
 4 integrations/X       1-3 and library X
 5 models, data         -1; never 2-4
 6 training, evaluation, planning   never 4-5: they receive model and task
-7 config, main         everything; only config imports gin
+7 command, config, main   everything; only config imports gin
 """
 
 import ast
@@ -36,6 +36,7 @@ LAYERS = {
   'training': 6,
   'planning': 6,
   'evaluation': 6,
+  'command': 7,
   'config': 7,
   'gin_text': 7,
   'gin_types': 7,

