@@ -3,7 +3,8 @@
     python -m tests.models.make_golden [FAMILY ...]
 
 writes tests/golden/parity/FAMILY_CASE.npz for every case of the families named,
-by default of all. It needs torch, transformers and peft.
+by default of all. It needs torch, transformers, peft and
+diffusers.
 
 A family is a module of tests/models/parity with `CASES`, a dict of cases by
 name, and `reference(case)`, which returns the torch model, arrays by name, and
@@ -14,16 +15,20 @@ import argparse
 
 from tests.models.parity import (
   decoder,
+  diffusion,
   encoder,
   encoder_decoder,
   material,
+  samplers,
   vision,
 )
 
 FAMILIES = {
   'decoder': decoder,
+  'diffusion': diffusion,
   'encoder': encoder,
   'encoder_decoder': encoder_decoder,
+  'samplers': samplers,
   'vision': vision,
 }
 

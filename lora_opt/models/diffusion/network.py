@@ -71,8 +71,8 @@ class TextToImageNetwork(Adapted):
     return self.vae.decode(self.vae.unscaled(latents))
 
   def example_inputs(self) -> tuple[jax.Array, ...]:
-    """Arguments of `__call__` for the smallest image."""
+    """Arguments of `__call__` for an image of one place at the last level."""
     c = self.config
-    size = c.factor
+    size = c.factor * 2 ** (len(c.unet.channels) - 1)
     images = jnp.zeros((1, size, size, c.image_channels))
     return images, jnp.zeros(1), jnp.zeros((1, 1), jnp.int32)

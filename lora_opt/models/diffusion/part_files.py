@@ -80,6 +80,8 @@ def read_unet(file: pathlib.Path) -> UNetConfig:
     settings.expect(name, *allowed)
   # Scores are always in float32 here.
   settings.boolean('upcast_attention', False)
+  # Of a kind of condition that is absent.
+  settings.integer('addition_embed_type_num_heads', 64)
   channels = _levels(settings, 'block_out_channels', (320, 640, 1280, 1280))
   count = len(channels)
 

@@ -96,8 +96,9 @@ def _merged(base: Tree, lora: Tree, model: TextToImage) -> dict[str, Any]:
         np.asarray(adapter[f'{site}{name}'], np.float32)
         for name in ('lora_a', 'lora_b')
       )
-      change = model.lora_config.scale * (a @ b)
-      weight = weight + change.reshape(weight.shape)
+      with np.errstate(over='ignore', invalid='ignore'):
+        change = model.lora_config.scale * (a @ b)
+        weight = weight + change.reshape(weight.shape)
     merged[path] = weight
   return merged
 
