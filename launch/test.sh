@@ -5,6 +5,8 @@
 #   --integrations [NAME ...]  instead installs the libraries that LoRA pairs
 #                              come from and runs what needs them: see
 #                              launch/integrations.sh
+#   CONSTRAINTS=file           another set of packages: constraints-newest.txt, or
+#                              empty for what pip resolves today; see setup.sh
 #   WITH_TORCH=1               also installs torch, transformers and peft, and
 #                              compares with them live, not with golden numbers
 #   WITH_TPU=1                 also installs the compiler of TPUs (140 MB, Linux on
