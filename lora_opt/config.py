@@ -30,6 +30,7 @@ import lora_opt
 import optax
 from lora_opt import models
 from lora_opt.data import forms
+from lora_opt.data import images
 from lora_opt.data import sources
 from lora_opt.data import tasks
 from lora_opt.evaluation import decoding

@@ -71,8 +71,9 @@ def test_a_normalised_optimizer_is_told_the_scale_of_the_adapters(lora, scale):
 @pytest.mark.parametrize('model', MODELS)
 def test_every_model_file_completes_a_run(model):
   text = (ROOT / f'configs/models/{model}.gin').read_text()
-  path = ['MODEL_PATH=weights'] if 'MODEL_PATH' in text else []
-  config.load(files(models=model), BINDINGS + path)
+  must = {'MODEL_PATH': 'weights', 'NUM_OUTPUTS': 2}
+  bindings = [f'{k}={v}' for k, v in must.items() if k in text]
+  config.load(files(models=model), BINDINGS + bindings)
 
 
 @pytest.mark.parametrize('lora', LORAS)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_opt.data import sources
+from lora_opt.data.images import ImageFile
 from lora_opt.reading import values
 from lora_opt.reading.values import shown
 
@@ -26,6 +27,7 @@ class Example:
     references: all texts that would be right, if there are several.
     texts: what an encoder reads, one text or two; empty for the prompt.
     number: what a regression is to say; None for other tasks.
+    image: what a model of images looks at; None for other tasks.
   """
 
   prompt: str
@@ -36,6 +38,7 @@ class Example:
   references: tuple[str, ...] = ()
   texts: tuple[str, ...] = ()
   number: float | None = None
+  image: ImageFile | None = None
 
   def characters(self) -> int:
     """How many characters there are to tokenize."""
@@ -110,10 +113,14 @@ class Record:
   index: int
   split: str
 
+  @property
+  def place(self) -> str:
+    """Where the row came from, in words."""
+    return sources.where(self.source, self.index, self.split)
+
   def error(self, problem: str) -> ValueError:
     """A ValueError that names the place."""
-    place = sources.where(self.source, self.index, self.split)
-    return ValueError(f'{place}: {problem}')
+    return ValueError(f'{self.place}: {problem}')
 
   def field(self, name: str) -> Any:
     """The value of field `name`, which must be there."""

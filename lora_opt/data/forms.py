@@ -2,8 +2,8 @@
 
 A model says it by its attribute `batch_form`. One form is a few functions of
 (task, tokenizer, ...): each makes batches for one purpose, and gives the model
-the arrays that it takes, always with `weights` (what the loss is summed over)
-and `segment_ids`.
+the arrays that it takes, always with `weights` (what the loss is summed over),
+and where rows are packed `segment_ids`.
 """
 
 import functools
@@ -15,9 +15,11 @@ import numpy as np
 from lora_opt.data import (
   batching,
   eval_batching,
+  image_batching,
   seq2seq_batching,
   text_batching,
 )
+from lora_opt.data.image_batching import LabelledImage
 from lora_opt.data.packing import Encoded, EncodedExample
 from lora_opt.data.seq2seq_batching import EncodedPair
 from lora_opt.data.text_batching import LabelledTexts
@@ -37,7 +39,7 @@ class Form(NamedTuple):
   The functions take (task, tokenizer, ...).
   """
 
-  example: type[Encoded]
+  example: type[Encoded | LabelledImage]
   train_batches: Callable[..., Iterable]  # see batching.train_batches
   eval_batches: Callable[..., Iterable]  # see batching.eval_batches
   choice_batches: Callable[..., Iterable] = refuse  # eval_batching.pack_choices
@@ -69,6 +71,13 @@ FORMS = {
     text_batching.eval_batches,
     label_batches=text_batching.label_batches,
   ),
+  # An image to a row, with a label.
+  'image': Form(
+    LabelledImage,
+    image_batching.train_batches,
+    image_batching.eval_batches,
+    label_batches=image_batching.label_batches,
+  ),
 }
 
 
@@ -93,7 +102,7 @@ def empty_batch(
 
   Args:
     name: The form.
-    length: Positions in a row.
+    length: Positions in a row; height and width of an image.
     batch_size: Rows.
 
   Raises:

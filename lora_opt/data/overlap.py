@@ -10,7 +10,7 @@ def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
   """Finds held-out examples whose question is one of training too.
 
   Prompts, and what an encoder reads instead, are compared without regard to
-  case and white space.
+  case and white space; images by their files' bytes.
 
   Args:
     train: the training examples, of one task or of several.
@@ -41,6 +41,8 @@ def repeated(seen: Set[bytes], held_out: Iterable[Example]) -> list[int]:
 
 
 def _question(example: Example) -> bytes:
+  if example.image is not None:
+    return example.image.digest.encode()
   texts = (example.prompt, *example.texts)
   plain = [' '.join(text.casefold().split()) for text in texts]
   # Not the texts themselves: they may be more than the memory holds.

@@ -189,6 +189,12 @@ class Task:
   def _overlap(self) -> list[int]:
     return overlap(*(self._rows[split].examples for split in SPLITS))
 
+  def look_ahead(self, split: str) -> None:
+    """Called before the rows of a split are looked at one by one.
+
+    For what is faster done for all of them at once.
+    """
+
   def example(self, record: Record) -> Example:
     """Makes an example of one row: every kind of task has its own way."""
     raise AssertionError(f'{type(self).__name__} must make examples')
@@ -388,6 +394,7 @@ class _Splits(dict):
 
   def __missing__(self, split: str) -> _Checked:
     task = self._task
+    task.look_ahead(split)
     examples = Examples(task.source(split), task.whole_example, split)
     skip = task.on_bad == 'skip'
     self[split] = _Checked(

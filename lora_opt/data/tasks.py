@@ -14,9 +14,9 @@ up any data set without code:
 
 `MultipleChoice`, `Classification` and `Completion` are scored by likelihood,
 `Generation` by what the model writes. Encoders take `Classification`, and
-`Regression`, by labels and numbers instead of words. What all have in common
-(the sources, the prompt, chat or plain, batches) is in
-lora_opt.data.task.Task.
+`Regression`, by labels and numbers instead of words; models of images take
+`ImageClassification`. What all have in common (the sources, the prompt, chat or
+plain, batches) is in lora_opt.data.task.Task.
 """
 
 import dataclasses
@@ -36,6 +36,7 @@ from lora_opt.data.extraction import (
   llm_adapters,
   same_number,
 )
+from lora_opt.data.image_task import ImageClassification
 from lora_opt.data.mixture import Mixture
 from lora_opt.data.task import SPLITS, Task
 from lora_opt.reading import values
@@ -48,6 +49,7 @@ __all__ = [
   'Completion',
   'FillBlank',
   'Generation',
+  'ImageClassification',
   'Mixture',
   'MultipleChoice',
   'Regression',

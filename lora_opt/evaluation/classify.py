@@ -8,21 +8,27 @@ import numpy as np
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.finite import named, require_finite
 
+_LABELS = ('classification', 'image_classification')
+# Pictures of the first so many examples are kept for the report.
+_PICTURES = 200
+
 
 def check_outputs(model: Any, task: Any) -> None:
   """Raises ValueError unless a model has the outputs that a task asks for.
 
   Args:
     model: has `outputs`.
-    task: of kind classification, with `label_names`, or regression.
+    task: of kind classification or image_classification, with `class_names`,
+      or regression.
   """
   wanted = {
-    'classification': lambda: len(task.label_names),
+    'classification': lambda: len(task.class_names),
+    'image_classification': lambda: len(task.class_names),
     'regression': lambda: 1,
   }
   if task.kind not in wanted:
     raise ValueError(
-      f'task {task.name!r} is of kind {task.kind}, and an encoder says labels '
+      f'task {task.name!r} is of kind {task.kind}, and the model says labels '
       f'or numbers: it needs one of {", ".join(wanted)}'
     )
   if model.outputs != wanted[task.kind]():
@@ -50,9 +56,7 @@ def named_for(model: Any, task: Any) -> Any:
   for part in parts:
     check_outputs(model, part)
   names = {
-    part.name: tuple(part.class_names)
-    for part in parts
-    if part.kind == 'classification'
+    part.name: tuple(part.class_names) for part in parts if part.kind in _LABELS
   }
   if len(set(names.values())) > 1:
     listed = '; '.join(f'{n}: {", ".join(each)}' for n, each in names.items())
@@ -64,7 +68,8 @@ def named_for(model: Any, task: Any) -> Any:
     return model
   part = next(part for part in parts if part.name in names)
   try:
-    return model.named(part.class_names, part.label_names)
+    words = part.label_names or ()
+    return model.named(part.class_names, words or part.class_names)
   except ValueError as error:
     raise ValueError(f'task {part.name!r}: {error}') from error
 
@@ -74,6 +79,22 @@ def usual_metrics(task: Any) -> Sequence[metrics.Metric]:
   if task.kind == 'regression':
     return (metrics.pearson(), metrics.spearman())
   return (metrics.accuracy(),)
+
+
+def add_pictures(
+  predictions: Sequence[dict[str, Any]], examples: Sequence[Any]
+) -> None:
+  """Gives the first predictions of a task of images small pictures of them.
+
+  Args:
+    predictions: of `judge`, changed in place.
+    examples: in the same order; what is to have a picture has `image`, with a
+      `thumbnail()` that is a data URL.
+  """
+  for index, prediction in enumerate(predictions[:_PICTURES]):
+    image = getattr(examples[index], 'image', None)
+    if image is not None:
+      prediction['picture'] = image.thumbnail()
 
 
 def collect_outputs(

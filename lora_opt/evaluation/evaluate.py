@@ -69,7 +69,7 @@ class Evaluator:
     self._batch_size = -(-batch_size // shards) * shards
     self._loss_batch_size = -(-loss_batch_size // shards) * shards
     self._length = length
-    self._labels = batch_form(model) == 'encoder'
+    self._labels = batch_form(model) in ('encoder', 'image')
     # Every process sees all results: they are whole on every device.
     if self._labels:
       classify.check_outputs(model, task)
@@ -104,6 +104,7 @@ class Evaluator:
     examples = self._task.examples('eval')
     if self._labels:
       loss, predictions = self._label(base, lora, examples)
+      classify.add_pictures(predictions, examples)
     elif self._task.kind == 'generation':
       loss = self._completion_loss(base, lora)
       predictions = self.generate(base, lora)
@@ -127,11 +128,15 @@ class Evaluator:
   def generate(self, base: Any, lora: Any) -> list[dict[str, Any]]:
     """Completes the prompt of every example of the evaluation split.
 
+    A model that says labels or numbers says them.
+
     Returns:
       For each example prompt, reference, references (if several texts are
       right), prediction and score.
     """
     examples = self._task.examples('eval')
+    if self._labels:
+      return self._label(base, lora, examples)[1]
     predictions: list[dict[str, Any]] = [{} for _ in examples]
     batches = self._task.prompt_batches(
       self._model.tokenizer,
@@ -207,7 +212,9 @@ class Evaluator:
     batches = self._task.label_batches(
       self._model.tokenizer,
       batch_size=self._batch_size,
-      longest=min(self._length, self._model.config.max_length),
+      longest=min(
+        self._length, getattr(self._model.config, 'max_length', self._length)
+      ),
       form=batch_form(self._model),
     )
     outputs = classify.collect_outputs(
@@ -321,7 +328,8 @@ class Evaluator:
     # long at all.
     seldom = {} if sys.stderr.isatty() else {'delay': 30, 'mininterval': 30}
     return tqdm.tqdm(
-      list(batches),
+      # What knows how many they are is read one by one: images are large.
+      batches if hasattr(batches, '__len__') else list(batches),
       desc=printable(f'evaluating {self._task.name}'),
       leave=False,
       disable=not is_first(),

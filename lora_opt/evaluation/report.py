@@ -8,6 +8,7 @@
 
 import argparse
 import collections
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from lora_opt import writing
 from lora_opt.evaluation import (
   _html,
   _text,
+  classes,
   comparison,
   curves,
   history,
@@ -33,6 +35,8 @@ __all__ = ['format_table', 'write_report']
 
 REPORT_FILE = 'report.html'
 _SAMPLES = 3  # shown of each kind
+_PICTURE = re.compile(r'data:image/png;base64,[A-Za-z0-9+/]+={0,2}')
+_LONGEST_PICTURE = 100_000
 
 
 class Answer(NamedTuple):
@@ -49,6 +53,7 @@ class Sample(NamedTuple):
   prompt: str
   reference: str
   choices: Sequence[str]
+  picture: str  # a data URL; '' for none
   before: Answer | None
   after: Answer | None
 
@@ -102,6 +107,7 @@ def write_report(model_dir: str | Path) -> Path:
     scores=results.table(list(filter(None, scored))),
     curves=[c._replace(svg=markupsafe.Markup(c.svg)) for c in drawings],
     diverged=[r['step'] for r in rows if 'loss' in r and r['loss'] is None],
+    classes=classes.by_class(before, after),
     groups=_groups(before, after),
     shown=_SAMPLES,
     facts=_facts(run, rows) + _data_facts(data),
@@ -136,12 +142,19 @@ def _groups(before: Json, after: Json) -> list[Group]:
   }  # fmt: skip
   for (prompt, reference, _), sides in answers.items():
     choices = [str(c) for c in _text.first('choices', *sides.values()) or ()]
-    if all(choice in prompt for choice in choices):
+    picture = _picture(_text.first('picture', *sides.values()))
+    if picture or all(choice in prompt for choice in choices):
       choices = []
     old, new = _answer(sides.get('before')), _answer(sides.get('after'))
-    sample = Sample(prompt, reference, choices, old, new)
+    sample = Sample(prompt, reference, choices, picture, old, new)
     groups[_kind(old, new)].samples.append(sample)
   return [group for group in groups.values() if group.samples]
+
+
+def _picture(value: Any) -> str:
+  """A picture as evaluations write it; nothing else may get into the page."""
+  small = isinstance(value, str) and len(value) < _LONGEST_PICTURE
+  return value if small and _PICTURE.fullmatch(value) else ''
 
 
 def _answer(row: Json | None) -> Answer | None:
@@ -187,6 +200,7 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
     'Skipped steps': _text.show(skipped) if skipped else '',
     'Tokens': _tokens(train, steps, 'tokens'),
     'Target tokens': _tokens(train, steps, 'target_tokens'),
+    'Images': _tokens(train, steps, 'images'),
     'Not padding': _text.show(filled and 100 * filled, '{:.1f} %'),
     'Waiting for data': _text.show(
       waiting and 100 * waiting, '{:.2g} % of the time'

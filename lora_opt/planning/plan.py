@@ -48,7 +48,8 @@ class Plan:
     target: What was compiled for.
     mesh: Devices along each axis.
     batch: Arrays of a batch: name -> sizes.
-    tokens: Positions of a batch, padding included.
+    tokens: Positions of a batch, padding included; or its images.
+    unit: Which of the two.
     usable: Bytes of a device that may be used.
     program: The compiled step.
     time: Of a step; None for a chip without published speeds.
@@ -63,6 +64,7 @@ class Plan:
   mesh: Mapping[str, int]
   batch: Mapping[str, tuple[int, ...]]
   tokens: int
+  unit: str
   usable: float
   program: Program
   time: StepTime | None
@@ -210,7 +212,7 @@ def make_job(
   ):
     integer(value, f'{name} (--gin.{name.upper()})', least=1)
   form = getattr(model, 'batch_form', 'decoder')
-  length = row_length(task_feature_lengths)
+  length = row_length(task_feature_lengths, model)
   if clip_norm is not None:
     optimizer = optax.chain(clip_by_global_norm(clip_norm), optimizer)
   settings = {
@@ -264,14 +266,20 @@ def make_plan(
     target=target,
     mesh=dict(shapes.placement.mesh.shape),
     batch={name: tuple(x.shape) for name, x in shapes.batch.items()},
-    tokens=sum(
-      x.size for name, x in shapes.batch.items() if name.endswith('tokens')
-    ),
+    **_work(shapes.batch),
     usable=usable,
     program=program,
     time=step_time(program.costs, chip, utilisation),
     tried=tried,
   )
+
+
+def _work(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """How much a batch is, and of what."""
+  texts = [x.size for name, x in batch.items() if name.endswith('tokens')]
+  if texts:
+    return {'tokens': sum(texts), 'unit': 'tokens'}
+  return {'tokens': len(batch['weights']), 'unit': 'images'}
 
 
 def _instead(last: Tried | None, usable: float) -> str:

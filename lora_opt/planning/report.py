@@ -52,7 +52,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     'devices': plan.topology.devices,
     'mesh': dict(plan.mesh),
     'batch': {name: list(sizes) for name, sizes in plan.batch.items()},
-    'tokens': plan.tokens,
+    plan.unit: plan.tokens,
     'bytes_per_device': plan.program.memory,
     'total_bytes_per_device': plan.program.total,
     'peak_bytes_per_device': plan.program.peak,
@@ -110,8 +110,8 @@ def _setting(plan: Plan) -> str:
   rows = next(iter(plan.batch.values()))[0]
   return (
     f'{base:,} frozen parameters, {trained:,} trained; {plan.topology.devices} '
-    f'devices: {mesh};\nbatches of {rows} rows, {plan.tokens:,} tokens with '
-    'padding.'
+    f'devices: {mesh};\nbatches of {rows} rows, {plan.tokens:,} {plan.unit} '
+    'with padding.'
   )
 
 
@@ -183,7 +183,7 @@ def _work(plan: Plan, utilisation: Utilisation) -> str:
     f'A step: {time.hidden * 1e3:,.0f} ms if collectives run behind the '
     f'computation, {time.exposed * 1e3:,.0f} ms if none does;\n'
     f'{plan.tokens / time.hidden:,.0f} to {plan.tokens / time.exposed:,.0f} '
-    f'tokens/s. Longest: {time.bound}. An estimate, not a promise.'
+    f'{plan.unit}/s. Longest: {time.bound}. An estimate, not a promise.'
     f'{_cycles(plan.program.cycles)}'
   )
 

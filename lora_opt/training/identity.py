@@ -141,6 +141,9 @@ def of_evaluation(model: Any, base: Any, task: Any) -> Identity:
 def _content(example: Any) -> str:
   """What an example is, without the row that it was made of."""
   fields = [getattr(example, name, None) for name in _FIELDS]
+  # Only where there is one: texts keep the checksum that they had.
+  if (image := getattr(example, 'image', None)) is not None:
+    fields.append(image.digest)
   return json.dumps(fields, default=str) + '\n'
 
 

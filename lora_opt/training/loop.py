@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from lora_opt.evaluation import history
@@ -28,7 +27,7 @@ from lora_opt.training import (
 )
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.evaluations import Evaluations
-from lora_opt.training.lengths import row_length
+from lora_opt.training.lengths import row_length, tokens_per_batch
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
 from lora_opt.training.processes import Agreement, on_first
 from lora_opt.training.results import write_results
@@ -86,7 +85,7 @@ def train(
     batch_size: rows of a batch, over all processes and microbatches.
     task_feature_lengths: {'targets': tokens of a row}, default 256; short
       examples share a row. For an encoder-decoder also 'inputs', by default
-      the same number.
+      the same number. Without effect on a model of images.
     learning_rate: what `optimizer` uses, for the log only.
     clip_norm: global norm the raw gradients are clipped to, None for no
       clipping. LoRA-RITE clips by itself, in coordinates that do not depend on
@@ -140,7 +139,7 @@ def train(
     skip_patience=(skip_patience, 0),
   )
   parts.check(model=model, task=task)
-  length = row_length(task_feature_lengths)
+  length = row_length(task_feature_lengths, model)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
   on_first(functools.partial(run_directory.make, folder))
@@ -223,7 +222,7 @@ def train(
           learning_rate,
           done=done,
           train_steps=train_steps,
-          tokens_per_batch=batch_size * int(np.sum(length)),
+          tokens_per_batch=tokens_per_batch(model, length, batch_size),
           period=log_period,
           skip_patience=skip_patience,
         ) as log,

@@ -187,8 +187,8 @@ class ProgressBar:
     Args:
       step: training steps finished so far.
       scalars: what the run logs: `loss`, `learning_rate` and
-        `timing/tokens_per_second` are shown, `timing/steps_per_second` gives
-        the time left.
+        `timing/tokens_per_second` (or that of images) are shown,
+        `timing/steps_per_second` gives the time left.
     """
     self._scalars |= {n: float(v) for n, v in (scalars or {}).items()}
     if self._bar is not None:
@@ -234,6 +234,7 @@ class ProgressBar:
       ('loss {:.4f}', get('loss')),
       ('lr {:.2e}', get('learning_rate')),
       ('{:,.0f} tokens/s', speed),
+      ('{:,.1f} images/s', get('timing/images_per_second')),
     )
     return ', '.join(form.format(v) for form, v in parts if v is not None)
 

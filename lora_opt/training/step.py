@@ -87,10 +87,10 @@ def make_train_step(
       'loss': loss / normalizer,
       'grad_norm': norm,
       'target_tokens': target_tokens,
-      'non_padding_fraction': jnp.mean(
-        (batch['segment_ids'] > 0).astype(jnp.float32)
-      ),
     }
+    if 'segment_ids' in batch:
+      filled = (batch['segment_ids'] > 0).astype(jnp.float32)
+      metrics['non_padding_fraction'] = jnp.mean(filled)
     if diagnostics_period is not None:
       due = (state.step + 1) % diagnostics_period == 0
       metrics |= diagnose_if(due, lora, updates)

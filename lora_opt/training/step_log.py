@@ -42,7 +42,7 @@ def open_step_log(
   *,
   done: int,
   train_steps: int,
-  tokens_per_batch: int,
+  tokens_per_batch: int | None,
   period: int,
   skip_patience: int = 0,
 ) -> Iterator['StepLog']:
@@ -86,7 +86,7 @@ class StepLog:
     progress: ProgressBar,
     learning_rate: optax.ScalarOrSchedule | None,
     *,
-    tokens_per_batch: int,
+    tokens_per_batch: int | None,
     period: int = 1,
     skip_patience: int = 0,
   ):
@@ -96,7 +96,8 @@ class StepLog:
       writer: takes the scalars of every `period`-th step.
       progress: is shown every step.
       learning_rate: float or schedule, for the log only; None leaves it out.
-      tokens_per_batch: positions in a batch, padding included.
+      tokens_per_batch: positions in a batch, padding included; None where
+        examples are images, which are counted instead.
       period: steps between two lines.
       skip_patience: steps in a row that the optimizer may skip, as the metric
         `skipped` says; one more is taken for divergence.
@@ -157,12 +158,18 @@ class StepLog:
       self._first = False
       scalars['timing/first_step_seconds'] = seconds
     else:
+      targets, tokens = scalars['target_tokens'], self._tokens_per_batch
       scalars |= {
         'timing/data_wait_fraction': feeding / seconds,
         'timing/steps_per_second': 1 / seconds,
-        'timing/tokens_per_second': self._tokens_per_batch / seconds,
-        'timing/target_tokens_per_second': scalars['target_tokens'] / seconds,
       }
+      if tokens is None:
+        scalars['timing/images_per_second'] = targets / seconds
+      else:
+        scalars |= {
+          'timing/tokens_per_second': tokens / seconds,
+          'timing/target_tokens_per_second': targets / seconds,
+        }
     self._progress.update(step, scalars)
     self._warn_of_rounding(step, scalars)
     if step % self._period == 0:

@@ -106,7 +106,7 @@ def test_class_folders_that_are_split(tmp_path):
   class_folders(tmp_path / 'val', ('tulip', 'daisy'), 2)
   train = sources.ClassFolders(str(tmp_path))
   held_out = sources.ClassFolders(str(tmp_path), 'eval')
-  assert train.class_names == held_out.class_names == ('daisy', 'tulip')
+  assert train.classes == held_out.classes == ('daisy', 'tulip')
   assert (len(train), len(held_out)) == (6, 4)
   # Evenly over the classes, so that a limit takes of each.
   assert [row['label'] for row in train] == ['daisy', 'tulip'] * 3
@@ -140,7 +140,6 @@ def test_files_that_are_no_images_are_rows_that_cannot_be_used(tmp_path):
   assert len(source) == 3
   with pytest.raises(ValueError, match=r'a/notes\.txt: no image by the end'):
     list(source)
-  assert len(list(source.image_paths())) == 2
 
 
 @pytest.mark.parametrize(

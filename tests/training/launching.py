@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 FLAGS = [
   '--gin_file=configs/runs/finetune.gin',
@@ -36,6 +37,7 @@ class Run:
     processes: int = 1,
     devices: int = 1,
     cache: pathlib.Path,
+    first: Sequence[str] = FLAGS,
   ):
     """Starts them.
 
@@ -45,6 +47,7 @@ class Run:
       processes: how many.
       devices: of each process.
       cache: compiled programs, shared by runs of the same shape.
+      first: flags in front, of another job than the usual one.
     """
     self.folder = folder
     self.logs = [
@@ -58,7 +61,7 @@ class Run:
     port = free_port()
     self.processes = []
     for index, log in enumerate(self.logs):
-      command = [sys.executable, '-m', 'lora_opt.main', *FLAGS, *flags]
+      command = [sys.executable, '-m', 'lora_opt.main', *first, *flags]
       command.append(f'--gin.MODEL_DIR={folder}')
       if processes > 1:
         command += [

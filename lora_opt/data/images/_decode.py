@@ -60,8 +60,8 @@ def check(path: str, most_bytes: int, most_pixels: int) -> dict[str, Any]:
     `digest`, see `digest`; `bytes`, their number; `height` and `width` of the
     upright image. Or `refused`, why it is not read.
   """
-  size = os.stat(path).st_size
   try:
+    size = os.stat(path).st_size
     if size > most_bytes:
       raise _NotReadError(f'{size:,} bytes, at most {most_bytes:,} are read')
     with open(path, 'rb') as file:
@@ -69,6 +69,8 @@ def check(path: str, most_bytes: int, most_pixels: int) -> dict[str, Any]:
     width, height = decode(data, most_pixels, thorough=True).size
   except ValueError as error:
     return {'refused': str(error)}
+  except OSError as error:
+    return {'refused': f'cannot be read: {error.strerror}'}
   return {
     'digest': digest(data),
     'bytes': len(data),

@@ -21,14 +21,17 @@ Refused means a ValueError with the file's name, which the policy of a task
 (`on_bad`) turns into an image that is left out and counted.
 """
 
+import base64
 import concurrent.futures
 import dataclasses
+import io
 import os
 import pathlib
 import threading
 from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image
 
 from lora_opt.data.images import _decode
 from lora_opt.reading import values
@@ -62,6 +65,9 @@ class ImageFile:
   height: int
   width: int
 
+  def __str__(self) -> str:
+    return f'image {self.digest[:16]}'
+
   def pixels(self) -> np.ndarray:
     """Decodes the image.
 
@@ -78,6 +84,15 @@ class ImageFile:
     except ValueError:
       pass  # as those that were looked at could be decoded, they have changed
     raise OSError(f'{self.path} was changed while it was in use')
+
+  def thumbnail(self, side: int = 48) -> str:
+    """A small PNG of the image, as a page holds it: a data URL of text."""
+    image = Image.fromarray(self.pixels())
+    image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    file = io.BytesIO()
+    image.save(file, 'PNG')
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'data:image/png;base64,{data}'
 
 
 class ImageFiles:

@@ -191,3 +191,7 @@ class Augmentation:
         left = int(rng.integers(width - w + 1))
         return pixels[top : top + h, left : left + w]
     return pixels
+
+
+# Images are trained on as they are evaluated.
+NO_AUGMENTATION = Augmentation()

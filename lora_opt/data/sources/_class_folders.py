@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from lora_opt.data.sources._image_names import is_image, names_in
@@ -59,7 +58,7 @@ class ClassFolders(Rows):
     return f'{self._home} split {self.split!r}'
 
   @functools.cached_property
-  def class_names(self) -> tuple[str, ...]:
+  def classes(self) -> tuple[str, ...]:
     """The names of the folders, in order."""
     names = names_in(self._place)[1]
     if len(names) < 2:
@@ -79,13 +78,7 @@ class ClassFolders(Rows):
     facts: dict[str, Any] = {'folder': str(self._place)}
     if not self._is_split:
       facts |= {'eval_share': self.eval_share, 'seed': self.seed}
-    return facts | {'classes': list(self.class_names)}
-
-  def image_paths(self) -> Iterator[str]:
-    """The paths of the files that are images by their names."""
-    for index, (_, name) in enumerate(self._rows[: len(self)]):
-      if is_image(name):
-        yield self.where(index)
+    return facts | {'classes': list(self.classes)}
 
   @property
   def _home(self) -> pathlib.Path:
@@ -114,8 +107,7 @@ class ClassFolders(Rows):
   def _load(self) -> list[tuple[str, str]]:
     """Class and name of every file, the first of each class first."""
     columns = [
-      [(label, name) for name in self._files(label)]
-      for label in self.class_names
+      [(label, name) for name in self._files(label)] for label in self.classes
     ]
     rows = [
       column[place]

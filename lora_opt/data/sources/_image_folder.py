@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import io
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_opt.data.sources._image_names import is_image, names_in
@@ -69,12 +69,6 @@ class ImageFolder(Rows):
       'images_not_in_metadata': self._unnamed,
     }
 
-  def image_paths(self) -> Iterator[str]:
-    """The paths of the images that are named rightly."""
-    for index in range(len(self)):
-      with contextlib.suppress(ValueError):  # said when the row is asked for
-        yield self[index]['image']
-
   @functools.cached_property
   def _names(self) -> list[str]:
     return [name for name in names_in(self.path)[0] if is_image(name)]
@@ -103,8 +97,11 @@ class ImageFolder(Rows):
   def _unnamed(self) -> int:
     if isinstance(self._table, _Names):
       return 0
-    named = {pathlib.Path(path).name for path in self.image_paths()}
-    return len(set(self._names) - named)
+    named = set()
+    for index in range(len(self)):
+      with contextlib.suppress(ValueError):  # said when the row is asked for
+        named.add(self[index]['image'])
+    return sum(str(self.path / name) not in named for name in self._names)
 
   def _load(self) -> Sequence[Row]:
     return self._table

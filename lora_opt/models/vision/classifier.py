@@ -34,6 +34,11 @@ class ImageClassifier(Classifier):
   # PEFT has no name for it, and a class for texts where one is named.
   task_type: ClassVar[None] = None
 
+  @property
+  def row_length(self) -> tuple[int, int]:
+    """What a row of a batch holds: height and width of an image."""
+    return self.config.image_height, self.config.image_width
+
   def pooled(
     self, base: Tree, trainable: Tree | None, batch: Batch
   ) -> jax.Array:
