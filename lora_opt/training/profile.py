@@ -20,7 +20,7 @@ _CONTAINERS = ('while', 'call', 'conditional')
 _AROUND = re.compile(r'jit\([^()]*\)|(?:transpose|jvp|vmap)\(|\)')
 _NOT_MODULES = re.compile(
   r'while|body|cond|branch_.*|checkpoint|remat\w*|closed_call|custom_.*'
-  r'|[A-Z].*|.*[^\w].*|'
+  r'|eval_jaxpr|[A-Z].*|.*[^\w].*|'
 )
 
 
@@ -103,6 +103,8 @@ def _scope(path: str) -> str:
 
   >>> _scope('jit(step)/while/body/transpose(jvp(Decoder))/layers/mlp/up/dot')
   'backward layers/mlp/up'
+  >>> _scope('jit(step)/jvp(Decoder)/while/body/eval_jaxpr/layers/mlp/up/dot')
+  'layers/mlp/up'
   """
   *parts, _ = _AROUND.sub('', path).split('/')
   parts = [part for part in parts if not _NOT_MODULES.fullmatch(part)]
