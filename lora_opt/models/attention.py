@@ -168,12 +168,7 @@ class Attention(nn.Module):
     return heads if angles is None else rotate(heads, angles)
 
   def _projection(self, name, features, axes) -> Projection:
-    return Projection(
-      features,
-      axes,
-      self.lora,
-      self.dtype,
-      self.param_dtype,
-      self.config.attention_bias,
-      name=name,
-    )
+    c = self.config
+    bias = c.attention_bias or (c.qkv_bias and name != 'o')
+    types = (self.lora, self.dtype, self.param_dtype)
+    return Projection(features, axes, *types, bias, name=name)

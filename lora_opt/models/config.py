@@ -44,6 +44,7 @@ class DecoderConfig:
     activation: 'silu', 'relu', 'gelu' (exact) or 'gelu_tanh'.
     gated_mlp: down(activation(gate) * up), or without gate.
     attention_bias: Biases in the projections of the attention.
+    qkv_bias: Biases in those of queries, keys and values alone.
     mlp_bias: Biases in those of the MLP.
     fused_qkv: One projection for queries, keys and values, in that order.
     learned_positions: A table of `max_length` positions, and no rotation.
@@ -84,6 +85,7 @@ class DecoderConfig:
   activation: str = 'silu'
   gated_mlp: bool = True
   attention_bias: bool = False
+  qkv_bias: bool = False
   mlp_bias: bool = False
   fused_qkv: bool = False
   learned_positions: bool = False

@@ -12,6 +12,7 @@ from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.families.gemma import GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
 from lora_opt.models.pretrained.families.t5 import T5
 from lora_opt.models.pretrained.family import Family, leaves_by_path
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
@@ -83,8 +84,10 @@ def random_model(
 
 def _decoder_family(config: DecoderConfig) -> Family:
   """The first family with a name for every array of such a decoder."""
+  if config.qkv_bias:
+    return QWEN2
   needed = leaves_by_path(causal_lm.abstract_base(config)).keys()
-  families = (LLAMA, GEMMA3, GPT2)
+  families = (LLAMA, QWEN3, GEMMA3, GPT2)
   return next((f for f in families if f.names.keys() >= needed), LLAMA)
 
 

@@ -105,6 +105,32 @@ CASES = {
     LINEAR,
     'layers/.*',
   ),
+  'qwen2': Case(
+    'qwen2',
+    {k: v for k, v in SIZES.items() if k != 'head_dim'}
+    | {
+      'hidden_size': 32,
+      'use_sliding_window': True,
+      'sliding_window': 4,
+      'max_window_layers': 1,
+      'tie_word_embeddings': True,
+    },
+    LINEAR,
+    'layers/.*',
+  ),
+  'qwen3': Case('qwen3', SIZES, LINEAR, 'layers/.*'),
+  'qwen3_biases': Case(
+    'qwen3',
+    SIZES
+    | {
+      'attention_bias': True,
+      'use_sliding_window': True,
+      'sliding_window': 4,
+      'layer_types': ['sliding_attention', 'full_attention'],
+    },
+    ['q_proj', 'lm_head'],
+    '.*/q|head',
+  ),
   'gpt2': Case(
     'gpt2',
     {

@@ -28,6 +28,8 @@ FOLDERS = {
   'llama': 'llama3_1_8b',
   'mistral': 'mistral_7b',
   'mt5': 'mt5_small',
+  'qwen2': 'qwen2_5_0_5b',
+  'qwen3': 'qwen3_0_6b',
   't5': 't5_small',
 }
 ENCODERS = {

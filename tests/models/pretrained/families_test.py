@@ -34,7 +34,7 @@ def config_of(folder, settings):
     (GEMMA | {'use_bidirectional_attention': True}, 'attention=True is not'),
     (GEMMA3 | {'final_logit_softcapping': 30.0}, 'softcapping=30.0 is not'),
     (GEMMA3 | {'layer_types': ['linear_attention'] * 3}, "types='linear_att"),
-    (GEMMA3 | {'layer_types': ['full_attention']}, 'windowed_layers has 1 ent'),
+    (GEMMA3 | {'layer_types': ['full_attention']}, 'layer_types has 1 ent'),
     (
       GEMMA | {'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1.0}},
       "scaling 'linear' has the parameters factor; missing: factor, unkn",

@@ -5,6 +5,7 @@ from lora_opt.models.pretrained.families.deberta import DEBERTA
 from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
 from lora_opt.models.pretrained.families.t5 import MT5, T5
 from lora_opt.models.pretrained.families.vit import CLIP, SIGLIP, VIT
 
@@ -18,6 +19,8 @@ FAMILIES = {
   'llama': LLAMA,
   'mistral': LLAMA,
   'mt5': MT5,
+  'qwen2': QWEN2,
+  'qwen3': QWEN3,
   'roberta': ROBERTA,
   'siglip': SIGLIP,
   't5': T5,

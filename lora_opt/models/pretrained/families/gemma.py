@@ -5,7 +5,7 @@ from typing import Any
 from lora_opt.models.causal_lm import CausalLM, abstract_base
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
-from lora_opt.models.pretrained.families import llama
+from lora_opt.models.pretrained.families import llama, rotary, windows
 from lora_opt.models.pretrained.family import Family, TensorName
 
 # The first config.json files of Gemma say gelu, but the model was trained with
@@ -35,7 +35,7 @@ NAMES3 = llama.NAMES | {
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gemma."""
   sizes = _sizes(settings, kv_heads=16, max_length=8192)
-  theta, divisors = llama.rotary_scaling(settings, sizes['head_dim'])
+  theta, divisors = rotary.scaling(settings, sizes['head_dim'])
   return DecoderConfig(**sizes, rope_theta=theta, rope_divisors=divisors)
 
 
@@ -77,16 +77,9 @@ def _windowed(settings, layers):
   """For each layer whether it is windowed."""
   pattern = settings.integer('_sliding_window_pattern', 6)
   pattern = settings.integer('sliding_window_pattern', pattern)
-  kinds = [
-    'sliding_attention' if (layer + 1) % pattern else 'full_attention'
-    for layer in range(layers)
-  ]
-  kinds = settings.items('layer_types', kinds, null=True)
-  known = {'sliding_attention': True, 'full_attention': False}
-  for kind in kinds:
-    if not isinstance(kind, str) or kind not in known:
-      settings.refuse('layer_types', kind, known)
-  return tuple(known[kind] for kind in kinds)
+  return windows.by_layer(
+    settings, tuple((layer + 1) % pattern != 0 for layer in range(layers))
+  )
 
 
 def _rotary(settings, head_dim):
@@ -99,12 +92,12 @@ def _rotary(settings, head_dim):
   by_kind.check_all_asked()
   if 'rope_scaling' in settings:
     rope = settings.section('rope_scaling')
-  theta = llama.rotary_base(settings, rope, 'rope_theta', 1e6)
+  theta = rotary.base(settings, rope, 'rope_theta', 1e6)
   outside = 'rope_local_base_freq'
-  local_theta = llama.rotary_base(settings, local, outside, 1e4)
-  if llama.rotary_divisors(local, local_theta, head_dim):
+  local_theta = rotary.base(settings, local, outside, 1e4)
+  if rotary.divisors(local, local_theta, head_dim):
     local.refuse('rope_type', 'scaling of windowed layers', ('default',))
-  return theta, local_theta, llama.rotary_divisors(rope, theta, head_dim)
+  return theta, local_theta, rotary.divisors(rope, theta, head_dim)
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
@@ -119,7 +112,6 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 def write_config3(config: DecoderConfig) -> dict[str, Any]:
   """The config.json that `read_config3` reads as this config."""
-  kinds = {True: 'sliding_attention', False: 'full_attention'}
   return llama.common_settings(config) | {
     'architectures': ['Gemma3ForCausalLM'],
     'model_type': 'gemma3_text',
@@ -127,7 +119,7 @@ def write_config3(config: DecoderConfig) -> dict[str, Any]:
     'query_pre_attn_scalar': round(config.attention_scale**-2, 6),
     'rope_local_base_freq': config.local_rope_theta,
     'sliding_window': config.window,
-    'layer_types': [kinds[windowed] for windowed in config.windowed_layers],
+    'layer_types': windows.layer_types(config),
   }
 
 

@@ -1,0 +1,100 @@
+"""The dense models of Qwen2, Qwen2.5 and Qwen3."""
+
+from typing import Any
+
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.pretrained.config_file import ConfigFile
+from lora_opt.models.pretrained.families import llama, rotary, windows
+from lora_opt.models.pretrained.family import TensorName
+
+NAMES3 = llama.NAMES | {
+  f'layers/attention/{ours}_norm/scale': TensorName(
+    f'{llama.LAYER}.self_attn.{ours}_norm.weight'
+  )
+  for ours in 'qk'
+}
+
+
+def read_config2(settings: ConfigFile) -> DecoderConfig:
+  """Reads the config.json of model_type qwen2, which Qwen2.5 has too."""
+  # Positions of pictures, in the models that see them.
+  settings.expect('use_mrope', False)
+  return DecoderConfig(**_fields(settings), qkv_bias=True)
+
+
+def read_config3(settings: ConfigFile) -> DecoderConfig:
+  """Reads the config.json of model_type qwen3."""
+  return DecoderConfig(
+    **_fields(settings, head_dim=128),
+    qk_norm=True,
+    attention_bias=settings.boolean('attention_bias', False),
+  )
+
+
+def _fields(settings, **defaults):
+  """The fields that the two have in common."""
+  fields = llama.sizes(settings, kv_heads=32, max_length=32_768, **defaults)
+  theta, divisors = rotary.scaling(settings, fields['head_dim'])
+  return fields | {
+    'rope_theta': theta,
+    'rope_divisors': divisors,
+    'tie_embeddings': settings.boolean('tie_word_embeddings', False),
+    'activation': settings.choose('hidden_act', {'silu': 'silu'}, 'silu'),
+    **_windows(settings, fields['num_layers']),
+  }
+
+
+def _windows(settings, layers):
+  """The window of the layers from max_window_layers on, if it is used."""
+  size = settings.integer('sliding_window', 4096, null=True)
+  first = settings.integer('max_window_layers', 28, least=0)
+  used = settings.boolean('use_sliding_window', False)
+  if settings.is_null('sliding_window') or not used:
+    size, first = 0, layers
+  windowed = windows.by_layer(
+    settings, tuple(layer >= first for layer in range(layers))
+  )
+  if not any(windowed):
+    return {}
+  return {'window': size, 'windowed_layers': windowed}
+
+
+def write_config2(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config2` reads as this config."""
+  settings = llama.common_settings(config) | _written_windows(config)
+  del settings['attention_bias']  # which they have, never at the output
+  return settings | {
+    'architectures': ['Qwen2ForCausalLM'],
+    'model_type': 'qwen2',
+    'hidden_act': config.activation,
+  }
+
+
+def write_config3(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config3` reads as this config."""
+  return llama.common_settings(config) | {
+    'architectures': ['Qwen3ForCausalLM'],
+    'model_type': 'qwen3',
+    'hidden_act': config.activation,
+    **_written_windows(config),
+  }
+
+
+def _written_windows(config):
+  if not config.window:
+    return {'use_sliding_window': False}
+  return {
+    'use_sliding_window': True,
+    'sliding_window': config.window,
+    'layer_types': windows.layer_types(config),
+  }
+
+
+QWEN2 = llama.LLAMA._replace(
+  read_config=read_config2,
+  harmless=('attention_dropout',),
+  write_config=write_config2,
+)
+QWEN3 = QWEN2._replace(
+  read_config=read_config3, names=NAMES3, write_config=write_config3
+)

@@ -1,0 +1,39 @@
+"""Which layers see a window only, as config.json lists their types."""
+
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.pretrained.config_file import ConfigFile
+
+_KINDS = {'sliding_attention': True, 'full_attention': False}
+
+
+def by_layer(
+  settings: ConfigFile, default: tuple[bool, ...]
+) -> tuple[bool, ...]:
+  """Whether each layer is windowed, by layer_types.
+
+  Args:
+    settings: The file.
+    default: What stands for an absent list; has an entry for each layer.
+
+  Raises:
+    ValueError: If a type is none of these two, or not each layer has one.
+  """
+  kinds = settings.items('layer_types', None, null=True)
+  if kinds is None:
+    return default
+  if len(kinds) != len(default):
+    raise ValueError(
+      f'{settings.place}: layer_types has {len(kinds)} entries, must have one '
+      f'for each of {len(default)} layers'
+    )
+  for kind in kinds:
+    if not isinstance(kind, str) or kind not in _KINDS:
+      settings.refuse('layer_types', kind, _KINDS)
+  return tuple(_KINDS[kind] for kind in kinds)
+
+
+def layer_types(config: DecoderConfig) -> list[str]:
+  """The layer_types that `by_layer` reads as those of a config."""
+  names = {windowed: kind for kind, windowed in _KINDS.items()}
+  windowed = config.windowed_layers or (False,) * config.num_layers
+  return [names[each] for each in windowed]
