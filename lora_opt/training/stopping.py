@@ -56,6 +56,7 @@ class Stops:
     self.asked = ''  # the first signal's name
     self._later = False
     self._lost = False  # `Stopped` was raised where nothing is ever raised
+    self._again: threading.Timer | None = None
     self._ended = threading.Event()
 
   def __enter__(self) -> Self:
@@ -80,6 +81,8 @@ class Stops:
     global _active
     _active = self._outer
     sys.unraisablehook = self._hook
+    if self._again is not None:
+      self._again.cancel()
     signal.set_wakeup_fd(self._wakeup)
     for number, handler in zip(_SIGNALS, self._before, strict=True):
       signal.signal(number, handler)
@@ -144,9 +147,9 @@ class Stops:
       return
     self._lost = True
     # Not as SIGINT: a second one ends the process without more ado.
-    again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
-    again.daemon = True
-    again.start()
+    self._again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+    self._again.daemon = True
+    self._again.start()
 
   def _watch(self) -> None:
     """Ends the process at a second Ctrl-C, or if it does not end by itself."""
