@@ -1,7 +1,8 @@
 """Where activations and weights lie while a split model computes."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -61,6 +62,19 @@ def is_split(name: str) -> bool:
   axes = _mesh_axes(dict(nn.get_logical_axis_rules()).get(name))
   sizes = jax.sharding.get_abstract_mesh().shape
   return any(sizes.get(axis, 1) > 1 for axis in axes)
+
+
+@contextlib.contextmanager
+def unsplit(name: str) -> Iterator[None]:
+  """Within, the rules in force leave a logical axis whole.
+
+  >>> with unsplit('heads'):
+  ...   is_split('heads')
+  False
+  """
+  rules = nn.get_logical_axis_rules()
+  with nn.logical_axis_rules([rule for rule in rules if rule[0] != name]):
+    yield
 
 
 def on_shards(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lora_opt.models.attend import attend
-from lora_opt.models.axes import constrain
+from lora_opt.models.axes import constrain, gathered
 from lora_opt.models.diffusion.activations import ACTIVATIONS
 from lora_opt.models.diffusion.adapted import Adapted
 from lora_opt.models.diffusion.clip_text_config import ClipTextConfig
@@ -132,9 +132,10 @@ class ClipText(Adapted):
     return LayerNorm(c.norm_eps, self.param_dtype, name='final_layer_norm')(x)
 
   def _table(self, name: str, rows: int, axis: str | None) -> jax.Array:
-    return _Table(
+    table = _Table(
       rows, self.config.embed_dim, axis, self.param_dtype, name=name
-    )().astype(self.dtype)
+    )()
+    return gathered(table.astype(self.dtype), axis, 'embed')
 
 
 class _Table(nn.Module):

@@ -79,7 +79,7 @@ def read_unet(file: pathlib.Path) -> UNetConfig:
   ):
     settings.expect(name, *allowed)
   # Scores are always in float32 here.
-  settings.boolean('upcast_attention', False)
+  settings.boolean('upcast_attention', False, null=True)
   # Of a kind of condition that is absent.
   settings.integer('addition_embed_type_num_heads', 64)
   channels = _levels(settings, 'block_out_channels', (320, 640, 1280, 1280))
@@ -119,7 +119,9 @@ def read_unet(file: pathlib.Path) -> UNetConfig:
     only_cross=_levels(
       settings, 'only_cross_attention', False, count, values.boolean
     ),
-    linear_projection=settings.boolean('use_linear_projection', False),
+    linear_projection=settings.boolean(
+      'use_linear_projection', False, null=True
+    ),
     groups=settings.integer('norm_num_groups', 32),
     norm_eps=settings.number('norm_eps', 1e-5),
     activation=settings.choose('act_fn', _NAMES, 'silu'),

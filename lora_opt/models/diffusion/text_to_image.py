@@ -446,6 +446,7 @@ def init_base(config: PipelineConfig, rng: jax.Array, dtype: str) -> Tree:
   return init_collection(_plain_network(config, dtype), 'params', rng)
 
 
+@functools.lru_cache(maxsize=8)
 def abstract_base(config: PipelineConfig) -> Tree:
   """Shapes of the base weights: a tree of `jax.ShapeDtypeStruct`."""
   return abstract_params(_plain_network(config, 'float32'))

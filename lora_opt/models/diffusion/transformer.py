@@ -1,11 +1,13 @@
 """Attention between the places of an image, and to a text."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from lora_opt.models.attend import attend
-from lora_opt.models.axes import constrain
+from lora_opt.models.axes import constrain, unsplit
 from lora_opt.models.diffusion.adapted import Adapted
 from lora_opt.models.diffusion.conv import Conv
 from lora_opt.models.diffusion.group_norm import GroupNorm
@@ -48,9 +50,11 @@ class Attention(Adapted):
   def attended(self, x: jax.Array, context: jax.Array) -> jax.Array:
     """What a call returns."""
     width = x.shape[-1]
+    # One head is not split, whatever others are.
+    axis = 'heads' if self.heads > 1 else None
 
     def project(name, x):
-      axes = ('embed', 'heads')
+      axes = ('embed', axis)
       y = Projection(width, axes, *self.settings, self.bias, name=name)(x)
       return y.reshape(*y.shape[:2], self.heads, width // self.heads)
 
@@ -60,9 +64,10 @@ class Attention(Adapted):
     )
     places, keys = (jnp.ones(y.shape[:2], jnp.int32) for y in (q, k))
     seen = Visibility(places, keys, causal=False)
-    out = attend(q, k, v, seen, implementation=self.attention)
+    with contextlib.nullcontext() if axis else unsplit('heads'):
+      out = attend(q, k, v, seen, implementation=self.attention)
     return Projection(
-      width, ('heads', 'embed'), *self.settings, use_bias=True, name='to_out.0'
+      width, (axis, 'embed'), *self.settings, use_bias=True, name='to_out.0'
     )(out.reshape(x.shape))
 
 

@@ -290,18 +290,24 @@ def our_arrays(case: Case, model) -> dict[str, np.ndarray]:
     return found | {'losses': losses[:, 0]}, gradient
 
   found, gradient = compute(model.base, lora)
-  found['sampled'] = model.sample(
+  named = by_name(gradient, model)
+  found |= {f'gradient/{name}': value for name, value in named.items()}
+  return {name: np.asarray(value) for name, value in found.items()}
+
+
+def our_sample(case: Case, model) -> np.ndarray:
+  """Images of our model, with the adapter."""
+  given = inputs(case)
+  images = model.sample(
     model.base,
-    lora,
+    adapter(model),
     given['tokens'],
     given['negative'],
     steps=STEPS,
     guidance_scale=GUIDANCE,
     noise=jnp.asarray(given['noise']),
   )
-  named = by_name(gradient, model)
-  found |= {f'gradient/{name}': value for name, value in named.items()}
-  return {name: np.asarray(value) for name, value in found.items()}
+  return np.asarray(images)
 
 
 @functools.cache
