@@ -138,6 +138,11 @@ class TextToImage:
     """Height and width of the images that the weights were trained for."""
     return self.config.unet.sample_size * self.config.factor
 
+  @property
+  def row_length(self) -> tuple[int, int, int]:
+    """What a row of a batch holds: height and width of an image, tokens."""
+    return self.image_size, self.image_size, self.config.text.max_length
+
   def init(self, rng: jax.Array) -> Tree:
     """Returns a fresh adapter: nested dict with lora_a and lora_b leaves."""
     if self.lora_config is None:
