@@ -60,7 +60,7 @@ def export_adapter(
     raise ValueError(
       f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
     )
-  spread = _spread(lora, model)
+  spread = spread_out(lora, model)
   names = adapter_names(spread)
   tensors = {
     name: tensor.astype(np.float32)
@@ -96,7 +96,7 @@ def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
     )
   file = _file(pathlib.Path(path))
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  spread = jax.eval_shape(lambda lora: _spread(lora, model), abstract)
+  spread = jax.eval_shape(lambda lora: spread_out(lora, model), abstract)
   names = adapter_names(spread)
   wanted = slots(spread, names)
   found = read_names(file, open_safetensors(file), wanted)
@@ -117,7 +117,7 @@ def adapter_names(spread: Tree) -> dict[str, TensorName]:
   return names
 
 
-def _spread(lora: Tree, model: TextToImage) -> Tree:
+def spread_out(lora: Tree, model: TextToImage) -> Tree:
   """The adapter with the factors of convolutions as kernels.
 
   (width * height * in, rank) becomes (width, height, in, rank), and

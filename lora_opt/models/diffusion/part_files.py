@@ -226,7 +226,10 @@ def _levels(settings, name, default, count=None, check=None) -> tuple:
   """A setting that has one value, or one for each resolution."""
   check = check or (lambda value, place: values.integer(value, place, 1))
   place = f'{settings.place}: {name}'
-  found = settings.list_or_one(name) or default
+  found = settings.list_or_one(name)
+  if not found and name in settings:
+    settings.refuse(name, [], ['a value or more'])
+  found = found or default
   if isinstance(found, list | tuple):
     found = tuple(check(one, place) for one in found)
   else:

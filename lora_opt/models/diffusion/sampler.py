@@ -97,6 +97,11 @@ class Sampler:
         raise ValueError(
           f'{name}={getattr(self, name)!r} must be one of {", ".join(allowed)}'
         )
+    if self.clip is not None and self.kind != 'ddim':
+      raise ValueError(
+        f'clip={self.clip} has no meaning for kind={self.kind!r}, only DDIM '
+        'clips: leave it unset'
+      )
 
   def steps(self, schedule: NoiseSchedule, count: int) -> Steps:
     """The numbers of a sampling in so many steps.

@@ -185,6 +185,7 @@ def test_bad_tensors_are_named(folder):
   ('file', 'settings', 'message'),
   [
     ('unet', {'wings': 2}, 'settings unknown here.*wings=2'),
+    ('unet', {'block_out_channels': []}, r'block_out_channels=\[\] is not'),
     ('unet', {'dropout': 0.1}, 'dropout=0.1 is not supported'),
     ('unet', {'addition_embed_type': 'text_time'}, "'text_time' is not sup"),
     ('unet', {'down_block_types': ['DownBlock2D'] * 3}, r'3\s+entries'),

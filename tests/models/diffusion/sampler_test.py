@@ -116,6 +116,7 @@ def test_loss_weights_are_those_of_the_paper():
   [
     ({'kind': 'pndm'}, "kind='pndm' must be one of ddim, euler, dpm_solver"),
     ({'spacing': 'even'}, "spacing='even' must be one of"),
+    ({'kind': 'euler', 'clip': 1.0}, r'clip=1\.0 has no meaning for kind='),
     ({'order': 3}, 'order: expected a whole number from 1 to 2, found 3'),
   ],
 )

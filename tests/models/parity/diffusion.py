@@ -225,7 +225,7 @@ def our_model(case: Case, folder: pathlib.Path, settings: str):
 def adapter(model):
   """An adapter with the weights of `material.weight`."""
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  spread = jax.eval_shape(lambda x: adapter_file._spread(x, model), abstract)
+  spread = jax.eval_shape(lambda x: adapter_file.spread_out(x, model), abstract)
   names = adapter_file.adapter_names(spread)
   tensors = {
     name: material.weight(name, slot.shape)
@@ -237,7 +237,7 @@ def adapter(model):
 
 def by_name(tree, model) -> dict[str, np.ndarray]:
   """An adapter or its gradient by the names of diffusers."""
-  spread = adapter_file._spread(tree, model)
+  spread = adapter_file.spread_out(tree, model)
   return disassemble(spread, adapter_file.adapter_names(spread))
 
 
