@@ -1,6 +1,6 @@
 """What a program for GPUs launches, whose compiler estimates no cycles."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from lora_opt.planning.hlo import Instruction, called_by, parse, trip_count
@@ -14,6 +14,8 @@ _NOTHING = frozenset(
   """.split()  # noqa: SIM905
 )
 _AS_A_WHOLE = ('fusion', 'async-start', 'custom-call')
+# Of their first operand they read what they give.
+_PARTS = ('dynamic-slice', 'gather', 'slice')
 
 
 class Launches(NamedTuple):
@@ -21,7 +23,8 @@ class Launches(NamedTuple):
 
   Attributes:
     kernels: How many are started, calls of libraries among them.
-    bytes: Of their operands and results, each whole.
+    bytes: What they read and write; of an array of which a kernel takes or
+      writes a slice, that slice.
   """
 
   kernels: int
@@ -37,14 +40,18 @@ def launches(text: str) -> tuple[Launches, Launches]:
   >>> body = '  %x = f32[8] parameter(0)\\n  %y = f32[8] add(%x, %x)\\n'
   >>> least, most = launches('ENTRY %main () {\\n' + body + '}')
   >>> least
-  Launches(kernels=1, bytes=96)
+  Launches(kernels=1, bytes=64)
   """
   entry, computations = parse(text)
   known: dict[str, tuple[Launches, Launches]] = {}
 
   def of_computation(name: str) -> tuple[Launches, Launches]:
     if name not in known:
-      each = [_of(i, computations, of_computation) for i in computations[name]]
+      there = {each.name: each for each in computations[name]}
+      each = [
+        _of(instruction, there, computations, of_computation)
+        for instruction in there.values()
+      ]
       known[name] = _sum(least for least, _ in each), _sum(m for _, m in each)
     return known[name]
 
@@ -53,14 +60,14 @@ def launches(text: str) -> tuple[Launches, Launches]:
 
 def _of(
   instruction: Instruction,
+  there: Mapping[str, Instruction],
   computations: Mapping[str, list[Instruction]],
-  of_computation,
+  of_computation: Callable[[str], tuple[Launches, Launches]],
 ) -> tuple[Launches, Launches]:
   opcode = instruction.opcode
   own = Launches(0, 0)
   if opcode not in _NOTHING:
-    moved = instruction.bytes + sum(x.bytes for x in instruction.operands)
-    own = Launches(1, moved)
+    own = Launches(1, _moved(instruction, there, computations))
   if opcode in _AS_A_WHOLE:
     return own, own
   inner = [of_computation(name) for name in called_by(instruction)]
@@ -76,6 +83,52 @@ def _of(
   return least, most
 
 
-def _sum(parts) -> Launches:
+def _moved(
+  instruction: Instruction,
+  there: Mapping[str, Instruction],
+  computations: Mapping[str, list[Instruction]],
+) -> int:
+  """Bytes that a kernel reads and writes."""
+  if instruction.opcode == 'fusion':
+    (called,) = called_by(instruction)
+    inside = {each.name: each for each in computations[called]}
+    given = [e for e in inside.values() if e.opcode == 'parameter']
+    *_, last = inside.values()
+  else:
+    names = dict.fromkeys(instruction.operand_names)
+    given = [there[name] for name in names if name in there]
+    inside = {each.name: each for each in (*given, instruction)}
+    last = instruction
+  return sum(_read(e, inside) for e in given) + _written(last, inside)
+
+
+def _read(given: Instruction, inside: Mapping[str, Instruction]) -> int:
+  """Bytes of an array that what is inside a kernel takes of it."""
+  taken = 0
+  for each in inside.values():
+    first = each.operand_names[:1] == (given.name,)
+    if given.name not in each.operand_names:
+      continue
+    if each.opcode in _PARTS and first:
+      taken += each.bytes
+    elif each.opcode == 'dynamic-update-slice' and first:
+      continue  # the rest stays where it is
+    elif each.opcode == 'bitcast':
+      taken += _read(each, inside)
+    else:
+      return given.bytes
+  return min(taken, given.bytes)
+
+
+def _written(last: Instruction, inside: Mapping[str, Instruction]) -> int:
+  names = [name for name in last.operand_names if name in inside]
+  if last.opcode in ('tuple', 'bitcast') and names:
+    return sum(_written(inside[name], inside) for name in names)
+  if last.opcode == 'dynamic-update-slice':
+    return inside[last.operand_names[1]].bytes
+  return last.bytes
+
+
+def _sum(parts: Iterable[Launches]) -> Launches:
   parts = list(parts)
   return Launches(sum(p.kernels for p in parts), sum(p.bytes for p in parts))
