@@ -58,8 +58,8 @@ def row(side: str, found: dict, best: dict[str, float]) -> str:
     return f'| {side} | does not fit{" |" * 6}'
 
   def against(value, what):
-    ratio = '' if 'tunix' in side else f' ({value / best[what]:.2f})'
-    return ratio if what in best else ''
+    ours = 'tunix' not in side and what in best
+    return f' ({value / best[what]:.2f})' if ours else ''
 
   peak = found['peak_bytes']
   sums = found['collectives'].values()
@@ -112,7 +112,8 @@ def table(results: dict[str, dict]) -> str:
   for case, sides in results.items():
     on_gpus = 'h100' in case
     lines += [
-      f'### {case}\n',
+      f'### {case}',
+      '',
       '| | GB in use at one time '
       f'| {"GB accessed, in kernels" if on_gpus else "million cycles"} '
       '| TFLOP | collectives | GB sent | compile s |',
@@ -137,7 +138,8 @@ def draw(results: dict[str, dict]) -> None:
     }
     for case, sides in results.items()
   }
-  shown = {case: sides for case, sides in shown.items() if sides}
+  # With somebody to compare with.
+  shown = {case: sides for case, sides in shown.items() if len(sides) > 1}
   canvas, axes = drawing.panels(1, max(len(shown), 1), 4.2, 3.2)
   for panel, (case, sides) in zip(axes.flat, shown.items(), strict=False):
     for side, found in sides.items():
