@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from lora_opt.data import hub
 from lora_opt.data.sources._blocks import (
   MEMORY,
   SECONDS,
@@ -44,7 +45,8 @@ class HuggingFace(Rows):
   type.
 
   Args:
-    folder: the folder of the data set, or of one configuration of it.
+    folder: the folder of the data set, or of one configuration of it; or the
+      name of a set of parquet files on the hub, see `lora_opt.data.hub`.
     split: 'train', say.
     limit: use the first `limit` rows only.
     longest: bytes that a row may have, as JSON; a longer one raises a
@@ -91,7 +93,8 @@ class HuggingFace(Rows):
 
   @functools.cached_property
   def _files(self) -> list[pathlib.Path]:
-    folder = pathlib.Path(self.folder).expanduser().absolute()
+    folder = hub.data_folder(pathlib.Path(self.folder).expanduser(), self.split)
+    folder = folder.absolute()
     state = folder / self.split / 'state.json'
     if state.is_file():
       return _named_files(state)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from lora_opt.data import hub
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.diffusion.names import tensor_names
@@ -92,7 +93,7 @@ def from_diffusers(
       setting of it is not supported; a tensor is missing, unknown, mis-shaped
       or wrongly typed; or the parts do not fit together.
   """
-  folder = pathlib.Path(path)
+  folder = hub.pipeline_folder(pathlib.Path(path), variant)
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   config = read_pipeline(folder)
@@ -105,7 +106,7 @@ def from_diffusers(
 
   def model(tokenizer, base):
     return TextToImage(
-      name=name or str(folder),
+      name=name or hub.plain_name(path),
       config=config,
       tokenizer=tokenizer,
       base=base,

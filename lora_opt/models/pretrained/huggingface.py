@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 
+from lora_opt.data import hub
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import of_shapes, quantized_paths, with_base
@@ -30,7 +31,6 @@ from lora_opt.models.pretrained.family import Family, Tree, slots
 from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.placing import shardings_of
 from lora_opt.models.pretrained.weight_files import open_weights
-from lora_opt.reading import own_files
 
 
 def from_folder(
@@ -55,7 +55,8 @@ def from_folder(
     path: Folder with config.json, the tokenizer (of models of images,
       preprocessor_config.json) and model.safetensors, or
       several weight files with model.safetensors.index.json. Where torch is
-      installed, pytorch_model.bin will do.
+      installed, pytorch_model.bin will do. Or org/name on the Hugging Face Hub,
+      see `lora_opt.data.hub`.
     lora: Adapter settings, None for none.
     name: Name of the model, by default the path.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
@@ -84,7 +85,7 @@ def from_folder(
       setting of it is not supported, a tensor is missing, unknown, mis-shaped
       or wrongly typed, or the parts do not fit together.
   """
-  folder = own_files.found(pathlib.Path(path))
+  folder = hub.model_folder(pathlib.Path(path))
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   family, config = read_config(folder / 'config.json')
@@ -108,7 +109,7 @@ def from_folder(
   abstract = family.abstract_base(config)
   # Made before the weights are read, so that a misfit costs no loading.
   model = family.model(
-    name=name or str(folder),
+    name=name or hub.plain_name(path),
     family=family,
     config=config,
     tokenizer=_input(folder, family, config) if weights else None,

@@ -17,6 +17,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from lora_opt import writing
+from lora_opt.data import hub
 from lora_opt.models.pretrained.adapter_base import without_base
 from lora_opt.models.pretrained.adapter_check import check_adapter
 from lora_opt.models.pretrained.adapter_config import (
@@ -81,7 +82,8 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
 
   Args:
     folder: Where adapter_model.safetensors (or, where torch is installed,
-      adapter_model.bin) and adapter_config.json are.
+      adapter_model.bin) and adapter_config.json are; or a name on the hub, see
+      `lora_opt.data.hub`.
     model: Its adapter settings say what is expected.
 
   Returns:
@@ -92,7 +94,7 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
     ValueError: If the settings of the adapter are not those of the model, or
       a tensor is missing, unknown or mis-shaped, or a file is damaged.
   """
-  folder = pathlib.Path(folder)
+  folder = hub.model_folder(pathlib.Path(folder))
   config = _config_in(folder)
   check_adapter(config, model, _is_older(folder, model))
   tensors = {
