@@ -12,7 +12,7 @@ LONGEST = 10_000
 DEPTH = 8
 _DIGITS = 300
 _TOKEN = re.compile(
-  r"""\s*(?:
+  r"""(?P<space>[ \t\f\r\n]*)(?:
     (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)(?![\w.])
     | (?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
     | (?P<name>None|True|False)\b
@@ -63,6 +63,8 @@ def _values(
     found = _TOKEN.match(text, place)
     if not found:
       raise ValueError(f'no number, text or list at position {place}')
+    if close is None and re.search('[\r\n]', found['space']):
+      raise ValueError(f'a line ends outside of brackets at {place}')
     place, sign = found.end(), found['sign']
     if sign and sign == close:
       return values, place, commas

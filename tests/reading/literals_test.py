@@ -66,6 +66,15 @@ def test_tuples_need_no_brackets(text):
   assert read_literal(text) == python(text)
 
 
+def test_a_line_ends_within_brackets_alone():
+  assert read_literal('[1,\n2]') == [1, 2]
+  for text in ('1,\n2', '(1)\n, 2', '[1,\x0b2]'):
+    with pytest.raises(SyntaxError):
+      python(text)
+    with pytest.raises(ValueError, match='line ends|no number'):
+      read_literal(text)
+
+
 def test_nothing_is_executed(tmp_path):
   def read(text):
     try:
