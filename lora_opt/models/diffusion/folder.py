@@ -20,7 +20,11 @@ from lora_opt.models.diffusion.part_files import (
 )
 from lora_opt.models.diffusion.pipeline_config import PipelineConfig
 from lora_opt.models.diffusion.scheduler_file import read_scheduler
-from lora_opt.models.diffusion.text_to_image import TextToImage, abstract_base
+from lora_opt.models.diffusion.text_to_image import (
+  TextToImage,
+  abstract_base,
+  on_attention,
+)
 from lora_opt.models.diffusion.weights import PARTS, open_part
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import assemble, check_tensors
@@ -70,7 +74,8 @@ def from_diffusers(
     path: Folder with model_index.json, unet/, text_encoder/, vae/, tokenizer/
       and scheduler/. A model_index.json that has [null, null] for the vae is
       that of a model of pixels.
-    lora: Adapter settings, None for none; see `TextToImage`.
+    lora: Adapter settings, None for none; see `TextToImage`. The default target
+      stands for the attention of the UNet.
     name: Name of the model, by default the path.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     param_dtype: Type of the stored weights, by default `dtype`.
@@ -110,7 +115,7 @@ def from_diffusers(
       config=config,
       tokenizer=tokenizer,
       base=base,
-      lora_config=lora,
+      lora_config=on_attention(lora),
       dtype=dtype,
       remat=remat,
       attention=attention,

@@ -12,7 +12,11 @@ from lora_opt.models.diffusion.folder import read_pipeline
 from lora_opt.models.diffusion.noise import NoiseSchedule
 from lora_opt.models.diffusion.pipeline_config import PipelineConfig
 from lora_opt.models.diffusion.sampler import Sampler
-from lora_opt.models.diffusion.text_to_image import TextToImage, init_base
+from lora_opt.models.diffusion.text_to_image import (
+  TextToImage,
+  init_base,
+  on_attention,
+)
 from lora_opt.models.diffusion.unet_config import UNetConfig
 from lora_opt.models.diffusion.vae_config import VaeConfig
 from lora_opt.models.lora import LoraConfig, check_dtype
@@ -34,7 +38,8 @@ def random_pipeline(
   """A text-to-image model of any size with random weights.
 
   Args:
-    lora: Adapter settings, None for none.
+    lora: Adapter settings, None for none. The default target stands for the
+      attention of the UNet.
     config: Sizes of the parts; by default a tiny model of 16 x 16 pixels
       with an autoencoder.
     configs: A folder with the settings of every part, instead of `config`.
@@ -67,7 +72,7 @@ def random_pipeline(
     config=config,
     tokenizer=tokenizer or Tokenizer.byte_level(),
     base=init_base(config, jax.random.key(seed), stored),
-    lora_config=lora,
+    lora_config=on_attention(lora),
     dtype=dtype,
     remat=remat,
     attention=attention,

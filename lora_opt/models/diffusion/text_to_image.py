@@ -37,8 +37,7 @@ from lora_opt.reading import values
 Batch = Mapping[str, jax.Array]
 
 REMATS = ('none', 'full')
-# Where adapters sit unless something else is said: as in DreamBooth, on the
-# four maps of every attention of the UNet.
+# The four maps of every attention of the UNet, as in DreamBooth.
 ATTENTION = r'unet/.*/attn[12]/to_(q|k|v|out\.0)'
 
 
@@ -444,6 +443,16 @@ def _sample(
   (x, _), _ = jax.lax.scan(one, (start, jnp.zeros_like(start)), numbers)
   images = model._apply(base, lora, 'decode', x)
   return jnp.clip(images / 2 + 0.5, 0.0, 1.0)
+
+
+def on_attention(lora: LoraConfig | None) -> LoraConfig | None:
+  """Adapter settings, whose default target stands for `ATTENTION` here.
+
+  The default is that of language models, and would match text encoders alone.
+  """
+  if lora is None or lora.target != LoraConfig.target:
+    return lora
+  return dataclasses.replace(lora, target=ATTENTION)
 
 
 def init_base(config: PipelineConfig, rng: jax.Array, dtype: str) -> Tree:

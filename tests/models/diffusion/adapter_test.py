@@ -186,6 +186,7 @@ def test_bad_files_are_refused(model, trainable, tmp_path):
     read(model, tmp_path / 'a.safetensors')
 
 
+@pytest.mark.long
 def test_an_adapter_changes_a_model_as_its_merged_weights_do(
   tmp_path, fast_compile
 ):
