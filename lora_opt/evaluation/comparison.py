@@ -4,8 +4,12 @@ import math
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from lora_opt.evaluation import _text
 from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.bootstrap import bootstrap_interval
+from lora_opt.evaluation.metrics import LOWER
 
 # Metrics that are not the mean of a score of each example.
 _NO_MEANS = 'f1|matthews|pearson|spearman|likelihood'
@@ -43,11 +47,13 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
   counts = [_text.number(side.get('num_examples')) for side in (before, after)]
   other = _other(before, after, counts)
   rows = []
-  if losses != [None, None]:
+  if losses != [None, None] and LOWER not in {**before, **after}:
     shown = [_text.show(loss, '{:.4f}') for loss in losses]
     change = '' if None in losses else _signed(losses[1] - losses[0], '.4f')
     rows.append(Row('Loss', *shown, other or change))
-  if scores != [None, None]:
+  if LOWER in {**before, **after}:
+    rows += _loss_rows(before, after, scores, other)
+  elif scores != [None, None]:
     name = _text.label(_text.first('metric', after, before) or 'score')
     shown = [f'{100 * s[0]:.1f} %' if s else _text.NONE for s in scores]
     wide = [s is not None and s[1] < s[2] for s in scores]
@@ -66,6 +72,29 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
   if counts != [None, None]:
     rows.append(Row('Examples', *map(_text.show, counts), minor=True))
   return rows
+
+
+def _loss_rows(
+  before: Json, after: Json, scores: list, other: str
+) -> list[Row]:
+  """A loss with its interval; that of the change is paired by example."""
+  name = _text.label(_text.first('metric', after, before) or 'loss')
+  shown = [f'{s[0]:.4f}' if s else _text.NONE for s in scores]
+  spans = [f'{s[1]:.4f} to {s[2]:.4f}' if s else _text.NONE for s in scores]
+  change = span = ''
+  if None not in scores:
+    change = _signed(scores[1][0] - scores[0][0], '.4f')
+    old, new = (
+      [_text.number(row.get('score')) for row in side.get('predictions') or ()]
+      for side in (before, after)
+    )
+    if old and len(old) == len(new) and None not in old + new:
+      low, high = bootstrap_interval(np.subtract(new, old))
+      span = f'{_signed(low, ".4f")} to {_signed(high, ".4f")}'
+  return [
+    Row(name, *shown, other or change),
+    Row('95 % interval', *spans, '' if other else span, minor=True),
+  ]
 
 
 def _other(before: Json, after: Json, counts: list[float | None]) -> str:
@@ -119,6 +148,8 @@ def score_interval(summary: Json) -> tuple[float, float, float] | None:
     if low is not None and high is not None and low < high:
       return score, low, high
   n = _text.number(summary.get('num_examples'))
+  if LOWER in summary:
+    n = None  # no share of anything
   if not n or re.match(_NO_MEANS, str(summary.get('metric'))):
     return score, score, score
   z = 1.959964  # the normal distribution's 97.5 % point

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lora_opt.evaluation import _text, drawing
 from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.metrics import LOWER
 
 _POINTS = 1000  # drawn in one curve
 
@@ -36,9 +37,10 @@ def draw_curves(
   """
   train = [row for row in history if row.get('split') == 'train']
   tests = [row for row in history if row.get('split') == 'eval']
-  metric = 'accuracy'
+  metric, share = 'accuracy', True
   for row in evaluations:
     metric = str(row.get('metric', metric))
+    share = LOWER not in row
     tests.append({**row, metric: row.get('score')})
   speed = 'timing/tokens_per_second'
   if not _series(train, speed):
@@ -51,7 +53,7 @@ def draw_curves(
   for name in names:
     line, points = _series(train, name), _series(tests, name)
     if max(len(line), len(points)) > 1:
-      svg = _draw(name, line, points, share=name == metric)
+      svg = _draw(name, line, points, share=share and name == metric)
       curves.append(Curve(_text.label(name), bool(line), bool(points), svg))
   return curves
 

@@ -27,6 +27,8 @@ from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading.numbers import last_number
 
 Prediction = Mapping[str, Any]
+# Stands in a result whose score is a loss; the other scores are shares of 1.
+LOWER = 'lower_is_better'
 _SCORER = (
   "Correct what gave this number: the task's scorer, or the metric's reader"
 )
@@ -42,11 +44,13 @@ class Metric:
     name: what reports call it.
     read: the numbers that it needs of one prediction, as a tuple.
     summary: the score, from one array over all predictions for each of them.
+    lower_is_better: whether it is a loss.
   """
 
   name: str
   read: Callable[[Prediction], tuple[float, ...]]
   summary: Callable[..., float] = np.mean
+  lower_is_better: bool = False
 
   def columns(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
     """What `summary` takes, from the predictions.
@@ -90,12 +94,38 @@ def score_all(
     score = checked_score(metric, columns)
     low, high = bootstrap_interval(*columns, summary=metric.summary)
     results[metric.name] = {'score': score, 'interval': [low, high]}
+    if metric.lower_is_better:
+      results[metric.name][LOWER] = True
   return results
 
 
-def mean_score(name: str = 'score') -> Metric:
-  """The mean of what the task itself gave each prediction."""
-  return Metric(name, lambda row: (row['score'],))
+def headline(result: Mapping[str, Any], loss: str = 'loss') -> str:
+  """What an evaluation comes to, in a few words.
+
+  Args:
+    result: of an evaluator.
+    loss: what its loss is called.
+
+  >>> headline({'metric': 'accuracy', 'score': 0.5, 'loss': 1.25})
+  'accuracy 0.500, loss 1.2500'
+  """
+  if result.get(LOWER):
+    return f'{result["metric"]} {result["score"]:.4f}'
+  return (
+    f'{result["metric"]} {result["score"]:.3f}, {loss} {result["loss"]:.4f}'
+  )
+
+
+def mean_score(name: str = 'score', *, lower_is_better: bool = False) -> Metric:
+  """The mean of what the task itself gave each prediction.
+
+  Args:
+    name: what reports call it.
+    lower_is_better: whether it is a loss.
+  """
+  return Metric(
+    name, lambda row: (row['score'],), lower_is_better=lower_is_better
+  )
 
 
 def accuracy() -> Metric:

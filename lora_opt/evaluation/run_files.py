@@ -124,13 +124,20 @@ def _object(*names: str, **checks: Check) -> Check:
   return checked
 
 
-_SCORE = _object('score', 'interval', score=_number, interval=_interval)
+_SCORE = _object(
+  'score',
+  'interval',
+  score=_number,
+  interval=_interval,
+  lower_is_better=values.boolean,
+)
 _EVALUATION: dict[str, Check] = {
   'step': _count,
   'task': values.text,
   'metric': values.text,
   'score': _number,
   'interval': _interval,
+  'lower_is_better': values.boolean,
   'metrics': _table(_SCORE),
   'loss': _number,
   'num_examples': _count,

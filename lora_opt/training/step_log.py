@@ -11,6 +11,7 @@ from typing import Any
 
 import optax
 
+from lora_opt.evaluation.metrics import headline
 from lora_opt.training.metrics import MetricWriter, NoWriter, ProgressBar
 from lora_opt.training.processes import is_first
 
@@ -223,8 +224,5 @@ class StepLog:
     """Logs an evaluation, and keeps its time out of the next step's."""
     scores = {name: m['score'] for name, m in result['metrics'].items()}
     self._writer.write(step, 'eval', {'loss': result['loss'], **scores})
-    self._progress.print(
-      f'step {step}: {result["metric"]} {result["score"]:.3f}, '
-      f'eval loss {result["loss"]:.4f}'
-    )
+    self._progress.print(f'step {step}: {headline(result, "eval loss")}')
     self._last_time = time.monotonic()

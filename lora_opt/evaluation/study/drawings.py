@@ -11,6 +11,7 @@ from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.drawing import Ink
 from lora_opt.evaluation.study.pace import smooth
 from lora_opt.evaluation.study.ranking import Chosen, Place, score
+from lora_opt.evaluation.study.words import Unit
 
 Draw = Callable[[mpl_axes.Axes, Ink], None]
 
@@ -33,21 +34,23 @@ def styles(methods: Sequence[str]) -> dict[str, dict]:
   }
 
 
-def scores(places: Sequence[Place]) -> Draw:
+def scores(places: Sequence[Place], unit: Unit) -> Draw:
   """Mean scores with their intervals, the best on top."""
 
   def draw(axes, ink):
     drawing.plain(axes, ink)
     heights = range(len(places))[::-1]
     for height, place in zip(heights, places, strict=True):
-      mean, low, high = place.score
+      mean, low, high = (
+        None if x is None else unit.natural(x) for x in place.score
+      )
       color = ink.muted if place.verdict == 'behind' else ink.accent
       if low is not None:
         axes.plot([low, high], [height] * 2, color=color, alpha=0.4, lw=5,
                   solid_capstyle='round')  # fmt: skip
       axes.plot([mean], [height], 'o', color=color, markersize=6)
     axes.set_yticks(heights, [drawing.caption(p.method) for p in places])
-    axes.xaxis.set_major_formatter(_points)
+    axes.xaxis.set_major_formatter(_form(unit))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     axes.grid(axis='y', visible=False)
     axes.grid(axis='x', color=ink.line, linewidth=0.7)
@@ -61,14 +64,16 @@ def sweep(
   chosen: Chosen | None,
   level: float | None,
   limits: tuple[float, float],
+  unit: Unit,
 ) -> Draw:
   """Scores of one method in a group against the learning rate.
 
   Args:
-    rows: all its runs there. Diverged ones are crosses at the bottom.
+    rows: all its runs there. Diverged ones are crosses at the worse end.
     chosen: the rate chosen for it, drawn as a ring.
     level: the baseline's score, a dashed line to compare with.
     limits: of the scores, the same for all methods of a group.
+    unit: of the scores; `level` and `limits` are as they were measured.
   """
 
   def draw(axes, ink):
@@ -77,9 +82,10 @@ def sweep(
     for row in rows:
       rate = row['learning_rate']
       if 'score' in row:
-        by_rate.setdefault(rate, []).append(score(row, 1))
+        by_rate.setdefault(rate, []).append(unit.natural(score(row, 1)))
       else:
-        axes.plot([rate], [limits[0]], 'x', color=ink.second, clip_on=False)
+        worst = limits[1] if unit.lower_is_better else limits[0]
+        axes.plot([rate], [worst], 'x', color=ink.second, clip_on=False)
     rates = sorted(by_rate)
     means = [np.mean(by_rate[rate]) for rate in rates]
     if level is not None:
@@ -95,7 +101,7 @@ def sweep(
     if chosen is not None:
       axes.plot(
         [chosen.learning_rate],
-        [np.mean(chosen.scores)],
+        [unit.natural(np.mean(chosen.scores))],
         'o',
         markersize=9,
         markerfacecolor='none',
@@ -111,7 +117,7 @@ def sweep(
     if len(tried) > 4:
       axes.set_xticks(tried[::2], [_text.brief(rate) for rate in tried[::2]])
     axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
-    axes.yaxis.set_major_formatter(_points)
+    axes.yaxis.set_major_formatter(_form(unit))
 
   return draw
 
@@ -159,6 +165,10 @@ def pairs(table: Mapping[str, Sequence[float]], limits: tuple) -> Draw:
     axes.tick_params(length=0, labelsize=7, colors=ink.muted, pad=3)
 
   return draw
+
+
+def _form(unit: Unit) -> Callable[[float, int], str]:
+  return drawing.tick if unit.lower_is_better else _points
 
 
 def _points(value: float, _: int) -> str:

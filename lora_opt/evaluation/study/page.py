@@ -89,7 +89,9 @@ def write_study_report(folder: str | Path) -> Path:
     ended=len(rows),
     planned=study.get('runs', len(rows)),
     findings=words.sentences(ranked, pace),
-    places=[_place_cells(place) for place in ranked.places],
+    score_name=words.unit(ranked).name,
+    lower_is_better=ranked.lower_is_better,
+    places=[_place_cells(p, words.unit(ranked)) for p in ranked.places],
     overview=_overview(ranked, pictures),
     table_head=[group.title for group in ranked.chosen],
     table=_by_group(ranked),
@@ -117,14 +119,14 @@ def _svg(draw: Draw, size: tuple[float, float], name: str) -> str:
   return markupsafe.Markup(drawing.to_svg(draw, size, name))
 
 
-def _place_cells(place: ranking.Place) -> dict[str, str]:
+def _place_cells(place: ranking.Place, unit: words.Unit) -> dict[str, str]:
   best = place.verdict == 'best'
   return {
     'method': place.method,
-    'score': words.points(place.score.mean),
-    'span': words.span(place.score),
-    'behind': '' if best else words.points(place.behind.mean),
-    'behind_span': '' if best else words.span(place.behind),
+    'score': unit.score(place.score.mean),
+    'span': unit.span(place.score),
+    'behind': '' if best else unit.gap(place.behind.mean),
+    'behind_span': '' if best else unit.gap_span(place.behind),
     'verdict': place.verdict,
   }
 
@@ -132,14 +134,16 @@ def _place_cells(place: ranking.Place) -> dict[str, str]:
 def _overview(ranked: Ranking, pictures: Path) -> str:
   if not ranked.places:
     return ''
-  draw = drawings.scores(ranked.places)
+  unit = words.unit(ranked)
+  draw = drawings.scores(ranked.places, unit)
   size = (5.0, 0.5 + 0.27 * len(ranked.places))
-  drawing.to_png({'Mean score': draw}, size, pictures / 'ranking.png')
+  drawing.to_png({f'Mean {unit.name}': draw}, size, pictures / 'ranking.png')
   return _svg(draw, size, 'mean scores')
 
 
 def _by_group(ranked: Ranking) -> Table:
   """Scores, and how each stands in its group."""
+  unit = words.unit(ranked)
   standing = {
     group: ranking.best_in_group(found)
     for group, found in ranked.chosen.items()
@@ -154,7 +158,7 @@ def _by_group(ranked: Ranking) -> Table:
         kind = 'best'
       else:
         kind = 'behind' if low is not None and low > 0 else ''
-      cells.append((words.points(float(np.mean(chosen.scores))), kind))
+      cells.append((unit.score(float(np.mean(chosen.scores))), kind))
     table.append((place.method, cells))
   return table
 
@@ -186,7 +190,8 @@ def _losses(ranked: Ranking) -> Table:
     }
     least = min(means.values())
     for method, cells in table:
-      text = _text.show(_text.number(means[method]), '{:.3f}')
+      form = '{:.4f}' if ranked.lower_is_better else '{:.3f}'
+      text = _text.show(_text.number(means[method]), form)
       cells.append((text, 'best' if means[method] == least else ''))
   return table
 
@@ -198,9 +203,9 @@ def _sweeps(
   picture: Path,
 ) -> Section:
   """Score against learning rate, a panel for each method."""
-  chosen = ranked.chosen.get(group, {})
+  chosen, unit = ranked.chosen.get(group, {}), words.unit(ranked)
   scores = [
-    ranking.score(row, 1)
+    unit.natural(ranking.score(row, 1))
     for rows in found.values()
     for row in rows
     if 'score' in row
@@ -209,10 +214,10 @@ def _sweeps(
   room = 0.06 * (high - low) or 0.01
   level = None
   if BASELINE in chosen:
-    level = float(np.mean(chosen[BASELINE].scores))
+    level = unit.natural(float(np.mean(chosen[BASELINE].scores)))
   draws = {
     method: drawings.sweep(
-      rows, chosen.get(method), level, (low - room, high + room)
+      rows, chosen.get(method), level, (low - room, high + room), unit
     )
     for method, rows in sorted(found.items())
   }

@@ -16,6 +16,9 @@ A group is a task at a rank, in which methods are compared. The rules:
 4. The method of the best overall score is the best; another is tied with it if
    the 95 % interval of the difference, paired by seed, includes zero.
 
+Where the metric is a loss (`lower_is_better`), its negative is what all of
+this is about.
+
 Intervals are Student's over seeds, by Welch and Satterthwaite where several
 groups join: they say what other initial values and orders of the data would
 change, for these tasks and these examples.
@@ -30,6 +33,7 @@ import numpy as np
 
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.finite import require_finite
+from lora_opt.evaluation.metrics import LOWER
 
 BASELINE = 'adamw'
 _RUN_AGAIN = 'Its weights are damaged: remove its row and run it again'
@@ -88,6 +92,7 @@ class Ranking(NamedTuple):
   incomplete: list[Group]
   diverged: dict[str, list[Group]]  # methods without a place, and where
   halves: bool  # whether rates were chosen on other examples
+  lower_is_better: bool = False  # whether scores are losses, made negative
 
 
 def label_methods(rows: Sequence[Json]) -> list[str]:
@@ -142,7 +147,16 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
     rows: of its runs.
     rates: how many learning rates each method is to have run with; by default
       as many as any has.
+
+  Raises:
+    ValueError: the score of some of them is a loss, and that of others is not.
   """
+  lower = {bool(row.get(LOWER)) for row in rows if 'score' in row}
+  if len(lower) > 1:
+    raise ValueError(
+      'some of these runs are scored by a loss and others by a score of which '
+      'more is better: make a study of each kind'
+    )
   groups = group_rows(rows)
   everyone = sorted({method for found in groups.values() for method in found})
   swept = {
@@ -171,7 +185,9 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
       incomplete.append(group)
   places = _places(methods, chosen)
   halves = all(row.get('halves') for row in rows if 'score' in row)
-  return Ranking(places, chosen, seeds, incomplete, diverged, halves)
+  return Ranking(
+    places, chosen, seeds, incomplete, diverged, halves, True in lower
+  )
 
 
 def _diverged_everywhere(
@@ -250,13 +266,16 @@ def _at_seeds(chosen: Chosen, seeds: Container[int]) -> Chosen:
 
 
 def score(row: Json, half: int) -> float:
-  """The main score on one half of the examples, or on all if there is none."""
+  """The main score on one half of the examples, or on all if there is none.
+
+  A loss is made negative, so that more is better.
+  """
   halves = row.get('halves')
   # A single example makes but one half.
   whole = not halves or not all(halves)
   found = row['score'] if whole else halves[half][row['metric']]
   require_finite(found, 'the score', f'a run of {row["method"]}', _RUN_AGAIN)
-  return found
+  return -found if row.get(LOWER) else found
 
 
 def _places(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_opt.evaluation._text import Json
+from lora_opt.evaluation.metrics import LOWER
 from lora_opt.reading import values
 
 
@@ -50,6 +51,8 @@ def _check_score(row: Json, place: str) -> None:
   values.integer(row.get('num_examples'), f'{place}: num_examples', least=0)
   if row.get('loss') is not None:
     values.number(row['loss'], f'{place}: loss')
+  if LOWER in row:
+    values.boolean(row[LOWER], f'{place}: {LOWER}')
   halves = row.get('halves')
   if halves is None:
     return

@@ -2,9 +2,9 @@
 
 A row has what was chosen for the run (`flags` that a sweep gave it; and of the
 settings `method`, `options`, `task`, `rank`, `learning_rate`, `seed`,
-`budget`), what it scored (`metric`, `score`, `interval`, `halves`, `loss`,
-`num_examples`; or `diverged`), and how it went (`curve`, `seconds`,
-`step_seconds`, `peak_memory_bytes`, `diagnostics`, `pairs`).
+`budget`), what it scored (`metric`, `score`, `interval`, `lower_is_better`,
+`halves`, `loss`, `num_examples`; or `diverged`), and how it went (`curve`,
+`seconds`, `step_seconds`, `peak_memory_bytes`, `diagnostics`, `pairs`).
 """
 
 import math
@@ -18,6 +18,7 @@ import numpy as np
 from lora_opt import diagnostics
 from lora_opt.evaluation import history, run_files
 from lora_opt.evaluation._text import Json, number
+from lora_opt.evaluation.metrics import LOWER
 from lora_opt.evaluation.results import write_lines
 from lora_opt.reading import values
 from lora_opt.reading.json_text import parse_json, read_json
@@ -156,7 +157,8 @@ def read_run(folder: Path) -> Json | None:
   after = (
     read(run_files.read_evaluation, folder / 'evaluation/after.json') or {}
   )
-  scored = ('metric', 'score', 'interval', 'halves', 'loss', 'num_examples')
+  scored = ('metric', 'score', 'interval', LOWER, 'halves', 'loss')
+  scored += ('num_examples',)
   found = {name: after[name] for name in scored if name in after}
   return {
     **row,

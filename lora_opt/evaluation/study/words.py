@@ -1,6 +1,7 @@
 """What a study found, in sentences that follow from its numbers by rule."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from lora_opt.evaluation import _text
 from lora_opt.evaluation.study.pace import Pace
@@ -13,20 +14,51 @@ from lora_opt.evaluation.study.ranking import (
 )
 
 
-def points(value: float) -> str:
-  """A score or a difference of scores, in points.
+class Unit(NamedTuple):
+  """How the scores of a ranking are written.
 
-  >>> points(0.71234)
-  '71.2'
+  >>> Unit().score(0.71234), Unit(lower_is_better=True).score(-0.04321)
+  ('71.2', '0.0432')
   """
-  return _text.minus(f'{100 * value:.1f}')
+
+  lower_is_better: bool = False
+
+  @property
+  def name(self) -> str:
+    """What a score is called."""
+    return 'loss' if self.lower_is_better else 'score'
+
+  def natural(self, score: float) -> float:
+    """A score as it was measured."""
+    return -score if self.lower_is_better else score
+
+  def score(self, score: float) -> str:
+    """A score, in points, or a loss."""
+    return self.gap(self.natural(score))
+
+  def gap(self, difference: float) -> str:
+    """A difference of scores, or of losses."""
+    if self.lower_is_better:
+      return _text.minus(f'{difference:.4f}')
+    return _text.minus(f'{100 * difference:.1f}')
+
+  def span(self, interval: Interval) -> str:
+    """The bounds of a score's interval, the lower first; or a dash."""
+    if interval.low is None:
+      return _text.NONE
+    ends = sorted(map(self.natural, (interval.low, interval.high)))
+    return ' to '.join(map(self.gap, ends))
+
+  def gap_span(self, interval: Interval) -> str:
+    """The same for a difference."""
+    if interval.low is None:
+      return _text.NONE
+    return f'{self.gap(interval.low)} to {self.gap(interval.high)}'
 
 
-def span(interval: Interval) -> str:
-  """The bounds of an interval, or a dash."""
-  if interval.low is None:
-    return _text.NONE
-  return f'{points(interval.low)} to {points(interval.high)}'
+def unit(ranking: Ranking) -> Unit:
+  """That of a ranking."""
+  return Unit(ranking.lower_is_better)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -71,7 +103,7 @@ def sentences(ranking: Ranking, pace: Mapping[str, Pace]) -> list[str]:
   return [
     f'Recommended: {chosen}. {_reason(chosen, ranking)}',
     _highest(best, ranking),
-    *_ties(others),
+    *_ties(others, unit(ranking)),
     *_against_baseline(ranking),
     *_beaten(chosen, ranking),
     *_cost(chosen, pace),
@@ -83,12 +115,15 @@ def sentences(ranking: Ranking, pace: Mapping[str, Pace]) -> list[str]:
 def _highest(best: Place, ranking: Ranking) -> str:
   seeds = sorted({len(found) for found in ranking.seeds.values()})
   groups = len(ranking.chosen)
-  spread = '' if best.score.low is None else f' [{span(best.score)}]'
+  write = unit(ranking)
+  spread = '' if best.score.low is None else f' [{write.span(best.score)}]'
+  highest = 'lowest' if write.lower_is_better else 'highest'
   many = 'comparison' if groups == 1 else 'comparisons'
+  plural = 's' if seeds != [1] else ''
   return (
-    f'{best.method} has the highest mean score, {points(best.score.mean)}'
-    f'{spread}, over {groups} {many} (a task at a rank) of '
-    f'{listed([str(n) for n in seeds])} seed{"s" if seeds != [1] else ""}.'
+    f'{best.method} has the {highest} mean {write.name}, '
+    f'{write.score(best.score.mean)}{spread}, over {groups} {many} (a task at '
+    f'a rank) of {listed([str(n) for n in seeds])} seed{plural}.'
   )
 
 
@@ -108,7 +143,7 @@ def _reason(method: str, ranking: Ranking) -> str:
   )
 
 
-def _ties(others: Sequence[Place]) -> list[str]:
+def _ties(others: Sequence[Place], write: Unit) -> list[str]:
   tied = [place for place in others if place.verdict == 'tied']
   behind = [place for place in others if place.verdict == 'behind']
   said = []
@@ -120,7 +155,9 @@ def _ties(others: Sequence[Place]) -> list[str]:
       'zero.'
     )
   if behind:
-    names = listed([f'{p.method} (by {points(p.behind.mean)})' for p in behind])
+    names = listed(
+      [f'{p.method} (by {write.gap(p.behind.mean)})' for p in behind]
+    )
     said.append(f'Behind it by more than seeds explain: {names}.')
   return said
 
@@ -134,17 +171,22 @@ def _against_baseline(ranking: Ranking) -> list[str]:
       f'{BASELINE} is among them: these numbers alone are no reason to leave '
       'it.'
     ]
-  gain = f'{points(place.behind.mean)} points [{span(place.behind)}]'
+  write = unit(ranking)
+  points = '' if write.lower_is_better else ' points'
+  gain = (
+    f'{write.gap(place.behind.mean)}{points} [{write.gap_span(place.behind)}]'
+  )
   return [f'Over {BASELINE} the best one gains {gain}.']
 
 
 def _beaten(method: str, ranking: Ranking) -> list[str]:
-  losses = []
+  losses, write = [], unit(ranking)
   for group, found in ranking.chosen.items():
     best, behind = best_in_group(found)
     low = behind[method].low
     if low is not None and low > 0:
-      by = f'{points(behind[method].mean)} [{span(behind[method])}]'
+      gap = behind[method]
+      by = f'{write.gap(gap.mean)} [{write.gap_span(gap)}]'
       losses.append(f'{group.title} ({best} by {by})')
   if not losses:
     return [f'In no comparison is another method better than {method}.']
