@@ -36,6 +36,7 @@ from lora_opt.data import tasks
 from lora_opt.evaluation import decoding
 from lora_opt.evaluation import evaluate
 from lora_opt.evaluation import metrics
+from lora_opt.evaluation import pictures
 from lora_opt.evaluation import run
 from lora_opt.planning import ahead
 from lora_opt.planning import chips

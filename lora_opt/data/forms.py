@@ -17,11 +17,13 @@ from lora_opt.data import (
   eval_batching,
   image_batching,
   seq2seq_batching,
+  subject_batching,
   text_batching,
 )
 from lora_opt.data.image_batching import LabelledImage
 from lora_opt.data.packing import Encoded, EncodedExample
 from lora_opt.data.seq2seq_batching import EncodedPair
+from lora_opt.data.subject_batching import CaptionedImage
 from lora_opt.data.text_batching import LabelledTexts
 
 
@@ -39,7 +41,7 @@ class Form(NamedTuple):
   The functions take (task, tokenizer, ...).
   """
 
-  example: type[Encoded | LabelledImage]
+  example: type[Encoded | LabelledImage | CaptionedImage]
   train_batches: Callable[..., Iterable]  # see batching.train_batches
   eval_batches: Callable[..., Iterable]  # see batching.eval_batches
   choice_batches: Callable[..., Iterable] = refuse  # eval_batching.pack_choices
@@ -77,6 +79,12 @@ FORMS = {
     image_batching.train_batches,
     image_batching.eval_batches,
     label_batches=image_batching.label_batches,
+  ),
+  # A picture to a row, with a caption.
+  'text_to_image': Form(
+    CaptionedImage,
+    subject_batching.train_batches,
+    subject_batching.eval_batches,
   ),
 }
 

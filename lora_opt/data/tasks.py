@@ -15,8 +15,9 @@ up any data set without code:
 `MultipleChoice`, `Classification` and `Completion` are scored by likelihood,
 `Generation` by what the model writes. Encoders take `Classification`, and
 `Regression`, by labels and numbers instead of words; models of images take
-`ImageClassification`. What all have in common (the sources, the prompt, chat or
-plain, batches) is in lora_opt.data.task.Task.
+`ImageClassification`, text-to-image models `SubjectGeneration`. What all have
+in common (the sources, the prompt, chat or plain, batches) is in
+lora_opt.data.task.Task.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ from lora_opt.data.extraction import (
 )
 from lora_opt.data.image_task import ImageClassification
 from lora_opt.data.mixture import Mixture
+from lora_opt.data.subject_task import SubjectGeneration
 from lora_opt.data.task import SPLITS, Task
 from lora_opt.reading import values
 from lora_opt.reading.label_order import order_of
@@ -53,6 +55,7 @@ __all__ = [
   'Mixture',
   'MultipleChoice',
   'Regression',
+  'SubjectGeneration',
   'Task',
   'after_hashes',
   'first_match',

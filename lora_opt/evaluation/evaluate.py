@@ -62,6 +62,11 @@ class Evaluator:
       length: positions of such a row, or more where an example needs them, up
         to `LONGEST`; longer texts of an encoder are cut.
     """
+    if batch_form(model) == 'text_to_image':
+      raise ValueError(
+        f'{model.name} draws pictures: its evaluation is '
+        '@pictures.PictureEvaluator, as configs/runs/dreambooth.gin sets it'
+      )
     self._model = model
     self._task = task
     self._placement = placement

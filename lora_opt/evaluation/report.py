@@ -24,11 +24,13 @@ from lora_opt.evaluation import (
   comparison,
   curves,
   history,
+  picture_files,
   results,
   run_files,
 )
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.comparison import format_table
+from lora_opt.evaluation.metrics import LOWER
 from lora_opt.reading.files import read_text
 
 __all__ = ['format_table', 'write_report']
@@ -71,7 +73,8 @@ def write_report(model_dir: str | Path) -> Path:
   Args:
     model_dir: the folder of the run. Read are `metrics.jsonl`, `run.json`,
       `dataset.json`, `evaluation/before.json`, `evaluation/after.json`,
-      `evaluation/scores/` and `operative_config.gin`, as far as they are there.
+      `evaluation/pictures/`, `evaluation/scores/` and `operative_config.gin`,
+      as far as they are there.
 
   Returns:
     The path of the report. A file that is damaged is left out, and named on
@@ -109,6 +112,7 @@ def write_report(model_dir: str | Path) -> Path:
     diverged=[r['step'] for r in rows if 'loss' in r and r['loss'] is None],
     classes=classes.by_class(before, after),
     groups=_groups(before, after),
+    pictures=files.pictures(),
     shown=_SAMPLES,
     facts=_facts(run, rows) + _data_facts(data),
     command=run.get('command'),
@@ -119,6 +123,8 @@ def write_report(model_dir: str | Path) -> Path:
 
 def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:
   """Score and interval in percent, for the bars under the table."""
+  if LOWER in {**before, **after}:
+    return []  # a loss is no share of 100
   scores = (
     ('Before', comparison.score_interval(before)),
     ('After', comparison.score_interval(after)),
@@ -128,6 +134,8 @@ def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:
 
 def _groups(before: Json, after: Json) -> list[Group]:
   """Examples by what training did to them, in the evaluation's order."""
+  if LOWER in {**before, **after}:
+    return []  # a loss is not right or wrong
   answers: dict[tuple[str, str, int], dict[str, Json]] = {}
   for side, summary in (('before', before), ('after', after)):
     seen: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -288,6 +296,16 @@ class _Files:
     except (ValueError, OSError) as error:
       self.note(f'left out, since it cannot be read: {error}')
       return {}
+
+  def pictures(self) -> dict[str, Any]:
+    """What was drawn at each step, see `picture_files.table`."""
+    drawn = []
+    for path in picture_files.steps(self._folder):
+      try:
+        drawn.append(picture_files.read(path))
+      except (ValueError, OSError) as error:
+        self.note(f'left out, since it cannot be read: {error}')
+    return picture_files.table(drawn, self.note)
 
   def text(self, name: str) -> str:
     """A file of text; '' if it is missing or damaged."""

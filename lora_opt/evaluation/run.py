@@ -9,10 +9,11 @@ from typing import Any
 import jax
 
 from lora_opt import writing
-from lora_opt.evaluation import results
+from lora_opt.evaluation import picture_files, results
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
+from lora_opt.evaluation.pictures import Strip
 from lora_opt.evaluation.report import write_report
 from lora_opt.reading.values import printable
 from lora_opt.training import finite, identity, parts
@@ -88,11 +89,14 @@ def infer(
 ) -> pathlib.Path:
   """Writes completions for the prompts of the evaluation split of tasks.
 
+  A text-to-image model draws pictures of the task's sample_prompts instead.
+
   Args: as of `score`.
 
   Returns:
     MODEL_DIR/inference with a <task>.jsonl for each task: prompt, reference,
-    prediction and score, one example a line.
+    prediction and score, one example a line; or prompt and file of a picture,
+    which are in a folder of the task's name beside it.
 
   Raises: as `score`.
   """
@@ -108,6 +112,10 @@ def infer(
       said = True
       here = identity.of_model(model, base)
       on_first(functools.partial(_say_other_base, folder, adapter, here))
+    if hasattr(evaluate, 'pictures'):
+      strips = evaluate.pictures(base, lora)
+      on_first(functools.partial(_write_pictures, folder, each.name, strips))
+      continue
     predictions = evaluate.generate(base, lora)
     name = writing.file_name(each.name)
     path = folder / 'inference' / f'{name}.jsonl'
@@ -117,6 +125,22 @@ def infer(
       print(printable(f'> {prompt}\n{answer}\n'))
     print(f'{len(predictions)} completions: {path}')
   return folder / 'inference'
+
+
+def _write_pictures(
+  folder: pathlib.Path, task: str, strips: Sequence[Strip]
+) -> None:
+  """Each picture as a file of its own, and which text it is of."""
+  name = writing.file_name(task)
+  rows = []
+  for number, strip in enumerate(strips):
+    for place, picture in enumerate(strip.pictures):
+      file = f'{name}/{number}_{place}.png'
+      path = folder / 'inference' / file
+      writing.write_bytes(path, picture_files.png(picture))
+      rows.append({'prompt': strip.prompt, 'file': file})
+  results.write_lines(folder / 'inference' / f'{name}.jsonl', rows)
+  print(f'{len(rows)} pictures: {folder / "inference" / name}')
 
 
 def merge(

@@ -277,7 +277,7 @@ def make_plan(
 def _work(batch: Mapping[str, Any]) -> dict[str, Any]:
   """How much a batch is, and of what."""
   texts = [x.size for name, x in batch.items() if name.endswith('tokens')]
-  if texts:
+  if texts and 'images' not in batch:
     return {'tokens': sum(texts), 'unit': 'tokens'}
   return {'tokens': len(batch['weights']), 'unit': 'images'}
 

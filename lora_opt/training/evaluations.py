@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lora_opt.evaluation import run_files
-from lora_opt.training import finite, identity, run_directory
+from lora_opt.evaluation import metrics, run_files
+from lora_opt.training import drawing, finite, identity, run_directory
 from lora_opt.training.processes import on_first
 from lora_opt.training.train_state import TrainState
 
@@ -38,13 +38,17 @@ class Evaluations:
     self._made_of = dict(made_of)
 
   def now(self, state: TrainState) -> dict[str, Any]:
-    """Evaluates a state.
+    """Evaluates a state, and keeps the pictures that its model draws.
 
     Raises:
       ValueError: weights are not finite, and named.
     """
+    step = int(state.step)
     with finite.explained({'base weights': self._base, 'adapter': state.lora}):
-      result = self._evaluate(self._base, state.lora, int(state.step))
+      result = self._evaluate(self._base, state.lora, step)
+      if hasattr(self._evaluate, 'pictures'):
+        strips = self._evaluate.pictures(self._base, state.lora)
+        on_first(functools.partial(drawing.keep, self._folder, step, strips))
     return {**result, 'made_of': self._made_of}
 
   def once(self, moment: str, state: TrainState) -> dict[str, Any]:
@@ -63,8 +67,8 @@ class Evaluations:
     result = self.now(state)
     on_first(functools.partial(run_directory.write_json, path, result))
     print(
-      f'{moment} training: {result["metric"]} {result["score"]:.3f}, '
-      f'loss {result["loss"]:.4f} on {result["num_examples"]} examples',
+      f'{moment} training: {metrics.headline(result)} on '
+      f'{result["num_examples"]} examples',
       flush=True,
     )
     return result

@@ -17,6 +17,7 @@ from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.reading.values import integer
 from lora_opt.training import (
+  drawing,
   finite,
   identity,
   parts,
@@ -165,6 +166,8 @@ def train(
     lora = put(lora, placement.trainable)
     state = create_train_state(lora, optimizer, placement)
     finite.check({'adapter': state.lora, 'optimizer state': state.opt_state})
+    evaluate = make_evaluator(evaluator, model, task, placement)
+    task = drawing.with_class_pictures(folder, model, task, evaluate, base)
     data = task.train_batches(
       model.tokenizer,
       length=length,
@@ -186,7 +189,6 @@ def train(
     )
     if profile_steps:
       train_step = profile.traced(train_step, folder / 'profile', profile_steps)
-    evaluate = make_evaluator(evaluator, model, task, placement)
     on_first(
       functools.partial(
         run_directory.describe,

@@ -38,7 +38,7 @@ def make_train_step(
       size; gradients and metrics are those of the whole batch. The parts are
       added up in float32, whatever the type of the adapters.
     loss_normalizing_factor: what the summed loss is divided by; None for the
-      number of target tokens in the batch.
+      number of target tokens in the batch, or the sum of its `counts`.
     diagnostics_period: steps between two diagnoses of the factors
       (`lora_opt.diagnostics`), in the metrics as lora/...; zeros at other
       steps. None: no such metrics.
@@ -55,7 +55,9 @@ def make_train_step(
 
   def step(state: TrainState, base: Any, batch: Batch):
     target_tokens = jnp.sum(batch['weights'])
-    normalizer = loss_normalizing_factor or jnp.maximum(target_tokens, 1.0)
+    # Where rows of some weight add to the loss without being counted.
+    counted = jnp.sum(batch.get('counts', batch['weights']))
+    normalizer = loss_normalizing_factor or jnp.maximum(counted, 1.0)
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def accumulate(total, part):

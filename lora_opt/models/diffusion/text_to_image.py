@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lora_opt.data.captions import caption_ids, padded
 from lora_opt.models.attend import check_implementation
 from lora_opt.models.diffusion.adapter_file import (
   export_adapter,
@@ -162,13 +163,9 @@ class TextToImage:
       (texts, length) int32.
     """
     tokenizer, length = self.tokenizer, self.config.text.max_length
-    pad = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
-    rows = np.full((len(texts), length), pad, np.int32)
-    for row, text in zip(rows, texts, strict=True):
-      ids = tokenizer.encode(text)[: length - 2]
-      ids = [tokenizer.bos_id, *ids, tokenizer.eos_id]
-      row[: len(ids)] = ids
-    return rows
+    return np.stack(
+      [padded(tokenizer, caption_ids(tokenizer, t), length) for t in texts]
+    )
 
   def token_losses(
     self, base: Tree, lora: Tree | None, batch: Batch, rng=None

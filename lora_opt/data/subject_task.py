@@ -1,0 +1,240 @@
+"""The task of DreamBooth: a subject from a few pictures of it."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from absl import logging
+
+from lora_opt.data import sources, subject_batching
+from lora_opt.data.captions import caption_ids
+from lora_opt.data.examples import Example, Record, Template
+from lora_opt.data.image_task import ImageTask, image_facts
+from lora_opt.data.images import Augmentation
+from lora_opt.data.task import SPLITS
+from lora_opt.reading import values
+
+CLASS = 'class'  # the split of the pictures of other members of the class
+_MOST_PROMPTS = 64
+RANDOM_CROP = Augmentation(crop='random')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SubjectGeneration(ImageTask):
+  """Pictures of a subject with captions, for text-to-image models.
+
+  The loss is that of DreamBooth: the mean over pictures of the subject plus
+  `class_weight` times the mean over pictures of its class, which keep the model
+  from forgetting what else there is of the class (prior preservation). Without
+  `class_prompt` it is the first alone. Half of the rows of a batch are of the
+  class.
+
+  Args:
+    train: pictures of the subject: a folder of them, or a source such as a
+      sources.ImageFolder.
+    eval: others of them, which are not trained on. None evaluates on those of
+      train: the loss then says how well they are known by heart.
+    prompt: the caption, in which {text} stands for that field of a picture's
+      row, as metadata.jsonl has it.
+    class_prompt: the caption of the pictures of the class. None leaves the
+      class out.
+    class_images: folder of these pictures. Where there are fewer than
+      `class_count`, and where it is missing, training first has the model
+      itself make the rest, which are kept in MODEL_DIR.
+    class_count: how many of them there are to be at least.
+    class_weight: what their mean loss is multiplied by.
+    sample_prompts: texts of the pictures that evaluation draws; by default the
+      captions of the evaluated pictures.
+    size: height and width in pixels; None for those that the weights were
+      trained for.
+    made_images: folder of the pictures that the model made. Training sets it.
+    too_long: captions of more tokens than the text encoder reads: 'error',
+      'truncate' or 'drop', see lora_opt.data.batching.encode_split.
+
+  The other fields are those of every ImageTask. The default augmentation makes
+  the shorter side as long as `size`, and cuts a square out anywhere.
+
+  References:
+    Ruiz et al. 2023, DreamBooth, arXiv 2208.12242.
+
+  >>> rows = [{'image': 'a.png'}]
+  >>> task = SubjectGeneration(name='dog', train=rows, prompt='a sks dog')
+  >>> task.source('eval') is rows
+  True
+  """
+
+  kind: ClassVar[str] = 'text_to_image'
+  train: Sequence[sources.Row] | str
+  eval: Sequence[sources.Row] | str | None = None
+  class_prompt: str | None = None
+  class_images: str | None = None
+  class_count: int = 100
+  class_weight: float = 1.0
+  sample_prompts: Sequence[str] = ()
+  size: int | None = None
+  made_images: str | None = None
+  too_long: str = 'error'
+  augmentation: Augmentation = RANDOM_CROP
+
+  def __post_init__(self):
+    super().__post_init__()
+    place = f'task {self.name!r}'
+    if isinstance(self.sample_prompts, str):
+      raise ValueError(f'{place}: sample_prompts must be a list of texts')
+    prompts = {'prompt': self.prompt, 'class_prompt': self.class_prompt}
+    prompts |= {f'sample_prompts: {i}': p for i, p in enumerate(self.prompts)}
+    for name, text in prompts.items():
+      if text is not None and not values.text(text, f'{place}: {name}').strip():
+        raise ValueError(
+          f'{place}: {name} is empty; it is to say what a picture shows, such '
+          "as 'a photo of sks dog'"
+        )
+    if len(self.prompts) > _MOST_PROMPTS:
+      raise ValueError(
+        f'{place}: {len(self.prompts)} sample_prompts, at most {_MOST_PROMPTS} '
+        'are drawn'
+      )
+    if self.class_images is not None and self.class_prompt is None:
+      raise ValueError(
+        f'{place}: class_images={self.class_images!r} without class_prompt, '
+        'the caption of its pictures'
+      )
+    if self.metrics:
+      raise ValueError(
+        f'{place}: metrics are those of texts and labels; what is drawn is '
+        'judged by its validation loss'
+      )
+    values.integer(self.class_count, f'{place}: class_count', 1, 10**6)
+    values.number(self.class_weight, f'{place}: class_weight', above=0)
+    if self.size is not None:
+      values.integer(self.size, f'{place}: size', 8, 2**13)
+
+  @property
+  def metric(self) -> str:
+    return 'validation_loss'
+
+  @property
+  def prompts(self) -> Sequence[str]:
+    """The texts of `sample_prompts`, () for the default ones."""
+    return tuple(self.sample_prompts)
+
+  @property
+  def with_class(self) -> bool:
+    """Whether pictures of the class are trained on too."""
+    return self.class_prompt is not None
+
+  def source(self, split: str) -> Sequence[sources.Row]:
+    if split == CLASS:
+      return self._class_rows
+    if split == 'eval' and self.eval is None:
+      split = 'train'
+    found = super().source(split)
+    return sources.ImageFolder(found) if isinstance(found, str) else found
+
+  def validate(self, splits: Sequence[str] = SPLITS) -> None:
+    """As `Task.validate`; of the class as far as its pictures are there."""
+    if 'train' in splits and self.with_class and self._class_rows:
+      splits = (*splits, CLASS)
+    super().validate(splits)
+    if self.eval is None and 'eval' in splits:
+      logging.warning(
+        'task %r has no pictures for validation alone: the loss is of those '
+        'that are trained on',
+        self.name,
+      )
+
+  def overlap(self) -> list[int]:
+    return [] if self.eval is None else super().overlap()
+
+  def facts(self) -> dict[str, Any]:
+    facts = super().facts()
+    if self.with_class:
+      pictures = self.examples(CLASS)
+      facts[CLASS] = {
+        'folder': self.class_images,
+        'made': len(self._rows_of(self.made_images)),
+        'examples': len(pictures),
+        **image_facts(pictures),
+      }
+    return facts
+
+  def example(self, record: Record) -> Example:
+    template = self.class_prompt if record.split == CLASS else self.prompt
+    caption = record.fill(template)
+    if not caption.strip():
+      raise record.error(f'the caption, made by {template!r}, is empty')
+    return Example(caption, '', row=record.row, image=self.image_of(record))
+
+  def missing_class_images(self) -> int:
+    """How many pictures of the class the model itself is to make.
+
+    Raises:
+      ValueError: some are, and their caption has fields, which they have not.
+    """
+    if not self.with_class:
+      return 0
+    there = len(self._rows_of(self.class_images))
+    if there < self.class_count and (
+      fields := Template(self.class_prompt).fields
+    ):
+      raise ValueError(
+        f'task {self.name!r}: class_prompt={self.class_prompt!r} has the field '
+        f'{fields[0]!r}, which no picture has that the model makes itself; '
+        f'there are {there} in class_images={self.class_images!r}, and '
+        f'class_count is {self.class_count}'
+      )
+    return max(0, self.class_count - there)
+
+  def with_made_images(self, folder: str) -> 'SubjectGeneration':
+    """The task with the pictures of the class that the model made."""
+    return dataclasses.replace(self, made_images=folder)
+
+  def drawn_prompts(self) -> list[str]:
+    """The texts of the pictures that evaluation draws."""
+    if self.prompts:
+      return list(self.prompts)
+    found = {example.prompt: None for example in self.examples('eval')}
+    return list(found)[:_MOST_PROMPTS]
+
+  def check_captions(
+    self, texts: Sequence[str], tokenizer: Any, length: int
+  ) -> None:
+    """Raises ValueError for a text to draw that is longer than can be read.
+
+    Args:
+      texts: to be drawn.
+      tokenizer: of the model.
+      length: tokens that it reads.
+    """
+    for text in texts if self.too_long == 'error' else ():
+      if (size := len(caption_ids(tokenizer, text))) > length:
+        raise subject_batching.too_long(self, text, size, length)
+
+  def noise_batches(
+    self, tokenizer: Any, **settings: Any
+  ) -> subject_batching.NoiseBatches:
+    """Batches for the loss at fixed noise, see `NoiseBatches`."""
+    return subject_batching.noise_batches(self, tokenizer, **settings)
+
+  @property
+  def _no_text(self) -> str:
+    return (
+      f'task {self.name!r} teaches a model to draw a subject, and the model '
+      'draws nothing: take a text-to-image model '
+      '(configs/models/stable_diffusion.gin)'
+    )
+
+  @functools.cached_property
+  def _class_rows(self) -> Sequence[sources.Row]:
+    return [
+      *self._rows_of(self.class_images),
+      *self._rows_of(self.made_images),
+    ]
+
+  def _rows_of(self, folder: str | None) -> Sequence[sources.Row]:
+    """The pictures of a folder; none where it is missing."""
+    if folder is None or not pathlib.Path(folder).expanduser().exists():
+      return ()
+    return sources.ImageFolder(folder)

@@ -1,0 +1,108 @@
+"""The pictures of a run: of the class before training, and of its progress."""
+
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import tensorboardX
+import tqdm
+
+from lora_opt import writing
+from lora_opt.evaluation import picture_files
+from lora_opt.evaluation.pictures import Strip
+from lora_opt.reading.json_text import read_json
+from lora_opt.reading.values import printable, shown
+from lora_opt.training import identity, run_directory
+from lora_opt.training.processes import is_first, on_first
+
+CLASS_FOLDER = 'class_pictures'
+_MADE_OF = 'made_of.json'
+
+
+def keep(folder: pathlib.Path, step: int, strips: list[Strip]) -> None:
+  """Writes what was drawn at a step to files and for TensorBoard.
+
+  Args:
+    folder: MODEL_DIR.
+    step: finished training steps.
+    strips: what was drawn.
+  """
+  picture_files.write(folder, step, strips)
+  with tensorboardX.SummaryWriter(
+    logdir=str(folder / 'tensorboard' / 'pictures'),
+    filename_suffix=f'.{step}.{os.getpid()}',
+  ) as events:
+    for strip in strips:
+      grid = picture_files.side_by_side(strip.pictures)
+      events.add_image(strip.prompt, grid, step, dataformats='HWC')
+
+
+def with_class_pictures(
+  folder: pathlib.Path, model: Any, task: Any, evaluate: Any, base: Any
+) -> Any:
+  """The task with pictures of its class, of which the model makes the rest.
+
+  They are in MODEL_DIR/class_pictures; those that are there already are not
+  made again. All processes must call it.
+
+  Args:
+    folder: MODEL_DIR.
+    model: that of the run.
+    task: that of the run; one without a class is returned as it is.
+    evaluate: draws them: `class_pictures` of an evaluator.
+    base: frozen weights, where they lie.
+
+  Raises:
+    ValueError: those that are there are of something else.
+  """
+  count = getattr(task, 'missing_class_images', int)()
+  if not count:
+    return task
+  target = folder / CLASS_FOLDER
+  size = evaluate.class_batch_size
+  evaluate.check_captions([task.class_prompt])
+  made_of = identity.made_of(identity.of_model(model, base))
+  about = {**made_of, 'class prompt': task.class_prompt, **evaluate.drawn_by}
+  on_first(functools.partial(_check, target, about))
+  wanted = [target / f'{number:05d}.png' for number in range(count)]
+  there = on_first(lambda: [path.exists() for path in wanted])
+  left = [i for i in range(0, count, size) if not all(there[i : i + size])]
+  if left:
+    print(
+      printable(
+        f'{count - sum(there)} pictures of {task.class_prompt!r} are made by '
+        f'the model without an adapter, in {target}'
+      ),
+      flush=True,
+    )
+  seldom = {} if sys.stderr.isatty() else {'mininterval': 30}
+  for first in tqdm.tqdm(
+    left, 'pictures of the class', disable=not is_first(), **seldom
+  ):
+    pictures = evaluate.class_pictures(base, task.class_prompt, first)
+    on_first(functools.partial(_write, wanted[first : first + size], pictures))
+  return task.with_made_images(str(target))
+
+
+def _write(paths: list[pathlib.Path], pictures: Any) -> None:
+  for path, picture in zip(paths, pictures, strict=False):
+    if not path.exists():
+      writing.write_bytes(path, picture_files.png(picture))
+
+
+def _check(folder: pathlib.Path, about: Mapping[str, str]) -> None:
+  """Notes what pictures are made of, or finds that it is still the same."""
+  path = folder / _MADE_OF
+  if path.exists():
+    there = read_json(path)
+    if other := [k for k in about if there.get(k) != about[k]]:
+      name = other[0]
+      raise ValueError(
+        f'{folder} has pictures of the class that were made otherwise: {name}: '
+        f'there {shown(there.get(name))}, here {shown(about[name])}. '
+        'Delete the folder, or choose another MODEL_DIR'
+      )
+  run_directory.write_json(path, dict(about))
