@@ -92,9 +92,27 @@ def test_the_order_of_the_files_does_not_matter(order):
   config.load(files()[::order], BINDINGS)
 
 
-@pytest.mark.parametrize('name', ['quickstart'])
-def test_runs_are_complete(name):
-  config.load([f'configs/runs/{name}.gin'])
+@pytest.mark.parametrize(
+  ('name', 'bindings'),
+  [
+    ('quickstart', []),
+    ('image_classification', ['MODEL_PATH=a', 'IMAGES=b', 'NUM_OUTPUTS=2']),
+    (
+      'dreambooth',
+      ['MODEL_PATH=a', 'INSTANCE_IMAGES=b', 'INSTANCE_PROMPT=a sks dog'],
+    ),
+  ],
+)
+def test_runs_are_complete(name, bindings):
+  config.load([f'configs/runs/{name}.gin'], bindings)
+
+
+def test_an_optimizer_takes_back_the_clipping_of_another():
+  set_by_the_run = ['MODEL_PATH=a', 'INSTANCE_IMAGES=b', 'INSTANCE_PROMPT=c']
+  for name, clip in (('adamw', '1.0'), ('lora_rite', 'None')):
+    files = ['configs/runs/dreambooth.gin', f'configs/optimizers/{name}.gin']
+    config.load(files, set_by_the_run)
+    assert config.settings()['CLIP_NORM'] == clip
 
 
 def test_strings_need_no_quotes():

@@ -14,8 +14,9 @@ MIXTURES = sorted(
   path.stem for path in (ROOT / 'configs/mixtures').glob('*.gin')
 )
 GENERIC = 'reasoning_gym'
-# A folder of one's own: tests/training/image_run_test.py runs it.
-OF_IMAGES = 'image_folder'
+# Folders of one's own: image_run_test.py and subject_run_test.py of
+# tests/training run them.
+OF_IMAGES = ('image_folder', 'dreambooth')
 # The prompt of the first evaluated row, by the publishers' made rows.
 PROMPTS = {
   'arc_easy': 'Question: Why is the sky blue?\nAnswer:',
@@ -101,7 +102,7 @@ def test_procedural_tasks_validate(name, toy):
 
 
 @pytest.mark.parametrize(
-  'name', [n for n in TASKS if not procedural(n) and n != OF_IMAGES]
+  'name', [n for n in TASKS if not procedural(n) and n not in OF_IMAGES]
 )
 def test_tasks_validate_on_publishers_rows(name, toy, prepared):
   task = build(f'tasks/{name}', f'DATA_DIR = "{prepared}"')
@@ -186,7 +187,11 @@ def test_commonsense_instructions_are_those_of_the_publisher(prepared):
 )
 def test_what_must_be_set_is_asked_for_by_name(name):
   folder = 'tasks' if name in TASKS else 'mixtures'
-  required = {GENERIC: 'MIXTURE_OR_TASK_NAME', OF_IMAGES: 'IMAGES'}
+  required = {
+    GENERIC: 'MIXTURE_OR_TASK_NAME',
+    'image_folder': 'IMAGES',
+    'dreambooth': 'INSTANCE_IMAGES',
+  }
   required = required.get(name, 'DATA_DIR')
   with pytest.raises(ValueError, match=required):
     build(f'{folder}/{name}').validate()
