@@ -20,7 +20,7 @@ from lora_opt.evaluation.pictures import PictureEvaluator
 from lora_opt.models import LoraConfig, random_pipeline
 from lora_opt.models.diffusion.random_pipeline import tiny
 from lora_opt.training.loop import train
-from lora_opt.training.partitioning import DATA_PARALLEL
+from lora_opt.training.partitioning import DATA_PARALLEL, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 from tests.data.image_files import colours, save
@@ -184,7 +184,7 @@ def test_the_loss_of_a_step_is_that_of_dreambooth(folder, model, pictures):
   task = task.with_made_images(str(folder / 'class_pictures'))
   placement = DATA_PARALLEL.place(model)
   optimizer = lora_opt.adamw(1e-2)
-  lora = model.init(jax.random.key(0))
+  lora = put(model.init(jax.random.key(0)), placement.trainable)
   state = create_train_state(lora, optimizer, placement)
   batch = next(
     iter(
@@ -198,7 +198,8 @@ def test_the_loss_of_a_step_is_that_of_dreambooth(folder, model, pictures):
     )
   )
   rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(5), 0), 0)
-  losses = model.token_losses(model.base, lora, _arrays(batch), rng)[:, 0]
+  arrays = {name: jnp.asarray(value) for name, value in batch.items()}
+  losses = model.token_losses(model.base, lora, arrays, rng)[:, 0]
   expected = jnp.mean(losses[::2]) + 0.3 * jnp.mean(losses[1::2])
   step = make_train_step(model, optimizer, placement, state, seed=5)
   _, metrics = step(state, model.base, placement.put_batch(batch, 4))
@@ -206,16 +207,11 @@ def test_the_loss_of_a_step_is_that_of_dreambooth(folder, model, pictures):
   assert float(metrics['loss']) == pytest.approx(float(expected), rel=1e-5)
 
 
-def _arrays(batch):
-  return {name: jnp.asarray(value) for name, value in batch.items()}
-
-
 def test_prompts_are_drawn_by_run_mode_infer(folder, model, pictures):
   task = make_task(pictures, sample_prompts=('a seven on a hill',))
   home = evaluation.infer(folder, model, task, evaluator=DRAW)
-  rows = [
-    json.loads(line) for line in (home / 'subject.jsonl').open(encoding='utf-8')
-  ]
+  lines = (home / 'subject.jsonl').read_text(encoding='utf-8').splitlines()
+  rows = [json.loads(line) for line in lines]
   assert [row['prompt'] for row in rows] == ['a seven on a hill'] * 2
   one, two = ((home / row['file']).read_bytes() for row in rows)
   assert one != two

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lora_opt import writing
 from lora_opt.models.diffusion.adapter_names import (
@@ -69,8 +69,8 @@ def export_adapter(
   said = json.dumps(_metadata(model, tensors), indent=2, sort_keys=True)
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  with writing.draft(folder / WEIGHTS) as draft:
-    save_file(tensors, draft, metadata={'format': 'pt', METADATA: said})
+  data = save(tensors, metadata={'format': 'pt', METADATA: said})
+  writing.write_bytes(folder / WEIGHTS, _with_sorted_metadata(data))
 
 
 def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
@@ -132,6 +132,20 @@ def spread_out(lora: Tree, model: TextToImage) -> Tree:
       leaf = leaf.reshape(*shape, leaf.shape[-1])
     found[path] = leaf
   return traverse_util.unflatten_dict(found, sep='/')
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+  """A file whose bytes follow from what is in it.
+
+  The library writes metadata in another order each time.
+  """
+  size = int.from_bytes(data[:8], 'little')
+  header = json.loads(data[8 : 8 + size])
+  metadata = header.pop('__metadata__')
+  header = {'__metadata__': dict(sorted(metadata.items())), **header}
+  text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)  # as the format wants it
+  return len(text).to_bytes(8, 'little') + text + data[8 + size :]
 
 
 def _metadata(model: TextToImage, tensors: Mapping[str, Any]) -> dict[str, Any]:
