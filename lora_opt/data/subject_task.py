@@ -154,7 +154,7 @@ class SubjectGeneration(ImageTask):
       pictures = self.examples(CLASS)
       facts[CLASS] = {
         'folder': self.class_images,
-        'made': len(self._rows_of(self.made_images)),
+        'made': len(self._made_rows),
         'examples': len(pictures),
         **image_facts(pictures),
       }
@@ -175,7 +175,7 @@ class SubjectGeneration(ImageTask):
     """
     if not self.with_class:
       return 0
-    there = len(self._rows_of(self.class_images))
+    there = len(_rows_of(self.class_images))
     if there < self.class_count and (
       fields := Template(self.class_prompt).fields
     ):
@@ -228,13 +228,22 @@ class SubjectGeneration(ImageTask):
 
   @functools.cached_property
   def _class_rows(self) -> Sequence[sources.Row]:
-    return [
-      *self._rows_of(self.class_images),
-      *self._rows_of(self.made_images),
-    ]
+    return [*_rows_of(self.class_images), *self._made_rows]
 
-  def _rows_of(self, folder: str | None) -> Sequence[sources.Row]:
-    """The pictures of a folder; none where it is missing."""
-    if folder is None or not pathlib.Path(folder).expanduser().exists():
-      return ()
-    return sources.ImageFolder(folder)
+  @property
+  def _made_rows(self) -> Sequence[sources.Row]:
+    """The first of those that the model made, as many as are needed."""
+    count = self.missing_class_images()
+    return _rows_of(self.made_images, count) if count else ()
+
+
+def _rows_of(
+  folder: str | None, limit: int | None = None
+) -> Sequence[sources.Row]:
+  """The pictures of a folder; none where it is missing or empty."""
+  path = pathlib.Path(folder or '').expanduser()
+  if folder is None or not path.exists():
+    return ()
+  if path.is_dir() and not any(path.iterdir()):
+    return ()
+  return sources.ImageFolder(folder, limit=limit)

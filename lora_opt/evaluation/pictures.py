@@ -1,5 +1,6 @@
 """Loss at fixed noise, and pictures, of a text-to-image model."""
 
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
@@ -96,7 +97,7 @@ class PictureEvaluator:
     self._batch_size = -(-batch_size // shards) * shards
     self._draws, self._samples, self._seed = draws, samples, seed
     size = None if task.size is None else (task.size, task.size)
-    self._start_noise = lambda seed, rows: model.start_noise(seed, rows, size)
+    self._start_noise = functools.partial(model.start_noise, size=size)
     self._start_noise(0, 1)  # refuses a size that cannot be
     if samples:
       self.check_captions([*task.drawn_prompts(), negative_prompt])

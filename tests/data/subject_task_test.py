@@ -164,6 +164,12 @@ def test_facts_say_where_pictures_are_from(folders, tmp_path):
   facts = task.facts()['class']
   assert (facts['examples'], facts['made']) == (7, 2)
   assert len(task.examples('class')) == 7
+  # Of a folder of more, as many as are missing.
+  fewer = make(folders, class_count=6).with_made_images(made)
+  assert len(fewer.examples('class')) == 6
+  (tmp_path / 'empty').mkdir()
+  empty = make(folders, class_images=str(tmp_path / 'empty'))
+  assert empty.missing_class_images() == 5
   assert make(folders, class_prompt=None, class_images=None).facts().keys() >= {
     'train',
     'eval',
