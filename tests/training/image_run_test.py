@@ -149,6 +149,7 @@ def test_labels_in_another_order_are_put_in_that_of_the_task(
   assert result['score'] == 1.0
 
 
+@pytest.mark.long
 def test_microbatches_take_the_same_step(tmp_path, model, images):
   still = dataclasses.replace(
     model, dropout=0.0, lora_config=LoraConfig('.*/(q|v)', rank=2)
