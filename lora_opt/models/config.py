@@ -5,7 +5,7 @@ import functools
 
 import jax
 
-from lora_opt.models.fields import check_fields
+from lora_opt.models.fields import COUNT, check_fields
 from lora_opt.models.norms import NORMS
 
 # `DecoderConfig.activation`: the function.
@@ -96,7 +96,7 @@ class DecoderConfig:
   local_rope_theta: float | None = None
 
   def __post_init__(self):
-    check_fields(self, window=(0, 2**31))
+    check_fields(self, window=(0, COUNT[1]))
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads={self.num_heads} must be a multiple of '

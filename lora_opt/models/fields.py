@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_opt.reading import values
 
-COUNT = (1, 2**31)
+COUNT = (1, 2**30)  # sums of two are whole numbers of 32 bits
 BOUNDS = {
   'vocab_size': (1, 2**24),
   'embed_dim': (1, 2**20),

@@ -44,7 +44,7 @@ class Settings:
   def __init__(self, file: GGUFFile, kind: str):
     self._file, self._kind = file, kind
 
-  def integer(self, key: str, default: int | None = None, most: int = 2**31):
+  def integer(self, key: str, default: int | None = None, most: int = 2**30):
     """A whole number from 1 on."""
     return values.integer(
       self._file.value(f'{self._kind}.{key}', default),
