@@ -24,6 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 from lora_opt.models import blockwise, flash, splash
 from lora_opt.models.axes import is_split, on_shards
 from lora_opt.models.offset_bias import OffsetBias, frozen
+from lora_opt.models.softcap import capped
 from lora_opt.models.visibility import Visibility, limit_of
 
 LOGGER = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def attend(
   seen: Visibility,
   *,
   scale: float | None = None,
+  softcap: float | None = None,
   window: int | None = None,
   windowed: jax.Array | bool = True,
   bias: OffsetBias | jax.Array | None = None,
@@ -67,6 +69,8 @@ def attend(
     v: Likewise.
     seen: Which keys are visible.
     scale: Factor of the scores; None for 1 / sqrt(head_dim).
+    softcap: Scaled scores s become softcap * tanh(s / softcap); None to leave
+      them. Not with a bias.
     window: Keys that a query sees at most, itself included; None for all.
     windowed: Scalar bool, whether `window` holds; it may be traced.
     bias: What is added to the scores: by the offset, or (1 or batch, heads,
@@ -87,15 +91,16 @@ def attend(
     implementation = _plain_instead(implementation)
   if is_plain(implementation, k.shape[1]):
     limit = limit_of(window, windowed)
-    out = plain(q, k, v, seen.mask(limit), scale=scale, bias=bias)
+    mask = seen.mask(limit)
+    out = plain(q, k, v, mask, scale=scale, softcap=softcap, bias=bias)
     return checkpoint_name(out, 'attended')
   group = q.shape[2] // k.shape[2]
   if group > 1 and is_split('heads') and not is_split('kv_heads'):
     # The heads of one device need not share keys evenly.
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
-  kernels = _kernels(implementation, q, seen, window, bias)
+  kernels = _kernels(implementation, q, seen, window, bias, softcap)
   bias = None if bias is None else frozen(bias)
-  settings = _Settings(scale, window, kernels)
+  settings = _Settings(scale, softcap, window, kernels)
   return _attended(settings, q, k, v, seen, windowed, bias)
 
 
@@ -112,12 +117,13 @@ def plain(
   mask: jax.Array,
   *,
   scale: float | None,
+  softcap: float | None = None,
   bias: OffsetBias | jax.Array | None = None,
 ) -> jax.Array:
   """Attention with all scores of a row at once.
 
   Args:
-    q, k, v, scale, bias: As of `attend`.
+    q, k, v, scale, softcap, bias: As of `attend`.
     mask: (batch, length, keys) bool, queries before keys.
 
   Returns:
@@ -125,11 +131,27 @@ def plain(
   """
   if isinstance(bias, OffsetBias):
     bias = bias.of_all(q.shape[1])
+  if softcap is not None:
+    assert bias is None
+    return _capped(q, k, v, mask, scale, softcap)
   # It accumulates bfloat16 in float32 by implicit promotion.
   with jax.numpy_dtype_promotion('standard'):
     return jax.nn.dot_product_attention(
       q, k, v, bias=bias, mask=mask[:, None], scale=scale
     )
+
+
+def _capped(q, k, v, mask, scale, softcap):
+  """`plain` with capped scores, which `dot_product_attention` lacks."""
+  scale = q.shape[-1] ** -0.5 if scale is None else scale
+  rows = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+  scores = scale * jnp.einsum(
+    'bqkgd,bskd->bkgqs', rows, k, preferred_element_type=jnp.float32
+  )
+  lowest = jnp.finfo(jnp.float32).min
+  scores = jnp.where(mask[:, None, None], capped(scores, softcap), lowest)
+  weights = jax.nn.softmax(scores).astype(v.dtype)
+  return jnp.einsum('bkgqs,bskd->bqkgd', weights, v).reshape(q.shape)
 
 
 def _is_dense(bias):
@@ -150,6 +172,7 @@ class _Settings(NamedTuple):
   """What is known before a program is compiled."""
 
   scale: float
+  softcap: float | None
   window: int | None
   kernels: tuple[tuple[str, str], ...]  # by platform: a name of `_KERNELS`
 
@@ -251,7 +274,10 @@ def _names(q, k, v, seen, windowed, bias):
 def _on_platform(settings, part, *given):
   branches = {
     platform: functools.partial(
-      _KERNELS[name][part], scale=settings.scale, window=settings.window
+      _KERNELS[name][part],
+      scale=settings.scale,
+      softcap=settings.softcap,
+      window=settings.window,
     )
     for platform, name in settings.kernels
   }

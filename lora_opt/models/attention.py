@@ -113,28 +113,30 @@ class Attention(nn.Module):
     q = checkpoint_name(self._placed(q, 'q_norm', view.angles), 'q')
     k = checkpoint_name(self._placed(k, 'k_norm', view.angles), 'k')
     v = checkpoint_name(v, 'v')
+    c = self.config
+    scores = {'scale': c.attention_scale, 'softcap': c.attention_softcap}
     if isinstance(cache, StepCache):
       cache = cache.append(k, v, slot)
-      out = attend_to_cache(q, cache, view.seen, self.config.attention_scale)
+      out = attend_to_cache(q, cache, view.seen, **scores)
     else:
       if cache is not None:
         cache = LayerCache(
           k.astype(cache.keys.dtype), v.astype(cache.values.dtype)
         )
       if windowed is None:
-        windowed = any(self.config.windowed_layers)
+        windowed = any(c.windowed_layers)
       out = attend(
         q,
         k,
         v,
         view.seen,
-        scale=self.config.attention_scale,
-        window=self.config.window,
+        **scores,
+        window=c.window,
         windowed=windowed,
         implementation=self.attention,
       )
     out = out.reshape(*x.shape[:2], -1)
-    o = self._projection('o', self.config.embed_dim, ('heads', 'embed'))
+    o = self._projection('o', c.embed_dim, ('heads', 'embed'))
     return o(out), cache
 
   def _queries_keys_values(self, x):

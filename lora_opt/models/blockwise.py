@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_opt.models.offset_bias import OffsetBias
+from lora_opt.models.softcap import capped, slope
 from lora_opt.models.visibility import (
   Side,
   Visibility,
@@ -33,6 +34,7 @@ def forward(
   bias: OffsetBias | None = None,
   *,
   scale: float,
+  softcap: float | None = None,
   window: int | None = None,
   block: int = BLOCK,
 ) -> tuple[jax.Array, jax.Array]:
@@ -49,6 +51,7 @@ def forward(
     windowed: () bool, whether `window` holds; None for True.
     bias: What is added to the scores; its gradient is not taken.
     scale: Factor of the scores.
+    softcap: What they are capped at softly before the mask; None for nothing.
     window: Keys that a query sees at most, itself included; None for all.
     block: Queries, and keys, at a time.
 
@@ -56,7 +59,7 @@ def forward(
     (batch, length, heads, head_dim) of the type of q, and the logarithm of the
     sum of exponentials of each row of scores, (batch, heads, length) float32.
   """
-  rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, block)
+  rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, softcap, block)
   keys, values = rows.split_keys(k), rows.split_keys(v)
 
   def of_queries(given):
@@ -98,20 +101,22 @@ def backward(
   cotangent: jax.Array,
   *,
   scale: float,
+  softcap: float | None = None,
   window: int | None = None,
   block: int = BLOCK,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of q, k and v.
 
   Args:
-    q, k, v, seen, windowed, bias, scale, window, block: As of `forward`.
+    q, k, v, seen, windowed, bias, scale, softcap, window, block: As of
+      `forward`.
     out, sums: Its results.
     cotangent: The gradient of `out`.
 
   Returns:
     Arrays like q, k and v, summed in float32.
   """
-  rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, block)
+  rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, softcap, block)
   keys, values = rows.split_keys(k), rows.split_keys(v)
   inner = (out.astype(jnp.float32) * cotangent.astype(jnp.float32)).sum(-1)
   inner = rows.split_sums(inner.swapaxes(1, 2))
@@ -124,6 +129,7 @@ def backward(
       weights = jnp.where(mask, jnp.exp(scores - total[..., None]), 0.0)
       of_weights = _product('bkgqd,bksd->bkgqs', change, values[j])
       of_scores = scale * weights * (of_weights - inner[..., None])
+      of_scores *= slope(scores, softcap)
       of_scores = of_scores.astype(q.dtype)
       weights = weights.astype(values.dtype)
       return (
@@ -177,14 +183,16 @@ class _Rows(NamedTuple):
   seen: Visibility
   window: jax.Array | int | None
   bias: OffsetBias | None
+  softcap: float | None
   kv_heads: int
   length: int  # of the queries
   keys: int
   block: int
 
   @classmethod
-  def of(cls, q, k, seen, window, bias, block):
-    return cls(seen, window, bias, k.shape[2], q.shape[1], k.shape[1], block)
+  def of(cls, q, k, seen, window, bias, softcap, block):
+    sizes = k.shape[2], q.shape[1], k.shape[1], block
+    return cls(seen, window, bias, softcap, *sizes)
 
   def over_keys(self, add, state, i):
     """Adds every block of keys that block i of the queries may see.
@@ -212,6 +220,7 @@ class _Rows(NamedTuple):
   def scores(self, query, key, i, j, scale):
     """Scores (batch, kv_heads, group, queries, keys), and who is visible."""
     scores = scale * _product('bkgqd,bksd->bkgqs', query, key)
+    scores = capped(scores, self.softcap)
     if self.bias is not None:
       bias = self.bias.of_block(i, j, self.block)
       scores += bias.reshape(1, self.kv_heads, -1, *bias.shape[1:])

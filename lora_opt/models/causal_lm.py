@@ -115,9 +115,8 @@ class CausalLM(LanguageModel):
       variables, tokens, positions, seen, cache, slot
     )
     last = None if head.codes is None else head.codes[:, -1]
-    return project_to_vocabulary(
-      hidden[:, -1], head.table, last, head.up
-    ), cache
+    head = head._replace(codes=last)
+    return project_to_vocabulary(hidden[:, -1], *head), cache
 
   def _inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
     positions = batch['positions']

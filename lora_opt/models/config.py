@@ -51,6 +51,9 @@ class DecoderConfig:
     scale_embedding: Multiply embeddings by sqrt(embed_dim).
     attention_scale: Factor of the attention scores, by default
       head_dim^-0.5.
+    attention_softcap: What the attention scores are capped at softly; None
+      for nothing.
+    logit_softcap: Likewise for the logits.
     window: Keys that a query of a windowed layer sees, itself included.
     windowed_layers: For each layer whether it is windowed; empty for none.
     local_rope_theta: `rope_theta` of the windowed layers, whose frequencies
@@ -91,6 +94,8 @@ class DecoderConfig:
   learned_positions: bool = False
   scale_embedding: bool = False
   attention_scale: float | None = None
+  attention_softcap: float | None = None
+  logit_softcap: float | None = None
   window: int = 0
   windowed_layers: tuple[bool, ...] = ()
   local_rope_theta: float | None = None

@@ -184,7 +184,8 @@ class Decoder(nn.Module):
     x, cache = layers(x, cache, *views, slot)
     x = NORMS[c.norm](c.norm_eps, self.param_dtype, name='final_norm')(x)
     tied = table if c.tie_embeddings else None
-    return x, OutputHead(c.vocab_size, *types, name='head')(x, tied), cache
+    head = OutputHead(c.vocab_size, *types, c.logit_softcap, name='head')
+    return x, head(x, tied), cache
 
   def _scanned(self):
     block = Block

@@ -26,6 +26,8 @@ BOUNDS = {
   'local_rope_theta': (1.0, 1e15),
   'rope_divisors': (1e-6, 1e6),
   'attention_scale': (1e-6, 1e3),
+  'attention_softcap': (1e-3, 1e6),
+  'logit_softcap': (1e-3, 1e6),
 }
 
 

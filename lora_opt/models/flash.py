@@ -18,7 +18,11 @@ _BLOCK = 128
 
 
 def refusal(
-  q: jax.Array, seen: Visibility, window: int | None, bias: OffsetBias | None
+  q: jax.Array,
+  seen: Visibility,
+  window: int | None,
+  bias: OffsetBias | None,
+  softcap: float | None,
 ) -> str:
   """Why the kernel cannot do this; '' if it can."""
   width = q.shape[-1]
@@ -26,6 +30,8 @@ def refusal(
     return 'segments branch'
   if bias is not None:
     return 'scores have biases'
+  if softcap is not None:
+    return 'scores are capped'
   if window is not None:
     return 'a window ends what is seen'
   if seen.key_segments is not None:
@@ -44,6 +50,7 @@ def forward(
   bias: None = None,
   *,
   scale: float,
+  softcap: None = None,
   window: None = None,
   emulated: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
@@ -53,7 +60,7 @@ def forward(
   """
   from jax.experimental.pallas.ops.gpu import attention as kernels
 
-  assert windowed is bias is window is None
+  assert windowed is bias is softcap is window is None
   settings = _settings(q, seen, scale, emulated)
   with jax.numpy_dtype_promotion('standard'):
     out, sums = kernels.mha(
@@ -75,6 +82,7 @@ def backward(
   cotangent: jax.Array,
   *,
   scale: float,
+  softcap: None = None,
   window: None = None,
   emulated: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -85,7 +93,7 @@ def backward(
   """
   from jax.experimental.pallas.ops.gpu import attention as kernels
 
-  del windowed, bias, window
+  del windowed, bias, softcap, window
   length, (heads, width) = q.shape[1], k.shape[2:]
   settings = {'num_stages': 2, 'grid': None, 'return_residuals': False}
   settings |= {'backward_pass_impl': 'triton', 'num_warps': None}

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_opt.models.axes import row_shards
+from lora_opt.models.softcap import capped, slope
 
 # Positions whose logits a device holds together, unless a number is given.
 ROWS_ON_CPUS, ROWS = 256, 512
@@ -23,6 +24,7 @@ def project_to_vocabulary(
   head: jax.Array,
   codes: jax.Array | None = None,
   up: jax.Array | None = None,
+  softcap: float | None = None,
 ) -> jax.Array:
   """Logits in float32: hidden @ head.T, plus codes @ up of an adapter.
 
@@ -31,6 +33,7 @@ def project_to_vocabulary(
     head: (vocab, embed) of the same type.
     codes: (..., rank), what the head's adapter keeps of `hidden`, or None.
     up: (rank, vocab), the adapter's up factor, or None.
+    softcap: What the logits are capped at softly; None for nothing.
 
   Returns:
     (..., vocab) float32.
@@ -42,6 +45,7 @@ def project_to_vocabulary(
   if codes is not None:
     rows = codes.reshape(-1, codes.shape[-1])
     logits += jnp.dot(rows, up, preferred_element_type=jnp.float32)
+  logits = capped(logits, softcap)
   return logits.reshape(*hidden.shape[:-1], head.shape[0])
 
 
@@ -53,6 +57,7 @@ def adapted_cross_entropy(
   targets: jax.Array,
   needed: jax.Array,
   chunk_rows: int | None,
+  softcap: float | None = None,
 ) -> jax.Array:
   """`token_cross_entropy` for a head with an adapter.
 
@@ -68,6 +73,7 @@ def adapted_cross_entropy(
     needed: (batch, length) bool; the loss is 0 where it is False.
     chunk_rows: Positions whose logits a device holds together; None for what
       suits the platform.
+    softcap: What the logits are capped at softly; None for nothing.
 
   Returns:
     (batch, length) float32.
@@ -76,7 +82,7 @@ def adapted_cross_entropy(
   @jax.checkpoint
   def losses(both, head, targets, needed):
     hidden, codes = jnp.split(both, [head.shape[1]], axis=-1)
-    logits = project_to_vocabulary(hidden, head, codes, up)
+    logits = project_to_vocabulary(hidden, head, codes, up, softcap)
     return _losses(logits, targets, needed)
 
   both = jnp.concatenate([hidden, codes], axis=-1)
@@ -84,19 +90,21 @@ def adapted_cross_entropy(
   return _over_chunks(losses, both, head, targets, needed, chunk_rows)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def token_cross_entropy(
   hidden: jax.Array,
   head: jax.Array,
   targets: jax.Array,
   needed: jax.Array,
   chunk_rows: int | None,
+  softcap: float | None = None,
 ) -> jax.Array:
   """-log softmax(hidden @ head.T)[target] at each position that is needed.
 
   On a device the logits of at most about `chunk_rows` positions exist at a
   time. The loss of a position depends on its own hidden state alone, so its
-  gradient is (softmax - one_hot) @ head times the incoming scalar; the forward
+  gradient is (softmax - one_hot) @ head times the incoming scalar (and times
+  the slope of a soft cap, logit by logit); the forward
   pass of a gradient computes that vector while the logits are there, and the
   backward pass is one product instead of a second pass over the vocabulary.
 
@@ -107,22 +115,25 @@ def token_cross_entropy(
     needed: (batch, length) bool; the loss is 0 where it is False.
     chunk_rows: Positions whose logits a device holds together; at least one
       time step of the whole batch is. None for what suits the platform.
+    softcap: What the logits are capped at softly; None for nothing.
 
   Returns:
     (batch, length) float32.
   """
-  return _over_chunks(_chunk_losses, hidden, head, targets, needed, chunk_rows)
+  function = functools.partial(_chunk_losses, softcap)
+  return _over_chunks(function, hidden, head, targets, needed, chunk_rows)
 
 
-def _forward(hidden, head, targets, needed, chunk_rows):
+def _forward(hidden, head, targets, needed, chunk_rows, softcap):
+  function = functools.partial(_chunk_losses_and_gradient, softcap)
   losses, unit_gradient = _over_chunks(
-    _chunk_losses_and_gradient, hidden, head, targets, needed, chunk_rows
+    function, hidden, head, targets, needed, chunk_rows
   )
   return losses, unit_gradient
 
 
-def _backward(chunk_rows, unit_gradient, cotangent):
-  del chunk_rows
+def _backward(chunk_rows, softcap, unit_gradient, cotangent):
+  del chunk_rows, softcap
   gradient = cotangent[..., None] * unit_gradient.astype(jnp.float32)
   return gradient.astype(unit_gradient.dtype), None, None, None
 
@@ -180,8 +191,9 @@ def _take_times(x, times):
   return jnp.take_along_axis(x, index, axis=1)
 
 
-def _chunk_losses(hidden, head, targets, needed):
-  return _losses(project_to_vocabulary(hidden, head), targets, needed)
+def _chunk_losses(softcap, hidden, head, targets, needed):
+  logits = project_to_vocabulary(hidden, head, softcap=softcap)
+  return _losses(logits, targets, needed)
 
 
 def _losses(logits, targets, needed):
@@ -189,13 +201,18 @@ def _losses(logits, targets, needed):
   return jnp.where(needed, jax.nn.logsumexp(logits, axis=1) - target, 0)
 
 
-def _chunk_losses_and_gradient(hidden, head, targets, needed):
-  logits = project_to_vocabulary(hidden, head)
+def _chunk_losses_and_gradient(softcap, hidden, head, targets, needed):
+  logits = project_to_vocabulary(hidden, head, softcap=softcap)
   target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
   normalizer = jax.nn.logsumexp(logits, axis=1)
-  softmax = jnp.exp(logits - normalizer[:, None]).astype(head.dtype)
-  gradient = jnp.dot(softmax, head, preferred_element_type=jnp.float32)
-  gradient -= head[targets].astype(jnp.float32)
+  of_logits = jnp.exp(logits - normalizer[:, None]) * slope(logits, softcap)
+  gradient = jnp.dot(
+    of_logits.astype(head.dtype), head, preferred_element_type=jnp.float32
+  )
+  of_target = head[targets].astype(jnp.float32)
+  if softcap is not None:
+    of_target *= slope(target, softcap)[:, None]
+  gradient -= of_target
   gradient = jnp.where(needed[:, None], gradient, 0)
   losses = jnp.where(needed, normalizer - target, 0)
   return losses, gradient.astype(hidden.dtype)

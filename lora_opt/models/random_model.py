@@ -9,7 +9,7 @@ from lora_opt.models.config import DecoderConfig
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.frozen import with_base
 from lora_opt.models.lora import LoraConfig, check_dtype
-from lora_opt.models.pretrained.families.gemma import GEMMA3
+from lora_opt.models.pretrained.families.gemma import GEMMA2, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
@@ -87,7 +87,7 @@ def _decoder_family(config: DecoderConfig) -> Family:
   if config.qkv_bias:
     return QWEN2
   needed = leaves_by_path(causal_lm.abstract_base(config)).keys()
-  families = (LLAMA, QWEN3, GEMMA3, GPT2)
+  families = (LLAMA, QWEN3, GEMMA2, GEMMA3, GPT2)
   return next((f for f in families if f.names.keys() >= needed), LLAMA)
 
 

@@ -22,10 +22,14 @@ _BLOCKS = (1024, 512, 384, 256, 128)
 
 
 def refusal(
-  q: jax.Array, seen: Visibility, window: int | None, bias: OffsetBias | None
+  q: jax.Array,
+  seen: Visibility,
+  window: int | None,
+  bias: OffsetBias | None,
+  softcap: float | None,
 ) -> str:
   """Why the kernel cannot do this; '' if it can."""
-  del q, window  # it takes every width, and windows
+  del q, window, softcap  # it takes every width, windows and caps
   if seen.branches is not None:
     return 'segments branch'
   return '' if bias is None else 'scores have biases'
@@ -40,13 +44,14 @@ def forward(
   bias: OffsetBias | None = None,
   *,
   scale: float,
+  softcap: float | None = None,
   window: int | None = None,
   emulated: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Attention; arguments and results are those of `blockwise.forward`.
 
   Args:
-    q, k, v, windowed, scale, window: See there.
+    q, k, v, windowed, scale, softcap, window: See there.
     seen: Which keys are visible; without branches.
     bias: None.
     emulated: Run the kernel's program step by step, where there is no TPU.
@@ -55,7 +60,7 @@ def forward(
   length = q.shape[1]
 
   def attend(window, *given):
-    kernel = _kernel(q, k, seen.causal, window, emulated)
+    kernel = _kernel(q, k, seen.causal, window, softcap, emulated)
     out, (sums,) = jax.vmap(kernel)(*_arguments(*given, scale))
     return out.swapaxes(1, 2)[:, :length], sums[:, :, :length]
 
@@ -74,6 +79,7 @@ def backward(
   cotangent: jax.Array,
   *,
   scale: float,
+  softcap: float | None = None,
   window: int | None = None,
   emulated: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -89,7 +95,7 @@ def backward(
   del bias
 
   def differentiate(window, q, k, v, seen, out, sums, cotangent):
-    kernel = _kernel(q, k, seen.causal, window, emulated)
+    kernel = _kernel(q, k, seen.causal, window, softcap, emulated)
     settings = [kernel.kwargs[name] for name in _SETTINGS]
     known = kernel.dq_mask_info, kernel.dkv_mask_info
 
@@ -139,15 +145,15 @@ def _by_window(function, window, windowed, *given):
     )
 
 
-def _kernel(q, k, causal, window, emulated):
+def _kernel(q, k, causal, window, softcap, emulated):
   lengths = tuple(_whole(x.shape[1]) for x in (q, k))
-  return _built(q.shape[2], lengths, causal, window, emulated)
+  return _built(q.shape[2], lengths, causal, window, softcap, emulated)
 
 
 # What a kernel knows of its mask are numbers, so that programs may share it;
 # for rows of 128k tokens it takes seconds to look at all blocks.
 @functools.lru_cache(maxsize=32)
-def _built(heads, lengths, causal, window, emulated):
+def _built(heads, lengths, causal, window, softcap, emulated):
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   if window is not None:
@@ -172,6 +178,7 @@ def _built(heads, lengths, causal, window, emulated):
       splash_attention.MultiHeadMask([mask] * heads),
       block_sizes=blocks,
       save_residuals=True,
+      attn_logits_soft_cap=softcap,
       interpret=emulated,
     )
     return jax.tree.map(np.asarray, kernel)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lora_opt.models.softcap import capped
+
 
 class StepCache(NamedTuple):
   """Keys and values of one layer; the slots beyond those written are empty."""
@@ -51,6 +53,7 @@ def attend_to_cache(
   cache: StepCache,
   mask: jax.Array,
   scale: float | None = None,
+  softcap: float | None = None,
 ) -> jax.Array:
   """Softmax attention of one query in each row, as `dot_product_attention`.
 
@@ -59,6 +62,7 @@ def attend_to_cache(
     cache: Of this layer.
     mask: (batch, 1, slots) bool, which slots are visible.
     scale: Factor of the scores; None for 1 / sqrt(head_dim).
+    softcap: What they are capped at softly; None for nothing.
 
   Returns:
     (batch, 1, heads, head_dim), of the type of `queries`.
@@ -70,6 +74,7 @@ def attend_to_cache(
   scores = scale * jnp.einsum(
     'bkgd,bksd->bkgs', rows, cache.keys, preferred_element_type=jnp.float32
   )
+  scores = capped(scores, softcap)
   lowest = jnp.finfo(jnp.float32).min
   weights = jax.nn.softmax(jnp.where(mask[:, None], scores, lowest))
   out = jnp.einsum(

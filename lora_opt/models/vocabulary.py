@@ -20,11 +20,12 @@ AXES = ('embed', 'vocab')
 
 
 class Head(NamedTuple):
-  """Logits are hidden @ table.T + codes @ up."""
+  """Logits are hidden @ table.T + codes @ up, capped softly."""
 
   table: jax.Array  # (vocab, embed)
   codes: jax.Array | None  # (batch, length, rank), None without an adapter
   up: jax.Array | None  # (rank, vocab)
+  softcap: float | None = None  # None for no cap
 
 
 def token_losses(
@@ -47,10 +48,10 @@ def token_losses(
   """
   targets = batch['targets']
   needed = batch.get('weights', jnp.ones(targets.shape, jnp.float32)) != 0
-  labels = (targets, needed, chunk_rows)
+  labels = (targets, needed, chunk_rows, head.softcap)
   if head.codes is None:
     return token_cross_entropy(hidden, head.table, *labels)
-  return adapted_cross_entropy(hidden, *head, *labels)
+  return adapted_cross_entropy(hidden, *head[:3], *labels)
 
 
 class EmbeddingTable(nn.Module):
@@ -102,12 +103,14 @@ class OutputHead(nn.Module):
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the table is stored in.
+    softcap: What the logits are capped at softly; None for nothing.
   """
 
   vocab_size: int
   lora: LoraConfig | None
   dtype: jnp.dtype
   param_dtype: jnp.dtype
+  softcap: float | None = None
 
   @nn.compact
   def __call__(self, hidden: jax.Array, tied: jax.Array | None) -> Head:
@@ -126,7 +129,8 @@ class OutputHead(nn.Module):
       a, up = lora_factors(self, (features, self.vocab_size), AXES)
       rows = hidden.reshape(-1, features)
       codes = adapter_code(self, rows, a).reshape(*hidden.shape[:-1], -1)
-    return Head(gathered(table.astype(self.dtype), *AXES[::-1]), codes, up)
+    table = gathered(table.astype(self.dtype), *AXES[::-1])
+    return Head(table, codes, up, self.softcap)
 
 
 def _table(module: nn.Module, shape: tuple[int, int]) -> jax.Array:

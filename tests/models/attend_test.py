@@ -81,14 +81,18 @@ CASES = {
   'causal': ({}, {}),
   'window': ({'positions': positions()}, {'window': 40}),
   'scale': ({}, {'scale': 0.1}),
+  'softcap, window': (
+    {'positions': positions()},
+    {'softcap': 1.5, 'scale': 0.5, 'window': 40},
+  ),
   'both ways': ({'causal': False}, {}),
   'branches': (branched(), {}),
   'branches, window': (branched(), {'window': 12}),
   'bias': ({'causal': False}, {'bias': True}),
 }
 # Heads that share keys: all of their own otherwise.
-KV_HEADS = {'causal': 2, 'window': 1}
-BY_SPLASH = ('causal', 'window', 'scale', 'both ways')
+KV_HEADS = {'causal': 2, 'window': 1, 'softcap, window': 2}
+BY_SPLASH = ('causal', 'window', 'scale', 'softcap, window', 'both ways')
 BY_FLASH = ('causal', 'scale', 'both ways')
 WAYS = [
   *[('blockwise', case) for case in CASES],
@@ -221,6 +225,8 @@ def test_what_a_kernel_cannot_do_is_refused_by_name():
   for name in ('splash', 'flash'):
     with pytest.raises(ValueError, match=f"'{name}': segments branch; take"):
       attend(q, k, v, seen, implementation=name)
+  with pytest.raises(ValueError, match="'flash': scores are capped; take"):
+    attend(q, k, v, Visibility(segments()), softcap=5.0, implementation='flash')
   dense = jnp.zeros((1, HEADS, LENGTH, LENGTH))
   with pytest.raises(ValueError, match="attention='blockwise': scores have a"):
     attend(q, k, v, seen, bias=dense, implementation='blockwise')

@@ -22,13 +22,15 @@ pytestmark = pytest.mark.usefixtures('fast_compile')
 
 # Between them every option of the decoder that a cache, a type or the name of
 # an axis could miss.
-GEMMA3 = {
+GEMMA = {  # with the caps of the second, the rest of the third
   'norm': 'rms_plus_one',
   'post_norms': True,
   'qk_norm': True,
   'activation': 'gelu_tanh',
   'scale_embedding': True,
   'attention_scale': 0.5,
+  'attention_softcap': 1.5,
+  'logit_softcap': 2.5,
   'window': 3,
   'windowed_layers': (True, False),
   'local_rope_theta': 10.0,
@@ -45,7 +47,7 @@ GPT2 = {
   'windowed_layers': (True, True),
 }
 families = pytest.mark.parametrize(
-  'options', [{}, GEMMA3, GPT2], ids=['llama', 'gemma3', 'gpt2']
+  'options', [{}, GEMMA, GPT2], ids=['llama', 'gemma', 'gpt2']
 )
 
 
@@ -68,7 +70,7 @@ def test_packed_segments_equal_separate_rows(tiny):
   np.testing.assert_allclose(together[5:8], separate[1, :3], rtol=1e-5)
 
 
-@pytest.mark.parametrize('options', [{}, GEMMA3], ids=['llama', 'gemma3'])
+@pytest.mark.parametrize('options', [{}, GEMMA], ids=['llama', 'gemma'])
 def test_branches_equal_separate_rows(options):
   tiny = random_model(**options)
   separate = losses_of(tiny, row_batch(FIRST + SECOND, FIRST + THIRD))

@@ -82,6 +82,32 @@ def test_adapter_of_the_head_is_a_change_of_the_head(problem, chunk_rows):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('adapted', [False, True])
+def test_logits_are_capped(problem, adapted):
+  hidden, head, targets, weights = problem
+  cap, zero = 3.0, jnp.zeros((3, 30))
+
+  def chunked(hidden):
+    labels = (targets, SOME, 4, cap)
+    if adapted:
+      losses = adapted_cross_entropy(
+        hidden, head, hidden[..., :3], zero, *labels
+      )
+    else:
+      losses = token_cross_entropy(hidden, head, *labels)
+    return (losses * weights).sum()
+
+  def full(hidden):
+    logits = cap * jnp.tanh(hidden @ head.T / cap)
+    likelihoods = jax.nn.log_softmax(logits)
+    losses = -jnp.take_along_axis(likelihoods, targets[..., None], -1)[..., 0]
+    return (jnp.where(SOME, losses, 0) * weights).sum()
+
+  both = [jax.value_and_grad(each)(hidden) for each in (chunked, full)]
+  for actual, expected in zip(*both, strict=True):
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_no_gradient_for_the_frozen_head(problem):
   hidden, head, targets, _ = problem
   gradient = jax.grad(

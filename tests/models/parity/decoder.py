@@ -88,6 +88,18 @@ CASES = {
     [*LINEAR, 'embed_tokens'],
     'layers/.*|embedding',
   ),
+  'gemma2': Case(
+    'gemma2',
+    SIZES
+    | {
+      'sliding_window': 4,
+      'query_pre_attn_scalar': 7,
+      'attn_logit_softcapping': 1.5,
+      'final_logit_softcapping': 2.5,
+    },
+    LINEAR,
+    'layers/.*',
+  ),
   'gemma3': Case(
     'gemma3_text',
     SIZES

@@ -23,6 +23,7 @@ PUBLISHED_FOLDERS = pathlib.Path(__file__).parents[3] / 'configs/published'
 # A published config of each kind.
 FOLDERS = {
   'gemma': 'gemma_2b',
+  'gemma2': 'gemma2_2b',
   'gemma3_text': 'gemma3_1b',
   'gpt2': 'gpt2',
   'llama': 'llama3_1_8b',

@@ -32,7 +32,7 @@ def config_of(folder, settings):
     (GPT2 | {'rope_theta': 1.0}, 'unknown here.*: rope_theta=1.0'),
     (GEMMA | {'hidden_activation': 'silu'}, "hidden_activation='silu' is not"),
     (GEMMA | {'use_bidirectional_attention': True}, 'attention=True is not'),
-    (GEMMA3 | {'final_logit_softcapping': 30.0}, 'softcapping=30.0 is not'),
+    (GEMMA3 | {'final_logit_softcapping': -1.0}, 'softcapping: expected a fin'),
     (GEMMA3 | {'layer_types': ['linear_attention'] * 3}, "types='linear_att"),
     (GEMMA3 | {'layer_types': ['full_attention']}, 'layer_types has 1 ent'),
     (

@@ -2,7 +2,7 @@
 
 from lora_opt.models.pretrained.families.bert import BERT, ROBERTA
 from lora_opt.models.pretrained.families.deberta import DEBERTA
-from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA3
+from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA2, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
@@ -14,6 +14,7 @@ FAMILIES = {
   'clip': CLIP,
   'deberta-v2': DEBERTA,
   'gemma': GEMMA,
+  'gemma2': GEMMA2,
   'gemma3_text': GEMMA3,
   'gpt2': GPT2,
   'llama': LLAMA,

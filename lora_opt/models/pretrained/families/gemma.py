@@ -1,4 +1,4 @@
-"""Gemma 1, and the text models of Gemma 3."""
+"""Gemma 1 and 2, and the text models of Gemma 3."""
 
 from typing import Any
 
@@ -13,13 +13,7 @@ from lora_opt.models.pretrained.family import Family, TensorName
 ACTIVATIONS = {'gelu_pytorch_tanh': 'gelu_tanh', 'gelu': 'gelu_tanh'}
 
 LAYER = llama.LAYER
-NAMES3 = llama.NAMES | {
-  'layers/attention/q_norm/scale': TensorName(
-    f'{LAYER}.self_attn.q_norm.weight'
-  ),
-  'layers/attention/k_norm/scale': TensorName(
-    f'{LAYER}.self_attn.k_norm.weight'
-  ),
+NAMES2 = llama.NAMES | {
   'layers/attention_post_norm/scale': TensorName(
     f'{LAYER}.post_attention_layernorm.weight'
   ),
@@ -30,6 +24,7 @@ NAMES3 = llama.NAMES | {
     f'{LAYER}.post_feedforward_layernorm.weight'
   ),
 }
+NAMES3 = NAMES2 | llama.QK_NORMS
 
 
 def read_config(settings: ConfigFile) -> DecoderConfig:
@@ -39,22 +34,31 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
   return DecoderConfig(**sizes, rope_theta=theta, rope_divisors=divisors)
 
 
+def read_config2(settings: ConfigFile) -> DecoderConfig:
+  """Reads the config.json of model_type gemma2."""
+  sizes = _sizes(settings, kv_heads=4, max_length=8192)
+  theta, divisors = rotary.scaling(settings, sizes['head_dim'])
+  return DecoderConfig(
+    **sizes,
+    **_later(settings, sizes['num_layers'], 2, softcaps=(50.0, 30.0)),
+    rope_theta=theta,
+    rope_divisors=divisors,
+  )
+
+
 def read_config3(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gemma3_text."""
-  for key in ('attn_logit_softcapping', 'final_logit_softcapping'):
-    settings.expect(key, None)
   sizes = _sizes(settings, kv_heads=4, max_length=131_072)
+  pattern = settings.integer('_sliding_window_pattern', 6)
+  pattern = settings.integer('sliding_window_pattern', pattern)
   theta, local_theta, divisors = _rotary(settings, sizes['head_dim'])
   return DecoderConfig(
     **sizes,
     rope_theta=theta,
     rope_divisors=divisors,
     local_rope_theta=local_theta,
+    **_later(settings, sizes['num_layers'], pattern, softcaps=(None, None)),
     qk_norm=True,
-    post_norms=True,
-    attention_scale=settings.number('query_pre_attn_scalar', 256) ** -0.5,
-    window=settings.integer('sliding_window', 4096),
-    windowed_layers=_windowed(settings, sizes['num_layers']),
   )
 
 
@@ -73,13 +77,28 @@ def _sizes(settings, **defaults):
   }
 
 
-def _windowed(settings, layers):
-  """For each layer whether it is windowed."""
-  pattern = settings.integer('_sliding_window_pattern', 6)
-  pattern = settings.integer('sliding_window_pattern', pattern)
-  return windows.by_layer(
-    settings, tuple((layer + 1) % pattern != 0 for layer in range(layers))
-  )
+def _later(settings, layers, pattern, softcaps):
+  """What Gemma 2 and 3 have beyond the first.
+
+  Args:
+    settings: The file.
+    layers: How many there are.
+    pattern: Every so many layers one sees all.
+    softcaps: What stands for absent caps of scores and of logits.
+  """
+
+  def softcap(key, default):
+    return None if settings.is_null(key) else settings.number(key, default)
+
+  windowed = tuple((layer + 1) % pattern != 0 for layer in range(layers))
+  return {
+    'post_norms': True,
+    'attention_scale': settings.number('query_pre_attn_scalar', 256) ** -0.5,
+    'attention_softcap': softcap('attn_logit_softcapping', softcaps[0]),
+    'logit_softcap': softcap('final_logit_softcapping', softcaps[1]),
+    'window': settings.integer('sliding_window', 4096),
+    'windowed_layers': windows.by_layer(settings, windowed),
+  }
 
 
 def _rotary(settings, head_dim):
@@ -110,16 +129,34 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
   }
 
 
+def write_config2(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json that `read_config2` reads as this config."""
+  return llama.common_settings(config) | {
+    'architectures': ['Gemma2ForCausalLM'],
+    'model_type': 'gemma2',
+    **_written(config),
+  }
+
+
 def write_config3(config: DecoderConfig) -> dict[str, Any]:
   """The config.json that `read_config3` reads as this config."""
   return llama.common_settings(config) | {
     'architectures': ['Gemma3ForCausalLM'],
     'model_type': 'gemma3_text',
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'query_pre_attn_scalar': round(config.attention_scale**-2, 6),
     'rope_local_base_freq': config.local_rope_theta,
-    'sliding_window': config.window,
+    **_written(config),
+  }
+
+
+def _written(config):
+  scale = config.attention_scale or config.head_dim**-0.5
+  return {
+    'hidden_activation': 'gelu_pytorch_tanh',
+    'query_pre_attn_scalar': round(scale**-2, 6),
+    'sliding_window': config.window or config.max_length,
     'layer_types': windows.layer_types(config),
+    'attn_logit_softcapping': config.attention_softcap,
+    'final_logit_softcapping': config.logit_softcap,
   }
 
 
@@ -133,10 +170,13 @@ GEMMA = Family(
   prefix='model.',
   write_config=write_config,
 )
-GEMMA3 = GEMMA._replace(
-  read_config=read_config3,
+GEMMA2 = GEMMA._replace(
+  read_config=read_config2,
   # The hybrid cache of older transformers.
   harmless=('attention_dropout', 'cache_implementation'),
-  names=NAMES3,
-  write_config=write_config3,
+  names=NAMES2,
+  write_config=write_config2,
+)
+GEMMA3 = GEMMA2._replace(
+  read_config=read_config3, names=NAMES3, write_config=write_config3
 )

@@ -43,6 +43,13 @@ NAMES = {
     for ours in ('gate', 'up', 'down')
   },
 }
+# Of the queries and the keys, where a family has them.
+QK_NORMS = {
+  f'layers/attention/{ours}_norm/scale': TensorName(
+    f'{LAYER}.self_attn.{ours}_norm.weight'
+  )
+  for ours in 'qk'
+}
 
 
 def read_config(settings: ConfigFile) -> DecoderConfig:

@@ -5,14 +5,6 @@ from typing import Any
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import llama, rotary, windows
-from lora_opt.models.pretrained.family import TensorName
-
-NAMES3 = llama.NAMES | {
-  f'layers/attention/{ours}_norm/scale': TensorName(
-    f'{llama.LAYER}.self_attn.{ours}_norm.weight'
-  )
-  for ours in 'qk'
-}
 
 
 def read_config2(settings: ConfigFile) -> DecoderConfig:
@@ -96,5 +88,7 @@ QWEN2 = llama.LLAMA._replace(
   write_config=write_config2,
 )
 QWEN3 = QWEN2._replace(
-  read_config=read_config3, names=NAMES3, write_config=write_config3
+  read_config=read_config3,
+  names=llama.NAMES | llama.QK_NORMS,
+  write_config=write_config3,
 )
