@@ -12,6 +12,7 @@ from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
+from lora_opt.models.rotary import Rotation, rotate
 from lora_opt.models.step_cache import StepCache, attend_to_cache
 from lora_opt.models.visibility import Visibility
 
@@ -26,51 +27,9 @@ class LayerCache(NamedTuple):
 class View(NamedTuple):
   """What a layer sees of the tokens besides their hidden states."""
 
-  angles: jax.Array | None  # (batch, length, head_dim / 2), None: no rotation
+  rotation: Rotation | None
   # Without a mask; with a StepCache (batch, length, slots) bool.
   seen: Visibility | jax.Array
-
-
-def rotary_angles(
-  config: DecoderConfig, positions: jax.Array, local: bool = False
-) -> jax.Array | None:
-  """The rotation angle of every position and frequency.
-
-  Args:
-    config: Supplies head_dim, rope_theta and rope_divisors.
-    positions: (batch, length) int32.
-    local: Whether for the windowed layers.
-
-  Returns:
-    (batch, length, head_dim / 2) float32, in radians; None for a model with
-    learned positions.
-  """
-  if config.learned_positions:
-    return None
-  theta, divisors = config.rope_theta, config.rope_divisors
-  if local and config.local_rope_theta is not None:
-    theta, divisors = config.local_rope_theta, ()
-  exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
-  frequency = theta ** (-exponent / config.head_dim)
-  if divisors:
-    frequency = frequency / jnp.array(divisors, jnp.float32)
-  return positions.astype(jnp.float32)[..., None] * frequency[None, None]
-
-
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-  """Rotates pairs (i, i + head_dim / 2) of every head, as Hugging Face does.
-
-  Args:
-    x: (batch, length, heads, head_dim).
-    angles: (batch, length, head_dim / 2) float32.
-
-  Returns:
-    Same shape and type as x.
-  """
-  cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
-  return rotated.astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -110,8 +69,8 @@ class Attention(nn.Module):
       (batch, length, embed), and the cache with the new keys and values.
     """
     q, k, v = self._queries_keys_values(x)
-    q = checkpoint_name(self._placed(q, 'q_norm', view.angles), 'q')
-    k = checkpoint_name(self._placed(k, 'k_norm', view.angles), 'k')
+    q = checkpoint_name(self._placed(q, 'q', 'heads', view.rotation), 'q')
+    k = checkpoint_name(self._placed(k, 'k', 'kv_heads', view.rotation), 'k')
     v = checkpoint_name(v, 'v')
     c = self.config
     scores = {'scale': c.attention_scale, 'softcap': c.attention_softcap}
@@ -159,15 +118,22 @@ class Attention(nn.Module):
 
     return map(split, parts, ('heads', 'kv_heads', 'kv_heads'))
 
-  def _placed(self, heads, norm_name, angles):
+  def _placed(self, heads, name, axis, rotation):
     """Queries or keys, normalized and rotated as the config says."""
     c = self.config
+
+    def norm(axis):
+      module = NORMS[c.norm]
+      return module(
+        c.norm_eps, self.param_dtype, axis=axis, name=f'{name}_norm'
+      )
+
     if c.qk_norm:
-      norm = NORMS[c.norm]
-      heads = norm(
-        c.norm_eps, self.param_dtype, axis='head_dim', name=norm_name
-      )(heads)
-    return heads if angles is None else rotate(heads, angles)
+      heads = norm('head_dim')(heads)
+    if c.wide_qk_norm:
+      together = heads.reshape(*heads.shape[:2], -1)
+      heads = norm(axis)(together).reshape(heads.shape)
+    return heads if rotation is None else rotate(heads, rotation)
 
   def _projection(self, name, features, axes) -> Projection:
     c = self.config

@@ -13,6 +13,7 @@ from lora_opt.models.config import DecoderConfig
 from lora_opt.models.decoder import Decoder
 from lora_opt.models.language_model import Batch, LanguageModel
 from lora_opt.models.loss import project_to_vocabulary
+from lora_opt.models.rotary import text_lengths
 from lora_opt.models.step_cache import StepCache
 from lora_opt.models.variables import Tree, abstract_params, init_collection
 from lora_opt.models.visibility import Visibility
@@ -75,14 +76,15 @@ class CausalLM(LanguageModel):
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
     # Padding sees padding, which nobody reads.
     seen = Visibility(valid.astype(jnp.int32))
+    written = jnp.pad(valid, [(0, 0), (0, max_new_tokens)])
+    cache, room = LayerCache(empty, empty), self._room(written)
     logits, stacked = self._next(
-      base, lora, tokens, positions, seen, LayerCache(empty, empty), None
+      base, lora, tokens, positions, seen, cache, None, room
     )
     layers = [
       StepCache.start(stacked.keys[i], stacked.values[i], max_new_tokens)
       for i in range(c.num_layers)
     ]
-    written = jnp.pad(valid, [(0, 0), (0, max_new_tokens)])
     return logits, DecodeCache(layers, written, jnp.int32(length))
 
   def decode_step(
@@ -103,17 +105,28 @@ class CausalLM(LanguageModel):
     positions = jnp.sum(cache.valid, axis=1, dtype=jnp.int32)[:, None]
     written = jnp.ones((tokens.shape[0], 1), bool)
     seen = jax.lax.dynamic_update_slice_in_dim(cache.valid, written, slot, 1)
-    logits, layers = self._next(
-      base, lora, tokens[:, None], positions, seen[:, None], cache.layers, slot
-    )
+    given = tokens[:, None], positions, seen[:, None], cache.layers, slot
+    logits, layers = self._next(base, lora, *given, self._room(cache.valid))
     return logits, DecodeCache(layers, seen, slot + 1)
 
-  def _next(self, base, lora, tokens, positions, seen, cache, slot):
+  def _room(self, written):
+    """Tokens that a row may have in the end, if rotations depend on them.
+
+    Args:
+      written: (batch, slots) bool, which are, with padding on the left.
+
+    Returns:
+      (batch, 1) int32, or None.
+    """
+    slots, context = written.shape[1], self.config.rope_context
+    if context is None or slots <= context:
+      return None
+    return slots - jnp.argmax(written, axis=1).astype(jnp.int32)[:, None]
+
+  def _next(self, base, lora, *given):
     """Logits after the last token, (batch, vocab), and the new cache."""
     decoder, variables = self._with(base, lora)
-    hidden, head, cache = decoder.apply(
-      variables, tokens, positions, seen, cache, slot
-    )
+    hidden, head, cache = decoder.apply(variables, *given)
     last = None if head.codes is None else head.codes[:, -1]
     head = head._replace(codes=last)
     return project_to_vocabulary(hidden[:, -1], *head), cache
@@ -123,7 +136,11 @@ class CausalLM(LanguageModel):
     seen = Visibility(
       batch['segment_ids'], branches=batch.get('branches'), positions=positions
     )
-    return batch['tokens'], positions, seen
+    context = self.config.rope_context
+    given = batch['tokens'], positions, seen
+    if context is None or positions.shape[1] <= context:
+      return given
+    return *given, None, None, text_lengths(batch['segment_ids'], positions)
 
 
 def init_base(config: DecoderConfig, rng: jax.Array, dtype: str) -> Tree:

@@ -32,17 +32,27 @@ class DecoderConfig:
     head_dim: Width of one head; even, for the rotary pairs.
     mlp_dim: Width of the MLP.
     rope_theta: Base of the rotary wavelengths.
+    rotary_dim: Dimensions of a head that are rotated, the first; None for all.
     rope_divisors: One divisor per rotary frequency, or empty for none. Long
-      context recipes (linear, Llama 3) are all of this form.
+      context recipes (linear, Llama 3, YaRN) are of this form.
+    rope_gain: What rotated queries and keys are multiplied by (YaRN, LongRoPE).
+    long_rope_divisors: The divisors in texts of more than `rope_context`
+      tokens (LongRoPE); empty for the same.
+    dynamic_rope: In such texts the base of the wavelengths grows with the
+      length, by this factor (NTK-aware scaling); None for none.
+    rope_context: See these two.
     norm_eps: Epsilon of the norms.
     tie_embeddings: Whether the output head is the embedding.
     max_length: Context length the weights were trained for.
     norm: 'rms', 'rms_plus_one' (the scale is stored less one) or 'layer'
       (with mean and bias).
-    post_norms: Further norms after attention and MLP, before the residual.
+    pre_norms: Norms before attention and MLP.
+    post_norms: Norms after attention and MLP, before the residual.
     qk_norm: A norm over each head of queries and keys, before the rotation.
+    wide_qk_norm: One over all heads together instead.
     activation: 'silu', 'relu', 'gelu' (exact) or 'gelu_tanh'.
     gated_mlp: down(activation(gate) * up), or without gate.
+    fused_gate: One projection for gate and up, in that order.
     attention_bias: Biases in the projections of the attention.
     qkv_bias: Biases in those of queries, keys and values alone.
     mlp_bias: Biases in those of the MLP.
@@ -56,8 +66,10 @@ class DecoderConfig:
     logit_softcap: Likewise for the logits.
     window: Keys that a query of a windowed layer sees, itself included.
     windowed_layers: For each layer whether it is windowed; empty for none.
-    local_rope_theta: `rope_theta` of the windowed layers, whose frequencies
-      have no divisors then; None for that of the other layers.
+    local_rope_theta: `rope_theta` of the windowed layers, which have nothing
+      else of `rope_...` then; None for that of the other layers.
+    unrotated_layers: For each layer whether its queries and keys are left as
+      they are; empty for none.
 
   Raises:
     ValueError: If a setting is not of its type, out of all bounds, or the
@@ -78,15 +90,23 @@ class DecoderConfig:
   head_dim: int
   mlp_dim: int
   rope_theta: float = 10_000.0
+  rotary_dim: int | None = None
   rope_divisors: tuple[float, ...] = ()
+  rope_gain: float = 1.0
+  long_rope_divisors: tuple[float, ...] = ()
+  dynamic_rope: float | None = None
+  rope_context: int | None = None
   norm_eps: float = 1e-5
   tie_embeddings: bool = True
   max_length: int = 2048
   norm: str = 'rms'
+  pre_norms: bool = True
   post_norms: bool = False
   qk_norm: bool = False
+  wide_qk_norm: bool = False
   activation: str = 'silu'
   gated_mlp: bool = True
+  fused_gate: bool = False
   attention_bias: bool = False
   qkv_bias: bool = False
   mlp_bias: bool = False
@@ -99,6 +119,7 @@ class DecoderConfig:
   window: int = 0
   windowed_layers: tuple[bool, ...] = ()
   local_rope_theta: float | None = None
+  unrotated_layers: tuple[bool, ...] = ()
 
   def __post_init__(self):
     check_fields(self, window=(0, COUNT[1]))
@@ -107,10 +128,9 @@ class DecoderConfig:
         f'num_heads={self.num_heads} must be a multiple of '
         f'num_kv_heads={self.num_kv_heads}'
       )
-    if self.head_dim % 2:
-      raise ValueError(f'head_dim={self.head_dim} must be even')
-    self._check_count('rope_divisors', 'head_dim / 2', self.head_dim // 2)
-    self._check_count('windowed_layers', 'num_layers', self.num_layers)
+    self._check_rotation()
+    for name in ('windowed_layers', 'unrotated_layers'):
+      self._check_count(name, 'num_layers', self.num_layers)
     for name, allowed in (('norm', NORMS), ('activation', ACTIVATIONS)):
       if getattr(self, name) not in allowed:
         raise ValueError(
@@ -120,6 +140,35 @@ class DecoderConfig:
       raise ValueError(
         f'window={self.window} must be at least 1 for windowed_layers'
       )
+
+    if self.qk_norm and self.wide_qk_norm:
+      raise ValueError('qk_norm and wide_qk_norm exclude each other')
+    if self.fused_gate and not self.gated_mlp:
+      raise ValueError('fused_gate needs gated_mlp')
+
+  def _check_rotation(self):
+    if self.head_dim % 2:
+      raise ValueError(f'head_dim={self.head_dim} must be even')
+    width, meaning = self.head_dim, 'head_dim / 2'
+    if self.rotary_dim is not None:
+      width, meaning = self.rotary_dim, 'rotary_dim / 2'
+      if width % 2 or width > self.head_dim:
+        raise ValueError(
+          f'rotary_dim={width} must be even and at most '
+          f'head_dim={self.head_dim}'
+        )
+    for name in ('rope_divisors', 'long_rope_divisors'):
+      self._check_count(name, meaning, width // 2)
+    if self.long_rope_divisors and not self.rope_divisors:
+      raise ValueError('long_rope_divisors need rope_divisors for short texts')
+    depends = bool(self.long_rope_divisors) or self.dynamic_rope is not None
+    if depends != (self.rope_context is not None):
+      raise ValueError(
+        f'rope_context={self.rope_context} belongs to long_rope_divisors or '
+        'dynamic_rope: give both or neither'
+      )
+    if self.dynamic_rope is not None and width < 4:
+      raise ValueError('dynamic_rope needs at least 4 rotated dimensions')
 
   def _check_count(self, name, meaning, count):
     length = len(getattr(self, name))
@@ -136,11 +185,15 @@ class DecoderConfig:
     attention = {'q': heads, 'k': kv_heads, 'v': kv_heads}
     if self.fused_qkv:
       attention = {'qkv': heads + 2 * kv_heads}
-    mlp = ('gate', 'up') if self.gated_mlp else ('up',)
+    mlp = dict.fromkeys(
+      ('gate', 'up') if self.gated_mlp else ('up',), self.mlp_dim
+    )
+    if self.fused_gate:
+      mlp = {'gate_up': 2 * self.mlp_dim}
     return {
       **{f'layers/attention/{k}': (embed, v) for k, v in attention.items()},
       'layers/attention/o': (heads, embed),
-      **{f'layers/mlp/{name}': (embed, self.mlp_dim) for name in mlp},
+      **{f'layers/mlp/{k}': (embed, v) for k, v in mlp.items()},
       'layers/mlp/down': (self.mlp_dim, embed),
       'embedding': (embed, self.vocab_size),
       'head': (embed, self.vocab_size),

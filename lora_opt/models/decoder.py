@@ -1,5 +1,7 @@
 """A decoder of scanned layers: every family is a setting of its config."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,12 +12,12 @@ from lora_opt.models.attention import (
   Attention,
   LayerCache,
   View,
-  rotary_angles,
 )
 from lora_opt.models.axes import constrain
 from lora_opt.models.config import ACTIVATIONS, DecoderConfig
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
+from lora_opt.models.rotary import rotation
 from lora_opt.models.step_cache import StepCache
 from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
@@ -34,6 +36,13 @@ REMAT_POLICIES = {
 }
 
 
+class Kind(NamedTuple):
+  """What a layer is; () bool each, or None where all layers are alike."""
+
+  windowed: jax.Array | None = None
+  rotated: jax.Array | None = None
+
+
 class MLP(nn.Module):
   """down(activation(gate(x)) * up(x)), or down(activation(up(x)))."""
 
@@ -49,20 +58,27 @@ class MLP(nn.Module):
     settings = (self.lora, self.dtype, self.param_dtype, c.mlp_bias)
     activation = ACTIVATIONS[c.activation]
 
-    def widened(name):
-      wide = Projection(c.mlp_dim, ('embed', 'mlp'), *settings, name=name)
-      return checkpoint_name(constrain(wide(x), 'batch', None, 'mlp'), name)
+    def widened(name, times=1):
+      axes, width = ('embed', 'mlp'), times * c.mlp_dim
+      y = Projection(width, axes, *settings, name=name)(x)
+      return constrain(y, 'batch', None, 'mlp')
 
-    if c.gated_mlp:
-      hidden = activation(widened('gate')) * widened('up')
+    if c.fused_gate:
+      gate, up = jnp.split(widened('gate_up', 2), 2, axis=-1)
     else:
-      hidden = activation(widened('up'))
+      gate = widened('gate') if c.gated_mlp else None
+      up = widened('up')
+    up = checkpoint_name(up, 'up')
+    if gate is None:
+      hidden = activation(up)
+    else:
+      hidden = activation(checkpoint_name(gate, 'gate')) * up
     down = Projection(x.shape[-1], ('mlp', 'embed'), *settings, name='down')
     return down(hidden)
 
 
 class Block(nn.Module):
-  """One layer: attention and MLP, each after a norm and around a residual."""
+  """One layer: attention and MLP, each between norms and around a residual."""
 
   config: DecoderConfig
   lora: LoraConfig | None
@@ -71,13 +87,13 @@ class Block(nn.Module):
   attention: str = 'auto'
 
   @nn.compact
-  def __call__(self, x, cache, windowed, view, local_view, slot):
+  def __call__(self, x, cache, kind, view, local_view, slot):
     """Maps x (batch, length, embed) to the same shape.
 
     Args:
       x: Hidden states.
       cache: Of this layer, or None.
-      windowed: () bool, which view is this layer's; None for `view`.
+      kind: Of this layer: which view is its own, and whether it rotates.
       view: What the layers see.
       local_view: What the windowed layers see, if only some are.
       slot: See `Attention`.
@@ -91,23 +107,25 @@ class Block(nn.Module):
     def norm(name):
       return NORMS[c.norm](c.norm_eps, self.param_dtype, name=name)
 
-    if windowed is not None:
+    if kind.windowed is not None:
       # What is visible is the same but for the window.
-      angles = jax.tree.map(
-        lambda local, other: jnp.where(windowed, local, other),
-        local_view.angles,
-        view.angles,
+      turns = jax.tree.map(
+        lambda local, other: jnp.where(kind.windowed, local, other),
+        local_view.rotation,
+        view.rotation,
       )
-      view = view._replace(angles=angles)
+      view = view._replace(rotation=turns)
+    if kind.rotated is not None:
+      view = view._replace(rotation=view.rotation.where(kind.rotated))
     attention = Attention(*settings, self.attention, name='attention')
-    attended, cache = attention(
-      norm('attention_norm')(x), view, windowed, cache, slot
-    )
+    y = norm('attention_norm')(x) if c.pre_norms else x
+    attended, cache = attention(y, view, kind.windowed, cache, slot)
     if c.post_norms:
       attended = norm('attention_post_norm')(attended)
     x = constrain(x + attended, 'batch', None, None)
     x = checkpoint_name(x, 'middle')
-    y = MLP(*settings, name='mlp')(norm('mlp_norm')(x))
+    y = norm('mlp_norm')(x) if c.pre_norms else x
+    y = MLP(*settings, name='mlp')(y)
     if c.post_norms:
       y = norm('mlp_post_norm')(y)
     return constrain(x + y, 'batch', None, None), cache
@@ -158,6 +176,7 @@ class Decoder(nn.Module):
     seen: Visibility | jax.Array,
     cache: Cache = None,
     slot: jax.Array | None = None,
+    lengths: jax.Array | None = None,
   ) -> tuple[jax.Array, Head, Cache]:
     """Runs the decoder up to, not including, the product with its head.
 
@@ -170,6 +189,8 @@ class Decoder(nn.Module):
         filled from the first slot on; or a list of them by layer, to which one
         token is added. With a list the layers are not scanned: see `_in_turn`.
       slot: Scalar int32, the slot of the token that is added.
+      lengths: (batch, length or 1) int32, tokens of the text that each belongs
+        to; None where rotations do not depend on them.
 
     Returns:
       Hidden states (batch, length, embed), the head, and the cache with the
@@ -180,7 +201,7 @@ class Decoder(nn.Module):
     x, table = self._embedded(tokens, positions)
     x = constrain(x, 'batch', None, None)
     layers = self._in_turn if isinstance(cache, list) else self._scanned()
-    views = _views(c, positions, seen, slot)
+    views = _views(c, positions, lengths, seen, slot)
     x, cache = layers(x, cache, *views, slot)
     x = NORMS[c.norm](c.norm_eps, self.param_dtype, name='final_norm')(x)
     tied = table if c.tie_embeddings else None
@@ -209,7 +230,7 @@ class Decoder(nn.Module):
       name='layers',
     )
 
-  def _in_turn(self, x, caches, some_windowed, view, local_view, slot):
+  def _in_turn(self, x, caches, kind, view, local_view, slot):
     """Layer after layer, each with a cache of its own.
 
     A scan would copy every layer's weights and cache out of the stack, and the
@@ -226,9 +247,11 @@ class Decoder(nn.Module):
     new = []
     for i, cache in enumerate(caches):
       own = jax.tree.map(lambda stack, i=i: stack[i], stacks)
-      local = some_windowed is not None and self.config.windowed_layers[i]
+      local = kind.windowed is not None and self.config.windowed_layers[i]
       own_view = local_view if local else view
-      x, cache = layer.apply(own, x, cache, None, own_view, None, slot)
+      if kind.rotated is not None and self.config.unrotated_layers[i]:
+        own_view = own_view._replace(rotation=None)
+      x, cache = layer.apply(own, x, cache, Kind(), own_view, None, slot)
       new.append(cache)
     return x, new
 
@@ -262,20 +285,23 @@ class Decoder(nn.Module):
     return x, table
 
 
-def _views(config, positions, seen, slot):
+def _views(config, positions, lengths, seen, slot):
   """What the layers see.
 
   Returns:
-    Whether each layer is windowed, the view of those that are not, and the
-    view of those that are; or None, the view of all layers, and None.
+    The kinds of all layers, the view of those that are not windowed, and the
+    view of those that are; or the view of all layers, and None.
   """
-  view = View(rotary_angles(config, positions), seen)
-  if not any(config.windowed_layers):
-    return None, view, None
+  c, rotated = config, None
+  if any(c.unrotated_layers) and not c.learned_positions:
+    rotated = ~jnp.array(c.unrotated_layers)
+  view = View(rotation(c, positions, lengths), seen)
+  if not any(c.windowed_layers):
+    return Kind(None, rotated), view, None
   if not isinstance(seen, Visibility):
     distance = slot - jnp.arange(seen.shape[2])
-    seen = seen & (distance < config.window)[None, None]
-  local = View(rotary_angles(config, positions, local=True), seen)
-  if all(config.windowed_layers):
-    return None, local, None
-  return jnp.array(config.windowed_layers), view, local
+    seen = seen & (distance < c.window)[None, None]
+  local = View(rotation(c, positions, lengths, local=True), seen)
+  if all(c.windowed_layers):
+    return Kind(None, rotated), local, None
+  return Kind(jnp.array(c.windowed_layers), rotated), view, local

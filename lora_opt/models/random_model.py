@@ -12,7 +12,10 @@ from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.families.gemma import GEMMA2, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.families.olmo2 import OLMO2
+from lora_opt.models.pretrained.families.phi3 import PHI3
 from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
+from lora_opt.models.pretrained.families.smollm3 import SMOLLM3
 from lora_opt.models.pretrained.families.t5 import T5
 from lora_opt.models.pretrained.family import Family, leaves_by_path
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
@@ -84,10 +87,11 @@ def random_model(
 
 def _decoder_family(config: DecoderConfig) -> Family:
   """The first family with a name for every array of such a decoder."""
-  if config.qkv_bias:
-    return QWEN2
   needed = leaves_by_path(causal_lm.abstract_base(config)).keys()
-  families = (LLAMA, QWEN3, GEMMA2, GEMMA3, GPT2)
+  # Those that differ from Llama by more than their arrays come first.
+  families = [QWEN2] if config.qkv_bias else []
+  families += [SMOLLM3] if any(config.unrotated_layers) else []
+  families += [LLAMA, QWEN3, OLMO2, GEMMA2, GEMMA3, PHI3, GPT2]
   return next((f for f in families if f.names.keys() >= needed), LLAMA)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lora_opt.models.attention import rotary_angles, rotate
+from lora_opt.models.rotary import rotate, rotation
 from lora_opt.models.visibility import Visibility
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
@@ -40,7 +40,7 @@ def test_rotary_products_depend_on_distance_alone(tiny):
 
   def product(query_position, key_position):
     def at(p):
-      return rotary_angles(tiny.config, jnp.array([[p]]))
+      return rotation(tiny.config, jnp.array([[p]]))
 
     return (rotate(q, at(query_position)) * rotate(k, at(key_position))).sum()
 
@@ -50,8 +50,8 @@ def test_rotary_products_depend_on_distance_alone(tiny):
 
 def test_rotary_pairs_are_half_a_head_apart(tiny):
   one = jnp.zeros((1, 1, 1, 8)).at[..., 1].set(1.0)
-  angles = rotary_angles(tiny.config, jnp.array([[3]]))
-  rotated = rotate(one, angles)[0, 0, 0]
+  turned = rotation(tiny.config, jnp.array([[3]]))
+  rotated = rotate(one, turned)[0, 0, 0]
   expected = np.zeros(8)
   expected[1], expected[5] = np.cos(3 / 10), np.sin(3 / 10)
   np.testing.assert_allclose(rotated, expected, atol=1e-6)
@@ -60,6 +60,8 @@ def test_rotary_pairs_are_half_a_head_apart(tiny):
 def test_rope_divisors_slow_the_rotation(tiny):
   config = dataclasses.replace(tiny.config, rope_divisors=(1.0, 2.0, 4.0, 8.0))
   positions = jnp.array([[5]])
-  plain = rotary_angles(tiny.config, positions)[0, 0]
-  slowed = rotary_angles(config, positions)[0, 0]
-  np.testing.assert_allclose(plain / slowed, [1, 2, 4, 8], rtol=1e-6)
+  turned = rotation(config, positions)
+  expected = 5 * 10_000.0 ** -np.array([0, 0.25, 0.5, 0.75]) / [1, 2, 4, 8]
+  angles = np.arctan2(turned.sin, turned.cos)[0, 0]
+  angles += 2 * np.pi * np.round((expected - angles) / (2 * np.pi))
+  np.testing.assert_allclose(angles, expected, rtol=1e-5)

@@ -34,6 +34,16 @@ GEMMA = {  # with the caps of the second, the rest of the third
   'window': 3,
   'windowed_layers': (True, False),
   'local_rope_theta': 10.0,
+  'unrotated_layers': (False, True),  # of SmolLM3
+}
+PHI3 = {
+  'fused_qkv': True,
+  'fused_gate': True,
+  'rotary_dim': 4,
+  'rope_divisors': (1.0, 2.0),
+  'long_rope_divisors': (3.0, 5.0),
+  'rope_context': 4,
+  'rope_gain': 1.5,
 }
 GPT2 = {
   'norm': 'layer',
@@ -47,7 +57,7 @@ GPT2 = {
   'windowed_layers': (True, True),
 }
 families = pytest.mark.parametrize(
-  'options', [{}, GEMMA, GPT2], ids=['llama', 'gemma', 'gpt2']
+  'options', [{}, GEMMA, PHI3, GPT2], ids=['llama', 'gemma', 'phi3', 'gpt2']
 )
 
 

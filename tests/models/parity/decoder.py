@@ -45,6 +45,8 @@ class Case:
     modules: What PEFT adapts.
     target: The same as our regular expression.
     rslora: Whether the scale is the rank-stabilized one.
+    apart: Whether transformers is given row by row, since it lets the longest
+      of a batch say how the positions of all turn.
   """
 
   model_type: str
@@ -52,6 +54,7 @@ class Case:
   modules: list[str]
   target: str
   rslora: bool = False
+  apart: bool = False
 
 
 LINEAR = ['q_proj', 'k_proj', 'v_proj', 'o_proj']
@@ -143,6 +146,52 @@ CASES = {
     ['q_proj', 'lm_head'],
     '.*/q|head',
   ),
+  'olmo2': Case('olmo2', SIZES | {'attention_bias': True}, LINEAR, 'layers/.*'),
+  'smollm3': Case(
+    'smollm3',
+    SIZES
+    | {
+      'pad_token_id': 0,
+      'bos_token_id': 256,
+      'no_rope_layers': [1, 0],
+      'use_sliding_window': True,
+      'sliding_window': 4,
+      'mlp_bias': True,
+      'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 50.0}
+      | {'factor': 8.0, 'original_max_position_embeddings': 16}
+      | {'beta_fast': 2.0, 'beta_slow': 0.5},
+    },
+    LINEAR,
+    'layers/.*',
+  ),
+  'phi3': Case(
+    'phi3',
+    {k: v for k, v in SIZES.items() if k != 'head_dim'}
+    | {
+      'hidden_size': 40,
+      'pad_token_id': 0,
+      'sliding_window': 6,
+      'original_max_position_embeddings': 9,
+      'rope_parameters': {'rope_type': 'longrope', 'rope_theta': 50.0}
+      | {'partial_rotary_factor': 0.6}
+      | {'short_factor': [1.0, 1.5, 2.0], 'long_factor': [1.5, 3.0, 9.0]},
+    },
+    ['qkv_proj', 'o_proj', 'gate_up_proj', 'down_proj'],
+    'layers/.*',
+    apart=True,
+  ),
+  'llama_dynamic': Case(
+    'llama',
+    SIZES
+    | {
+      'max_position_embeddings': 6,
+      'rope_parameters': {'rope_type': 'dynamic', 'rope_theta': 50.0}
+      | {'factor': 4.0},
+    },
+    ['k_proj'],
+    '.*/k',
+    apart=True,
+  ),
   'gpt2': Case(
     'gpt2',
     {
@@ -223,9 +272,17 @@ def torch_logits(case: Case | None, model, ids=None):
   """Logits of a torch model on rows, and which positions are no padding."""
   import torch
 
-  del case  # all cases read the same rows
-  batch = row_batch(*(ids or rows()))
+  ids = ids or rows()
+  batch = row_batch(*ids)
   valid = torch.tensor(batch['segment_ids'] > 0)
+  if case is not None and case.apart:
+    # The shortest first: dynamic scaling remembers the longest so far.
+    found = {
+      i: model(input_ids=torch.tensor([ids[i]])).logits[0]
+      for i in sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    }
+    logits = [found[i] for i in range(len(ids))]
+    return torch.nn.utils.rnn.pad_sequence(logits, batch_first=True), valid
   output = model(
     input_ids=torch.tensor(batch['tokens']).long(),
     attention_mask=valid.long(),

@@ -29,8 +29,11 @@ FOLDERS = {
   'llama': 'llama3_1_8b',
   'mistral': 'mistral_7b',
   'mt5': 'mt5_small',
+  'olmo2': 'olmo2_1b',
+  'phi3': 'phi4_mini',
   'qwen2': 'qwen2_5_0_5b',
   'qwen3': 'qwen3_0_6b',
+  'smollm3': 'smollm3_3b',
   't5': 't5_small',
 }
 ENCODERS = {
@@ -52,6 +55,9 @@ def settings_of(kind):
   settings |= {name: 2 for name in LAYERS if name in settings}
   if 'layer_types' in settings:
     settings['layer_types'] = ['sliding_attention', 'full_attention']
+  if 'no_rope_layers' in settings:
+    settings['layer_types'] = ['full_attention'] * 2
+    settings['no_rope_layers'] = [1, 0]
   return settings
 
 
@@ -71,6 +77,9 @@ THEIRS = {
   'num_buckets': ('relative_attention_num_buckets',),
   'max_distance': ('relative_attention_max_distance',),
 }
+# Whole numbers there are none to transformers.
+FLOATS = (*THEIRS['norm_eps'],)
+FLOATS += ('attn_logit_softcapping', 'final_logit_softcapping')
 
 
 # Where null is not the same as nothing: as many as there are heads.
@@ -87,7 +96,7 @@ def compare(config, settings, harmless):
   # It looks also at what does not matter here, and refuses whole numbers where
   # it has floats, which old files hold.
   settings = {
-    key: float(value) if key in THEIRS['norm_eps'] else value
+    key: float(value) if key in FLOATS else value
     for key, value in settings.items()
     if key not in harmless and (value is not None or key in NULLS)
   }
@@ -111,7 +120,8 @@ def compare(config, settings, harmless):
     rope = rope.get('full_attention', rope)
     assert config.rope_theta == rope['rope_theta']
     assert config.local_rope_theta in (None, local.get('rope_theta'))
-    assert bool(config.rope_divisors) == (rope['rope_type'] != 'default')
+    scaled = config.rope_divisors or config.dynamic_rope
+    assert bool(scaled) == (rope['rope_type'] != 'default')
   if hasattr(config, 'window') and config.window:
     assert config.window == theirs.sliding_window
     kinds = getattr(theirs, 'layer_types', None)

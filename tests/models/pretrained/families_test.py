@@ -15,6 +15,12 @@ GPT2 = CASES['gpt2'].settings | {'model_type': 'gpt2'}
 GEMMA3 = CASES['gemma3'].settings | {'model_type': 'gemma3_text'}
 GEMMA = CASES['gemma'].settings | {'model_type': 'gemma', 'rms_norm_eps': 1e-6}
 MISTRAL = GEMMA | {'model_type': 'mistral', 'sliding_window': None}
+PHI3 = CASES['phi3'].settings | {'model_type': 'phi3', 'rms_norm_eps': 1e-6}
+SMOLLM3 = CASES['smollm3'].settings | {
+  'model_type': 'smollm3',
+  'rms_norm_eps': 1e-6,
+}
+YARN = SMOLLM3['rope_parameters']
 GEMMA3 |= {'rms_norm_eps': 1e-6}
 
 
@@ -38,6 +44,29 @@ def config_of(folder, settings):
     (
       GEMMA | {'rope_parameters': {'rope_type': 'linear', 'rope_theta': 1.0}},
       "scaling 'linear' has the parameters factor; missing: factor, unkn",
+    ),
+    (SMOLLM3 | {'no_rope_layers': [1]}, 'no_rope_layers: expected a list of 2'),
+    (SMOLLM3 | {'no_rope_layers': [1, 2]}, 'no_rope_layers: .* from 0 to 1'),
+    (
+      SMOLLM3
+      | {'sliding_window': None, 'layer_types': ['sliding_attention'] * 2},
+      'window=0 must be at least 1',
+    ),
+    (SMOLLM3 | {'rope_parameters': YARN | {'beta': 1}}, 'unknown: beta$'),
+    (SMOLLM3 | {'rope_parameters': YARN | {'rope_theta': 1.0}}, 'yarn needs a'),
+    (PHI3 | {'attention_bias': True}, 'attention_bias=True is not supported'),
+    (
+      PHI3 | {'rope_parameters': {'rope_type': 'linear', 'factor': 2.0}},
+      "rope_type='linear' is not supported; supported: 'default', 'longrope'",
+    ),
+    (
+      PHI3 | {'rope_parameters': None, 'partial_rotary_factor': 0.5},
+      'rotary_dim=5 must be even',
+    ),
+    (
+      PHI3
+      | {'rope_parameters': {**PHI3['rope_parameters'], 'long_factor': [1]}},
+      'long_rope_divisors has 1 entries, must have rotary_dim / 2 = 3',
     ),
     (
       GEMMA | {'rope_parameters': {'partial_rotary_factor': 0.5}},
@@ -76,6 +105,43 @@ def test_old_and_new_spellings_of_gemma3_agree(tmp_path):
 
 def test_mistral_without_a_window(tmp_path):
   assert config_of(tmp_path, MISTRAL).windowed_layers == ()
+
+
+def test_the_first_files_of_phi3_name_longrope_otherwise(tmp_path):
+  rope = PHI3['rope_parameters']
+  share = rope['partial_rotary_factor']
+  old = PHI3 | {
+    'rope_parameters': None,
+    'rope_theta': rope['rope_theta'],
+    'partial_rotary_factor': share,
+    'rope_scaling': {
+      'type': 'su',
+      'short_factor': rope['short_factor'],
+      'long_factor': rope['long_factor'],
+    },
+  }
+  config = config_of(tmp_path, old)
+  assert config == config_of(tmp_path, PHI3)
+  assert (config.rotary_dim, config.rope_context) == (6, 9)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'gain'),
+  [
+    ({}, 1 + 0.1 * np.log(8)),
+    ({'attention_factor': 1.5}, 1.5),
+    ({'mscale': 2.0, 'mscale_all_dim': 1.0}, None),
+    ({'mscale': 2.0}, 1 + 0.1 * np.log(8)),  # which alone says nothing
+  ],
+)
+def test_yarn_multiplies_what_it_rotates(tmp_path, changes, gain):
+  config = config_of(tmp_path, SMOLLM3 | {'rope_parameters': YARN | changes})
+  if gain is None:
+    gain = (1 + 0.2 * np.log(8)) / (1 + 0.1 * np.log(8))
+  np.testing.assert_allclose(config.rope_gain, gain)
+  # The first pair turns fast and is kept, the last is divided by the factor.
+  np.testing.assert_allclose(config.rope_divisors[0], 1.0)
+  np.testing.assert_allclose(config.rope_divisors[-1], 8.0)
 
 
 def test_gpt2_as_it_was_published(tmp_path):

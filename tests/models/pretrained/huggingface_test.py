@@ -133,7 +133,7 @@ def test_llama3_positions(folder):
     ({'hidden_act': 'gelu'}, "hidden_act='gelu' is not supported"),
     ({'attention_bias': True}, r'lacks tensor.*k_proj\.bias'),
     ({'sliding_window': 4096}, 'unknown here.*: sliding_window=4096'),
-    ({'rope_scaling': {'type': 'yarn'}}, "type='yarn' is not supported"),
+    ({'rope_scaling': {'type': 'mrope'}}, "type='mrope' is not supported"),
     (
       {'quantization_config': {'quant_method': 'awq'}},
       "quantization_config={'quant_method': 'awq'} says .* take the model that",

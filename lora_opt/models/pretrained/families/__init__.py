@@ -5,7 +5,10 @@ from lora_opt.models.pretrained.families.deberta import DEBERTA
 from lora_opt.models.pretrained.families.gemma import GEMMA, GEMMA2, GEMMA3
 from lora_opt.models.pretrained.families.gpt2 import GPT2
 from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.pretrained.families.olmo2 import OLMO2
+from lora_opt.models.pretrained.families.phi3 import PHI3
 from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
+from lora_opt.models.pretrained.families.smollm3 import SMOLLM3
 from lora_opt.models.pretrained.families.t5 import MT5, T5
 from lora_opt.models.pretrained.families.vit import CLIP, SIGLIP, VIT
 
@@ -20,10 +23,13 @@ FAMILIES = {
   'llama': LLAMA,
   'mistral': LLAMA,
   'mt5': MT5,
+  'olmo2': OLMO2,
+  'phi3': PHI3,
   'qwen2': QWEN2,
   'qwen3': QWEN3,
   'roberta': ROBERTA,
   'siglip': SIGLIP,
+  'smollm3': SMOLLM3,
   't5': T5,
   'vit': VIT,
 }

@@ -30,19 +30,16 @@ NAMES3 = NAMES2 | llama.QK_NORMS
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gemma."""
   sizes = _sizes(settings, kv_heads=16, max_length=8192)
-  theta, divisors = rotary.scaling(settings, sizes['head_dim'])
-  return DecoderConfig(**sizes, rope_theta=theta, rope_divisors=divisors)
+  return DecoderConfig(**sizes, **rotary.scaling(settings, sizes))
 
 
 def read_config2(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type gemma2."""
   sizes = _sizes(settings, kv_heads=4, max_length=8192)
-  theta, divisors = rotary.scaling(settings, sizes['head_dim'])
   return DecoderConfig(
     **sizes,
+    **rotary.scaling(settings, sizes),
     **_later(settings, sizes['num_layers'], 2, softcaps=(50.0, 30.0)),
-    rope_theta=theta,
-    rope_divisors=divisors,
   )
 
 
@@ -51,12 +48,9 @@ def read_config3(settings: ConfigFile) -> DecoderConfig:
   sizes = _sizes(settings, kv_heads=4, max_length=131_072)
   pattern = settings.integer('_sliding_window_pattern', 6)
   pattern = settings.integer('sliding_window_pattern', pattern)
-  theta, local_theta, divisors = _rotary(settings, sizes['head_dim'])
   return DecoderConfig(
     **sizes,
-    rope_theta=theta,
-    rope_divisors=divisors,
-    local_rope_theta=local_theta,
+    **_rotary(settings, sizes),
     **_later(settings, sizes['num_layers'], pattern, softcaps=(None, None)),
     qk_norm=True,
   )
@@ -101,8 +95,8 @@ def _later(settings, layers, pattern, softcaps):
   }
 
 
-def _rotary(settings, head_dim):
-  """Returns theta, theta of the windowed layers, and the divisors."""
+def _rotary(settings, sizes):
+  """How positions turn in the layers that see all, and in the windowed."""
   # transformers 5 has a set of parameters for each kind of layer.
   settings.expect_one('rope_parameters', 'rope_scaling')
   by_kind = settings.section('rope_parameters')
@@ -114,9 +108,14 @@ def _rotary(settings, head_dim):
   theta = rotary.base(settings, rope, 'rope_theta', 1e6)
   outside = 'rope_local_base_freq'
   local_theta = rotary.base(settings, local, outside, 1e4)
-  if rotary.divisors(local, local_theta, head_dim):
+  context = rotary.context(sizes)
+  if rotary.recipe(local, local_theta, **context):
     local.refuse('rope_type', 'scaling of windowed layers', ('default',))
-  return theta, local_theta, rotary.divisors(rope, theta, head_dim)
+  return {
+    'rope_theta': theta,
+    'local_rope_theta': local_theta,
+    **rotary.recipe(rope, theta, **context),
+  }
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:

@@ -62,11 +62,9 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
       window = settings.integer('sliding_window', 4096)
   else:
     fields, window = sizes(settings), 0
-  theta, divisors = rotary.scaling(settings, fields['head_dim'])
   return DecoderConfig(
     **fields,
-    rope_theta=theta,
-    rope_divisors=divisors,
+    **rotary.scaling(settings, fields),
     tie_embeddings=settings.boolean('tie_word_embeddings', False),
     activation=settings.choose('hidden_act', {'silu': 'silu'}, 'silu'),
     attention_bias=settings.boolean('attention_bias', False),
@@ -124,8 +122,8 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
   """The config.json that `read_config` reads as this config.
 
   Raises:
-    ValueError: For the Llama 3 scaling of positions, whose settings do not
-      follow from the divisors.
+    ValueError: For a scaling of positions whose settings do not follow from
+      the divisors, such as that of Llama 3.
   """
   c = config
   kind = 'mistral' if c.window else 'llama'
@@ -140,14 +138,8 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 def common_settings(config: DecoderConfig) -> dict[str, Any]:
   """The settings that Llama and its kin name alike; see `write_config`."""
-  c, factors = config, set(config.rope_divisors)
-  if len(factors) > 1:
-    raise ValueError(
-      'rope_divisors that differ from each other have no config.json; give the '
-      'folder the model came from'
-    )
-  linear_scaling = {'rope_type': 'linear', 'factor': max(factors, default=1.0)}
-  return {
+  c = config
+  return rotary.written(c) | {
     'vocab_size': c.vocab_size,
     'hidden_size': c.embed_dim,
     'num_hidden_layers': c.num_layers,
@@ -157,8 +149,6 @@ def common_settings(config: DecoderConfig) -> dict[str, Any]:
     'intermediate_size': c.mlp_dim,
     'attention_bias': c.attention_bias,
     'rms_norm_eps': c.norm_eps,
-    'rope_theta': c.rope_theta,
-    'rope_scaling': linear_scaling if factors else None,
     'tie_word_embeddings': c.tie_embeddings,
     'max_position_embeddings': c.max_length,
   }
@@ -179,7 +169,8 @@ def besides(config: DecoderConfig) -> Besides:
 
 def _are_frequencies(config: DecoderConfig, x: np.ndarray) -> bool:
   """Whether a buffer has the frequencies of a config, scaled or not."""
-  powers = np.arange(0, config.head_dim, 2) / config.head_dim
+  width = config.rotary_dim or config.head_dim
+  powers = np.arange(0, width, 2) / width
   if x.shape != powers.shape:
     return False
   thetas = {config.rope_theta, config.local_rope_theta or config.rope_theta}

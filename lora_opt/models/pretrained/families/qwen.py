@@ -26,10 +26,8 @@ def read_config3(settings: ConfigFile) -> DecoderConfig:
 def _fields(settings, **defaults):
   """The fields that the two have in common."""
   fields = llama.sizes(settings, kv_heads=32, max_length=32_768, **defaults)
-  theta, divisors = rotary.scaling(settings, fields['head_dim'])
   return fields | {
-    'rope_theta': theta,
-    'rope_divisors': divisors,
+    **rotary.scaling(settings, fields),
     'tie_embeddings': settings.boolean('tie_word_embeddings', False),
     'activation': settings.choose('hidden_act', {'silu': 'silu'}, 'silu'),
     **_windows(settings, fields['num_layers']),
@@ -38,22 +36,14 @@ def _fields(settings, **defaults):
 
 def _windows(settings, layers):
   """The window of the layers from max_window_layers on, if it is used."""
-  size = settings.integer('sliding_window', 4096, null=True)
   first = settings.integer('max_window_layers', 28, least=0)
-  used = settings.boolean('use_sliding_window', False)
-  if settings.is_null('sliding_window') or not used:
-    size, first = 0, layers
-  windowed = windows.by_layer(
-    settings, tuple(layer >= first for layer in range(layers))
-  )
-  if not any(windowed):
-    return {}
-  return {'window': size, 'windowed_layers': windowed}
+  windowed = tuple(layer >= first for layer in range(layers))
+  return windows.used(settings, windowed, 4096)
 
 
 def write_config2(config: DecoderConfig) -> dict[str, Any]:
   """The config.json that `read_config2` reads as this config."""
-  settings = llama.common_settings(config) | _written_windows(config)
+  settings = llama.common_settings(config) | windows.written(config)
   del settings['attention_bias']  # which they have, never at the output
   return settings | {
     'architectures': ['Qwen2ForCausalLM'],
@@ -68,17 +58,7 @@ def write_config3(config: DecoderConfig) -> dict[str, Any]:
     'architectures': ['Qwen3ForCausalLM'],
     'model_type': 'qwen3',
     'hidden_act': config.activation,
-    **_written_windows(config),
-  }
-
-
-def _written_windows(config):
-  if not config.window:
-    return {'use_sliding_window': False}
-  return {
-    'use_sliding_window': True,
-    'sliding_window': config.window,
-    'layer_types': windows.layer_types(config),
+    **windows.written(config),
   }
 
 

@@ -1,36 +1,66 @@
 """Rotary positions, as config.json says how far apart and how scaled."""
 
+import math
+from typing import Any
+
 import numpy as np
 
 from lora_opt.models.fields import BOUNDS
 from lora_opt.models.pretrained.config_file import ConfigFile, Settings
+from lora_opt.reading import values
 from lora_opt.reading.values import shown
 
-# Of each recipe of rotary scaling, its parameters; and what any may have.
-ROPE_PARAMETERS = {
+# Of each recipe of rotary scaling, the parameters it needs and those it may
+# have; and what any may have.
+NEEDED = {
   'default': set(),
+  'dynamic': {'factor'},
   'linear': {'factor'},
   'llama3': {
     *('factor', 'low_freq_factor', 'high_freq_factor'),
     'original_max_position_embeddings',
   },
+  'longrope': {'short_factor', 'long_factor'},
+  'yarn': {'factor'},
 }
-ROPE_ALWAYS = {
+OPTIONAL = {
+  'longrope': {'factor', 'attention_factor'},
+  'yarn': {
+    *('attention_factor', 'beta_fast', 'beta_slow'),
+    *('mscale', 'mscale_all_dim', 'truncate'),
+  },
+}
+ALWAYS = {
   *('rope_type', 'type', 'rope_theta'),
   'original_max_position_embeddings',
 }
 
 
 def scaling(
-  settings: ConfigFile, head_dim: int
-) -> tuple[float, tuple[float, ...]]:
-  """Returns theta and the divisors of the frequencies."""
-  # transformers 5 calls it rope_parameters and keeps theta inside.
+  settings: ConfigFile, sizes: dict[str, Any], theta: float = 10_000.0
+) -> dict[str, Any]:
+  """Reads the fields of `DecoderConfig` that say how positions turn.
+
+  Args:
+    settings: The file.
+    sizes: Its head_dim and max_length.
+    theta: What stands for an absent rope_theta.
+  """
+  rope = section(settings)
+  theta = base(settings, rope, 'rope_theta', theta)
+  return {'rope_theta': theta, **recipe(rope, theta, **context(sizes))}
+
+
+def section(settings: ConfigFile) -> Settings:
+  """The recipe; transformers 5 calls it rope_parameters, theta inside."""
   settings.expect_one('rope_parameters', 'rope_scaling')
   name = 'rope_parameters' if 'rope_parameters' in settings else 'rope_scaling'
-  rope = settings.section(name)
-  theta = base(settings, rope, 'rope_theta', 10_000.0)
-  return theta, divisors(rope, theta, head_dim)
+  return settings.section(name)
+
+
+def context(sizes: dict[str, Any]) -> dict[str, int]:
+  """What `recipe` wants to know of the sizes of a model."""
+  return {'width': sizes['head_dim'], 'length': sizes['max_length']}
 
 
 def base(
@@ -48,38 +78,152 @@ def base(
   return theta
 
 
-def divisors(rope: Settings, theta: float, head_dim: int) -> tuple[float, ...]:
-  """The divisors of the frequencies that a scaling recipe stands for.
+def recipe(
+  rope: Settings,
+  theta: float,
+  *,
+  width: int,
+  length: int,
+  original: int | None = None,
+  kinds: dict[str, str] | None = None,
+  besides: tuple[str, ...] = (),
+) -> dict[str, Any]:
+  """The fields of `DecoderConfig` that a scaling recipe stands for.
 
   Args:
     rope: The recipe: rope_type and its parameters.
     theta: Base of the wavelengths.
-    head_dim: Width of a head; at most 2^14.
+    width: Dimensions of a head that turn; at most 2^14.
+    length: The context of the model.
+    original: The context before it was extended, if the file has it outside of
+      the recipe; goes before what the recipe says.
+    kinds: What it may be called: what that is in `NEEDED`; by default the same.
+    besides: Parameters that the caller reads.
+
+  Returns:
+    Name: value; empty without scaling.
+
+  Raises:
+    ValueError: The recipe is unknown, lacks a parameter or has an unknown one.
   """
-  kinds = {kind: kind for kind in ROPE_PARAMETERS}
+  kinds = kinds or {kind: kind for kind in NEEDED}
   old = rope.choose('type', kinds, 'default', null=True)
   kind = rope.choose('rope_type', kinds, old, null=True)
-  if 'type' in rope:
-    rope.expect('type', kind)
-  needed, found = ROPE_PARAMETERS[kind], set(rope.keys())
-  missing, unknown = needed - found, found - needed - ROPE_ALWAYS
+  if 'type' in rope and 'rope_type' in rope:
+    rope.expect('type', rope.get('rope_type'))
+  _check_parameters(rope, kind, besides)
+  inside = rope.integer('original_max_position_embeddings', length, null=True)
+  original = original or inside
+  if kind == 'default':
+    return {}
+  if kind == 'longrope':
+    return _longrope(rope, length, original)
+  factor = rope.number('factor')
+  if kind == 'linear':
+    return {'rope_divisors': (factor,) * (width // 2)}
+  if kind == 'dynamic':
+    return {'dynamic_rope': factor, 'rope_context': length}
+  if kind == 'yarn':
+    return _yarn(rope, theta, width, factor, original)
+  low = rope.number('low_freq_factor')
+  high = rope.number('high_freq_factor', above=low)
+  wavelengths = 2 * np.pi * theta ** (np.arange(0, width, 2) / width)
+  # 0 for wavelengths beyond the original context, 1 for short ones.
+  smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
+  return {'rope_divisors': _blended(smooth, factor)}
+
+
+def _check_parameters(rope, kind, besides):
+  """Raises ValueError unless a recipe has what it needs and nothing unknown."""
+  needed, found = NEEDED[kind], set(rope.keys())
+  known = needed | OPTIONAL.get(kind, set())
+  missing, unknown = needed - found, found - known - ALWAYS - {*besides}
   if missing or unknown:
     raise ValueError(
       f'{rope.place}: rope scaling {kind!r} has the parameters '
-      f'{", ".join(sorted(needed)) or "none"}; missing: '
+      f'{", ".join(sorted(known)) or "none"}; missing: '
       f'{", ".join(sorted(missing)) or "none"}, unknown: '
       f'{shown(", ".join(sorted(unknown)))[1:-1] or "none"}'
     )
-  if 'original_max_position_embeddings' in rope:
-    context = rope.integer('original_max_position_embeddings')
-  if kind == 'default':
-    return ()
-  factor = rope.number('factor')
-  if kind == 'linear':
-    return (factor,) * (head_dim // 2)
-  low = rope.number('low_freq_factor')
-  high = rope.number('high_freq_factor', above=low)
-  wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-  # 0 for wavelengths beyond the original context, 1 for short ones.
-  smooth = np.clip((context / wavelengths - low) / (high - low), 0, 1)
-  return tuple(float(x) for x in 1 / ((1 - smooth) / factor + smooth))
+
+
+def _blended(kept, factor):
+  """Divisors of frequencies that are kept (1), divided (0) or in between."""
+  return tuple(float(x) for x in 1 / ((1 - kept) / factor + kept))
+
+
+def _yarn(rope, theta, width, factor, original):
+  """YaRN (arXiv 2309.00071): slow pairs are divided, fast ones kept."""
+  if theta <= 1:
+    raise ValueError(f'{rope.place}: yarn needs a rope_theta above 1')
+
+  def pair(turns):
+    """The pair that turns so often over the original context."""
+    return width * math.log(original / (turns * 2 * math.pi)) / rate
+
+  rate = 2 * math.log(theta)
+  first = pair(rope.number('beta_fast', 32, most=1e6, null=True))
+  last = pair(rope.number('beta_slow', 1, most=1e6, null=True))
+  if rope.boolean('truncate', True, null=True):
+    first, last = math.floor(first), math.ceil(last)
+  first, last = max(first, 0), min(last, width - 1)
+  last += 0.001 if first == last else 0  # no division by zero
+  kept = 1 - np.clip((np.arange(width // 2) - first) / (last - first), 0, 1)
+  return {
+    'rope_divisors': _blended(kept, factor),
+    'rope_gain': _yarn_gain(rope, factor),
+  }
+
+
+def _yarn_gain(rope, factor):
+  """What rotated queries and keys are multiplied by."""
+
+  def gain(scale):
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+  one = rope.number('mscale', 0.0, above=None, least=0, null=True)
+  all_ = rope.number('mscale_all_dim', 0.0, above=None, least=0, null=True)
+  inferred = gain(one) / gain(all_) if one and all_ else gain(1.0)
+  return rope.number('attention_factor', inferred, null=True)
+
+
+def _longrope(rope, length, original):
+  """LongRoPE (arXiv 2402.13753): divisors of short and of long texts."""
+  short, long = (
+    tuple(
+      float(values.number(x, f'{rope.place}: {key}', above=0))
+      for x in rope.items(key)
+    )
+    for key in ('short_factor', 'long_factor')
+  )
+  factor = rope.number('factor', length / original, null=True)
+  gain = 1.0
+  if factor > 1:
+    values.integer(original, f'{rope.place}: original context', least=2)
+    gain = math.sqrt(1 + math.log(factor) / math.log(original))
+  return {
+    'rope_divisors': short,
+    'long_rope_divisors': long,
+    'rope_context': original,
+    'rope_gain': rope.number('attention_factor', gain, null=True),
+  }
+
+
+def written(config: Any) -> dict[str, Any]:
+  """The settings that `scaling` reads as those of a config.
+
+  Raises:
+    ValueError: For a recipe whose parameters do not follow from its divisors.
+  """
+  c, factors, rope = config, set(config.rope_divisors), None
+  beyond = c.dynamic_rope is not None and c.rope_context != c.max_length
+  if len(factors) > 1 or c.long_rope_divisors or c.rope_gain != 1 or beyond:
+    raise ValueError(
+      'rope_divisors that differ from each other or with the length of a text, '
+      'and rope_gain, have no config.json; give the folder the model came from'
+    )
+  if c.dynamic_rope is not None:
+    rope = {'rope_type': 'dynamic', 'factor': c.dynamic_rope}
+  elif factors:
+    rope = {'rope_type': 'linear', 'factor': max(factors)}
+  return {'rope_theta': c.rope_theta, 'rope_scaling': rope}

@@ -1,5 +1,7 @@
 """Which layers see a window only, as config.json lists their types."""
 
+from typing import Any
+
 from lora_opt.models.config import DecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
 
@@ -37,3 +39,36 @@ def layer_types(config: DecoderConfig) -> list[str]:
   names = {windowed: kind for kind, windowed in _KINDS.items()}
   windowed = config.windowed_layers or (False,) * config.num_layers
   return [names[each] for each in windowed]
+
+
+def used(
+  settings: ConfigFile, default: tuple[bool, ...], size: int | None
+) -> dict[str, Any]:
+  """The window of `DecoderConfig`, which use_sliding_window turns on.
+
+  Args:
+    settings: The file.
+    default: Which layers have it where layer_types is absent.
+    size: What stands for an absent sliding_window.
+  """
+  size = settings.integer('sliding_window', size, null=True)
+  use = settings.boolean('use_sliding_window', False)
+  if settings.is_null('sliding_window') or not use:
+    size = None
+  if size is None:
+    default = (False,) * len(default)
+  windowed = by_layer(settings, default)
+  if not any(windowed):
+    return {}
+  return {'window': size or 0, 'windowed_layers': windowed}
+
+
+def written(config: DecoderConfig) -> dict[str, Any]:
+  """The settings that `used` reads as those of a config."""
+  if not any(config.windowed_layers):
+    return {'use_sliding_window': False}
+  return {
+    'use_sliding_window': True,
+    'sliding_window': config.window,
+    'layer_types': layer_types(config),
+  }
