@@ -140,7 +140,6 @@ class DecoderConfig:
       raise ValueError(
         f'window={self.window} must be at least 1 for windowed_layers'
       )
-
     if self.qk_norm and self.wide_qk_norm:
       raise ValueError('qk_norm and wide_qk_norm exclude each other')
     if self.fused_gate and not self.gated_mlp:
