@@ -3,7 +3,7 @@
     python -m experiments.dreambooth.pretrain FOLDER
 
 A UNet and a text encoder of a million parameters together learn coloured
-digits from scratch (see pictures.py), and are saved as a folder of diffusers.
+digits from scratch (see digits.py), and are saved as a folder of diffusers.
 The same command makes the same weights on the same machine.
 """
 
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.dreambooth import pictures
+from experiments.dreambooth import digits
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.diffusion.clip_text_config import ClipTextConfig
@@ -33,7 +33,7 @@ from lora_opt.models.diffusion.unet_config import UNetConfig
 STEPS, BATCH, PEAK_RATE = 3000, 32, 2e-3
 # Captions left out, so that sampling can be guided.
 _EMPTY, _AVERAGE = 0.1, 0.998
-_WORDS = (*pictures.NAMES, *pictures.COLOURS, 'on', 'an')
+_WORDS = (*digits.NAMES, *digits.COLOURS, 'on', 'an')
 _START, _END = '<|startoftext|>', '<|endoftext|>'
 
 
@@ -78,7 +78,7 @@ def new_model(seed: int = 0) -> TextToImage:
   width = 64
   channels = (16, 32, 64)
   unet = UNetConfig(
-    sample_size=pictures.SIZE,
+    sample_size=digits.SIZE,
     in_channels=3,
     out_channels=3,
     channels=channels,
@@ -112,9 +112,7 @@ def new_model(seed: int = 0) -> TextToImage:
 def batch_of(model: TextToImage, step: int, size: int) -> dict[str, np.ndarray]:
   """The pictures of a step, with their captions or without."""
   rng = np.random.default_rng((0, step))
-  images, said = zip(
-    *(pictures.draw_any(rng) for _ in range(size)), strict=True
-  )
+  images, said = zip(*(digits.draw_any(rng) for _ in range(size)), strict=True)
   said = ['' if rng.random() < _EMPTY else text for text in said]
   return {
     'images': np.stack(images),

@@ -1,15 +1,15 @@
 """Draws the subject by the chosen run of every method, and writes the tables.
 
-    python -m experiments.dreambooth.report DATA STUDY [--folder FOLDER]
+    python -m experiments.dreambooth.report DATA STUDY ... [--folder FOLDER]
 
-DATA has model/ and subject/, STUDY is the folder that study.py ran in. Without
-them the tables of the README are written from results.jsonl alone.
+DATA has model/ and subject/, each STUDY is a folder that study.py ran in.
+Without them the tables of the README are written from results.jsonl alone.
 """
 
 import argparse
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,9 +22,9 @@ from lora_opt.reading.json_text import read_json
 
 FOLDER = pathlib.Path(__file__).parent
 PROMPTS = (
-  'a sks seven on red',
-  'a sks seven on green',
-  'a sks seven on black',
+  'a x seven on red',
+  'a x seven on green',
+  'a x seven on black',
   'a red seven on white',
 )
 _TARGET = r'unet/.*/attn[12]/to_(q|k|v|out\.0)'
@@ -59,23 +59,24 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
   }
 
 
-def adapters(study: pathlib.Path, folder: pathlib.Path) -> dict[str, str]:
+def adapters(
+  studies: Sequence[pathlib.Path], folder: pathlib.Path
+) -> dict[str, str]:
   """The folder of the adapter of each method's chosen run, of its first seed.
 
   Args:
-    study: where study.py made the runs.
+    studies: where study.py made the runs.
     folder: of results.jsonl.
   """
   rows = study_rows.read_rows(folder)
   ranked = ranking.rank(rows, study_rows.read_facts(folder).get('rates'))
-  numbers = {
-    tuple(flags): number
+  places = {
+    tuple(flags): study / f'{number:04d}/adapter'
+    for study in studies
     for number, flags in enumerate(read_json(study / 'runs.json', kind=list))
   }
   return {
-    method: str(
-      study / f'{numbers[tuple(chosen.rows[0]["flags"])]:04d}/adapter'
-    )
+    method: str(places[tuple(chosen.rows[0]['flags'])])
     for found in ranked.chosen.values()
     for method, chosen in found.items()
   }
@@ -95,9 +96,7 @@ def draw(
   columns = {'before': None} | {
     method: model.load_adapter(path) for method, path in paths.items()
   }
-  canvas, axes = drawing.panels(
-    len(PROMPTS) + 1, len(columns), 2.1, 0.75, squeeze=False
-  )
+  canvas, axes = drawing.panels(len(PROMPTS) + 1, len(columns), 2.1, 0.75)
   subject = sorted((data / 'subject/train').glob('*.png'))
   shown = [np.asarray(Image.open(path)) for path in subject]
   for column, (name, lora) in enumerate(columns.items()):
@@ -143,7 +142,7 @@ def _show(panel, pictures: np.ndarray) -> None:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('data', nargs='?', type=pathlib.Path)
-  parser.add_argument('study', nargs='?', type=pathlib.Path)
+  parser.add_argument('study', nargs='*', type=pathlib.Path)
   parser.add_argument('--folder', type=pathlib.Path, default=FOLDER)
   options = parser.parse_args()
   readme = options.folder / 'README.md'
@@ -151,7 +150,7 @@ def main() -> None:
   for name, section in tables(options.folder).items():
     text = results.with_section(text, name, section)
   readme.write_text(text, encoding='utf-8')
-  if options.study is not None:
+  if options.study:
     found = adapters(options.study, options.folder)
     draw(options.data, found, options.folder / 'pictures.png')
 

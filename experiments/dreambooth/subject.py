@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from experiments.dreambooth import pictures
+from experiments.dreambooth import digits
 
 # The subject is learned on some papers and validated on the others.
 TRAIN = ('red', 'blue', 'yellow', 'white', 'purple')
@@ -25,8 +25,8 @@ def write(folder: pathlib.Path, papers: Sequence[str], seed: int) -> None:
   lines = []
   for number, paper in enumerate(papers):
     name = f'{number}.png'
-    Image.fromarray(pictures.draw_subject(paper, rng)).save(folder / name)
-    said = f'a sks {pictures.NAMES[pictures.SUBJECT_DIGIT]} on {paper}'
+    Image.fromarray(digits.draw_subject(paper, rng)).save(folder / name)
+    said = f'a x {digits.NAMES[digits.SUBJECT_DIGIT]} on {paper}'
     lines.append(json.dumps({'file_name': name, 'text': said}) + '\n')
   (folder / 'metadata.jsonl').write_text(''.join(lines), encoding='utf-8')
 
