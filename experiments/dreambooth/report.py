@@ -51,12 +51,32 @@ def tables(folder: pathlib.Path) -> dict[str, str]:
     )
   header = ('method', 'learning rate', 'validation loss', 'behind', 'verdict')
   (seeds,) = ranked.seeds.values() if ranked.seeds else ([],)
-  found = ' '.join(words.sentences(ranked, {}))
-  text = results.markdown(header, lines) if lines else ''
-  return {
-    'table': f'{text}\n\n{len(rows)} runs; compared at the seeds '
-    f'{", ".join(map(str, seeds)) or "none yet"}.\n\n{found}'
-  }
+  parts = [
+    results.markdown(header, lines) if lines else '',
+    f'{len(rows)} runs have ended; methods are compared at the seeds '
+    f'{", ".join(map(str, seeds)) or "(none yet)"}. '
+    + ' '.join(words.sentences(ranked, {})),
+    'Every run, as mean over its seeds (how many), of all examples:',
+    _by_rate(rows),
+  ]
+  return {'table': '\n\n'.join(filter(None, parts))}
+
+
+def _by_rate(rows: Sequence[Mapping]) -> str:
+  """Mean loss of each method at each learning rate that was run."""
+  rates = sorted({row['learning_rate'] for row in rows})
+  lines = []
+  for method in sorted({row['method'] for row in rows}):
+    cells = []
+    for rate in rates:
+      found = [
+        row.get('score', np.nan)
+        for row in rows
+        if (row['method'], row['learning_rate']) == (method, rate)
+      ]
+      cells.append(f'{np.mean(found):.4f} ({len(found)})' if found else '')
+    lines.append((method, *cells))
+  return results.markdown(['method', *(f'{rate:g}' for rate in rates)], lines)
 
 
 def adapters(
