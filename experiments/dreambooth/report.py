@@ -2,8 +2,8 @@
 
     python -m experiments.dreambooth.report DATA STUDY ... [--folder FOLDER]
 
-DATA has model/ and subject/, each STUDY is a folder that study.py ran in.
-Without them the tables of the README are written from results.jsonl alone.
+DATA has model/ and subject/, each STUDY is a folder that study.py ran in. With
+DATA alone the model is drawn as it was before training. Without both the tables of the README are written from results.jsonl alone.
 """
 
 import argparse
@@ -173,6 +173,8 @@ def main() -> None:
   if options.study:
     found = adapters(options.study, options.folder)
     draw(options.data, found, options.folder / 'pictures.png')
+  elif options.data:
+    draw(options.data, {}, options.folder / 'pretrained.png')
 
 
 if __name__ == '__main__':
