@@ -3,7 +3,8 @@
     python -m experiments.dreambooth.report DATA STUDY ... [--folder FOLDER]
 
 DATA has model/ and subject/, each STUDY is a folder that study.py ran in. With
-DATA alone the model is drawn as it was before training. Without both the tables of the README are written from results.jsonl alone.
+DATA alone the model is drawn as it was before training. Without both the tables
+of the README are written from results.jsonl alone.
 """
 
 import argparse
