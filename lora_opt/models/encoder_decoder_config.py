@@ -41,6 +41,7 @@ class EncoderDecoderConfig:
   """
 
   mlp_bias: ClassVar[bool] = False
+  fused_gate: ClassVar[bool] = False
   vocab_size: int
   embed_dim: int
   num_layers: int
