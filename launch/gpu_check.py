@@ -184,7 +184,10 @@ def find_gpus() -> list[str]:
     )
   query = '--query-gpu=name,driver_version,memory.total'
   asked = subprocess.run(
-    [program, query, '--format=csv,noheader'], capture_output=True, text=True
+    [program, query, '--format=csv,noheader'],
+    capture_output=True,
+    encoding='utf-8',
+    errors='replace',
   )
   gpus = [line.strip() for line in asked.stdout.splitlines() if line.strip()]
   if asked.returncode or not gpus:
@@ -209,7 +212,7 @@ def about(python: str, small: bool) -> dict[str, Any]:
   asked = subprocess.run(
     [python, '-c', _ABOUT],
     capture_output=True,
-    text=True,
+    encoding='utf-8',
     cwd=ROOT,
     env=os.environ | {'JAX_PLATFORMS': platform},
   )

@@ -168,6 +168,7 @@ def test_the_score_is_a_loss_of_which_less_is_better(folder):
   assert before['score'] != after['score']
 
 
+@pytest.mark.long
 def test_evaluations_do_not_depend_on_the_batch(model, pictures):
   task = make_task(pictures)
   placement = DATA_PARALLEL.place(model)

@@ -30,8 +30,8 @@ def tensor_names(tree: Tree) -> dict[str, TensorName]:
   Returns:
     Path of our array: its name.
 
-  >>> tensor_names({'conv_in': {'kernel': 0}})
-  {'conv_in/kernel': TensorName(name='conv_in.weight', transposed=True)}
+  >>> tensor_names({'conv_in': {'kernel': 0}})['conv_in/kernel'].name
+  'conv_in.weight'
   """
   found = {}
   for path in leaves_by_path(tree):

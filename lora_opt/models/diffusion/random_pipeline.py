@@ -56,9 +56,6 @@ def random_pipeline(
 
   Raises:
     ValueError: If the settings contradict each other, or both are given.
-
-  >>> random_pipeline(config=tiny(pixels=True)).image_size
-  8
   """
   if config is not None and configs is not None:
     raise ValueError('config and configs are both given: give one of them')

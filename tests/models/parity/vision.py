@@ -164,7 +164,9 @@ def our_model(case: Case, folder, config: str):
     'image_mean': MEAN,
     'image_std': STD,
   }
-  (folder / 'preprocessor_config.json').write_text(json.dumps(settings))
+  (folder / 'preprocessor_config.json').write_text(
+    json.dumps(settings), encoding='utf-8'
+  )
   lora = LoraConfig(case.target, material.RANK, material.ALPHA)
   return from_folder(folder, lora=lora, outputs=case.outputs, remat='none')
 
