@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 
 from absl import logging
 
-from lora_opt.data import extraction
+from lora_opt.data import extraction, source_labels
 from lora_opt.data.examples import Example, Record, Template
 from lora_opt.data.extraction import (
   after_hashes,
@@ -42,7 +42,6 @@ from lora_opt.data.mixture import Mixture
 from lora_opt.data.subject_task import SubjectGeneration
 from lora_opt.data.task import SPLITS, Task
 from lora_opt.reading import values
-from lora_opt.reading.label_order import order_of
 from lora_opt.reading.patterns import check_pattern
 from lora_opt.reading.values import shown
 
@@ -212,7 +211,7 @@ class Classification(Task):
     super().validate(splits)
     for split in splits:
       source = self.source(split)
-      names = _class_names(source, self.label)
+      names = source_labels.names_in(source, self.label)
       if names is not None and self._order(source) is None:
         logging.warning(
           'task %r: %s calls the labels %s, in this order; the words %s are '
@@ -229,31 +228,13 @@ class Classification(Task):
     return {}
 
   def _order(self, source: Any) -> Sequence[int] | None:
-    """Where in a source's names of labels ours are; None if they are unlike.
-
-    Raises:
-      ValueError: they are names of other labels.
-    """
+    """See `source_labels.order_in`."""
     if id(source) not in self._orders:
-      order = self._order_of(source, _class_names(source, self.label))
+      order = source_labels.order_in(
+        source, self.label, self.label_names, self.classes, self.name
+      )
       self._orders[id(source)] = source, order
     return self._orders[id(source)][1]
-
-  def _order_of(
-    self, source: Any, theirs: Sequence[str] | None
-  ) -> Sequence[int] | None:
-    if theirs is None:
-      return range(len(self.label_names))
-    order = order_of(theirs, self.class_names, self.label_names)
-    unlike = len(theirs) != len(self.label_names)
-    if order is None and (unlike or self.classes is not None):
-      raise ValueError(
-        f'task {self.name!r}: {getattr(source, "title", "its source")} calls '
-        f'the labels of field {self.label!r} {shown(list(theirs))}, the task '
-        f'calls them {shown(list(self.class_names))}: give the names of the '
-        'data as classes, in the order of label_names'
-      )
-    return order
 
   def example(self, record: Record) -> Example:
     names = tuple(self.label_names)
@@ -279,11 +260,6 @@ class Classification(Task):
       )
     order = self._order(record.source)
     return label if order is None else order.index(label)
-
-
-def _class_names(source: Any, field: str) -> Sequence[str] | None:
-  """What a source calls the numbers of a field; None if it does not say."""
-  return getattr(source, 'class_names', lambda _: None)(field)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

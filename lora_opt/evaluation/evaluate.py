@@ -1,12 +1,10 @@
 """Scores adapters on the evaluation split of a task."""
 
 import functools
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from lora_opt.evaluation import classify, metrics
 from lora_opt.evaluation import likelihood as likelihoods
@@ -17,9 +15,8 @@ from lora_opt.evaluation.decoding import (
   make_decoder,
 )
 from lora_opt.evaluation.finite import named, not_finite, require_finite
-from lora_opt.reading.values import printable
+from lora_opt.evaluation.progress import progress
 from lora_opt.training.partitioning import Placement
-from lora_opt.training.processes import is_first
 
 # Positions of a row for the loss of generation tasks, as of one of choices.
 LONGEST = 2048
@@ -329,17 +326,7 @@ class Evaluator:
     return total / weight
 
   def _progress(self, batches: Iterable) -> Iterable:
-    # A terminal sees a moving bar; a log file a line now and then, if it takes
-    # long at all.
-    seldom = {} if sys.stderr.isatty() else {'delay': 30, 'mininterval': 30}
-    return tqdm.tqdm(
-      # What knows how many they are is read one by one: images are large.
-      batches if hasattr(batches, '__len__') else list(batches),
-      desc=printable(f'evaluating {self._task.name}'),
-      leave=False,
-      disable=not is_first(),
-      **seldom,
-    )
+    return progress(batches, f'evaluating {self._task.name}')
 
 
 def batch_form(model: Any) -> str:

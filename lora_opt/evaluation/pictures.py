@@ -1,20 +1,17 @@
 """Loss at fixed noise, and pictures, of a text-to-image model."""
 
 import functools
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import tqdm
 
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.finite import named, require_finite
+from lora_opt.evaluation.progress import progress
 from lora_opt.reading import values
-from lora_opt.reading.values import printable
 from lora_opt.training.partitioning import Placement
-from lora_opt.training.processes import is_first
 
 METRIC = 'validation_loss'
 
@@ -265,12 +262,4 @@ class PictureEvaluator:
     return losses, times
 
   def _progress(self, batches: Iterable, what: str) -> Iterable:
-    # As that of `Evaluator`.
-    seldom = {} if sys.stderr.isatty() else {'delay': 30, 'mininterval': 30}
-    return tqdm.tqdm(
-      batches,
-      desc=printable(f'{what} {self._task.name}'),
-      leave=False,
-      disable=not is_first(),
-      **seldom,
-    )
+    return progress(batches, f'{what} {self._task.name}')

@@ -14,12 +14,14 @@ import numpy as np
 from absl import logging
 from flax import linen as nn
 
+from lora_opt.data import hub
 from lora_opt.models.attend import check_implementation
 from lora_opt.models.labels import read_labels, write_labels
 from lora_opt.models.language_model import check_settings
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.merge import merge_adapter
 from lora_opt.models.pretrained.peft import export_adapter, import_adapter
+from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.start import adapter_in_force
 from lora_opt.models.variables import (
   Tree,
@@ -45,10 +47,10 @@ class Classifier:
   What is trained is one tree: the factors of the adapter, and the head under
   'head'. The methods are pure functions, as those of `CausalLM`.
 
-  A kind of classifier adds its network and its head (`_network`, `_head`), how
-  they read a batch (`_hidden`, `_read`), a check of what makes their input, and
-  says what it is to others: `batch_form`, see lora_opt.data.forms; and
-  `task_type`, PEFT's name of it.
+  A kind of classifier names its Flax modules, `network` and `network_head`, and
+  adds how they read a batch (`_hidden`, `_read`) and a check of what makes
+  their input. It says what it is to others: `batch_form`, see
+  lora_opt.data.forms; and `task_type`, PEFT's name of it.
 
   Attributes:
     name: What the model is called; an exported adapter names it as its base.
@@ -77,6 +79,8 @@ class Classifier:
     ValueError: For settings that do not fit together.
   """
 
+  network: ClassVar[type[nn.Module]]
+  network_head: ClassVar[type[nn.Module]]
   batch_form: ClassVar[str]
 
   name: str
@@ -264,8 +268,8 @@ class Classifier:
       write_labels(pathlib.Path(folder), self.labels)
 
   def read_labels(self, folder: str | os.PathLike) -> tuple[str, ...]:
-    """What labels.json in a folder says; () without one."""
-    return read_labels(pathlib.Path(folder))
+    """What labels.json beside an adapter says; () without one."""
+    return read_labels(hub.model_folder(pathlib.Path(folder)))
 
   def merge(
     self,
@@ -316,11 +320,20 @@ class Classifier:
     raise AssertionError(f'{type(self).__name__} must check its input')
 
   def _network(self, lora: LoraConfig | None) -> nn.Module:
-    raise AssertionError(f'{type(self).__name__} must have a network')
+    return self.network(
+      self.config,
+      lora,
+      jnp.dtype(self.dtype),
+      stored_dtype(self.base),
+      self.dropout,
+      self.remat,
+      self.unroll,
+      self.attention,
+    )
 
   @property
   def _head(self) -> nn.Module:
-    raise AssertionError(f'{type(self).__name__} must have a head')
+    return self.network_head(self.config, self.outputs, self.head_dropout)
 
   def _hidden(self, base, trainable, batch, rngs) -> jax.Array:
     """What the network makes of a batch."""

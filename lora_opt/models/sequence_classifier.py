@@ -12,8 +12,6 @@ from lora_opt.models.classifier import Batch, Classifier
 from lora_opt.models.encoder import Encoder, Head
 from lora_opt.models.encoder_config import EncoderConfig
 from lora_opt.models.language_model import check_tokenizer
-from lora_opt.models.lora import LoraConfig
-from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.variables import Tree, abstract_params, init_collection
 
 
@@ -26,6 +24,8 @@ class SequenceClassifier(Classifier):
   `head` may hold are 'dense' and 'out'. See `Classifier` for the rest.
   """
 
+  network: ClassVar = Encoder
+  network_head: ClassVar = Head
   batch_form: ClassVar[str] = 'encoder'
 
   @property
@@ -67,22 +67,6 @@ class SequenceClassifier(Classifier):
 
   def _read(self, variables, hidden, batch, rngs):
     return self._head.apply(variables, hidden, *_places(batch), rngs=rngs)
-
-  def _network(self, lora: LoraConfig | None) -> Encoder:
-    return Encoder(
-      self.config,
-      lora,
-      jnp.dtype(self.dtype),
-      stored_dtype(self.base),
-      self.dropout,
-      self.remat,
-      self.unroll,
-      self.attention,
-    )
-
-  @property
-  def _head(self) -> Head:
-    return Head(self.config, self.outputs, self.head_dropout)
 
 
 def init_base(config: EncoderConfig, rng: jax.Array, dtype: str) -> Tree:

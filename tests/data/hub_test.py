@@ -101,7 +101,8 @@ print(model.name, len(adapter), float(model.base['embedding']['table'][3, 3]))
 
 def test_a_model_and_an_adapter_are_fetched_once(hub, tmp_path):
   home = tmp_path / 'home'
-  done = ask(hub, home, LOAD)
+  merge = "model.merge('merged', adapter, source='org/tiny')\n"
+  done = ask(hub, home, LOAD + merge)
   name, _, value = done.stdout.split()
   assert name == 'org/tiny', done.stderr
   here = from_folder(hub.root / 'models/org/tiny')
@@ -111,6 +112,8 @@ def test_a_model_and_an_adapter_are_fetched_once(hub, tmp_path):
     'tokenizer_config.json', 'adapter_config.json',
     'adapter_model.safetensors',
   }  # fmt: skip
+  merged = from_folder(tmp_path / 'merged')
+  assert merged.tokenizer.vocab_size == here.tokenizer.vocab_size
   hub.asked.clear()
   again = ask(hub, home, LOAD)
   assert again.stdout == done.stdout

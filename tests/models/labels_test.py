@@ -10,11 +10,12 @@ from absl import logging
 from safetensors.numpy import load_file, save_file
 
 import lora_opt
-from lora_opt.data import tasks
+from lora_opt.data import hub, tasks
 from lora_opt.evaluation import run
 from lora_opt.evaluation.classify import named_for
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.huggingface import from_folder
+from lora_opt.models.random_encoder import random_encoder
 from lora_opt.reading.label_order import order_of
 from lora_opt.training.loop import train
 from tests.models.parity import material
@@ -250,3 +251,11 @@ def test_order(theirs, ours, expected):
 def test_classes_are_as_many_as_words(field):
   with pytest.raises(ValueError, match=r'classes=.* must name as many'):
     nli(**{field: ('a', 'b')})
+
+
+def test_an_adapter_of_the_hub_has_the_labels_beside_it(tmp_path, monkeypatch):
+  names = {'labels': ['no', 'yes']}
+  (tmp_path / 'labels.json').write_text(json.dumps(names), encoding='utf-8')
+  monkeypatch.setattr(hub, 'fetch', lambda *arguments: tmp_path)
+  model = random_encoder(num_layers=1)
+  assert model.read_labels('org/adapter') == ('no', 'yes')

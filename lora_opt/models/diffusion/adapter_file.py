@@ -19,6 +19,7 @@ from flax import traverse_util
 from safetensors.numpy import save
 
 from lora_opt import writing
+from lora_opt.data import hub
 from lora_opt.models.diffusion.adapter_names import (
   Found,
   read_names,
@@ -78,7 +79,8 @@ def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
 
   Args:
     path: A safetensors file, or a folder with pytorch_lora_weights.safetensors
-      or with one safetensors file alone.
+      or with one safetensors file alone; or a name on the hub, see
+      `lora_opt.data.hub`.
     model: Its adapter settings say what is expected.
 
   Returns:
@@ -94,7 +96,7 @@ def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
     raise ValueError(
       f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
     )
-  file = _file(pathlib.Path(path))
+  file = _file(hub.model_folder(pathlib.Path(path)))
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   spread = jax.eval_shape(lambda lora: spread_out(lora, model), abstract)
   names = adapter_names(spread)

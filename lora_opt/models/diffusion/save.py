@@ -13,6 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt import writing
+from lora_opt.data import hub
 from lora_opt.models.diffusion.names import TEXT, tensor_names, with_prefix
 from lora_opt.models.diffusion.part_settings import settings_of
 from lora_opt.models.diffusion.weights import PARTS
@@ -62,17 +63,16 @@ def save_pipeline(
     raise FileExistsError(f'{folder} exists; merge into a new folder')
   if dtype is not None:
     check_dtype(dtype)
-  if (
-    source is not None
-    and not (pathlib.Path(source) / 'model_index.json').exists()
-  ):
-    raise FileNotFoundError(f'no model_index.json in {source}')
+  if source is not None:
+    source = hub.pipeline_folder(pathlib.Path(source), None)
+    if not (source / 'model_index.json').exists():
+      raise FileNotFoundError(f'no model_index.json in {source}')
   base = model.base if base is None else base
   with writing.draft_folder(folder) as draft:
     if source is None:
       _write_settings(draft, model)
     else:
-      _copy_settings(pathlib.Path(source), draft)
+      _copy_settings(source, draft)
     for part in PARTS:
       if part.name in base:
         tree = _merged(base[part.name], (lora or {}).get(part.name, {}), model)

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt import writing
+from lora_opt.data import hub
 from lora_opt.data.images import ImageProcessor
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.lora import check_dtype
@@ -62,7 +63,8 @@ def merge_adapter(
     lora: The adapter, with the head if one is trained; None to write the model
       of the checkpoint.
     model: The model it belongs to, whole on this process.
-    source: The Hugging Face folder that the model came from: config.json and
+    source: The Hugging Face folder (or name on the hub, see
+      `lora_opt.data.hub`) that the model came from: config.json and
       the tokenizer's files are copied. None to write them anew, as for a model
       from a GGUF file; encoders and SentencePiece models cannot.
     dtype: Type of the tensors, 'float32' or 'bfloat16'; by default that of the
@@ -84,6 +86,8 @@ def merge_adapter(
     raise FileExistsError(f'{folder} exists; merge into a new folder')
   if dtype is not None:
     check_dtype(dtype)
+  if source is not None:
+    source = hub.model_folder(pathlib.Path(source))
   settings = _settings(model, source)
   if model.family.abstract_head is not None:
     settings = _with_head(settings, model, labels or model.labels)
@@ -105,7 +109,7 @@ def merge_adapter(
         generation = _generation(model.tokenizer)
         _write_json(part / 'generation_config.json', generation)
     else:
-      _copy_settings(pathlib.Path(source), part)
+      _copy_settings(source, part)
     # The older of its two names, which every version of transformers reads.
     settings.pop('dtype', None)
     _write_json(part / 'config.json', settings | {'torch_dtype': kind})
@@ -195,7 +199,7 @@ def _merged(slot: Slot, leaves, adapter, lora_config) -> np.ndarray:
 def _settings(model, source) -> dict[str, Any]:
   """The content of config.json."""
   if source is not None:
-    return read_json(pathlib.Path(source) / 'config.json')
+    return read_json(source / 'config.json')
   writable = isinstance(model.tokenizer, Tokenizer | ImageProcessor)
   if model.family.write_config is None or not writable:
     raise ValueError(

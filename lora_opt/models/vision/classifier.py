@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from lora_opt.models.classifier import Batch, Classifier
-from lora_opt.models.lora import LoraConfig
-from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.variables import Tree, abstract_params, init_collection
 from lora_opt.models.vision.config import VisionConfig
 from lora_opt.models.vision.encoder import VisionEncoder, VisionHead
@@ -30,6 +28,8 @@ class ImageClassifier(Classifier):
       images of another size than the network's.
   """
 
+  network: ClassVar = VisionEncoder
+  network_head: ClassVar = VisionHead
   batch_form: ClassVar[str] = 'image'
   # PEFT has no name for it, and a class for texts where one is named.
   task_type: ClassVar[None] = None
@@ -83,22 +83,6 @@ class ImageClassifier(Classifier):
 
   def _read(self, variables, hidden, batch, rngs):
     return self._head.apply(variables, hidden, rngs=rngs)[:, None]
-
-  def _network(self, lora: LoraConfig | None) -> VisionEncoder:
-    return VisionEncoder(
-      self.config,
-      lora,
-      jnp.dtype(self.dtype),
-      stored_dtype(self.base),
-      self.dropout,
-      self.remat,
-      self.unroll,
-      self.attention,
-    )
-
-  @property
-  def _head(self) -> VisionHead:
-    return VisionHead(self.config, self.outputs, self.head_dropout)
 
 
 def init_base(config: VisionConfig, rng: jax.Array, dtype: str) -> Tree:
