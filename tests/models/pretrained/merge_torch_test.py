@@ -26,7 +26,7 @@ def test_transformers_computes_the_same(tmp_path, name):
   theirs = transformers.AutoModelForCausalLM.from_pretrained(
     tmp_path / 'merged'
   ).eval()
-  logits, valid = decoder.torch_logits(None, theirs)
+  logits, valid = decoder.torch_logits(decoder.CASES[name], theirs)
   logits, valid = logits.detach().numpy(), valid.numpy()
   material.assert_close(ours[valid], logits[valid], name)
   assert abs(logits).max() > 0.1
