@@ -1,7 +1,11 @@
-"""transformers reads merged folders; collected where torch is installed."""
+"""transformers reads merged folders, and PEFT adapters, of every family.
+
+Collected where torch is installed.
+"""
 
 import jax
 import numpy as np
+import peft
 import pytest
 import transformers
 
@@ -23,13 +27,19 @@ def test_transformers_computes_the_same(tmp_path, name):
   lora, batch = material.adapter(model), row_batch(*decoder.rows())
   ours = np.asarray(jax.jit(model.logits)(model.base, lora, batch))
   model.merge(tmp_path / 'merged', lora, source=source)
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
-    tmp_path / 'merged'
-  ).eval()
-  logits, valid = decoder.torch_logits(decoder.CASES[name], theirs)
-  logits, valid = logits.detach().numpy(), valid.numpy()
-  material.assert_close(ours[valid], logits[valid], name)
+  model.export(tmp_path / 'adapter', lora)
+  read = transformers.AutoModelForCausalLM.from_pretrained
+  adapted = peft.PeftModel.from_pretrained(read(source), tmp_path / 'adapter')
+  for theirs in (read(tmp_path / 'merged'), adapted):
+    logits, valid = decoder.torch_logits(decoder.CASES[name], theirs.eval())
+    logits, valid = logits.detach().numpy(), valid.numpy()
+    material.assert_close(ours[valid], logits[valid], name)
   assert abs(logits).max() > 0.1
+  # And back, from our file and from theirs.
+  adapted.save_pretrained(tmp_path / 'saved')
+  for folder in ('adapter', 'saved'):
+    back = model.load_adapter(tmp_path / folder)
+    jax.tree.map(np.testing.assert_array_equal, back, lora)
 
 
 def test_a_model_from_elsewhere(tmp_path, tiny):
