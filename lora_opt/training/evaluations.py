@@ -36,6 +36,7 @@ class Evaluations:
     self._evaluate = evaluate
     self._base = base
     self._made_of = dict(made_of)
+    self._first: dict[str, Any] = {}
 
   def now(self, state: TrainState) -> dict[str, Any]:
     """Evaluates a state, and keeps the pictures that its model draws.
@@ -64,7 +65,10 @@ class Evaluations:
     path = self._folder / 'evaluation' / f'{moment}.json'
     if there := on_first(functools.partial(self._there, path)):
       return there
-    result = self.now(state)
+    # A run of no steps: after training is before it.
+    same = self._first.get('step') == int(state.step)
+    result = self._first if same else self.now(state)
+    self._first = self._first or result
     on_first(functools.partial(run_directory.write_json, path, result))
     print(
       f'{moment} training: {metrics.headline(result)} on '

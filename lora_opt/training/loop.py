@@ -82,7 +82,8 @@ def train(
     model: a `lora_opt.models.CausalLM` or what offers the same.
     task: a task of `lora_opt.data.tasks` or what offers the same.
     optimizer: over the adapter parameters, learning rate included.
-    train_steps: optimizer steps of the whole run.
+    train_steps: optimizer steps of the whole run; 0 evaluates, makes what a
+      task needs made, and exports the adapter that training would start from.
     batch_size: rows of a batch, over all processes and microbatches.
     task_feature_lengths: {'targets': tokens of a row}, default 256; short
       examples share a row. For an encoder-decoder also 'inputs', by default

@@ -71,6 +71,11 @@ def traced(
 
 def check(steps: int, train_steps: int) -> None:
   """Raises ValueError unless a run is long enough for so many traced steps."""
+  if train_steps <= SKIPPED:
+    raise ValueError(
+      f'profile_steps={steps}: none of the {train_steps} training steps can be '
+      f'traced, since the first {SKIPPED} are not; train longer'
+    )
   if not 0 < steps <= train_steps - SKIPPED:
     raise ValueError(
       f'profile_steps={steps} must be from 1 to {train_steps - SKIPPED}: the '

@@ -2,6 +2,8 @@
 
 import optax
 
+from lora_opt.reading.values import integer
+
 
 def warmup_cosine(
   peak_learning_rate: float,
@@ -16,7 +18,7 @@ def warmup_cosine(
 
   Args:
     peak_learning_rate: reached at the end of the warm-up.
-    train_steps: length of the run.
+    train_steps: length of the run; of one of no steps no rate is asked.
     warmup_fraction: share of the run spent warming up, at least one step.
     end_fraction: final learning rate, as a share of the peak.
 
@@ -24,14 +26,14 @@ def warmup_cosine(
     step -> learning rate.
 
   Raises:
-    ValueError: `train_steps` is not positive, or a share is not in [0, 1).
+    ValueError: `train_steps` is no whole number from 0 on, or a share is not
+      in [0, 1).
 
   >>> rate = warmup_cosine(1.0, 100)
   >>> [round(float(rate(step)), 2) for step in (0, 5, 10, 55, 100)]
   [0.09, 0.55, 1.0, 0.5, 0.0]
   """
-  if train_steps < 1:
-    raise ValueError(f'train_steps={train_steps} must be at least 1')
+  integer(train_steps, 'train_steps (--gin.TRAIN_STEPS)', least=0)
   for name, share in (
     ('warmup_fraction', warmup_fraction),
     ('end_fraction', end_fraction),

@@ -16,6 +16,7 @@ from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.training.loop import train
 from lora_opt.training.run_directory import RunRecord
+from lora_opt.training.schedules import warmup_cosine
 from lora_opt.training.step_log import TrainingDivergedError
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
@@ -96,6 +97,40 @@ def test_a_number_out_of_its_range_is_named(tmp_path, model, task, name, value):
   with pytest.raises(ValueError, match=f'{name} .--gin.{name.upper()}.: exp'):
     run(tmp_path / 'run', model, task, **{name: value})
   assert not (tmp_path / 'run').exists()
+
+
+def test_no_steps_evaluate_once_and_export_an_untrained_adapter(
+  tmp_path, model, task
+):
+  times = []
+
+  class Counted(Evaluator):
+    def __call__(self, base, lora, step):
+      times.append(step)
+      return super().__call__(base, lora, step)
+
+  evaluator = functools.partial(Counted, max_new_tokens=8)
+  # What TRAIN_STEPS=0 makes of a gin file.
+  rate = warmup_cosine(1e-2, 0)
+  run(tmp_path, model, task, steps=0, learning_rate=rate, evaluator=evaluator)
+  assert times == [0]
+  before, after = (
+    json.loads((tmp_path / f'evaluation/{moment}.json').read_text())
+    for moment in ('before', 'after')
+  )
+  assert before == after
+  found = model.load_adapter(str(tmp_path / 'adapter'))
+  for one, other in zip(
+    jax.tree.leaves(found),
+    jax.tree.leaves(model.init(jax.random.key(0))),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_schedule_of_less_than_no_steps_is_refused():
+  with pytest.raises(ValueError, match=r'TRAIN_STEPS.: expected .*found -1'):
+    warmup_cosine(1e-2, -1)
 
 
 class Interrupted(Exception):

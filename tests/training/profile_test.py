@@ -37,6 +37,11 @@ def test_more_steps_than_there_are_cannot_be_traced(steps):
     profile.check(steps, 5)
 
 
+def test_a_run_that_is_too_short_to_be_traced_is_told_so():
+  with pytest.raises(ValueError, match='none of the 0 training steps'):
+    profile.check(3, 0)
+
+
 def test_shares_add_up_and_the_slowest_comes_first():
   ops = [
     profile.Op(*op) for op in (('a', 'x', 1), ('b', 'y', 2), ('c', 'x', 3))
