@@ -144,7 +144,8 @@ def plan(
     reserve: share of a device's memory that is left alone, for what a plan does
       not know: the runtime, fragmentation, another compiler.
     utilisation: share of each published peak that is assumed to be reached.
-    search: look for the smallest mesh that fits too.
+    search: look for the smallest mesh that fits too, which compiles the step
+      for one mesh after another.
     record: the command line.
 
   Returns:
@@ -242,19 +243,24 @@ def make_plan(
   native = chip.name != 'cpu'
   target = find_target(topology)
   shapes = describe(job, partitioner, target.devices)
-  searched = smallest_mesh(
-    job,
-    topology,
-    usable,
-    rules=partitioner.rules,
-    native_bfloat16=native,
-  )
+  mesh = shapes.placement.mesh.shape
+
+  def searched(program: Program | None) -> tuple[Tried, ...]:
+    found = smallest_mesh(
+      job,
+      topology,
+      usable,
+      rules=partitioner.rules,
+      native_bfloat16=native,
+      known={tuple(mesh.values()): program},
+    )
+    return tuple(found) if search else ()
+
   try:
     program = compile_step(job, shapes, target, native)
   except DoesNotFitError as error:
-    *_, last = searched if search else [None]
+    *_, last = (None, *searched(None))
     raise DoesNotFitError(f'{error}.{_instead(last, usable)}') from error
-  tried = tuple(searched) if search else ()
   return Plan(
     command=command,
     model=job.model.name,
@@ -264,13 +270,13 @@ def make_plan(
     ),
     topology=topology,
     target=target,
-    mesh=dict(shapes.placement.mesh.shape),
+    mesh=dict(mesh),
     batch={name: tuple(x.shape) for name, x in shapes.batch.items()},
     **_work(shapes.batch),
     usable=usable,
     program=program,
     time=step_time(program.costs, chip, utilisation),
-    tried=tried,
+    tried=searched(program),
   )
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -143,6 +145,9 @@ def compile_step(
 ) -> Program:
   """Compiles the training step for a target, and reads what it needs.
 
+  That can take many minutes: what is compiled is said on standard error before,
+  and what came of it after.
+
   Args:
     job: What is trained.
     shapes: From `describe`, on devices of the target.
@@ -166,10 +171,14 @@ def compile_step(
     if wide:
       widen(lowered.compiler_ir('stablehlo'))
     options = None if target.real else _SIMULATED
+    _say(f'compiling for {_mesh(shapes)} ...')
+    start = time.monotonic()
     try:
       compiled = compile_or_recall(lowered, target, options)
     except jax.errors.JaxRuntimeError as error:
+      _say(f'... refused after {time.monotonic() - start:.0f} s')
       raise refusal(error, shapes) from error
+    took = time.monotonic() - start
   width = 2 if wide else 1
   flops = product_flops(traced.jaxpr, target.lowered_for) / devices
   found = costs(compiled.text, devices, flops, width)
@@ -184,7 +193,7 @@ def compile_step(
     padding = sizes['argument_size_in_bytes'] - sum(shapes.held().values())
     while_running += padding + sizes['generated_code_size_in_bytes']
   activations = min(found.kept_bytes, while_running)
-  return Program(
+  program = Program(
     held=shapes.held(),
     activations=activations,
     temporaries=while_running - activations,
@@ -193,6 +202,22 @@ def compile_step(
     cycles=cycles(compiled.text),
     seconds=compiled.seconds,
   )
+  _say(f'... {program.total / 1e9:,.2f} GB in a step; it took {took:.0f} s')
+  return program
+
+
+def _say(line: str) -> None:
+  # Not where the page goes.
+  print(line, file=sys.stderr, flush=True)
+
+
+def _mesh(shapes: Shapes) -> str:
+  """Devices along the axes, and what each holds, in words."""
+  axes = ', '.join(
+    f'{axis}={size}' for axis, size in shapes.placement.mesh.shape.items()
+  )
+  held = sum(shapes.held().values()) / 1e9
+  return f'{axes}, {held:,.2f} GB held by a device before a step'
 
 
 def refusal(error: Exception, shapes: Shapes) -> ValueError:

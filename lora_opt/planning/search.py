@@ -1,7 +1,7 @@
 """The smallest mesh on which a job fits."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from lora_opt.planning.chips import Topology
@@ -44,6 +44,7 @@ def smallest_mesh(
   *,
   rules: Rules,
   native_bfloat16: bool,
+  known: Mapping[tuple[int, int, int], Program | None],
 ) -> Iterator[Tried]:
   """Looks at meshes of 1, 2, 4, ... devices; the last one fits, if any does.
 
@@ -58,6 +59,8 @@ def smallest_mesh(
     memory: Bytes of a device that may be used.
     rules: Of the partitioner.
     native_bfloat16: See `compile_step`.
+    known: Programs of meshes of all devices, by (data, fsdp, tensor), that are
+      not compiled again; None for one that the compiler refused.
 
   Raises:
     ValueError: See `find_target`.
@@ -67,8 +70,8 @@ def smallest_mesh(
     mesh = Partitioner(1, fsdp, tensor, rules)
     shapes = describe(job, mesh, target.devices)
     held = sum(shapes.held().values())
-    program = None
-    if held <= memory:
+    program = known.get((1, fsdp, tensor))
+    if held <= memory and (1, fsdp, tensor) not in known:
       with contextlib.suppress(DoesNotFitError):
         program = compile_step(job, shapes, target, native_bfloat16)
     yield Tried(fsdp, tensor, held, program)

@@ -1,6 +1,8 @@
 """Plans of tiny models against closed forms and against what is really held."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -58,8 +60,16 @@ def compiled(job, native_bfloat16=True):
 
 
 @pytest.fixture(scope='module')
-def found():
-  return plan.make_plan(job(), ONE, DATA_PARALLEL)
+def planned():
+  """A plan, and what was said while it was made."""
+  with contextlib.redirect_stderr(io.StringIO()) as said:
+    found = plan.make_plan(job(), ONE, DATA_PARALLEL)
+  return found, said.getvalue()
+
+
+@pytest.fixture(scope='module')
+def found(planned):
+  return planned[0]
 
 
 @pytest.fixture(scope='module')
@@ -160,13 +170,21 @@ def test_candidates_split_rows_first_and_then_heads():
   assert list(candidates(halves, 8))[-1] == (4, 2)
 
 
+def test_each_mesh_is_compiled_once_and_that_is_said(planned):
+  found, said = planned
+  one, other = said.splitlines()
+  assert one.startswith('compiling for data=1, fsdp=1, tensor=1, 0.00 GB held')
+  gigabytes = found.program.total / GB
+  assert other.startswith(f'... {gigabytes:,.2f} GB in a step; it took ')
+
+
 def test_the_page_and_the_numbers_of_a_plan(found):
   text, numbers = (
     plan.report.as_text(found, ASSUMED),
     plan.report.as_json(found),
   )
   assert 'It fits' in text and 'tokens/s' in text
-  assert found.smallest.program == found.program
+  assert found.smallest.program is found.program
   assert '1 of mine suffice: --gin.FSDP=1 --gin.TENSOR=1.' in text
   assert numbers['total_bytes_per_device'] == sum(
     numbers['bytes_per_device'].values()
