@@ -10,6 +10,7 @@ What an example is in a row differs by form; here it is a class of
 lora_opt.data.packing, by default the one of decoders.
 """
 
+import bisect
 import concurrent.futures
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,18 +32,27 @@ class EncodedSplit(NamedTuple):
     total: how many there were.
     too_long: how many were dropped or truncated.
     policy: what was done to them.
+    turns_left_out: how many messages of truncated conversations were left out.
+    left_out: how many could not be truncated, and were dropped after all.
   """
 
   examples: Sequence[Encoded]
   total: int
   too_long: int
   policy: str
+  turns_left_out: int = 0
+  left_out: int = 0
 
   def __str__(self) -> str:
     if not self.too_long:
       return f'{self.total} examples, none too long'
     done = {'drop': 'dropped', 'truncate': 'truncated'}[self.policy]
-    return f'{self.total} examples, {self.too_long} too long and {done}'
+    text = f'{self.total} examples, {self.too_long} too long and {done}'
+    if self.turns_left_out:
+      text += f' (their {self.turns_left_out} oldest messages are left out)'
+    if self.left_out:
+      text += f', {self.left_out} of them dropped: their last turn is too long'
+    return text
 
 
 def encode_split(
@@ -65,7 +75,9 @@ def encode_split(
     too_long: what to do with an example of more positions. 'drop' leaves it
       out; 'truncate' cuts out the middle of the prompt, but nothing of what
       opens and closes it (the first token, the headers of a chat), and cuts
-      off the end of a completion that alone is too long; 'error' refuses it.
+      off the end of a completion that alone is too long; of a conversation of
+      several turns it leaves out the oldest ones, and drops it if the last one
+      does not fit; 'error' refuses it.
     indices: which examples make up the split; None takes all.
     kind: what an example is in a row.
 
@@ -82,7 +94,7 @@ def encode_split(
   check_policy(too_long)
   examples = task.examples(split)
   chosen = range(len(examples)) if indices is None else indices
-  kept, long = [], 0
+  kept, long, turns, left_out = [], 0, 0, 0
   for index, encoded in zip(
     chosen, _encoded(kind, task, tokenizer, examples, chosen), strict=True
   ):
@@ -98,7 +110,16 @@ def encode_split(
           "raise length, or 'drop' or 'truncate' long examples"
         )
       try:
-        encoded = encoded.truncated(length)
+        if examples[index].dialogues:
+          encoded, dropped = _shortened(
+            kind, task, tokenizer, examples[index], capacity
+          )
+          turns += dropped
+          if encoded is None:
+            left_out += 1
+            continue
+        else:
+          encoded = encoded.truncated(length)
       except ValueError as error:
         raise ValueError(
           f'task {task.name!r}: {split} example {index}: {error}'
@@ -109,7 +130,7 @@ def encode_split(
       f'task {task.name!r}: all {long} {split} examples need more than '
       f'{_positions(capacity)} of a row: raise length'
     )
-  return EncodedSplit(kept, len(chosen), long, too_long)
+  return EncodedSplit(kept, len(chosen), long, too_long, turns, left_out)
 
 
 def train_batches(
@@ -236,6 +257,31 @@ def eval_batches(
   return Batches(stream, batch_size, epochs=1)
 
 
+def _shortened(
+  kind: type[Encoded], task, tokenizer, example, capacity: Sequence[int]
+) -> tuple[Encoded | None, int]:
+  """A conversation with as many of its newest turns as a row holds.
+
+  Returns:
+    It, or None if not even the last one fits, and how many messages were left
+    out.
+  """
+  whole, shorter = example, []  # the longest first
+  while (example := task.shorter(example)) is not None:
+    shorter.append(example)
+
+  def fits(number: int) -> bool:
+    found[number] = kind.of(task, shorter[number], tokenizer)
+    return _fit(found[number].sizes, capacity)
+
+  found: dict[int, Encoded] = {}
+  place = bisect.bisect_left(range(len(shorter)), True, key=fits)
+  if place == len(shorter):
+    return None, 0
+  sizes = [len(one.dialogues[0].messages) for one in (whole, shorter[place])]
+  return found[place], sizes[0] - sizes[1]
+
+
 def _doubled(length: Any, longest: int) -> Iterator[Any]:
   """A length of rows and its doubles, as long as they are not too long."""
   single = isinstance(length, int)
@@ -284,6 +330,8 @@ def _summary(task, split: EncodedSplit, rate: float) -> dict[str, Any]:
     'examples': split.total,
     'too_long': split.too_long,
     'too_long_policy': split.policy,
+    'turns_left_out': split.turns_left_out,
+    'left_out': split.left_out,
     'positions': sum(sum(example.sizes) for example in split.examples),
   }
 

@@ -23,7 +23,7 @@ OPENS, CLOSES = '\ue0a0\ue0a1', '\ue0a1\ue0a0'
 
 def render(
   template: str,
-  conversations: Sequence[tuple[Sequence[dict[str, Any]], bool]],
+  conversations: Sequence[tuple[Any, ...]],
   variables: dict[str, str],
   marked: bool,
 ) -> list[str]:
@@ -31,8 +31,8 @@ def render(
 
   Args:
     template: The text of the template.
-    conversations: Of each its messages, and whether the assistant's turn is
-      to be opened at the end.
+    conversations: Of each its messages, whether the assistant's turn is to be
+      opened at the end, and perhaps the definitions of its tools.
     variables: What else the template may use, such as eos_token.
     marked: Put `OPENS` and `CLOSES` around {% generation %} blocks.
 
@@ -45,10 +45,12 @@ def render(
   return [
     _bounded(
       compiled.generate(
-        messages=messages, add_generation_prompt=open_turn, **known
+        messages=messages,
+        add_generation_prompt=open_turn,
+        **known | ({'tools': tools[0]} if tools else {}),
       )
     )
-    for messages, open_turn in conversations
+    for messages, open_turn, *tools in conversations
   ]
 
 

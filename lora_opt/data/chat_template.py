@@ -40,7 +40,7 @@ class ChatTemplate(NamedTuple):
 
   def render(
     self,
-    conversations: Sequence[tuple[Sequence[Message], bool]],
+    conversations: Sequence[tuple[Any, ...]],
     variables: Mapping[str, str],
     *,
     marked: bool = False,
@@ -48,8 +48,8 @@ class ChatTemplate(NamedTuple):
     """Renders conversations, in a process with limits on time and memory.
 
     Args:
-      conversations: Of each its messages, and whether to open the assistant's
-        turn at the end.
+      conversations: Of each its messages, whether to open the assistant's turn
+        at the end, and perhaps the definitions of its tools.
       variables: What else the template may use, such as eos_token.
       marked: Put `chat_rendering.OPENS` and `CLOSES` around what the template
         marks as the assistant's.

@@ -64,7 +64,7 @@ def encode_completions(
     return _encode_chat(tokenizer, prompt, completions, system)
   text, between = _plain_prompt(prompt)
   prompt_ids = list(tokenizer.encode(text)) if text else []
-  tail = _end_ids(tokenizer) if end else []
+  tail = end_ids(tokenizer) if end else []
   encoded = []
   for completion in completions:
     rest = between + completion
@@ -147,7 +147,7 @@ def _encode_chat(
   )
   text += cut.header
   prompt_ids = list(tokenizer.encode(text))
-  tail = [] if cut.end else _end_ids(tokenizer)
+  tail = [] if cut.end else end_ids(tokenizer)
   rows = [
     list(tokenizer.encode(_closed(tokenizer, cut, text, whole, completion)))
     for whole, completion in zip(wholes, completions, strict=True)
@@ -185,7 +185,12 @@ def _plain_prompt(prompt: str) -> tuple[str, str]:
   return text, prompt[len(text) :] or ' '
 
 
-def _end_ids(tokenizer) -> list[int]:
+def end_ids(tokenizer) -> list[int]:
+  """The end-of-text token.
+
+  Raises:
+    ValueError: there is none.
+  """
   if tokenizer.eos_id is None:
     raise ValueError(
       'the tokenizer has no end-of-text token (eos_id), so that no answer '

@@ -27,6 +27,7 @@ from lora_opt.data import packing
 from lora_opt.data.examples import Example
 
 LENGTHS = (256, 512, 1024, 2048)
+LONG_LENGTHS = (*LENGTHS, 4096, 8192, 16384, 32768)  # of conversations
 PROMPT_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
@@ -81,10 +82,6 @@ def pack_choices(
       choices.
   """
   check_lengths(batch_size, lengths)
-
-  def encode(example):
-    return task.encode_choices(example, tokenizer)
-
   examples = task.examples(split)
   buckets = {length: [] for length in lengths}
   for index in range(len(examples)) if indices is None else indices:
@@ -93,9 +90,7 @@ def pack_choices(
       raise ValueError(
         f'task {task.name!r} has no choices: evaluate it by generation'
       )
-    prompt, choices = encode(example)
-    unscored = task.unscored(example, encode)
-    segment = _Segment(index, prompt, choices, unscored)
+    segment = _Segment(index, *task.encode_scored(example, tokenizer))
     buckets[bucket(segment.size, lengths, task, split, index)].append(segment)
   for length, segments in buckets.items():
     sizes = [(segment.size,) for segment in segments]
@@ -163,7 +158,7 @@ class _Segment(NamedTuple):
   index: int
   prompt: Sequence[int]
   choices: Sequence[Sequence[int]]
-  unscored: Sequence[int]  # ids at the start of each choice without weight
+  scored: Sequence[Sequence[bool]]  # which ids of each choice have weight
 
   @property
   def size(self) -> int:
@@ -185,8 +180,7 @@ class _Segment(NamedTuple):
       size = len(choice)
       columns['tokens'] += [self.prompt[-1], *choice[:-1]]
       columns['targets'] += choice
-      read = self.unscored[number]
-      columns['weights'] += [0] * read + [1] * (size - read)
+      columns['weights'] += self.scored[number]
       columns['positions'] += range(shared, shared + size)
       columns['branches'] += [number + 1] * size
       columns['choice'] += [number] * size

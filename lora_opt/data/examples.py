@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_opt.data import sources
+from lora_opt.data.dialogue import Dialogue
 from lora_opt.data.images import ImageFile
 from lora_opt.reading import values
 from lora_opt.reading.values import shown
@@ -28,6 +29,8 @@ class Example:
     texts: what an encoder reads, one text or two; empty for the prompt.
     number: what a regression is to say; None for other tasks.
     image: what a model of images looks at; None for other tasks.
+    dialogues: the conversations that end with the choices, one for each; empty
+      where prompt and choices are all.
   """
 
   prompt: str
@@ -39,9 +42,12 @@ class Example:
   texts: tuple[str, ...] = ()
   number: float | None = None
   image: ImageFile | None = None
+  dialogues: tuple[Dialogue, ...] = ()
 
   def characters(self) -> int:
     """How many characters there are to tokenize."""
+    if self.dialogues:
+      return sum(dialogue.characters() for dialogue in self.dialogues)
     texts = (self.prompt, *self.texts, *(self.choices or (self.completion,)))
     return sum(map(len, texts))
 

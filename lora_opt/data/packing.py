@@ -53,15 +53,23 @@ class EncodedExample(NamedTuple):
 
   n ids are a segment of n - 1 positions: position t reads ids[t] and predicts
   ids[t + 1], with weight 1 where that is an id of the completion. So no target
-  ever crosses from one segment into the next.
+  ever crosses from one segment into the next. Of a conversation of several
+  turns `learned` says which ids have weight.
   """
 
   ids: np.ndarray  # (n,) int32
   prompt_length: int  # the first so many ids are the prompt's
   frame: tuple[int, int] = (0, 0)  # so many of them open it and close it
+  learned: np.ndarray | None = None  # (n,) bool; None: all behind the prompt
 
   @classmethod
   def of(cls, task, example, tokenizer) -> Self:
+    if example.dialogues:
+      prompt, (rest,), (scored,) = task.encode_scored(example, tokenizer)
+      learned = np.array([False] * len(prompt) + scored)
+      return cls(
+        np.array(prompt + rest, np.int32), len(prompt), (0, 0), learned
+      )
     prompt, completion = task.encode(example, tokenizer)
     ids = np.array(prompt + completion, np.int32)
     return cls(ids, len(prompt), task.frame(tokenizer))
@@ -84,11 +92,14 @@ class EncodedExample(NamedTuple):
     }
     row['weights'] = np.zeros(length, np.float32)
     start = 0
-    for number, (ids, prompt_length, _) in enumerate(examples, 1):
+    for number, (ids, prompt_length, _, learned) in enumerate(examples, 1):
       end = start + len(ids) - 1
       row['tokens'][start:end] = ids[:-1]
       row['targets'][start:end] = ids[1:]
-      row['weights'][start + prompt_length - 1 : end] = 1
+      if learned is None:
+        row['weights'][start + prompt_length - 1 : end] = 1
+      else:
+        row['weights'][start:end] = learned[1:]
       row['positions'][start:end] = np.arange(end - start)
       row['segment_ids'][start:end] = number
       start = end
@@ -100,7 +111,13 @@ class EncodedExample(NamedTuple):
     return (len(self.ids) - 1,)
 
   def truncated(self, length: int) -> Self:
-    """Without the middle of the prompt, or the end of a completion too long."""
+    """Without the middle of the prompt, or the end of a completion too long.
+
+    Raises:
+      ValueError: It is a conversation, of which whole turns are left out.
+    """
+    if self.learned is not None:
+      raise ValueError('its last turn alone is too long: raise length')
     prompt, completion = np.split(self.ids, [self.prompt_length])
     framed = max(1, sum(self.frame))
     completion = completion[: max(1, length + 1 - framed)]
@@ -111,7 +128,9 @@ class EncodedExample(NamedTuple):
     )
 
   def checksum(self, start: int) -> int:
-    return zlib.crc32(self.ids.tobytes(), start + self.prompt_length)
+    start = zlib.crc32(self.ids.tobytes(), start + self.prompt_length)
+    learned = self.learned
+    return start if learned is None else zlib.crc32(learned.tobytes(), start)
 
 
 def without_middle(

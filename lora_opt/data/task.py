@@ -64,6 +64,7 @@ class Task:
   """
 
   kind: ClassVar[str]
+  choice_lengths: ClassVar[Sequence[int]] = eval_batching.LENGTHS
   name: str
   train: Sequence[sources.Row]
   eval: Sequence[sources.Row]
@@ -259,6 +260,33 @@ class Task:
     """
     return [0] * len(example.choices)
 
+  def encode_scored(
+    self, example: Example, tokenizer
+  ) -> tuple[list[int], list[list[int]], list[list[bool]]]:
+    """Token ids of prompt and choices, and which of the latter are scored."""
+
+    def encode(example):
+      return self.encode_choices(example, tokenizer)
+
+    prompt, choices = encode(example)
+    unscored = self.unscored(example, encode)
+    return (
+      prompt,
+      choices,
+      [
+        [place >= read for place in range(len(ids))]
+        for ids, read in zip(choices, unscored, strict=True)
+      ],
+    )
+
+  def shorter(self, example: Example) -> Example | None:
+    """The example without what is left out first where a row is too short.
+
+    None: it is cut as token ids, see `packing.Encoded.truncated`.
+    """
+    del example
+    return None
+
   def encode_prompt(self, example: Example, tokenizer) -> list[int]:
     """Token ids of the prompt, that an answer is generated from."""
     return encoding.encode_prompt(
@@ -341,7 +369,11 @@ class Task:
   ) -> Iterator[eval_batching.ChoiceBatch]:
     """Choices to compare, of a form that lora_opt.data.forms has."""
     return forms.find(form).choice_batches(
-      self, tokenizer, batch_size=batch_size, indices=indices
+      self,
+      tokenizer,
+      batch_size=batch_size,
+      lengths=self.choice_lengths,
+      indices=indices,
     )
 
   def prompt_batches(

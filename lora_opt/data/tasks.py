@@ -13,7 +13,8 @@ up any data set without code:
 'green'
 
 `MultipleChoice`, `Classification` and `Completion` are scored by likelihood,
-`Generation` by what the model writes. Encoders take `Classification`, and
+`Generation` by what the model writes, a `Conversation` of several turns by
+the likelihood of its answers. Encoders take `Classification`, and
 `Regression`, by labels and numbers instead of words; models of images take
 `ImageClassification`, text-to-image models `SubjectGeneration`. What all have
 in common (the sources, the prompt, chat or plain, batches) is in
@@ -28,6 +29,7 @@ from typing import Any, ClassVar
 from absl import logging
 
 from lora_opt.data import extraction, source_labels
+from lora_opt.data.conversation_task import Conversation
 from lora_opt.data.examples import Example, Record, Template
 from lora_opt.data.extraction import (
   after_hashes,
@@ -48,6 +50,7 @@ from lora_opt.reading.values import shown
 __all__ = [
   'Classification',
   'Completion',
+  'Conversation',
   'FillBlank',
   'Generation',
   'ImageClassification',

@@ -285,6 +285,16 @@ class Tokenizer:
       self.place, self.core.encode, text, add_special_tokens=False
     ).ids
 
+  def offsets(self, text: str) -> list[tuple[int, int]]:
+    """Where in a text the tokens of `encode` begin and end, in characters.
+
+    >>> Tokenizer.byte_level().offsets('Hi<eos>')
+    [(0, 1), (1, 2), (2, 7)]
+    """
+    return guarded(
+      self.place, self.core.encode, text, add_special_tokens=False
+    ).offsets
+
   def encode_texts(self, text: str, pair: str | None = None) -> TextIds:
     """Ids of a text or of two, put together by the tokenizer's own template.
 
@@ -360,7 +370,7 @@ class Tokenizer:
 
   def apply_chats(
     self,
-    conversations: Sequence[tuple[Sequence[Message], bool]],
+    conversations: Sequence[tuple[Any, ...]],
     *,
     marked: bool = False,
   ) -> list[str]:
@@ -373,7 +383,7 @@ class Tokenizer:
     }
     template = ChatTemplate(self.chat_template, self.template_place)
     return template.render(
-      [([*messages], opened) for messages, opened in conversations],
+      [([*messages], *others) for messages, *others in conversations],
       {f'{n}_token': t for n, t in ({**self.other_tokens, **tokens}).items()},
       marked=marked,
     )

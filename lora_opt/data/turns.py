@@ -104,13 +104,14 @@ def cut_of(tokenizer, system: str | None = None) -> Cut:
   return Cut(opened, header, lead, end, rest, trial.parts, opening, closing)
 
 
-def refusal(tokenizer, reason: str) -> ValueError:
+def refusal(
+  tokenizer, reason: str, fix: str = 'Set chat=False on the task'
+) -> ValueError:
   """The error of a template that conversations cannot be cut with."""
   place = getattr(tokenizer, 'template_place', PLACE)
   return ValueError(
     f'{place}: its conversations cannot be cut into what the model reads and '
-    f'what it says: {reason}. Set chat=False on the task, or take another '
-    'template'
+    f'what it says: {reason}. {fix}, or take another template'
   )
 
 
@@ -144,7 +145,7 @@ def _trial(tokenizer, system: str | None, *, parts: bool) -> _Trial:
   turns = [*prompt, shape.message('assistant', _ANSWER)]
   asked = [(prompt, True), (prompt, False), (turns, False)]
   found = tokenizer.apply_chats(asked, marked=True)
-  (opened, _), (bare, _), (whole, spans) = map(_unmarked, found)
+  (opened, _), (bare, _), (whole, spans) = map(unmarked, found)
   answer = whole.find(_ANSWER)
   around = [span for span in spans if span[0] <= answer < span[1]]
   try:
@@ -155,7 +156,7 @@ def _trial(tokenizer, system: str | None, *, parts: bool) -> _Trial:
   return _Trial(parts, opened, bare, whole, (*around, None)[0], longer)
 
 
-def _unmarked(text: str) -> tuple[str, list[tuple[int, int]]]:
+def unmarked(text: str) -> tuple[str, list[tuple[int, int]]]:
   """The text without marks, and the places of what stood between them."""
   before, *blocks = text.split(OPENS)
   spans = []

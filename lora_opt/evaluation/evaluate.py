@@ -293,6 +293,8 @@ class Evaluator:
       return classify.usual_metrics(self._task)
     if self._task.kind == 'generation':
       return (metrics.mean_score(self._task.metric),)
+    if self._task.kind == 'conversation':
+      return (metrics.likelihood(),)
     return (
       metrics.accuracy(),
       metrics.accuracy_per_token(),

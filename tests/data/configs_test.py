@@ -14,9 +14,9 @@ MIXTURES = sorted(
   path.stem for path in (ROOT / 'configs/mixtures').glob('*.gin')
 )
 GENERIC = 'reasoning_gym'
-# Folders of one's own: image_run_test.py and subject_run_test.py of
-# tests/training run them.
-OF_IMAGES = ('image_folder', 'dreambooth')
+# Folders of one's own: image_run_test.py, subject_run_test.py and talks_test.py
+# of tests/training run them.
+OF_ONES_OWN = ('image_folder', 'dreambooth', 'conversations', 'preferences')
 # The prompt of the first evaluated row, by the publishers' made rows.
 PROMPTS = {
   'arc_easy': 'Question: Why is the sky blue?\nAnswer:',
@@ -102,7 +102,7 @@ def test_procedural_tasks_validate(name, toy):
 
 
 @pytest.mark.parametrize(
-  'name', [n for n in TASKS if not procedural(n) and n not in OF_IMAGES]
+  'name', [n for n in TASKS if not procedural(n) and n not in OF_ONES_OWN]
 )
 def test_tasks_validate_on_publishers_rows(name, toy, prepared):
   task = build(f'tasks/{name}', f'DATA_DIR = "{prepared}"')

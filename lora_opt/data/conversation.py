@@ -1,0 +1,252 @@
+"""Conversations of several turns as token ids, and which ids are learned.
+
+A conversation is rendered whole and tokenised once. Of each answer that is
+learned, two more renderings say where it stands in the whole: that of all
+before it, with the assistant's turn opened, is where it begins, and that of
+all up to it is where it ends. Both must be beginnings of the whole, so that
+what is learned is what the model reads and writes when it is asked:
+
+  whole     <user>Hi<eos><assistant>Hello<eos><user>Bye<eos><assistant>Ciao<eos>
+  answer 1  <user>Hi<eos><assistant>            up to here it is read
+            <user>Hi<eos><assistant>Hello<eos>  up to here it is learned
+
+A template that writes a turn otherwise once others follow (Qwen 3 leaves out
+thoughts, gpt-oss ends the last turn alone with <|return|>) is refused: each
+turn has then to be an example of its own (`turns='each'` of the task). Where
+the template marks the assistant's words by {% generation %}, what it does not
+mark is not learned.
+"""
+
+import re
+from collections.abc import Sequence
+
+from lora_opt.data.chat_template import PLACE, ChatTemplate
+from lora_opt.data.dialogue import Dialogue, Message
+from lora_opt.data.encoding import end_ids, opened
+from lora_opt.data.messages import tool_names
+from lora_opt.data.turns import Cut, cut_of, refusal, squeezed, unmarked
+from lora_opt.reading.values import one_line, shown
+
+_WORD = re.compile('[A-Za-z0-9]+')
+_APART = (
+  'Let each turn be an example of its own, as the model is asked for it '
+  "(turns='each' on the task), learn the last one alone (turns='last')"
+)
+_OTHERWISE = 'Write the rows as the template takes them'
+
+
+def encode_dialogue(
+  tokenizer, dialogue: Dialogue
+) -> tuple[list[int], list[bool]]:
+  """Token ids of a conversation up to its last learned answer.
+
+  Args:
+    tokenizer: see lora_opt.data.tokenizer.Tokenizer.
+    dialogue: has an answer that is learned.
+
+  Returns:
+    The ids, and of each whether it is learned: those of the answers and of
+    what ends their turns, and of what the template writes between the header
+    of a turn and its answer. The first is not.
+
+  Raises:
+    ValueError: The template refuses the messages, does not write them
+      unchanged, or writes a turn otherwise once others follow.
+  """
+  cut = _cut(tokenizer)
+  places = dialogue.learned
+  if not cut.end and len(places) > 1:
+    raise refusal(
+      tokenizer,
+      'it does not end a turn, so that no answer but the last would end',
+      _APART,
+    )
+  messages = _as_template_takes(dialogue.messages[: places[-1] + 1], cut)
+  asked = [(messages[:i], cut.opened) for i in places]
+  asked += [(messages[: i + 1], False) for i in places]
+  found = [unmarked(text) for text in _render(tokenizer, asked, dialogue)]
+  texts = [text for text, _ in found]
+  whole, marks = found[-1]
+  _check_read(tokenizer, dialogue, whole)
+  spans = [
+    _span(tokenizer, cut, dialogue, index, whole, read, said)
+    for index, read, said in zip(
+      places, texts[: len(places)], texts[len(places) :], strict=True
+    )
+  ]
+  text = whole[: spans[-1][1]]
+  if marks:
+    spans = _within(tokenizer, spans, marks)
+  ids, trained = _learned(tokenizer, text, spans)
+  if not cut.end:
+    ids, trained = ids + end_ids(tokenizer), [*trained, True]
+  return ids, trained
+
+
+def encode_asked(tokenizer, dialogue: Dialogue) -> list[int]:
+  """Token ids that the last learned answer is generated from.
+
+  Args and Raises: as of `encode_dialogue`.
+  """
+  cut = _cut(tokenizer)
+  last = dialogue.learned[-1]
+  messages = _as_template_takes(dialogue.messages[:last], cut)
+  asked = [(messages, cut.opened)]
+  ((text, _),) = map(unmarked, _render(tokenizer, asked, dialogue))
+  return list(tokenizer.encode(text + cut.header)) or opened(tokenizer, [])
+
+
+def _cut(tokenizer) -> Cut:
+  if tokenizer.chat_template is None:
+    place = getattr(tokenizer, 'template_place', PLACE)
+    missing = ChatTemplate(None, place).missing
+    raise ValueError(f'{missing}, and conversations need one')
+  return cut_of(tokenizer)
+
+
+def _as_template_takes(messages: Sequence[Message], cut: Cut) -> list[Message]:
+  return [{**m, **cut.message(m['role'], m['content'])} for m in messages]
+
+
+def _render(tokenizer, asked: list[tuple], dialogue: Dialogue) -> list[str]:
+  if dialogue.tools:
+    asked = [(*one, dialogue.tools) for one in asked]
+  return tokenizer.apply_chats(asked, marked=True)
+
+
+def _span(
+  tokenizer,
+  cut: Cut,
+  dialogue: Dialogue,
+  index: int,
+  whole: str,
+  read: str,
+  said: str,
+) -> tuple[int, int]:
+  """Where the answer at a place begins in the text, and where its turn ends.
+
+  Args:
+    tokenizer: For messages.
+    cut: Of its template.
+    dialogue: The conversation.
+    index: Which message.
+    whole: The conversation, rendered.
+    read: That of the messages before it.
+    said: That of the messages up to it.
+  """
+  read += cut.header
+  kept = said.endswith(cut.rest)
+  said = said[: len(said) - len(cut.rest)]
+  for text, what in ((read, 'before it'), (said, 'up to it')):
+    if not kept or not whole.startswith(text):
+      raise refusal(
+        tokenizer,
+        f'of message {index} it writes what stands {what} as '
+        f'{one_line(text[-160:], 200)!r}, and otherwise in the whole '
+        'conversation',
+        _APART,
+      )
+  _check_said(tokenizer, dialogue.messages[index], whole[len(read) : len(said)])
+  return len(read), len(said)
+
+
+def _check_said(tokenizer, message: Message, said: str) -> None:
+  """Raises ValueError if a part of an answer is not in what is learned."""
+  written = squeezed(said)
+  texts = [message['content']]
+  texts += [message.get(n, '') for n in ('reasoning_content', 'thinking')]
+  for call in message.get('tool_calls', ()):
+    texts += [call['function']['name'], *call['function']['arguments']]
+  for text in texts:
+    if squeezed(text) not in written:
+      raise refusal(
+        tokenizer,
+        f'it turns {shown(text)} of an answer into {shown(said, 200)}',
+        _OTHERWISE,
+      )
+
+
+def _check_read(tokenizer, dialogue: Dialogue, whole: str) -> None:
+  """Raises ValueError if a message or a tool is left out of what is read."""
+  lost = [name for name in tool_names(dialogue) if name not in whole]
+  for name in lost:
+    raise refusal(
+      tokenizer,
+      f'it does not write the tool {shown(name)} that is defined',
+      _OTHERWISE,
+    )
+  for index, message in enumerate(dialogue.messages):
+    # The longest word, which no way of quoting a text changes.
+    word = max(_WORD.findall(message['content']), key=len, default='')
+    if message['role'] != 'assistant' and word not in whole:
+      raise refusal(
+        tokenizer,
+        f'it leaves out message {index}, of the role {message["role"]}',
+        _OTHERWISE,
+      )
+
+
+def _within(
+  tokenizer, spans: list[tuple[int, int]], marks: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+  """The parts of the spans that the template marks as the assistant's."""
+  found = [
+    (max(start, first), min(end, last))
+    for start, end in spans
+    for first, last in marks
+    if max(start, first) < min(end, last)
+  ]
+  if not found:
+    raise refusal(
+      tokenizer, 'it marks none of the answers by {% generation %}', _OTHERWISE
+    )
+  return found
+
+
+def _learned(
+  tokenizer, text: str, spans: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[bool]]:
+  """The ids of a text, and which of them stand in the spans, even in part."""
+  ids = list(tokenizer.encode(text))
+  places = _Places(tokenizer, text, ids)
+  trained = [False] * len(ids)
+  for start, end in spans:
+    for place in range(places.first(start), places.behind(end)):
+      trained[place] = True
+  if trained[0]:  # nothing to predict it from
+    ids, trained = opened(tokenizer, []) + ids, [False, *trained]
+  return ids, trained
+
+
+class _Places:
+  """Which tokens stand where in a text."""
+
+  def __init__(self, tokenizer, text: str, ids: list[int]):
+    self._tokenizer, self._text, self._ids = tokenizer, text, ids
+    self._offsets: list[tuple[int, int]] | None = None
+
+  def first(self, place: int) -> int:
+    """The token that a character is in, or begins."""
+    exact = self._between(place)
+    if exact is not None:
+      return exact
+    return sum(end <= place for _, end in self._whole_offsets())
+
+  def behind(self, place: int) -> int:
+    """The first token that begins at a character, or behind it."""
+    exact = self._between(place)
+    if exact is not None:
+      return exact
+    return sum(start < place for start, _ in self._whole_offsets())
+
+  def _between(self, place: int) -> int | None:
+    """How many tokens stand before a character, if none reaches across."""
+    if place == len(self._text):
+      return len(self._ids)
+    part = list(self._tokenizer.encode(self._text[:place]))
+    return len(part) if self._ids[: len(part)] == part else None
+
+  def _whole_offsets(self) -> list[tuple[int, int]]:
+    if self._offsets is None:
+      self._offsets = self._tokenizer.offsets(self._text)
+    return self._offsets
