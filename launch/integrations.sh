@@ -4,7 +4,7 @@
 # know only from records: the layout of its tree against its own forward pass,
 # and the script that trains with it. About 10 GB of packages.
 #   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext
-#                                       peft lm_eval
+#                                       peft lm_eval trackers
 #   PYTHON312=python3.12   for gemma and MaxText, which need it
 #   ENVIRONMENTS=folder    where the environments go (default .venv-integrations)
 set -euo pipefail
@@ -98,7 +98,20 @@ lm_eval() {
     -k lm_eval
 }
 
-known=(tunix gemma keras levanter lorax maxtext peft lm_eval)
+# Weights & Biases, MLflow and trackio, offline, each read back.
+trackers() {
+  # Two pins that MLflow and trackio do not agree with.
+  mkdir -p "$environments"
+  grep -v -e '^pillow==' -e '^importlib_metadata==' constraints.txt \
+    > "$environments/trackers.txt"
+  environment trackers "$python" -c "$environments/trackers.txt" \
+    mlflow-skinny==3.17.2 trackio==0.43.0 wandb==0.31.0 \
+    -e '.[test,wandb,mlflow,trackio]'
+  "$environments/trackers/bin/python" -m pytest -n 0 \
+    tests/integrations/trackers_test.py
+}
+
+known=(tunix gemma keras levanter lorax maxtext peft lm_eval trackers)
 names=("${@:-${known[@]}}")
 for name in "${names[@]}"; do
   if [[ " ${known[*]} " != *" $name "* ]]; then

@@ -45,6 +45,7 @@ from lora_opt.planning import timing
 from lora_opt.training import loop
 from lora_opt.training import partitioning
 from lora_opt.training import schedules
+from lora_opt.training import trackers
 """
 
 # `configs/...` is found from any working directory.

@@ -211,10 +211,12 @@ def run() -> None:
     processes = sys.modules.get('lora_opt.training.processes')
     if processes is not None and not stopped.together:
       processes.leave_others()
+    _leave_trackers(stopped.code)
     raise
   except SystemExit as ended:
     if not ended.code:
       stopping.leave(0)
+    _leave_trackers(ended.code)
     raise
   except Exception as error:
     if os.environ.get('LORA_OPT_TRACEBACK'):
@@ -230,7 +232,20 @@ def run() -> None:
       with contextlib.suppress(OSError):
         sys.stdout.flush()
       stopping.end_now(1)
+    _leave_trackers(1)
     sys.exit(1)
+
+
+def _leave_trackers(code: int | str | None) -> None:
+  """Ends the process at once if a tracker hangs, which would keep its end."""
+  following = sys.modules.get('lora_opt.training.trackers.following')
+  if following is None or not following.abandoned():
+    return
+  if isinstance(code, str):
+    print(code, file=sys.stderr)
+  with contextlib.suppress(OSError):
+    sys.stdout.flush()
+  stopping.end_now(code if isinstance(code, int) else int(code is not None))
 
 
 def explain(error: Exception) -> str | None:

@@ -81,6 +81,25 @@ def test_every_adapter_file_completes_a_run(lora):
   config.load(files(lora=lora), BINDINGS)
 
 
+@pytest.mark.parametrize('name', ['wandb', 'mlflow', 'trackio'])
+def test_every_tracker_file_completes_a_run(name):
+  from lora_opt.training import loop
+
+  config.load(
+    [*files(), f'configs/trackers/{name}.gin'], BINDINGS, (), [loop.train]
+  )
+  assert config.settings()['TRACKERS'] == f'[@trackers.{name.capitalize()}()]'
+
+
+def test_several_trackers_are_chosen_on_the_command_line():
+  from lora_opt.training import loop
+
+  chosen = '[@trackers.Wandb(), @trackers.Mlflow()]'
+  more = ['TRACKERS=' + chosen, 'trackers.Wandb.mode=offline']
+  config.load(files(), [*BINDINGS, *more], (), [loop.train])
+  assert config.settings()['TRACKERS'] == chosen
+
+
 def test_what_dora_adds_is_trained_by_every_recipe():
   config.load(files(lora='dora'), BINDINGS)
   for name in OPTIMIZERS:

@@ -57,8 +57,12 @@ def problems(model_dir: str | Path) -> str:
   return f'{found[0]}{more}: left out, the others are used'
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path, start: int = 0) -> Iterator[Line]:
   """All lines of a file of metrics; none if it is missing.
+
+  Args:
+    path: of the file.
+    start: bytes that are passed over, of whole lines.
 
   Raises:
     OSError: it cannot be read.
@@ -67,6 +71,7 @@ def read_lines(path: Path) -> Iterator[Line]:
     return
   number = 0
   with path.open('rb') as file:
+    file.seek(start)
     while data := file.readline(_MOST_BYTES):
       number += 1
       try:

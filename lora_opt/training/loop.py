@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,12 +30,14 @@ from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length, tokens_per_batch
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
-from lora_opt.training.processes import Agreement, on_first
-from lora_opt.training.results import write_results
+from lora_opt.training.processes import Agreement, is_first, on_first
+from lora_opt.training.results import facts, write_results
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step import clip_by_global_norm, make_train_step
 from lora_opt.training.step_log import TrainingDivergedError, open_step_log
 from lora_opt.training.steps import run_steps
+from lora_opt.training.trackers.following import following
+from lora_opt.training.trackers.tracker import Tracker
 from lora_opt.training.train_state import create_train_state
 from lora_opt.training.untrained import Watch
 
@@ -68,6 +70,7 @@ def train(
   profile_steps: int | None = None,
   skip_patience: int = 0,
   initial_adapter: str | None = None,
+  trackers: Sequence[Tracker] = (),
   record: RunRecord | None = None,
 ) -> pathlib.Path:
   """Fine-tunes the adapters of a model on a task, and shows what it brought.
@@ -114,6 +117,8 @@ def train(
       gradient or an update is not finite, before that counts as divergence; it
       must count them, as every recipe does.
     initial_adapter: folder of an exported adapter to start from.
+    trackers: of `lora_opt.training.trackers`: who else is told of the run. No
+      failure of theirs ends it.
     record: command line and configuration, for the folder and the report.
 
   Returns:
@@ -145,7 +150,7 @@ def train(
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
   on_first(functools.partial(run_directory.make, folder))
-  with run_lock.hold(folder) as lock:
+  with run_lock.hold(folder) as lock, contextlib.ExitStack() as around:
     on_first(functools.partial(run_directory.claim, folder, record))
     model = named_for(model, task)
     if hasattr(model, 'write_labels'):
@@ -207,6 +212,13 @@ def train(
       model, base, task, batches, lora if initial_adapter else None
     )
     on_first(functools.partial(identity.check, folder, record.settings, made))
+    told = around.enter_context(
+      following(
+        folder,
+        trackers if is_first() else (),
+        facts(record, model, task, state.lora) | dict(record.settings),
+      )
+    )
     evaluations = Evaluations(folder, evaluate, base, identity.made_of(made))
     before = evaluations.once('before', state) if evaluate_before else {}
     with (
@@ -228,6 +240,7 @@ def train(
           tokens_per_batch=tokens_per_batch(model, length, batch_size),
           period=log_period,
           skip_patience=skip_patience,
+          tell=told.wake,
         ) as log,
         _noted(folder / _DIVERGED),
       ):

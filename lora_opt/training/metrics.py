@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -36,6 +36,7 @@ class MetricWriter:
   Args:
     model_dir: the folder of the run, made if missing. TensorBoard events go to
       `tensorboard/train` and `tensorboard/eval` inside it.
+    tell: is called whenever `metrics.jsonl` has changed.
 
   >>> import tempfile
   >>> folder = tempfile.mkdtemp()
@@ -46,8 +47,11 @@ class MetricWriter:
   2.5
   """
 
-  def __init__(self, model_dir: str | Path):
+  def __init__(
+    self, model_dir: str | Path, tell: Callable[[], None] = lambda: None
+  ):
     self._model_dir = Path(model_dir)
+    self._tell = tell
     self._path = self._model_dir / METRICS_FILE
     self._events: dict[str, tensorboardX.SummaryWriter] = {}
     self._purge_step: int | None = None
@@ -77,6 +81,7 @@ class MetricWriter:
     events = self._events_of(split)
     for name, value in values.items():
       events.add_scalar(name, value, step, walltime=now)
+    self._tell()
 
   def rewind(self, step: int) -> None:
     """Forgets everything logged after `step`.
@@ -94,6 +99,7 @@ class MetricWriter:
           file.write(line.data)
     self._purge_step = step + 1
     self._file = self._open()
+    self._tell()
 
   def close(self) -> None:
     """Flushes and closes all files."""

@@ -47,10 +47,10 @@ def write_results(
   """
   adapter = folder / 'adapter'
   model.export(adapter, lora)
-  facts = _facts(record, model, task, lora, steps, seconds)
   run_directory.write_json(
     folder / 'run.json',
-    facts
+    facts(record, model, task, lora)
+    | _outcome(steps, seconds)
     | {
       'adapter': str(adapter),
       'data_wait_fraction': history.data_wait_fraction(folder),
@@ -65,31 +65,37 @@ def write_results(
   return str(adapter)
 
 
-def _facts(
-  record: RunRecord,
-  model: Any,
-  task: Any,
-  lora: Any,
-  steps: int,
-  seconds: float,
+def facts(
+  record: RunRecord, model: Any, task: Any, lora: Any
 ) -> dict[str, Any]:
-  """What the report says of the run, JSON-able."""
+  """What is known of a run from its start on, JSON-able.
+
+  Args:
+    record, model, task: of the run.
+    lora: adapters, of which the size alone counts.
+  """
   device = jax.devices()[0]
-  now = datetime.datetime.now(datetime.UTC)
   return {
     'command': record.command,
     'model': model.name,
     'task': task.name,
     'optimizer': record.settings.get('OPTIMIZER', ''),
+    'devices': f'{jax.device_count()} x {device.device_kind}',
+    'versions': {name: importlib.metadata.version(name) for name in _VERSIONS},
+    'trainable_parameters': count_parameters(lora),
+    'frozen_parameters': count_parameters(model.base),
+  }
+
+
+def _outcome(steps: int, seconds: float) -> dict[str, Any]:
+  """What a finished run took."""
+  now = datetime.datetime.now(datetime.UTC)
+  return {
     'started': (now - datetime.timedelta(seconds=seconds)).isoformat(
       timespec='seconds'
     ),
     'seconds': seconds,
     'steps': steps,
-    'devices': f'{jax.device_count()} x {device.device_kind}',
-    'versions': {name: importlib.metadata.version(name) for name in _VERSIONS},
-    'trainable_parameters': count_parameters(lora),
-    'frozen_parameters': count_parameters(model.base),
     # The kernel counts in KiB on Linux, in bytes on macOS.
     'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     * (1 if sys.platform == 'darwin' else 1024),

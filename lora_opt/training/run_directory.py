@@ -32,6 +32,7 @@ _FREE = (
   'PROFILE_STEPS',
   # A run that met too many bad steps may go on with more patience.
   'SKIP_PATIENCE',
+  'TRACKERS',
   # Of the partitioner: a run may go on on another machine.
   'DATA',
   'FSDP',
@@ -42,7 +43,7 @@ _FREE = (
   'TOPOLOGY',
 )
 # Of what does not train, and so may change altogether.
-_OTHER_MODES = ('plan.', 'run.')
+_NOT_OF_TRAINING = ('plan.', 'run.', 'trackers.', 'WANDB_')
 SETTINGS, IDENTITY = 'settings.json', 'identity.json'
 _SPACE_NEEDED = 64 * 2**20
 
@@ -215,7 +216,7 @@ def _check_same_run(
     f'here {record.settings.get(name, "unset")}'
     for name in sorted({*there, *record.settings})
     if name.rpartition('.')[2].upper() not in _FREE
-    and not name.startswith(_OTHER_MODES)
+    and not name.startswith(_NOT_OF_TRAINING)
     and there.get(name) != record.settings.get(name)
   ]
   if different:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import optax
@@ -46,6 +46,7 @@ def open_step_log(
   tokens_per_batch: int | None,
   period: int,
   skip_patience: int = 0,
+  tell: Callable[[], None] = lambda: None,
 ) -> Iterator['StepLog']:
   """Opens the log of a run from step `done` on; others than the first are mute.
 
@@ -54,10 +55,11 @@ def open_step_log(
     learning_rate, tokens_per_batch, period, skip_patience: see `StepLog`.
     done: finished steps; what is logged of later ones is forgotten.
     train_steps: steps of the whole run.
+    tell: see `MetricWriter`.
   """
   first = is_first()
   with (
-    MetricWriter(folder) if first else NoWriter() as writer,
+    MetricWriter(folder, tell) if first else NoWriter() as writer,
     contextlib.nullcontext(sys.stderr)
     if first
     else pathlib.Path(os.devnull).open('w', encoding='utf-8') as stream,

@@ -18,6 +18,7 @@ from lora_opt.training.loop import train
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.schedules import warmup_cosine
 from lora_opt.training.step_log import TrainingDivergedError
+from lora_opt.training.trackers import Begun
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
@@ -50,10 +51,45 @@ def run(folder, model, task, optimizer=None, steps=STEPS, **settings):
   )
 
 
+class Tracker:
+  """Keeps what it is told of a run."""
+
+  name, patience = 'kept', 10.0
+
+  def __init__(self):
+    self.rows, self.runs, self.statuses = [], [], []
+
+  def place(self):
+    return {}
+
+  def begin(self, run):
+    self.runs.append(run)
+    return Begun('1', 'here', run.sent)
+
+  def log(self, split, step, time, scalars):
+    self.rows.append((split, step, scalars))
+
+  def finish(self, status):
+    self.statuses.append(status)
+
+
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory, model, task):
+def tracker():
+  return Tracker()
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, model, task, tracker):
   folder = tmp_path_factory.mktemp('run')
-  run(folder, model, task, checkpoint_period=5, eval_period=6, clip_norm=1.0)
+  run(
+    folder,
+    model,
+    task,
+    checkpoint_period=5,
+    eval_period=6,
+    clip_norm=1.0,
+    trackers=[tracker],
+  )
   return folder
 
 
@@ -79,6 +115,20 @@ def test_it_is_evaluated_before_during_and_after(folder):
   assert len(after['predictions']) == after['num_examples'] == 6
   during = [row for row in read_metrics(folder) if row['split'] == 'eval']
   assert [row['step'] for row in during] == [6]
+
+
+def test_trackers_are_told_what_metrics_jsonl_has(folder, tracker):
+  told = [(split, step) for split, step, _ in tracker.rows]
+  rows = [(row['split'], row['step']) for row in read_metrics(folder)]
+  assert sorted(told) == sorted([('before', 0), *rows, ('after', STEPS)])
+  for split, _, scalars in tracker.rows:
+    if split in ('before', 'after'):
+      kept = json.loads((folder / f'evaluation/{split}.json').read_text())
+      scores = {n: m['score'] for n, m in kept['metrics'].items()}
+      assert scalars == {'loss': kept['loss'], **scores}
+  (seen,) = tracker.runs
+  assert seen.name == folder.name and seen.settings['task'] == 'say'
+  assert tracker.statuses == ['finished']
 
 
 @pytest.mark.parametrize(

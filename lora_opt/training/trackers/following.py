@@ -1,0 +1,314 @@
+"""Tells trackers of a run from threads that it never waits for.
+
+What a tracker is sent is read from MODEL_DIR: metrics.jsonl, and evaluation/
+before and after training. So those files are the queue. Whatever a tracker
+does, no row is lost and none takes memory; a tracker that was out of reach, or
+that is chosen later, is sent all it lacks. MODEL_DIR/trackers.json has what it
+is sent, and its id of the run.
+"""
+
+import ast
+import contextlib
+import math
+import pathlib
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tqdm
+
+from lora_opt.evaluation import history, run_files
+from lora_opt.reading.json_text import read_json
+from lora_opt.reading.values import integer, one_line, printable, table, text
+from lora_opt.training import run_directory, stopping
+from lora_opt.training.trackers.tracker import (
+  FAILED,
+  FINISHED,
+  STOPPED,
+  Run,
+  Tracker,
+)
+
+FILE = 'trackers.json'
+# Seconds until a tracker that failed is tried again.
+_RETRY = 60.0
+# Seconds that a tracker is given at most; who tells a run to stop may not wait
+# for long.
+_PATIENCE = {FINISHED: float('inf'), FAILED: 20.0, STOPPED: 10.0}
+_SAID_AFTER = 2.0
+
+_abandoned: list[str] = []
+
+
+def abandoned() -> Sequence[str]:
+  """Names of trackers whose threads still hang in a call.
+
+  What they have registered for the end of the process may hang as well.
+  """
+  return tuple(_abandoned)
+
+
+class _Row(NamedTuple):
+  split: str
+  step: int
+  time: float | None
+  scalars: dict[str, float]
+
+
+class Followers:
+  """All trackers of a run."""
+
+  def __init__(self, followers: Sequence['_Follower']):
+    """See `following`."""
+    self._followers = followers
+
+  def wake(self) -> None:
+    """There is something new in the files, which are those of this start."""
+    for follower in self._followers:
+      follower.wake()
+
+  def finish(self, status: str) -> None:
+    """Ends all of them, and waits, but not for long."""
+    for follower in self._followers:
+      follower.finish(status)
+    for follower in self._followers:
+      follower.wait()
+
+
+@contextlib.contextmanager
+def following(
+  folder: pathlib.Path,
+  trackers: Iterable[Tracker],
+  settings: Mapping[str, Any],
+) -> Iterator[Followers]:
+  """Trackers follow what happens inside; only one process should have any.
+
+  Args:
+    folder: MODEL_DIR.
+    trackers: of different names; each begins at once, in a thread of its own.
+    settings: what they show of the run: a gin setting's text becomes the number
+      that it is.
+
+  Raises:
+    ValueError: two trackers have one name.
+  """
+  trackers = list(trackers)
+  names = [tracker.name for tracker in trackers]
+  if twice := {name for name in names if names.count(name) > 1}:
+    raise ValueError(f'TRACKERS has {min(twice)} more than once')
+  record = _Record(folder.absolute() / FILE)
+  shown = {name: _value(value) for name, value in settings.items()}
+  followers = Followers(
+    [_Follower(each, folder.absolute(), shown, record) for each in trackers]
+  )
+  status = FAILED
+  try:
+    yield followers
+    status = FINISHED
+  except stopping.Stopped:
+    status = STOPPED
+    raise
+  finally:
+    followers.finish(status)
+
+
+class _Follower:
+  """One tracker and its thread."""
+
+  def __init__(
+    self,
+    tracker: Tracker,
+    folder: pathlib.Path,
+    settings: Mapping[str, Any],
+    record: '_Record',
+  ):
+    self._tracker = tracker
+    self._folder = folder
+    self._settings = settings
+    self._record = record
+    self._sent: dict[str, int] = {}
+    self._offset = 0  # bytes of metrics.jsonl that are dealt with
+    self._begun = self._ready = self._warned = self._done = False
+    self._status = ''
+    self._latest = 0.0
+    self._news, self._end = threading.Event(), threading.Event()
+    self._news.set()
+    self._thread = threading.Thread(
+      target=self._follow, name=f'tracker {tracker.name}', daemon=True
+    )
+    self._thread.start()
+
+  def wake(self) -> None:
+    self._ready = True
+    self._news.set()
+
+  def finish(self, status: str) -> None:
+    patience = min(self._tracker.patience, _PATIENCE[status])
+    self._latest = time.monotonic() + patience
+    self._status = status
+    self._end.set()
+    self._news.set()
+
+  def wait(self) -> None:
+    """Waits for the thread, not for ever, and says it if that takes long."""
+    name = self._tracker.name
+    self._thread.join(min(_SAID_AFTER, self._left()))
+    if self._thread.is_alive() and self._left():
+      _say(f'{name}: waiting for it, for {self._left():.0f} s at most')
+      self._thread.join(self._left())
+    if self._thread.is_alive():
+      _abandoned.append(name)
+      self._warn('it does not answer')
+    elif self._done and self._warned:
+      _say(f'{name}: it has all now')
+
+  def _left(self) -> float:
+    return max(self._latest - time.monotonic(), 0.0)
+
+  def _follow(self) -> None:
+    while not self._done:
+      self._news.wait()
+      self._news.clear()
+      status = self._status  # what is written before it is, is sent
+      try:
+        if not self._begun:
+          self._begin()
+        if self._ready or status:
+          self._send()
+        if status:
+          self._tracker.finish(status)
+          self._done = True
+      except BaseException as error:
+        self._warn(f'{type(error).__name__}: {error}')
+        if status:
+          return
+        self._end.wait(_RETRY)
+        self._news.set()
+
+  def _begin(self) -> None:
+    name, place = self._tracker.name, dict(self._tracker.place())
+    known, sent = self._record.read(name, place)
+    run = Run(self._folder.name, self._folder, self._settings, known, sent)
+    begun = self._tracker.begin(run)
+    self._sent = dict(begun.sent)
+    self._record.write(name, place, begun.id, self._sent)
+    self._begun = True
+    _say(f'{name}: {begun.where}')
+
+  def _send(self) -> None:
+    """Sends what is new in the files."""
+    before = dict(self._sent)
+    try:
+      self._send_evaluation('before')
+      self._send_metrics()
+      self._send_evaluation('after')
+    finally:
+      if self._sent != before:
+        self._record.note(self._tracker.name, self._sent)
+
+  def _send_metrics(self) -> None:
+    path = self._folder / history.METRICS_FILE
+    for line in history.read_lines(path, self._offset):
+      if not line.data.endswith(b'\n'):
+        return  # still being written
+      if line.row is not None:
+        scalars = dict(line.row)
+        split, step = scalars.pop('split'), scalars.pop('step')
+        self._send_row(_Row(split, step, scalars.pop('time', None), scalars))
+      self._offset += len(line.data)
+
+  def _send_evaluation(self, moment: str) -> None:
+    path = self._folder / 'evaluation' / f'{moment}.json'
+    if moment in self._sent or not path.exists():
+      return
+    try:
+      result = run_files.read_evaluation(path)
+    except ValueError:
+      return  # damaged: the run makes another one
+    metrics = result.get('metrics', {})
+    scores = {name: metric['score'] for name, metric in metrics.items()}
+    row = {'loss': result.get('loss'), **scores}
+    step = result.get('step', 0)
+    self._send_row(_Row(moment, step, path.stat().st_mtime, row))
+
+  def _send_row(self, row: _Row) -> None:
+    if row.step <= self._sent.get(row.split, -1):
+      return
+    scalars = {n: math.nan if v is None else v for n, v in row.scalars.items()}
+    self._tracker.log(row.split, row.step, row.time, scalars)
+    self._sent[row.split] = row.step
+
+  def _warn(self, why: str) -> None:
+    if self._warned:
+      return
+    self._warned = True
+    why = one_line(' '.join(why.split()))
+    _say(
+      f'warning: {self._tracker.name}: {why}. The run does without '
+      'it; metrics.jsonl has all, and what this tracker lacks is sent as soon '
+      'as it answers, or when the same command is run again.'
+    )
+
+
+class _Record:
+  """MODEL_DIR/trackers.json, which several threads write."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._lock = threading.Lock()
+
+  def read(
+    self, name: str, place: Mapping[str, str]
+  ) -> tuple[str | None, dict[str, int]]:
+    """The id of a run, and what was sent; of another place, nothing."""
+    with self._lock:
+      entry = self._all().get(name)
+    if entry is None or entry.get('place') != dict(place):
+      return None, {}
+    what = f'{self._path}: {name}'
+    sent = table(entry.get('sent'), f'{what}: sent')
+    for split, step in sent.items():
+      integer(step, f'{what}: sent: {split}')
+    return text(entry.get('id'), f'{what}: id'), dict(sent)
+
+  def write(
+    self,
+    name: str,
+    place: Mapping[str, str],
+    known: str,
+    sent: Mapping[str, int],
+  ) -> None:
+    entry = {'id': known, 'place': dict(place), 'sent': dict(sent)}
+    with self._lock:
+      run_directory.write_json(self._path, {**self._all(), name: entry})
+
+  def note(self, name: str, sent: Mapping[str, int]) -> None:
+    with self._lock:
+      entries = self._all()
+      entries[name] = {**entries[name], 'sent': dict(sent)}
+      run_directory.write_json(self._path, entries)
+
+  def _all(self) -> dict[str, Any]:
+    if not self._path.exists():
+      return {}
+    found = table(read_json(self._path), str(self._path))
+    for name, entry in found.items():
+      table(entry, f'{self._path}: {name}')
+    return found
+
+
+def _value(setting: Any) -> Any:
+  """The number, truth value or text that a gin setting's text stands for."""
+  if not isinstance(setting, str):
+    return setting
+  try:
+    value = ast.literal_eval(setting)
+  except (ValueError, SyntaxError, RecursionError, MemoryError):
+    return setting
+  return value if isinstance(value, bool | int | float | str) else setting
+
+
+def _say(words: str) -> None:
+  """A line that does not tear a bar."""
+  tqdm.tqdm.write(printable(words))

@@ -1,0 +1,122 @@
+"""Runs in MLflow: on a server, or in a file of SQLite."""
+
+import re
+import time as clock
+from collections.abc import Mapping
+from typing import Any
+
+from lora_opt.training.trackers.tracker import (
+  FAILED,
+  FINISHED,
+  STOPPED,
+  Begun,
+  Run,
+  load,
+)
+
+_STATUS = {FINISHED: 'FINISHED', STOPPED: 'KILLED', FAILED: 'FAILED'}
+# What its servers refuse in the name of a metric or a setting, how long a
+# setting may be, and how many they take at once.
+_STRANGE, _LONGEST, _MANY = re.compile(r'[^\w\-. :/]'), 6000, 100
+_SPLITS = ('train', 'eval', 'before', 'after')
+
+
+class Mlflow:
+  """Tells MLflow of a run."""
+
+  name = 'mlflow'
+
+  def __init__(
+    self,
+    experiment: str = 'lora_opt',
+    *,
+    uri: str | None = None,
+    run_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    patience: float = 60.0,
+  ):
+    """Imports the package.
+
+    Args:
+      experiment: of the run, made if missing.
+      uri: of the server, or 'sqlite:///file.db'; None for MLFLOW_TRACKING_URI,
+        or else mlflow.db in the working directory.
+      run_name: None for the name of MODEL_DIR.
+      tags: of the run.
+      patience: see `Tracker`.
+
+    Raises:
+      ValueError: the package is not installed.
+    """
+    self._mlflow = load('mlflow', extra='mlflow')
+    self._experiment, self._run_name = experiment, run_name
+    self._tags = dict(tags or {})
+    self._uri = uri or self._mlflow.get_tracking_uri()
+    self.patience = patience
+    self._client: Any = None
+    self._id = ''
+
+  def place(self) -> dict[str, str]:
+    """See `Tracker`."""
+    return {'uri': self._uri, 'experiment': self._experiment}
+
+  def begin(self, run: Run) -> Begun:
+    """See `Tracker`."""
+    # A client, not the module's functions: those are of one run a process.
+    self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
+    where = f'experiment {self._experiment} of {self._uri}'
+    if run.id is not None:
+      self._id = run.id
+      self._client.update_run(self._id, status='RUNNING')
+      return Begun(self._id, where, self._sent())
+    experiment = self._client.get_experiment_by_name(self._experiment)
+    made = self._client.create_run(
+      experiment.experiment_id
+      if experiment is not None
+      else self._client.create_experiment(self._experiment),
+      run_name=self._run_name or run.name,
+      tags=self._tags,
+    )
+    self._id = made.info.run_id
+    # Only once: what was set never changes there.
+    params = [
+      self._mlflow.entities.Param(_name(name), str(value)[:_LONGEST])
+      for name, value in run.settings.items()
+    ]
+    for first in range(0, len(params), _MANY):
+      self._client.log_batch(self._id, params=params[first : first + _MANY])
+    return Begun(self._id, where, {})
+
+  def log(
+    self, split: str, step: int, time: float | None, scalars: Mapping[str, Any]
+  ) -> None:
+    """See `Tracker`."""
+    moment = int((clock.time() if time is None else time) * 1000)
+    # The loss last: `_sent` reads from it which rows are whole.
+    names = sorted(scalars, key=lambda name: name == 'loss')
+    self._client.log_batch(
+      self._id,
+      metrics=[
+        self._mlflow.entities.Metric(
+          _name(f'{split}/{name}'), scalars[name], moment, step
+        )
+        for name in names
+      ],
+    )
+
+  def finish(self, status: str) -> None:
+    """See `Tracker`."""
+    self._client.set_terminated(self._id, _STATUS[status])
+
+  def _sent(self) -> dict[str, int]:
+    """The last step that is there of each split."""
+    found = {}
+    for split in _SPLITS:
+      history = self._client.get_metric_history(self._id, f'{split}/loss')
+      if history:
+        found[split] = max(metric.step for metric in history)
+    return found
+
+
+def _name(text: str) -> str:
+  return _STRANGE.sub('_', text)

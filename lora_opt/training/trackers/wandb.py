@@ -1,0 +1,125 @@
+"""Runs in Weights & Biases, on its site or in a folder."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_opt.training.trackers.tracker import (
+  FAILED,
+  STOPPED,
+  Begun,
+  Run,
+  load,
+)
+
+_MODES = ('online', 'offline')
+_EXIT_CODES = {FAILED: 1, STOPPED: 75}
+
+
+class Wandb:
+  """Tells Weights & Biases of a run, on wandb.ai or a server of one's own.
+
+  The key is that of `wandb login` or WANDB_API_KEY, never a setting here.
+  """
+
+  name = 'wandb'
+
+  def __init__(
+    self,
+    project: str = 'lora_opt',
+    *,
+    entity: str | None = None,
+    run_name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    mode: str = 'online',
+    settings: Mapping[str, Any] | None = None,
+    patience: float = 60.0,
+  ):
+    """Imports the package.
+
+    Args:
+      project: of the run.
+      entity: user or team; None for the default of who is logged in.
+      run_name: None for the name of MODEL_DIR.
+      group: of runs that belong together.
+      tags: of the run.
+      mode: 'online', or 'offline' for a folder in MODEL_DIR/wandb that `wandb
+        sync` sends.
+      settings: fields of `wandb.Settings`, such as {'console': 'wrap'} to send
+        what the run prints too.
+      patience: see `Tracker`.
+
+    Raises:
+      ValueError: the package is not installed, or there is no such mode.
+    """
+    if mode not in _MODES:
+      raise ValueError(
+        f'Wandb.mode={mode!r}: expected one of {", ".join(_MODES)}'
+      )
+    self._wandb = load('wandb', extra='wandb')
+    self._project, self._entity = project, entity
+    self._run_name, self._group, self._tags = run_name, group, tuple(tags)
+    self._online = mode == 'online'
+    # Its own words would tear the bar of the run, whose lines stay in its log.
+    self._settings = {'silent': True, 'console': 'off', **(settings or {})}
+    self.patience = patience
+    self._run: Any = None
+
+  def place(self) -> dict[str, str]:
+    """See `Tracker`."""
+    return {'project': self._project, 'entity': self._entity or ''}
+
+  def begin(self, run: Run) -> Begun:
+    """See `Tracker`.
+
+    Raises:
+      ValueError: nobody is logged in.
+    """
+    wandb = self._wandb
+    if self._online and not wandb.login(prompt=False, verify=False):
+      raise ValueError(
+        'nobody is logged in: run `wandb login`, set WANDB_API_KEY, or keep '
+        'the run in a folder with --gin.trackers.Wandb.mode=offline'
+      )
+    self._run = wandb.init(
+      project=self._project,
+      entity=self._entity,
+      id=run.id or secrets.token_hex(4),
+      name=self._run_name or run.name,
+      group=self._group,
+      tags=self._tags,
+      config=dict(run.settings),
+      dir=run.folder,
+      mode='online' if self._online else 'offline',
+      # A folder cannot be written on: each start has one, with the same id.
+      resume='allow' if self._online else None,
+      settings=wandb.Settings(**self._settings),
+    )
+    if not self._online:
+      where = f'`wandb sync {run.folder}/wandb/offline-run-*` sends it'
+      return Begun(self._run.id, where, run.sent)
+    sent = dict(run.sent)
+    if self._run.resumed:
+      # The site knows best; it takes no step before its last one.
+      last = self._run.starting_step - 1
+      sent = {name: min(step, last) for name, step in sent.items()}
+      sent['train'] = last
+    else:
+      sent = {}
+    return Begun(self._run.id, self._run.url, sent)
+
+  def log(
+    self, split: str, step: int, time: float | None, scalars: Mapping[str, Any]
+  ) -> None:
+    """See `Tracker`."""
+    row = {f'{split}/{name}': value for name, value in scalars.items()}
+    if time is not None:
+      row['_timestamp'] = time
+    self._run.log(row, step=max(step, self._run.step))
+
+  def finish(self, status: str) -> None:
+    """See `Tracker`."""
+    if status == STOPPED:
+      self._run.mark_preempting()
+    self._run.finish(exit_code=_EXIT_CODES.get(status, 0))
