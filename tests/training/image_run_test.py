@@ -91,6 +91,9 @@ def test_the_report_has_pictures_and_confusions(folder):
   page = (folder / 'report.html').read_text()
   for part in ('<h2>Classes</h2>', 'class="confusions"', '<img src="data:'):
     assert part in page
+  # Not as of texts.
+  assert '<h4>Image</h4>' in page and '<h4>Class</h4>' in page
+  assert '<h4>Prompt</h4>' not in page and '<h4>Reference</h4>' not in page
 
 
 def test_stopped_and_started_again_it_ends_with_the_same_weights(
