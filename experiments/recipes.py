@@ -23,6 +23,7 @@ RECIPES = {
   'lora_muon': lora_opt.lora_muon,
   'lora_pro': lora_opt.lora_pro,
   'altlora': lora_opt.altlora,
+  'polora': lora_opt.polora,
   'balanced(adamw)': _balanced,
   'adamw': lora_opt.adamw,
   'lamb': lora_opt.lamb,

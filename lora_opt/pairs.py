@@ -393,8 +393,12 @@ def _to_canonical(leaf, layout, rank_axis, rank_last) -> Array:
 
 
 def _from_canonical(x, layout, rank_axis, shape, rank_last) -> Array:
-  order, _ = _order(layout, rank_axis, len(shape), rank_last)
-  x = x.reshape([shape[i] for i in order])
+  order, batch = _order(layout, rank_axis, len(shape), rank_last)
+  in_front = order[batch] == rank_axis % len(shape)
+  # Vectors along the long axis have a rank axis of length one.
+  sizes = list(shape)
+  sizes[rank_axis] = x.shape[1] if in_front else x.shape[2]
+  x = x.reshape([sizes[i] for i in order])
   return jnp.transpose(x, [order.index(i) for i in range(len(shape))])
 
 
@@ -439,7 +443,8 @@ def restore_pairs(
   """Inverse of `extract_pairs`: pairs as a tree like `tree`.
 
   Args:
-    pairs: canonical pairs by site name.
+    pairs: canonical pairs by site name; of vectors, (batch, dim, 1), their
+      leaves have a rank axis of length one.
     sites: where they go.
     tree: the tree that gives the structure.
     outside: what stands in place of a leaf that is in no pair.

@@ -11,7 +11,9 @@ def state_shardings(tx: optax.GradientTransformation, params: Any) -> Any:
   """The sharding of each leaf of `tx.init(params)`.
 
   What has the shape of a parameter (moments, last factors) lies where the
-  parameter lies; r x r matrices, counts and norms are on every device. Without
+  parameter lies, and so does a vector along its long axis, which has the rank
+  axis with length one; r x r matrices, counts and norms are on every device.
+  Without
   it `jax.jit(tx.init)` leaves the place of zeros to the compiler, and the
   first step, which returns them elsewhere, is compiled a second time.
 
@@ -47,12 +49,24 @@ def state_shardings(tx: optax.GradientTransformation, params: Any) -> Any:
   return optax.tree_map_params(
     tx,
     # What a partition or mask hides from a transformation has no state.
-    lambda leaf, x: leaf if _is_hidden(leaf) else x.sharding,
+    lambda leaf, x: leaf if _is_hidden(leaf) else _like(leaf, x),
     jax.eval_shape(tx.init, params),
     params,
     is_leaf=_is_hidden,
     transform_non_params=lambda part: jax.tree.map(lambda _: everywhere, part),
   )
+
+
+def _like(leaf, x):
+  """The sharding of x, for a leaf of which some axes may have length one."""
+  if leaf.shape == x.shape:
+    return x.sharding
+  spec = (*x.sharding.spec, *[None] * (x.ndim - len(x.sharding.spec)))
+  spec = [
+    axis if size == whole else None
+    for axis, size, whole in zip(spec, leaf.shape, x.shape, strict=True)
+  ]
+  return x.sharding.update(spec=PartitionSpec(*spec))
 
 
 def _is_hidden(x):

@@ -187,3 +187,46 @@ class RefLoraS(Adam):
   def step(self, pairs, gradients):
     pairs = super().step(pairs, gradients)
     return self._rescale(pairs) if self._due() else pairs
+
+
+@dataclasses.dataclass
+class Polora:
+  """PoLoRA (arXiv 2607.17620), roots and norms by SVD and eigenvectors."""
+
+  learning_rate: float
+  b1: float = 0.9
+  b2: float = 0.99
+  eps: float = 1e-12
+  damping: float = 1e-4
+  weight_decay: float = 0.0
+
+  def __post_init__(self):
+    self.mu, self.curvature = {}, {}
+
+  def step(self, pairs, gradients):
+    new = []
+    for k, (pair, gradient) in enumerate(zip(pairs, gradients, strict=True)):
+      metric, root = [], []
+      for f in (0, 1):
+        q = self.curvature.setdefault((k, f), np.full(len(pair[f]), self.eps))
+        metric.append(q / np.max(q) + self.damping)
+        c = (pair[f].T * metric[f]) @ pair[f]
+        shift = max(self.damping * np.linalg.norm(c, 2), self.eps)
+        root.append(spd_power(c + shift * np.eye(len(c)), -0.5))
+      length = self.learning_rate / sum(np.linalg.norm(x, 2) for x in pair)
+      both = []
+      for f in (0, 1):
+        x, g, across = pair[f], gradient[f], root[1 - f]
+        mu = self.b1 * self.mu.get((k, f), 0) + (1 - self.b1) * g
+        self.mu[k, f] = mu
+        ahead = self.b1 * mu + (1 - self.b1) * g
+        along = metric[f][:, None] ** -0.5
+        u, _, vt = np.linalg.svd(along * ahead @ across, full_matrices=False)
+        step = along * (u @ vt) @ across
+        step = length * step / np.linalg.norm(step, 2)
+        both.append(x - step - self.learning_rate * self.weight_decay * x)
+        seen = np.sum(g * (g @ across @ across), axis=1) / g.shape[1]
+        q = self.curvature[k, f]
+        self.curvature[k, f] = self.b2 * q + (1 - self.b2) * seen
+      new.append(tuple(both))
+    return new

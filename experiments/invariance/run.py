@@ -53,6 +53,7 @@ METHODS = {
   'sgd, momentum': (optax.sgd(0.01, momentum=0.9), 'O(r)'),
   'muon': (lora_opt.muon(0.1), 'O(r)'),
   'shampoo': (lora_opt.shampoo(0.02), 'O(r)'),
+  'polora': (lora_opt.polora(0.05), 'O(r)'),
   'reflora, real': (
     lora_opt.reflora(0.02, refactoring='real'),
     'signed permutations, scalars',

@@ -42,6 +42,7 @@ RATES = {
   'lora_muon': 2.0 ** np.arange(-9, 3),
   'muon': 2.0 ** np.arange(-9, 3),
   'lamb': 2.0 ** np.arange(-9, 3),
+  'polora': 2.0 ** np.arange(-9, 3),
   'scaled_gd': 2.0 ** np.arange(-16, -1),
   'altlora': 2.0 ** np.arange(-16, -1),
   'sgd': 2.0 ** np.arange(-16, -1),

@@ -37,7 +37,7 @@ from lora_opt.training.train_state import create_train_state
 
 METHODS = (
   *(BASELINE, 'lora_plus', 'reflora_s', 'reflora', 'lora_rite'),
-  *('scaled_adamw', 'lora_fa', 'lora_pro', 'lora_muon', 'altlora'),
+  *('scaled_adamw', 'lora_fa', 'lora_pro', 'lora_muon', 'altlora', 'polora'),
   *('lamb', 'muon', 'shampoo'),
 )
 # Rows of a batch and tokens of a row.

@@ -40,6 +40,7 @@ from lora_opt.linalg._eigen import (
   largest,
   spectral,
 )
+from lora_opt.linalg._largest import damped_inverse_root, largest_eigenvalue
 from lora_opt.linalg._means import (
   MAX_CHANGE,
   balancing_change,
@@ -74,6 +75,7 @@ __all__ = [
   'choose',
   'complement',
   'cutoff',
+  'damped_inverse_root',
   'eigh',
   'from_eigen',
   'geometric_mean_pair',
@@ -81,6 +83,7 @@ __all__ = [
   'inverse',
   'inverse_root',
   'largest',
+  'largest_eigenvalue',
   'matmul',
   'orthonormal_bases',
   'psd_inverse_sqrt',

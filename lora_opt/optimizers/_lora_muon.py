@@ -73,9 +73,15 @@ def lora_muon(
   [[-0.0177 -0.0177]]
 
   Notes:
-    Invariant to every invertible T, if the decay is zero or unmasked.
+    Invariant to every invertible T, if the decay is zero or unmasked. Without
+    momentum (b1 = 0) and `max_relative_step`, and with twice the rate, it is
+    iMuon on matrices of fixed rank (Corollary 4.1 there). Its authors' code for
+    LoRA does another thing: it puts both momenta together first, as
+    M_A B^T + A M_B^T.
 
   References:
+    Li et al., Intrinsic Muon: Spectral Optimization on Riemannian Matrix
+    Manifolds, arXiv 2605.09238.
     LoRA-Muon, arXiv 2606.12921. Jordan et al., Muon, 2024.
   """
   direction = transforms.scale_by_lora_muon(

@@ -14,6 +14,7 @@ import optax
 _DECAY = ('at least 0 and less than 1', lambda x: 0 <= x < 1)
 _AT_LEAST_ZERO = ('finite and at least 0', lambda x: 0 <= x < math.inf)
 _AT_LEAST_ONE = ('finite and at least 1', lambda x: 1 <= x < math.inf)
+_PART = ('above 0 and less than 1', lambda x: 0 < x < 1)
 _POSITIVE = ('finite and above 0', lambda x: 0 < x < math.inf)
 
 _RULES = {
@@ -22,6 +23,7 @@ _RULES = {
   'b2': _DECAY,
   'momentum': _DECAY,
   'rtol': _DECAY,
+  'damping': _PART,
   'eps': _AT_LEAST_ZERO,
   'reg': _AT_LEAST_ZERO,
   'weight_decay': _AT_LEAST_ZERO,

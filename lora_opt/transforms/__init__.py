@@ -34,6 +34,7 @@ from lora_opt.transforms._per_matrix import (
   scale_by_muon_per_matrix,
   scale_by_trust_ratio_per_matrix,
 )
+from lora_opt.transforms._polora import ScaleByPoloraState, scale_by_polora
 from lora_opt.transforms._rates import ScalarOrSchedule, scale_by_finite_rate
 from lora_opt.transforms._refactoring import (
   PreconditionByRefactoringState,
@@ -57,6 +58,7 @@ __all__ = [
   'ScaleByLoraMuonState',
   'ScaleByLoraRiteState',
   'ScaleByOneSidedShampooState',
+  'ScaleByPoloraState',
   'SkipNonfiniteState',
   'StepByLoraRiteState',
   'add_decayed_weights',
@@ -76,6 +78,7 @@ __all__ = [
   'scale_by_lora_rite',
   'scale_by_muon_per_matrix',
   'scale_by_one_sided_shampoo',
+  'scale_by_polora',
   'scale_by_trust_ratio_per_matrix',
   'skip_nonfinite',
   'step_by_lora_rite',

@@ -1,5 +1,6 @@
 """An optax transformation over pairs becomes one over any LoRA tree."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class Pairing:
   ):
     self.tree = tree
     self.rank_last = not (elementwise or native)
+    self._rank_last_at_init = not elementwise
     self.sites = pairs_lib.find_sites(tree, layout)
     dtypes = {path: leaf.dtype for path, leaf in pairs_lib.leaf_paths(tree)}
     self._dtypes = dtypes
@@ -46,9 +48,12 @@ class Pairing:
         key = f'lora_{s.fan_in}x{s.fan_out}_rank_{s.rank}_{types}_{axes}'
       self.groups.setdefault(key, []).append(s)
 
-  def extract(self, tree: PyTree) -> dict[str, LoraPair]:
+  def extract(
+    self, tree: PyTree, rank_last: bool | None = None
+  ) -> dict[str, LoraPair]:
     """Groups of canonical pairs, at least float32."""
-    pairs = pairs_lib.extract_pairs(tree, self.sites, rank_last=self.rank_last)
+    rank_last = self.rank_last if rank_last is None else rank_last
+    pairs = pairs_lib.extract_pairs(tree, self.sites, rank_last=rank_last)
     pairs = jax.tree.map(_at_least_float32, pairs)
     return {
       key: jax.tree.map(_concatenate, *(pairs[s.name] for s in sites))
@@ -94,7 +99,9 @@ class Pairing:
     return isinstance(x, dict) and x.keys() == self.groups.keys()
 
   def abstract(self) -> dict[str, LoraPair]:
-    return jax.eval_shape(self.extract, self.tree)
+    """The parameters as `inner.init` saw them, which is never natively."""
+    extract = functools.partial(self.extract, rank_last=self._rank_last_at_init)
+    return jax.eval_shape(extract, self.tree)
 
 
 def _at_least_float32(x):
@@ -134,8 +141,9 @@ def on_lora_pairs(
   them elsewhere with `optax.partition`).
 
   The state is stored in the shape that optax, orbax and sharding rules expect:
-  dicts of `LoraPair` as trees of the parameters' structure, all else, such as
-  dicts of `PairMatrices`, as it is.
+  dicts of `LoraPair` as trees of the parameters' structure (vectors, of which
+  the rank axis has length one, keep that axis), all else, such as dicts of
+  `PairMatrices`, as it is.
 
   Args:
     inner: a transformation over pairs.

@@ -231,6 +231,8 @@ def test_settings_out_of_range_are_refused(name, settings, message):
     ('lora_plus', {'lr_ratio': np.inf}),
     ('lora_rite', {'lora_scale': 0.0}),
     ('lora_rite', {'clip_norm': 0.0}),
+    ('polora', {'damping': 0.0}),
+    ('polora', {'damping': 1.0}),
     ('reflora', {'every': 0}),
     ('reflora', {'warmup_steps': -1}),
     ('scaled_gd', {'momentum': 1.0}),

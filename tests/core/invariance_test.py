@@ -79,6 +79,7 @@ INVARIANT = [
   ('GL(r)', lora_opt.balanced(optax.sgd(0.02))),
   ('O(r)', optax.sgd(0.02, momentum=0.9)),
   ('O(r)', lora_opt.shampoo(0.02)),
+  ('O(r)', lora_opt.polora(0.05, weight_decay=0.1)),
   ('O(r)', lora_opt.scaled_gd(0.02, reg=1e-2)),
   ('signed permutations', lora_opt.adamw(0.02)),
   ('signed permutations', lora_opt.lora_plus(0.02)),
@@ -98,6 +99,8 @@ NOT_INVARIANT = [
   ('GL(r)', lora_opt.shampoo(0.02)),
   ('GL(r)', lora_opt.lora_pro(0.02)),
   ('GL(r)', lora_opt.muon(0.02)),
+  ('GL(r)', lora_opt.polora(0.05)),
+  ('scalars', lora_opt.polora(0.05)),
   ('O(r)', lora_opt.scaled_adamw(0.02)),
   ('O(r)', lora_opt.lora_fa(0.02)),
 ]

@@ -8,6 +8,7 @@ import pytest
 
 import lora_opt
 from lora_opt import linalg, transforms
+from tests import reference
 from tests.core import problems
 from tests.core.methods_test import gradients_of, trajectory
 
@@ -125,6 +126,7 @@ def test_balancing_a_pair_of_more_ranks_than_outputs_converges(tx, draw):
     (lora_opt.lora_rite(0.1, low_memory=True), r'no moment .*once they are'),
     (lora_opt.lora_muon(0.1), 'no moment of Adam'),
     (lora_opt.shampoo(0.1), 'no moment of Adam'),
+    (lora_opt.polora(0.1), 'no moment of Adam'),
     (lora_opt.lora_fa(0.1), 'one factor without the other'),
   ],
 )
@@ -160,6 +162,20 @@ def test_lora_muon_steps_have_equal_singular_values(problem):
     values = np.linalg.svd(step, compute_uv=False)
     close(values[: a.shape[1]], 0.1)
     close(values[a.shape[1] :], 0.0)
+
+
+def test_lora_muon_without_momentum_is_imuon(problem):
+  """msign(G_A S_B^(-1/2)) S_B^(-1/2), as its Corollary 4.1 has it."""
+  a, b, full = problem
+  tx = lora_opt.lora_muon(0.2, 0.0, max_relative_step=None)
+  new = one_step(tx, (a, b), (full @ b, full.T @ a))
+  for old, x, other, g in (
+    (a, new[0], b, full @ b),
+    (b, new[1], a, full.T @ a),
+  ):
+    root = reference.spd_power(other.T @ other, -0.5)
+    u, _, vt = np.linalg.svd(g @ root, full_matrices=False)
+    close(old - x, 0.1 * u @ vt @ root)
 
 
 def test_altlora_takes_turns_and_carries_its_momentum():

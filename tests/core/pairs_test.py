@@ -117,6 +117,22 @@ def test_layouts(name, leaves, a, b, auto, caplog):
   np.testing.assert_allclose(pair.b, b, rtol=1e-6)
   again = pairs.restore_pairs({site.name: pair}, sites, tree)
   jax.tree.map(np.testing.assert_array_equal, again, tree)
+  # Vectors along the long axes, with the rank where the leaf has it or last.
+  for rank_last in (True, False):
+    [pair] = pairs.extract_pairs(tree, sites, rank_last=rank_last).values()
+    axes = {f: 1 if x.shape[1] == 2 else 2 for f, x in pair._asdict().items()}
+    vectors = pairs.LoraPair(
+      *(jnp.take(x, jnp.array([0]), axes[f]) for f, x in pair._asdict().items())
+    )
+    kept = pairs.restore_pairs(
+      {site.name: vectors}, sites, tree, rank_last=rank_last
+    )
+    for one, whole in zip(
+      jax.tree.leaves(kept), jax.tree.leaves(tree), strict=True
+    ):
+      assert one.ndim == whole.ndim and one.size * 2 == whole.size
+    [again] = pairs.extract_pairs(kept, sites, rank_last=rank_last).values()
+    jax.tree.map(np.testing.assert_array_equal, again, vectors)
 
 
 def test_our_own_tree_is_certain_when_every_size_is_equal():
@@ -196,7 +212,8 @@ def test_labels():
 
 
 @pytest.mark.parametrize(
-  'recipe', ['adamw', 'lora_plus', 'reflora', 'reflora_s', 'lora_rite', 'lamb']
+  'recipe',
+  ['adamw', 'lora_plus', 'reflora', 'reflora_s', 'lora_rite', 'lamb', 'polora'],
 )
 def test_einsum_pairs_step_as_their_flat_form(recipe):
   flat, shaped = {}, {}

@@ -40,6 +40,7 @@ RECIPES = {
     'lora_pro',
     'lora_rite',
     'muon',
+    'polora',
     'reflora',
     'reflora_s',
     'scaled_adamw',
@@ -62,6 +63,7 @@ RATES = dict.fromkeys(RECIPES, 0.03) | {
   'lora_rite': 0.05,
   'lora_rite low memory': 0.05,
   'muon': 0.3,
+  'polora': 0.3,
   'scaled_gd': 20.0,
 }
 
@@ -181,6 +183,18 @@ class Trainer:
 def trainer(name) -> Trainer:
   """The trainer of a recipe with its defaults."""
   return Trainer(RECIPES[name](RATES[name]))
+
+
+@functools.cache
+def low_rank_trainer(name) -> Trainer:
+  """The same, for gradients of low rank and without noise.
+
+  PoLoRA's defaults, which are for noisy ones, make nearly no use of these: see
+  its docstring.
+  """
+  if name == 'polora':
+    return Trainer(lora_opt.polora(3.0, damping=0.1))
+  return trainer(name)
 
 
 def is_finite(tree):

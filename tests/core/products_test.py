@@ -83,6 +83,28 @@ def test_inverse_roots(condition, tolerance, scale, method):
 
 
 @pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('damping', [1e-4, 0.1])
+@pytest.mark.parametrize('scale', [1e-8, 1.0, 1e8])
+def test_damped_inverse_roots_leave_nothing_dead(damping, scale, method):
+  values = [1.0, 0.5, 1e-2, 1e-4, 1e-9, 0.0]
+  x = jnp.float32(scale) * spectra(values)
+  root = jax.jit(lambda x, d: linalg.damped_inverse_root(x, d, method=method))
+  expected = exact(x, lambda v: 1 / np.sqrt(np.maximum(v, 0) + damping * scale))
+  # Roundings of the largest over what is added, magnified by products.
+  assert distance(root(x, damping), expected) <= 8 * EPS / damping + 1e-5
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_the_floor_of_damping(method):
+  x = spectra([1e-6, 1e-9])
+  root = linalg.damped_inverse_root(x, 1e-4, 1e-2, method)
+  assert distance(root, exact(x, lambda v: 1 / np.sqrt(v + 1e-2))) < 1e-5
+  for floor, size in ((0.0, 1.0), (4.0, 0.5)):
+    root = linalg.damped_inverse_root(0 * x, 1e-4, floor, method)
+    np.testing.assert_allclose(root, size * np.eye(2)[None] + 0 * x, rtol=1e-5)
+
+
+@pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('eps', [1e-6, 1e-3, 1.0])
 def test_inverse_roots_with_a_shift_and_eps(eps, method):
   x = spectra(np.geomspace(1e-2, 1e-6, 8))
@@ -204,6 +226,25 @@ def test_the_largest_eigenvalue():
     want = max(values) or 1.0
     np.testing.assert_array_less(want * (1 - 1e-5), found)
     np.testing.assert_array_less(found, want * 1.05)
+
+
+@pytest.mark.parametrize(
+  ('values', 'tolerance'),
+  [
+    ([3.0, 2.0, 1e-9], 1e-6),
+    ([1.0] * 64, 1e-5),
+    (np.linspace(0.9, 1.0, 64), 1e-3),
+    ([1.0] + 63 * [0.998], 1.1e-3),
+    ([1e-30, 0.0], 1e-6),
+    ([1e30] * 3, 1e-6),
+    ([0.0, 0.0], 0.0),
+  ],
+)
+def test_the_largest_eigenvalue_is_never_too_large(values, tolerance):
+  found = jax.jit(linalg.largest_eigenvalue)(spectra(values))
+  want = np.full(8, max(values))
+  np.testing.assert_allclose(found, want, rtol=tolerance)
+  assert np.all(found <= want * (1 + 1e-5))
 
 
 def test_a_method_that_does_not_exist():

@@ -1,0 +1,126 @@
+"""PoLoRA: msign between inverse roots of the partner's curvature."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lora_opt import linalg
+from lora_opt.transforms._factors import Factors
+
+
+class ScaleByPoloraState(NamedTuple):
+  """State of `scale_by_polora`: half of Adam's, and two vectors a pair."""
+
+  mu: Any  # tree of LoraPair: M, the momentum of the gradients
+  # Tree of LoraPair, (batch, dim, 1): q beside A and p beside B, the curvature
+  # along the long axes. Its leaves have a rank axis of length one.
+  nu: Any
+
+
+def scale_by_polora(
+  b1: float = 0.9,
+  b2: float = 0.99,
+  eps: float = 1e-12,
+  *,
+  damping: float = 1e-4,
+  lora_scale: float = 1.0,
+  mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+  """The PoLoRA direction, over pairs: `lora_opt.polora` has the maths.
+
+  The largest singular values, and off CPUs the roots, come from products of
+  r x r matrices alone. msign takes directions in whose square the gradient is
+  below the cut-off of `lora_opt.linalg` for dead and leaves them at zero.
+
+  Args:
+    b1: decay of the momentum.
+    b2: decay of q and p.
+    eps: what q and p start from, and the least damping of C; 0: they start
+      flat, and only relative damping counts.
+    damping: delta, relative to the largest entry of q and p, and to the
+      largest eigenvalue of C.
+    lora_scale: s of W + s A B^T; steps are divided by it.
+    mu_dtype: dtype of the momentum.
+
+  Returns:
+    A transformation over pairs, for `on_lora_pairs`. Its updates move A B^T by
+    singular values of at most one, in first order.
+
+  References:
+    Ghosh et al., PoLoRA: A Preconditioned Orthogonalized LoRA Optimizer,
+    arXiv 2607.17620.
+  """
+
+  def init(params):
+    return ScaleByPoloraState(
+      jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
+      jax.tree.map(lambda x: jnp.full_like(x[..., :1], eps), params),
+    )
+
+  def update(updates, state, params=None, **extra_args):
+    factors = Factors.of(params, **extra_args)
+    gradients, values = factors.flatten(updates), factors.flatten(params)
+    mu = [
+      b1 * m.astype(g.dtype) + (1 - b1) * g
+      for m, g in zip(factors.flatten(state.mu), gradients, strict=True)
+    ]
+    ahead = [b1 * m + (1 - b1) * g for m, g in zip(mu, gradients, strict=True)]
+    nu = factors.flatten(state.nu)
+    curvature = [_relative(v) + damping for v in nu]
+    # C of each factor; what a factor's own gradient is divided by is its
+    # partner's.
+    weighted = [c * x for c, x in zip(curvature, values, strict=True)]
+    own = linalg.symmetrize(factors.grams(values, weighted))
+    root = factors.swap(
+      linalg.damped_inverse_root(own, damping, eps, factors.method)
+    )
+    steps = _directions(factors, ahead, curvature, root)
+    scale = _sizes(factors, steps, values) / lora_scale
+    whitened = factors.products(gradients, root)
+    nu = [
+      b2 * v + (1 - b2) * _mean_square(w, wide)
+      for v, w, wide in zip(nu, whitened, factors.wide, strict=True)
+    ]
+    return factors.pairs(factors.scaled(steps, scale)), ScaleByPoloraState(
+      factors.pairs([m.astype(mu_dtype or m.dtype) for m in mu]),
+      factors.pairs(nu),
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _relative(v):
+  """Divided by the largest entry of each matrix; ones if all are zero."""
+  largest = jnp.max(v, axis=(1, 2), keepdims=True)
+  return jnp.where(largest == 0, 1, v / jnp.where(largest == 0, 1, largest))
+
+
+def _directions(factors, ahead, curvature, root):
+  """D = c^(-1/2) msign(Z) C^(-1/2) with Z = c^(-1/2) M C^(-1/2), of each."""
+  long_roots = [jax.lax.rsqrt(c) for c in curvature]
+  z = [
+    c * m
+    for c, m in zip(long_roots, factors.products(ahead, root), strict=True)
+  ]
+  # msign(Z) = Z (Z^T Z)^(-1/2)
+  inverse = linalg.psd_inverse_sqrt(
+    linalg.symmetrize(factors.grams(z)), factors.method
+  )
+  turned = factors.products(z, linalg.matmul(inverse, root))
+  return [c * d for c, d in zip(long_roots, turned, strict=True)]
+
+
+def _sizes(factors, steps, values):
+  """1 / (s(D) (s(A) + s(B))) with s the largest singular value (total,)."""
+  grams = jnp.concatenate([factors.grams(values), factors.grams(steps)])
+  largest = linalg.largest_eigenvalue(grams, factors.method)
+  of_values, of_steps = jnp.split(jnp.sqrt(largest), 2)
+  product = of_steps * (of_values + factors.swap(of_values))
+  return jnp.where(product == 0, 0, 1 / jnp.where(product == 0, 1, product))
+
+
+def _mean_square(x, wide):
+  """Over the rank, which stays as an axis of length one."""
+  return jnp.mean(jnp.square(x), axis=1 if wide else 2, keepdims=True)
