@@ -1,12 +1,13 @@
 """The layers of the code, by the imports that stand in its files.
 
+-2 progress            tqdm
 -1 reading, writing    the standard library
 0 linalg               jax
 1 pairs                jax
 2 transforms           0, 1, optax
 3 optimizers, diagnostics, state_sharding, the package itself: 0-2, optax
 4 integrations/X       1-3 and library X
-5 models, data         -1; never 2-4
+5 models, data         -2, -1; never 2-4
 6 training, evaluation, planning   never 4-5: they receive model and task
 7 command, config, main   everything; only config imports gin
 """
@@ -21,6 +22,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'lora_opt').rglob('*.py'))
 LAYERS = {
+  'progress': -2,
   'reading': -1,
   'writing': -1,
   'linalg': 0,
@@ -44,18 +46,20 @@ LAYERS = {
 }
 # Layers of this package that a layer may import.
 MAY_IMPORT = {
+  -2: {-2},
   -1: {-1},
   0: {0},
   1: {1},
   2: {0, 1, 2},
   3: {0, 1, 2, 3},
   4: {1, 2, 3, 4},
-  5: {-1, 0, 1, 5},
-  6: {-1, 0, 1, 2, 3, 6},
-  7: set(range(-1, 8)),
+  5: {-2, -1, 0, 1, 5},
+  6: {-2, -1, 0, 1, 2, 3, 6},
+  7: set(range(-2, 8)),
 }
 # The publishable library: what `pip install lora_opt` brings.
 BASE = {
+  -2: {'tqdm'},
   -1: set(),
   0: {'jax'},
   1: {'jax'},
@@ -112,6 +116,7 @@ def test_layers(path):
 @pytest.mark.parametrize(
   ('file', 'line'),
   [
+    ('progress.py', 'import jax'),
     ('reading/x.py', 'import jax'),
     ('linalg.py', 'import optax'),
     ('pairs.py', 'from lora_opt import linalg'),

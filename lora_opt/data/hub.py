@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import huggingface_hub
 from huggingface_hub import errors
 
+from lora_opt import progress
 from lora_opt.reading import own_files
 
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?')
@@ -127,15 +128,17 @@ def fetch(
   """
   repository, _, revision = name.as_posix().partition('@')
   try:
-    return pathlib.Path(
-      huggingface_hub.snapshot_download(
-        repository,
-        repo_type=kind,
-        revision=revision or None,
-        allow_patterns=list(patterns),
-        ignore_patterns=list(without),
+    # On a terminal the hub's own bars say it.
+    with progress.waiting(f'downloading {repository}', on_terminal=False):
+      return pathlib.Path(
+        huggingface_hub.snapshot_download(
+          repository,
+          repo_type=kind,
+          revision=revision or None,
+          allow_patterns=list(patterns),
+          ignore_patterns=list(without),
+        )
       )
-    )
   except errors.GatedRepoError as error:
     raise FileNotFoundError(
       f'{repository} is gated: accept its terms on its page of the hub, and '

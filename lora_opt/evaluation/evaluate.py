@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_opt import progress
 from lora_opt.evaluation import classify, metrics
 from lora_opt.evaluation import likelihood as likelihoods
 from lora_opt.evaluation.decoding import (
@@ -15,7 +16,6 @@ from lora_opt.evaluation.decoding import (
   make_decoder,
 )
 from lora_opt.evaluation.finite import named, not_finite, require_finite
-from lora_opt.evaluation.progress import progress
 from lora_opt.training.partitioning import Placement
 
 # Positions of a row for the loss of generation tasks, as of one of choices.
@@ -328,7 +328,7 @@ class Evaluator:
     return total / weight
 
   def _progress(self, batches: Iterable) -> Iterable:
-    return progress(batches, f'evaluating {self._task.name}')
+    return progress.counted(batches, f'evaluating {self._task.name}')
 
 
 def batch_form(model: Any) -> str:

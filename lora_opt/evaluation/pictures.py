@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lora_opt import progress
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.finite import named, require_finite
-from lora_opt.evaluation.progress import progress
 from lora_opt.reading import values
 from lora_opt.training.partitioning import Placement
 
@@ -262,4 +262,4 @@ class PictureEvaluator:
     return losses, times
 
   def _progress(self, batches: Iterable, what: str) -> Iterable:
-    return progress(batches, f'{what} {self._task.name}')
+    return progress.counted(batches, f'{what} {self._task.name}')

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_opt import progress
 from lora_opt.planning.costs import Costs, costs
 from lora_opt.planning.cycles import Cycles, cycles
 from lora_opt.planning.kept import compile_or_recall
@@ -174,7 +175,8 @@ def compile_step(
     _say(f'compiling for {_mesh(shapes)} ...')
     start = time.monotonic()
     try:
-      compiled = compile_or_recall(lowered, target, options)
+      with progress.waiting('compiling'):
+        compiled = compile_or_recall(lowered, target, options)
     except jax.errors.JaxRuntimeError as error:
       _say(f'... refused after {time.monotonic() - start:.0f} s')
       raise refusal(error, shapes) from error

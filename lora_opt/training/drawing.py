@@ -3,20 +3,18 @@
 import functools
 import os
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import tensorboardX
-import tqdm
 
-from lora_opt import writing
+from lora_opt import progress, writing
 from lora_opt.evaluation import picture_files
 from lora_opt.evaluation.pictures import Strip
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import printable, shown
 from lora_opt.training import identity, run_directory
-from lora_opt.training.processes import is_first, on_first
+from lora_opt.training.processes import on_first
 
 CLASS_FOLDER = 'class_pictures'
 _MADE_OF = 'made_of.json'
@@ -78,10 +76,7 @@ def with_class_pictures(
       ),
       flush=True,
     )
-  seldom = {} if sys.stderr.isatty() else {'mininterval': 30}
-  for first in tqdm.tqdm(
-    left, 'pictures of the class', disable=not is_first(), **seldom
-  ):
+  for first in progress.counted(left, 'pictures of the class'):
     pictures = evaluate.class_pictures(base, task.class_prompt, first)
     on_first(functools.partial(_write, wanted[first : first + size], pictures))
   return task.with_made_images(str(target))

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import optax
 
+from lora_opt import progress
 from lora_opt.evaluation import history
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
@@ -174,15 +175,16 @@ def train(
     finite.check({'adapter': state.lora, 'optimizer state': state.opt_state})
     evaluate = make_evaluator(evaluator, model, task, placement)
     task = drawing.with_class_pictures(folder, model, task, evaluate, base)
-    data = task.train_batches(
-      model.tokenizer,
-      length=length,
-      batch_size=batch_size,
-      seed=seed,
-      form=batch_form(model),
-      rows=placement.process_rows(batch_size),
-      workers=data_workers,
-    )
+    with progress.waiting('preparing the data'):
+      data = task.train_batches(
+        model.tokenizer,
+        length=length,
+        batch_size=batch_size,
+        seed=seed,
+        form=batch_form(model),
+        rows=placement.process_rows(batch_size),
+        workers=data_workers,
+      )
     train_step = make_train_step(
       model,
       optimizer,
@@ -207,10 +209,11 @@ def train(
         },
       )
     )
-    batches = iter(data)
-    made = identity.of_run(
-      model, base, task, batches, lora if initial_adapter else None
-    )
+    with progress.waiting('noting what weights and data are used'):
+      batches = iter(data)
+      made = identity.of_run(
+        model, base, task, batches, lora if initial_adapter else None
+      )
     on_first(functools.partial(identity.check, folder, record.settings, made))
     told = around.enter_context(
       following(
@@ -295,8 +298,10 @@ def _check_numbers(**settings: tuple[int | None, int]) -> None:
 
 
 def _check_task(task: Any) -> None:
-  task.validate()
-  if overlap := task.overlap():
+  with progress.waiting('checking the data'):
+    task.validate()
+    overlap = task.overlap()
+  if overlap:
     print(
       f'{len(overlap)} evaluation questions also stand in the training data '
       '(leave_out_overlap=True on a task leaves them out)'

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
+from lora_opt import progress
 from lora_opt.training import network, stopping
 from lora_opt.training.stopping import Stops
 
@@ -72,6 +73,7 @@ def start(
   if not is_first():
     # One voice: the first process tells what is the same in all of them. Errors
     # are still everyone's, on standard error.
+    progress.mute()
     sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from lora_opt import writing
+from lora_opt import progress, writing
 from lora_opt.evaluation import history
 from lora_opt.evaluation.report import format_table, write_report
 from lora_opt.training import run_directory
@@ -46,7 +46,8 @@ def write_results(
     The folder of the adapter.
   """
   adapter = folder / 'adapter'
-  model.export(adapter, lora)
+  with progress.waiting('writing the adapter'):
+    model.export(adapter, lora)
   run_directory.write_json(
     folder / 'run.json',
     facts(record, model, task, lora)
@@ -59,7 +60,8 @@ def write_results(
   )
   operative = record.operative_config_text()
   writing.write_text(folder / 'operative_config.gin', operative)
-  report = write_report(folder)
+  with progress.waiting('drawing the report'):
+    report = write_report(folder)
   print(f'\n{format_table(*evaluations)}\n')
   print(f'adapter: {adapter}\nreport:  {report}')
   return str(adapter)

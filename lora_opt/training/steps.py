@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lora_opt.training import finite, stopping
+from lora_opt.training import compile_time, finite, stopping
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.processes import Agreement
@@ -86,7 +86,12 @@ def run_steps(
           batch = placement.put_batch(rows, batch_size)
         inputs[step] = batch
         inputs.pop(step - 2, None)
-        state, metrics = train_step(state, base, batch)
+        with (
+          compile_time.compiling('the training step', state, base, batch)
+          if first
+          else contextlib.nullcontext()
+        ):
+          state, metrics = train_step(state, base, batch)
         log.push(step, metrics)
         lock.check()
         stop = agreement.requested(step)

@@ -1,13 +1,16 @@
 """From the flat tensors of a checkpoint to our tree, and back."""
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+import math
+import pathlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
+from lora_opt import progress
 from lora_opt.models.pretrained.besides import Copy, rule_of
 from lora_opt.models.pretrained.family import (
   Family,
@@ -70,14 +73,20 @@ def assemble(
     stacks.setdefault(slot.path, []).append(tensors[name])
   leaves, structure = leaves_by_path(abstract), jax.tree.structure(abstract)
   shardings, kinds = shardings or [None] * len(leaves), kinds or {}
-  arrays = []
-  for (path, leaf), sharding in zip(leaves.items(), shardings, strict=True):
-    read = functools.partial(_read, stacks[path], names[path], jnp.dtype(dtype))
-    whole = (leaf.shape, jnp.dtype(dtype), sharding, read)
-    if path in kinds:
-      arrays.append(quantize_stack(place_layers(*whole), kinds[path]))
-    else:
-      arrays.append(place_array(*whole))
+  kind, arrays, done = jnp.dtype(dtype), [], 0
+  size = kind.itemsize * sum(math.prod(x.shape) for x in leaves.values())
+  with progress.Bar(f'reading {_short(source)}', size, unit='B') as bar:
+    for (path, leaf), sharding in zip(leaves.items(), shardings, strict=True):
+      read = functools.partial(
+        _read, stacks[path], names[path], kind, bar.update
+      )
+      whole = (leaf.shape, kind, sharding, read)
+      if path in kinds:
+        arrays.append(quantize_stack(place_layers(*whole), kinds[path]))
+      else:
+        arrays.append(place_array(*whole))
+      done += kind.itemsize * math.prod(leaf.shape)
+      bar.to(done)  # what other processes hold was not read here
   return jax.tree.unflatten(structure, arrays)
 
 
@@ -85,9 +94,15 @@ def _read(
   tensors: Sequence[StoredTensor],
   name: TensorName,
   dtype: np.dtype,
+  tell: Callable[[int], None],
   index: Index,
 ) -> np.ndarray:
   """Reads a part of one of our arrays from the tensors it consists of.
+
+  Args:
+    tensors, name, dtype: see `assemble`.
+    tell: is called with the bytes of each tensor that are there.
+    index: of the part.
 
   Raises:
     ValueError: If a number is NaN or infinite, or becomes so in this type.
@@ -104,7 +119,13 @@ def _read(
       here[...] = values
     if not all_finite(here):
       raise ValueError(_not_finite(tensor, values, dtype))
+    tell(here.nbytes)
   return part
+
+
+def _short(source: str) -> str:
+  """The end of a path, which tells it from others."""
+  return '/'.join(pathlib.PurePath(source).parts[-2:])
 
 
 def all_finite(x: np.ndarray) -> bool:

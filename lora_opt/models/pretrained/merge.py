@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from lora_opt import writing
+from lora_opt import progress, writing
 from lora_opt.data import hub
 from lora_opt.data.images import ImageProcessor
 from lora_opt.data.tokenizer import Tokenizer
@@ -150,7 +150,9 @@ def _write_weights(folder, leaves, lora, model, dtype, shard_bytes) -> str:
     with np.errstate(over='ignore', invalid='ignore'):
       tensors = {
         name: _merged(slot, leaves, adapter, model.lora_config).astype(kind)
-        for name, slot in content.items()
+        for name, slot in progress.counted(
+          content.items(), f'merging {file} of {len(files)}'
+        )
       }
     for name, tensor in tensors.items():
       if not all_finite(tensor):
@@ -158,7 +160,8 @@ def _write_weights(folder, leaves, lora, model, dtype, shard_bytes) -> str:
           f'{name} would be written with values that are not finite: its '
           f'adapter has diverged, or {kind.name} cannot hold them'
         )
-    save_file(tensors, folder / file, metadata={'format': 'pt'})
+    with progress.waiting(f'writing {file}'):
+      save_file(tensors, folder / file, metadata={'format': 'pt'})
     places |= dict.fromkeys(content, file)
   if len(files) > 1:
     total = sum((folder / file).stat().st_size for file in {*places.values()})
