@@ -43,6 +43,7 @@ from lora_opt.planning import chips
 from lora_opt.planning import plan
 from lora_opt.planning import timing
 from lora_opt.training import loop
+from lora_opt.training import objective
 from lora_opt.training import partitioning
 from lora_opt.training import schedules
 from lora_opt.training import trackers

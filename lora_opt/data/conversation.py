@@ -36,13 +36,14 @@ _OTHERWISE = 'Write the rows as the template takes them'
 
 
 def encode_dialogue(
-  tokenizer, dialogue: Dialogue
+  tokenizer, dialogue: Dialogue, apart: str = _APART
 ) -> tuple[list[int], list[bool]]:
   """Token ids of a conversation up to its last learned answer.
 
   Args:
     tokenizer: see lora_opt.data.tokenizer.Tokenizer.
     dialogue: has an answer that is learned.
+    apart: what to do where several answers cannot be learned together.
 
   Returns:
     The ids, and of each whether it is learned: those of the answers and of
@@ -59,7 +60,7 @@ def encode_dialogue(
     raise refusal(
       tokenizer,
       'it does not end a turn, so that no answer but the last would end',
-      _APART,
+      apart,
     )
   messages = _as_template_takes(dialogue.messages[: places[-1] + 1], cut)
   asked = [(messages[:i], cut.opened) for i in places]
@@ -69,7 +70,7 @@ def encode_dialogue(
   whole, marks = found[-1]
   _check_read(tokenizer, dialogue, whole)
   spans = [
-    _span(tokenizer, cut, dialogue, index, whole, read, said)
+    _span(tokenizer, cut, dialogue, index, whole, read, said, apart)
     for index, read, said in zip(
       places, texts[: len(places)], texts[len(places) :], strict=True
     )
@@ -122,6 +123,7 @@ def _span(
   whole: str,
   read: str,
   said: str,
+  apart: str,
 ) -> tuple[int, int]:
   """Where the answer at a place begins in the text, and where its turn ends.
 
@@ -133,6 +135,7 @@ def _span(
     whole: The conversation, rendered.
     read: That of the messages before it.
     said: That of the messages up to it.
+    apart: See `encode_dialogue`.
   """
   read += cut.header
   kept = said.endswith(cut.rest)
@@ -144,7 +147,7 @@ def _span(
         f'of message {index} it writes what stands {what} as '
         f'{one_line(text[-160:], 200)!r}, and otherwise in the whole '
         'conversation',
-        _APART,
+        apart,
       )
   _check_said(tokenizer, dialogue.messages[index], whole[len(read) : len(said)])
   return len(read), len(said)

@@ -22,6 +22,7 @@ from lora_opt.data import (
 )
 from lora_opt.data.image_batching import LabelledImage
 from lora_opt.data.packing import Encoded, EncodedExample
+from lora_opt.data.preference_batching import EncodedPreference
 from lora_opt.data.seq2seq_batching import EncodedPair
 from lora_opt.data.subject_batching import CaptionedImage
 from lora_opt.data.text_batching import LabelledTexts
@@ -49,12 +50,21 @@ class Form(NamedTuple):
   label_batches: Callable[..., Iterable] = refuse  # text_batching.label_batches
 
 
+PAIRS = 'decoder_pairs'
 FORMS = {
   # Prompt and completion in one row, several examples to a row.
   'decoder': Form(
     EncodedExample,
     batching.train_batches,
     batching.eval_batches,
+    eval_batching.pack_choices,
+    eval_batching.pad_prompts,
+  ),
+  # Two answers to a prompt, each with it in a segment of its own.
+  PAIRS: Form(
+    EncodedPreference,
+    functools.partial(batching.train_batches, kind=EncodedPreference),
+    refuse,
     eval_batching.pack_choices,
     eval_batching.pad_prompts,
   ),
@@ -101,6 +111,26 @@ def find(name: str) -> Form:
   if name not in FORMS:
     raise ValueError(f'form={name!r} must be one of {", ".join(FORMS)}')
   return FORMS[name]
+
+
+def of_task(name: str, task: Any) -> Form:
+  """The form in which a model of this form takes the batches of a task.
+
+  Raises:
+    ValueError: there is none, or a mixture's tasks need different ones.
+  """
+  parts = getattr(task, 'tasks', (task,))
+  compares = [part.kind == 'preference' for part in parts]
+  if not any(compares):
+    return find(name)
+  if not all(compares):
+    raise ValueError(
+      f'mixture {task.name!r} has preferences and tasks of other kinds, which '
+      'are not trained together'
+    )
+  if name != 'decoder':
+    return find(name)._replace(train_batches=refuse, choice_batches=refuse)
+  return find(PAIRS)
 
 
 def empty_batch(

@@ -9,6 +9,7 @@ Contents are texts, or lists of parts that are all text. An assistant's message
 may hold `tool_calls`, and `weight` 0 where it is not to be learned.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ SHAREGPT = {
 # Texts of a message that templates know besides its content.
 TEXTS = ('name', 'tool_call_id', 'reasoning_content', 'thinking')
 MOST = 10_000  # messages of a row
+_TURN = re.compile(r'(?:^|\n\n)(Human|Assistant):')
+_SPEAKERS = {'Human': 'user', 'Assistant': 'assistant'}
 
 
 def read_dialogue(
@@ -105,6 +108,29 @@ def read_messages(
       raise record.error(str(error)) from None
   messages, trained = zip(*found, strict=True)
   return messages, trained
+
+
+def read_transcript(record: Record, field: str) -> tuple[Message, ...]:
+  """The messages of a text of turns, as Anthropic's HH has them.
+
+  Raises:
+    ValueError: It does not begin with a turn, or one of the assistant's is
+      empty before another follows.
+  """
+  text = record.text(field)
+  first, *rest = _TURN.split(text)
+  if first.strip() or not rest:
+    raise record.error(
+      f"field {field!r} must be turns of 'Human:' and 'Assistant:', each "
+      f'behind an empty line, found {shown(text)}'
+    )
+  messages = [
+    {'role': _SPEAKERS[speaker], 'content': said.strip()}
+    for speaker, said in zip(rest[::2], rest[1::2], strict=True)
+  ]
+  if not all(m['content'] for m in messages if m['role'] == 'assistant'):
+    raise record.error(f'field {field!r} has an empty answer')
+  return tuple(messages)
 
 
 def read_tools(

@@ -95,6 +95,6 @@ class Mixture:
     self, tokenizer: Any, *, form: str = 'decoder', **kwargs
   ) -> Batches:
     """Batches to train on; the arguments are those of `Task.train_batches`."""
-    return forms.find(form).train_batches(
+    return forms.of_task(form, self).train_batches(
       self, tokenizer, packing=self.packing, **kwargs
     )

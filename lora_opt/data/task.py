@@ -324,7 +324,7 @@ class Task:
     workers: int = 0,
   ) -> grain.IterDataset:
     """Batches to train on, of a form that lora_opt.data.forms has."""
-    return forms.find(form).train_batches(
+    return forms.of_task(form, self).train_batches(
       self,
       tokenizer,
       length=length,
@@ -368,7 +368,7 @@ class Task:
     indices: Sequence[int] | None = None,
   ) -> Iterator[eval_batching.ChoiceBatch]:
     """Choices to compare, of a form that lora_opt.data.forms has."""
-    return forms.find(form).choice_batches(
+    return forms.of_task(form, self).choice_batches(
       self,
       tokenizer,
       batch_size=batch_size,

@@ -14,11 +14,11 @@ up any data set without code:
 
 `MultipleChoice`, `Classification` and `Completion` are scored by likelihood,
 `Generation` by what the model writes, a `Conversation` of several turns by
-the likelihood of its answers. Encoders take `Classification`, and
-`Regression`, by labels and numbers instead of words; models of images take
-`ImageClassification`, text-to-image models `SubjectGeneration`. What all have
-in common (the sources, the prompt, chat or plain, batches) is in
-lora_opt.data.task.Task.
+the likelihood of its answers, a `Preference` by which of two answers gained.
+Encoders take `Classification`, and `Regression`, by labels and numbers instead
+of words; models of images take `ImageClassification`, text-to-image models
+`SubjectGeneration`. What all have in common (the sources, the prompt, chat or
+plain, batches) is in lora_opt.data.task.Task.
 """
 
 import dataclasses
@@ -41,6 +41,7 @@ from lora_opt.data.extraction import (
 )
 from lora_opt.data.image_task import ImageClassification
 from lora_opt.data.mixture import Mixture
+from lora_opt.data.preference_task import Preference
 from lora_opt.data.subject_task import SubjectGeneration
 from lora_opt.data.task import SPLITS, Task
 from lora_opt.reading import values
@@ -56,6 +57,7 @@ __all__ = [
   'ImageClassification',
   'Mixture',
   'MultipleChoice',
+  'Preference',
   'Regression',
   'SubjectGeneration',
   'Task',

@@ -16,6 +16,8 @@ from lora_opt.evaluation.decoding import (
   make_decoder,
 )
 from lora_opt.evaluation.finite import named, not_finite, require_finite
+from lora_opt.training import objective as objectives
+from lora_opt.training.objective import PREFERENCE
 from lora_opt.training.partitioning import Placement
 
 # Positions of a row for the loss of generation tasks, as of one of choices.
@@ -28,8 +30,10 @@ class Evaluator:
   Tasks with choices: the choice of greatest log-likelihood is the prediction;
   all choices of a question share one pass over its prompt. Generation tasks:
   cached decoding, scored by the task. The loss is the mean negative
-  log-likelihood of a token of the right completion. Encoders: the likeliest
-  label, or the number, and its mean loss.
+  log-likelihood of a token of the right completion. Preferences: whether the
+  chosen answer gained on the rejected one, beside the base without adapter;
+  the loss is the objective's, a pair each. Encoders: the likeliest label, or
+  the number, and its mean loss.
   """
 
   def __init__(
@@ -43,6 +47,7 @@ class Evaluator:
     sampling: Sampling = GREEDY,
     loss_batch_size: int = 4,
     length: int = 512,
+    objective: Any = None,
   ):
     """Prepares the compiled functions; nothing runs yet.
 
@@ -58,6 +63,8 @@ class Evaluator:
         rounded up likewise.
       length: positions of such a row, or more where an example needs them, up
         to `LONGEST`; longer texts of an encoder are cut.
+      objective: what training lowers; `objective.DPO()` judges the pairs of a
+        preference task.
     """
     if batch_form(model) == 'text_to_image':
       raise ValueError(
@@ -71,6 +78,10 @@ class Evaluator:
     self._batch_size = -(-batch_size // shards) * shards
     self._loss_batch_size = -(-loss_batch_size // shards) * shards
     self._length = length
+    self._objective = objective
+    self._base_likelihood: tuple[Any, np.ndarray] | None = None
+    if getattr(task, 'kind', None) == PREFERENCE:
+      objectives.check(objective, task)
     self._labels = batch_form(model) in ('encoder', 'image')
     # Every process sees all results: they are whole on every device.
     if self._labels:
@@ -110,6 +121,8 @@ class Evaluator:
     elif self._task.kind == 'generation':
       loss = self._completion_loss(base, lora)
       predictions = self.generate(base, lora)
+    elif self._task.kind == PREFERENCE:
+      loss, predictions = self._compare(base, lora, examples)
     else:
       loss, predictions = self._choose(base, lora, examples)
     scores = metrics.score_all(self._metrics(), predictions)
@@ -238,6 +251,39 @@ class Evaluator:
     return float(np.mean(losses)), list(predictions)
 
   def _choose(self, base, lora, examples):
+    likelihood, tokens = self._likelihoods(base, lora, examples)
+    predictions = [
+      likelihoods.predict(
+        example, likelihood[index], tokens[index], self._place(index)
+      )
+      for index, example in enumerate(examples)
+    ]
+    answers = [example.answer for example in examples]
+    right = (np.arange(len(answers)), answers)
+    loss = -likelihood[right].sum() / tokens[right].sum()
+    return float(loss), predictions
+
+  def _compare(self, base, lora, examples):
+    """Loss of the pairs, and their predictions with margins and likelihoods."""
+    adapted, tokens = self._likelihoods(base, lora, examples)
+    if self._base_likelihood is None or self._base_likelihood[0] is not base:
+      self._base_likelihood = base, self._likelihoods(base, None, examples)[0]
+    without = self._base_likelihood[1]
+    losses, margins, right = map(
+      np.asarray, self._objective.judge(adapted, without)
+    )
+    predictions = []
+    for index, example in enumerate(examples):
+      place = self._place(index)
+      require_finite(without[index], 'a likelihood by the base', place)
+      row = likelihoods.predict(example, adapted[index], tokens[index], place)
+      row['base_log_likelihoods'] = [round(float(x), 5) for x in without[index]]
+      row['margin'] = float(margins[index])
+      predictions.append(row | {'score': float(right[index])})
+    return float(np.mean(losses)), predictions
+
+  def _likelihoods(self, base, lora, examples):
+    """Log-likelihood and tokens of every choice, (examples, choices) each."""
     batches = self._task.choice_batches(
       self._model.tokenizer,
       batch_size=self._batch_size,
@@ -249,21 +295,11 @@ class Evaluator:
         self._check_positions(int(np.max(arrays['positions'])) + 1)
       return self._losses(base, lora, self._placement.put_rows(arrays))
 
-    likelihood, tokens = likelihoods.sum_over_choices(
+    return likelihoods.sum_over_choices(
       self._progress(batches),
       losses,
       (len(examples), max(len(e.choices) for e in examples)),
     )
-    predictions = [
-      likelihoods.predict(
-        example, likelihood[index], tokens[index], self._place(index)
-      )
-      for index, example in enumerate(examples)
-    ]
-    answers = [example.answer for example in examples]
-    right = (np.arange(len(answers)), answers)
-    loss = -likelihood[right].sum() / tokens[right].sum()
-    return float(loss), predictions
 
   def _scores(self, predictions) -> dict[str, float]:
     """The score by every metric; none of no predictions."""
@@ -295,6 +331,12 @@ class Evaluator:
       return (metrics.mean_score(self._task.metric),)
     if self._task.kind == 'conversation':
       return (metrics.likelihood(),)
+    if self._task.kind == PREFERENCE:
+      return (
+        metrics.mean_score('reward_accuracy'),
+        metrics.reward_margin(),
+        metrics.accuracy(),
+      )
     return (
       metrics.accuracy(),
       metrics.accuracy_per_token(),

@@ -27,8 +27,9 @@ from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading.numbers import last_number
 
 Prediction = Mapping[str, Any]
-# Stands in a result whose score is a loss; the other scores are shares of 1.
-LOWER = 'lower_is_better'
+# Stands in a result whose score is a loss, and in one whose score is a number
+# of another kind; the other scores are shares of 1.
+LOWER, NUMBER = 'lower_is_better', 'is_number'
 _SCORER = (
   "Correct what gave this number: the task's scorer, or the metric's reader"
 )
@@ -45,12 +46,14 @@ class Metric:
     read: the numbers that it needs of one prediction, as a tuple.
     summary: the score, from one array over all predictions for each of them.
     lower_is_better: whether it is a loss.
+    is_number: whether it is neither that nor a share of 1.
   """
 
   name: str
   read: Callable[[Prediction], tuple[float, ...]]
   summary: Callable[..., float] = np.mean
   lower_is_better: bool = False
+  is_number: bool = False
 
   def columns(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
     """What `summary` takes, from the predictions.
@@ -96,6 +99,8 @@ def score_all(
     results[metric.name] = {'score': score, 'interval': [low, high]}
     if metric.lower_is_better:
       results[metric.name][LOWER] = True
+    if metric.is_number:
+      results[metric.name][NUMBER] = True
   return results
 
 
@@ -167,6 +172,15 @@ def likelihood() -> Metric:
     return float(np.exp(np.sum(log_likelihoods) / np.sum(tokens)))
 
   return Metric('likelihood', read, summary)
+
+
+def reward_margin() -> Metric:
+  """By how much the chosen answer's reward is above the rejected one's.
+
+  It is no share of 1, and no headline: `reward_accuracy`, which says how often
+  it is above, stands first.
+  """
+  return Metric('reward_margin', lambda row: (row['margin'],), is_number=True)
 
 
 def f1(average: str = 'binary', positive: int = 1) -> Metric:

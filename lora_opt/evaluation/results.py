@@ -8,7 +8,7 @@ from typing import Any
 from lora_opt import writing
 from lora_opt.evaluation import _text, run_files
 from lora_opt.evaluation._text import Json
-from lora_opt.evaluation.metrics import LOWER
+from lora_opt.evaluation.metrics import LOWER, NUMBER
 from lora_opt.training import run_directory
 
 # Those that `--run_mode=eval` wrote, in the folder of a run.
@@ -66,7 +66,7 @@ def read_result(file: pathlib.Path) -> Json:
 def table(results: Sequence[Json]) -> list[tuple[str, ...]]:
   """A row for each score of each task; see `HEADER`.
 
-  Scores are in percent, but for losses.
+  Scores are in percent, but for losses and numbers of other kinds.
 
   Scores without the examples that also stand in train have rows of their own.
 
@@ -94,8 +94,8 @@ def format_results(results: Sequence[Json]) -> str:
 def _rows(task: str, metrics: Json, count: int) -> list[tuple[str, ...]]:
   rows = []
   for metric, found in metrics.items():
-    is_loss = found.get(LOWER)
-    scale, form = (1, '{:.4f}') if is_loss else (100, '{:.1f}')
+    plain = found.get(LOWER) or found.get(NUMBER)
+    scale, form = (1, '{:.4f}') if plain else (100, '{:.1f}')
     score, low, high = (
       _text.show(None if x is None else scale * x, form)
       for x in (found['score'], *found['interval'])

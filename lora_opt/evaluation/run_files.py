@@ -130,6 +130,7 @@ _SCORE = _object(
   score=_number,
   interval=_interval,
   lower_is_better=values.boolean,
+  is_number=values.boolean,
 )
 _EVALUATION: dict[str, Check] = {
   'step': _count,

@@ -52,6 +52,7 @@ def compile_ahead(
   clip_norm: float | None = None,
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
+  objective: Any = None,
   seed: int = 0,
   partitioner: Partitioner = DATA_PARALLEL,
   log_period: int = 1,
@@ -69,8 +70,9 @@ def compile_ahead(
     empty_batch: see `lora_opt.planning.plan.plan`.
     topology: the devices, see `lora_opt.planning.chips.read_topology`.
     batch_size, task_feature_lengths, clip_norm, microbatches,
-      loss_normalizing_factor, seed, partitioner, log_period, diagnostics: those
-      of `lora_opt.training.loop.train`, and all of them part of the program.
+      loss_normalizing_factor, objective, seed, partitioner, log_period,
+      diagnostics: those of `lora_opt.training.loop.train`, and all of them part
+      of the program.
     record: the command line, for `ahead.json`.
 
   Returns:
@@ -94,6 +96,7 @@ def compile_ahead(
     clip_norm=clip_norm,
     microbatches=microbatches,
     loss_normalizing_factor=loss_normalizing_factor,
+    objective=objective,
     seed=seed,
     log_period=log_period,
     diagnostics=diagnostics,

@@ -30,6 +30,7 @@ from lora_opt.planning.timing import (
 from lora_opt.reading.values import integer
 from lora_opt.training import parts
 from lora_opt.training.lengths import row_length
+from lora_opt.training.objective import batch_form
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.training.run_directory import RunRecord, write_json
 from lora_opt.training.step import clip_by_global_norm
@@ -114,6 +115,7 @@ def plan(
   clip_norm: float | None = None,
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
+  objective: Any = None,
   partitioner: Partitioner = DATA_PARALLEL,
   log_period: int = 1,
   diagnostics: bool = True,
@@ -138,7 +140,7 @@ def plan(
     task_feature_lengths: see `train`.
     clip_norm: see `train`.
     microbatches: see `train`.
-    loss_normalizing_factor: see `train`.
+    loss_normalizing_factor, objective: see `train`.
     partitioner: see `train`.
     log_period, diagnostics: see `train`; the step contains the diagnosis.
     reserve: share of a device's memory that is left alone, for what a plan does
@@ -166,6 +168,7 @@ def plan(
     clip_norm=clip_norm,
     microbatches=microbatches,
     loss_normalizing_factor=loss_normalizing_factor,
+    objective=objective,
     log_period=log_period,
     diagnostics=diagnostics,
   )
@@ -198,6 +201,7 @@ def make_job(
   loss_normalizing_factor: float | None,
   log_period: int,
   diagnostics: bool,
+  objective: Any = None,
   seed: int = 0,
 ) -> Job:
   """What a run trains; the arguments are those of `plan` and of `train`.
@@ -212,11 +216,12 @@ def make_job(
     ('log_period', log_period),
   ):
     integer(value, f'{name} (--gin.{name.upper()})', least=1)
-  form = getattr(model, 'batch_form', 'decoder')
+  form = batch_form(objective, getattr(model, 'batch_form', 'decoder'))
   length = row_length(task_feature_lengths, model)
   if clip_norm is not None:
     optimizer = optax.chain(clip_by_global_norm(clip_norm), optimizer)
   settings = {
+    'objective': objective,
     'seed': seed,
     'microbatches': microbatches,
     'loss_normalizing_factor': loss_normalizing_factor,

@@ -144,6 +144,8 @@ def _content(example: Any) -> str:
   # Only where there is one: texts keep the checksum that they had.
   if (image := getattr(example, 'image', None)) is not None:
     fields.append(image.digest)
+  if dialogues := getattr(example, 'dialogues', ()):
+    fields += [dialogue._replace(place='') for dialogue in dialogues]
   return json.dumps(fields, default=str) + '\n'
 
 

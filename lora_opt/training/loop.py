@@ -27,6 +27,7 @@ from lora_opt.training import (
   run_lock,
   stopping,
 )
+from lora_opt.training import objective as objectives
 from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length, tokens_per_batch
@@ -56,6 +57,7 @@ def train(
   task_feature_lengths: Mapping[str, int] | None = None,
   learning_rate: optax.ScalarOrSchedule | None = None,
   clip_norm: float | None = None,
+  objective: Any = None,
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
   seed: int = 0,
@@ -96,8 +98,11 @@ def train(
     clip_norm: global norm the raw gradients are clipped to, None for no
       clipping. LoRA-RITE clips by itself, in coordinates that do not depend on
       the factorisation; this clip in front would break its invariance.
+    objective: what is lowered, such as `objective.DPO()` on a
+      `tasks.Preference`; None for the loss of the tokens that are learned.
     microbatches: parts a batch is computed in, to save memory.
-    loss_normalizing_factor: divisor of the summed loss; None: target tokens.
+    loss_normalizing_factor: divisor of the summed loss; None: target tokens,
+      or pairs of answers.
     seed: of initialisation, data order and dropout.
     partitioner: how arrays are split over devices; all data parallel by
       default.
@@ -147,6 +152,7 @@ def train(
     skip_patience=(skip_patience, 0),
   )
   parts.check(model=model, task=task)
+  objectives.check(objective, task)
   length = row_length(task_feature_lengths, model)
   started = time.monotonic()
   folder = pathlib.Path(model_dir)
@@ -190,6 +196,7 @@ def train(
       optimizer,
       placement,
       state,
+      objective=objective,
       seed=seed,
       microbatches=microbatches,
       loss_normalizing_factor=loss_normalizing_factor,

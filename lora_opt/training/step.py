@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt import diagnostics, linalg
+from lora_opt.training.objective import CrossEntropy
 from lora_opt.training.partitioning import Placement
 from lora_opt.training.train_state import TrainState
 
@@ -20,6 +21,7 @@ def make_train_step(
   placement: Placement,
   state: TrainState,
   *,
+  objective: Any = None,
   seed: int = 0,
   microbatches: int = 1,
   loss_normalizing_factor: float | None = None,
@@ -32,6 +34,8 @@ def make_train_step(
     optimizer: over the adapter parameters only.
     placement: of the model.
     state: the one to start from; where its arrays lie, they stay.
+    objective: what is lowered, see `lora_opt.training.objective`; None for the
+      model's own loss of tokens.
     seed: of the dropout; step t uses `fold_in(key(seed), t)`, so that a resumed
       run draws the same masks.
     microbatches: the batch goes through the model in so many parts of equal
@@ -48,10 +52,10 @@ def make_train_step(
     the steps that it skips, the metrics have `skipped_steps`, how many there
     were, and `skipped`, whether this was one.
   """
+  objective = objective or CrossEntropy()
 
   def summed_loss(lora, base, batch, rng):
-    losses = model.token_losses(base, lora, batch, rng)
-    return jnp.sum(losses * batch['weights'])
+    return objective(model, lora, base, batch, rng)
 
   def step(state: TrainState, base: Any, batch: Batch):
     target_tokens = jnp.sum(batch['weights'])
@@ -62,15 +66,16 @@ def make_train_step(
 
     def accumulate(total, part):
       microbatch, index = part
-      value_and_grads = jax.value_and_grad(summed_loss)(
+      value_and_grads = jax.value_and_grad(summed_loss, has_aux=True)(
         state.lora, base, microbatch, jax.random.fold_in(rng, index)
       )
       return jax.tree.map(_add, total, value_and_grads), None
 
     # A sum of many parts in bfloat16 would lose what each of them adds.
-    zero = (jnp.zeros(()), jax.tree.map(_wide_zeros, state.lora))
+    sums = {name: jnp.zeros(()) for name in objective.metrics}
+    zero = ((jnp.zeros(()), sums), jax.tree.map(_wide_zeros, state.lora))
     parts = (split_batch(batch, microbatches), jnp.arange(microbatches))
-    (loss, grads), _ = jax.lax.scan(accumulate, zero, parts)
+    ((loss, sums), grads), _ = jax.lax.scan(accumulate, zero, parts)
     grads = jax.tree.map(lambda g: (g / normalizer).astype(g.dtype), grads)
     # Summed over the batch here, once, to where their parameters lie.
     grads = jax.lax.with_sharding_constraint(grads, placement.trainable)
@@ -90,6 +95,8 @@ def make_train_step(
       'grad_norm': norm,
       'target_tokens': target_tokens,
     }
+    for name, value in sums.items():
+      metrics[name] = value / jnp.maximum(counted, 1.0)
     if 'segment_ids' in batch:
       filled = (batch['segment_ids'] > 0).astype(jnp.float32)
       metrics['non_padding_fraction'] = jnp.mean(filled)

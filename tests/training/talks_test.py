@@ -1,6 +1,7 @@
 """Conversations and preferences, trained as configurations have them."""
 
 import json
+import math
 
 import pytest
 
@@ -83,3 +84,33 @@ def test_conversations_are_learned(tmp_path):
   assert all(
     row['target_tokens'] > 0 for row in rows if row['split'] == 'train'
   )
+
+
+def preference(i):
+  first, second = WORDS[i % 5], WORDS[(i + 1) % 5]
+  return {'prompt': f'Say {first}', 'chosen': first, 'rejected': second}
+
+
+def test_preferences_are_learned(tmp_path):
+  write(tmp_path, 'pairs', preference)
+  before, after = run(
+    tmp_path,
+    ['configs/runs/dpo.gin', 'configs/tasks/preferences.gin'],
+    'TRAIN_STEPS=12',
+    "PREFERENCES='pairs'",
+    'MICROBATCHES=2',
+    'BETA=0.5',
+  )
+  assert before['metric'] == after['metric'] == 'reward_accuracy'
+  # Adapters begin at B = 0: nothing is gained on the base.
+  assert before['score'] == 0.5
+  assert before['metrics']['reward_margin']['score'] == 0
+  assert before['loss'] == pytest.approx(math.log(2), abs=1e-6)
+  assert after['score'] > 0.5
+  assert after['metrics']['reward_margin']['score'] > 0
+  assert after['loss'] < before['loss']
+  rows = [r for r in read_metrics(tmp_path / 'run') if r['split'] == 'train']
+  assert rows[0]['rewards/margin'] == 0
+  assert rows[0]['loss'] == pytest.approx(math.log(2), abs=1e-6)
+  assert rows[-1]['rewards/margin'] > 0
+  assert 0 <= rows[-1]['rewards/accuracy'] <= 1
