@@ -55,6 +55,8 @@ TRACKERS = {
   'trackio': ['trackio>=0.43'],
   'mlflow': ['mlflow-skinny>=3.17', 'sqlalchemy', 'alembic'],
 }
+# MODEL_DIR and DATA_DIR on gs:// and s3://; see docs/buckets.md.
+BUCKETS = ['gcsfs', 's3fs']
 # To run on NVIDIA's GPUs.
 GPU = ['jax[cuda13]']
 TEST = [
@@ -100,5 +102,6 @@ setuptools.setup(
     'plan-gpu': TRAIN + PLAN_GPU,
     'gpu': TRAIN + GPU,
     **{name: TRAIN + packages for name, packages in TRACKERS.items()},
+    'buckets': TRAIN + BUCKETS,
   },
 )

@@ -4,7 +4,7 @@
 # know only from records: the layout of its tree against its own forward pass,
 # and the script that trains with it. About 10 GB of packages.
 #   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext
-#                                       peft lm_eval trackers
+#                                       peft lm_eval trackers buckets
 #   PYTHON312=python3.12   for gemma and MaxText, which need it
 #   ENVIRONMENTS=folder    where the environments go (default .venv-integrations)
 set -euo pipefail
@@ -111,7 +111,18 @@ trackers() {
     tests/integrations/trackers_test.py
 }
 
-known=(tunix gemma keras levanter lorax maxtext peft lm_eval trackers)
+# Emulators of Google Cloud Storage and S3 on loopback.
+buckets() {
+  # botocore wants an older python-dateutil than the pinned one.
+  mkdir -p "$environments"
+  grep -v '^python-dateutil' constraints.txt > "$environments/buckets.txt"
+  environment buckets "$python" -c "$environments/buckets.txt" \
+    -e '.[test,buckets]' gcsfs==2026.10.1 s3fs==2026.9.0 \
+    'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
+  "$environments/buckets/bin/python" -m pytest -n 0 tests/buckets
+}
+
+known=(tunix gemma keras levanter lorax maxtext peft lm_eval trackers buckets)
 names=("${@:-${known[@]}}")
 for name in "${names[@]}"; do
   if [[ " ${known[*]} " != *" $name "* ]]; then

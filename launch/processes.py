@@ -190,6 +190,12 @@ def main(arguments: Sequence[str]) -> int:
   model_dir = os.environ.get('MODEL_DIR')
   if not model_dir:
     parser.error('set MODEL_DIR=folder of the run')
+  if '://' in model_dir:
+    parser.error(
+      f'MODEL_DIR={model_dir}: the logs of the processes are kept in '
+      'MODEL_DIR/logs, which must be a folder; launch/train.sh and '
+      'launch/worker.sh take a bucket'
+    )
   address = f'localhost:{options.port or free_port()}'
   commands = [
     training_command(

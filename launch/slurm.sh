@@ -37,6 +37,9 @@ if [ -n "${SWEEP:-}" ]; then
   file=slurm-%A-%a.log
 else
   [ -n "${MODEL_DIR:-}" ] || mistake 'set MODEL_DIR=folder of the run'
+  [[ $MODEL_DIR != *://* ]] || mistake "MODEL_DIR=$MODEL_DIR: the logs of the \
+jobs are kept in MODEL_DIR/logs, which must be a folder that all machines see; \
+for a bucket start lora_opt.main by sbatch and srun yourself"
   export MODEL_DIR
   setting=MODEL_DIR=$MODEL_DIR
   logs=$MODEL_DIR/logs

@@ -10,7 +10,8 @@
 # The same `run` again goes on from the newest checkpoint.
 #   TPU, ZONE          name and zone of the slice
 #   PROJECT            the Google Cloud project, if not gcloud's default
-#   MODEL_DIR=folder   a folder that all workers see: a mounted bucket or share
+#   MODEL_DIR=folder   a folder that all workers see: gs://bucket/run, a mounted
+#                      bucket or a share
 #   --dry_run          only prints the commands
 set -euo pipefail
 # shellcheck source=launch/common.sh

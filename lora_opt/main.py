@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from lora_opt import writing
+from lora_opt.buckets import access
+from lora_opt.buckets.paths import is_bucket
 from lora_opt.reading.values import printable
 from lora_opt.training import stopping
 
@@ -125,7 +127,13 @@ def main(argv: Sequence[str]) -> None:
   from lora_opt.evaluation import run as evaluation
   from lora_opt.planning import ahead
   from lora_opt.planning import plan as planning
-  from lora_opt.training import host_devices, loop, processes, told_once
+  from lora_opt.training import (
+    host_devices,
+    loop,
+    places,
+    processes,
+    told_once,
+  )
   from lora_opt.training.run_directory import RunRecord
 
   if not os.environ.get('LORA_OPT_TRACEBACK'):
@@ -162,7 +170,9 @@ def main(argv: Sequence[str]) -> None:
   if FLAGS.dry_run:
     print(config.text())
     return
-  if FLAGS.run_mode in ('plan', 'compile'):
+  if FLAGS.run_mode not in ('plan', 'compile'):  # they need no data
+    places.check(config.settings(), {'--tfds_data_dir': FLAGS.tfds_data_dir})
+  else:
     config.build(planning.simulate)()  # before anything uses the real devices
   config.build(run)(
     record=RunRecord(
@@ -179,6 +189,11 @@ def _keep_compiled_programs(folder: str) -> None:
 
   from lora_opt.planning import ahead
 
+  if is_bucket(folder):
+    raise ValueError(
+      f'--compilation_cache_dir={folder}: a local folder is needed here. For '
+      'a cache in a bucket set JAX_COMPILATION_CACHE_DIR, which JAX reads'
+    )
   if folder and not jax.config.jax_compilation_cache_dir:
     folder = os.path.abspath(os.path.expanduser(folder))
     jax.config.update('jax_compilation_cache_dir', folder)
@@ -267,6 +282,12 @@ def explain(error: Exception) -> str | None:
       'stops too. Its own log says why. The checkpoints that are there are '
       'whole: start all processes again, and the run goes on from the newest.'
       f'\n({message.splitlines()[0]})'
+    )
+  if access.is_of_a_store(error):
+    return (
+      f'a bucket could not be read or written: {access.reason(error)}\nThe '
+      'checkpoints that are there are whole: once the bucket can be reached '
+      'run the same command again.'
     )
   return message if isinstance(error, ValueError | OSError) else None
 

@@ -3,7 +3,8 @@
 A file is written under a name that nothing else has, and then takes the place
 of the one that was there. A link that stands in its place is replaced: what it
 points to, which may be anyone's, is not touched. Text is UTF-8, whatever the
-locale. The standard library alone is needed here.
+locale. In a bucket a file is an object, which is put once it is whole. The
+standard library alone is needed here, until a bucket is named.
 """
 
 import contextlib
@@ -14,8 +15,11 @@ import pathlib
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from lora_opt.buckets.paths import is_bucket, put_file
 
 
 def write_text(file: str | os.PathLike, text: str) -> None:
@@ -66,6 +70,13 @@ def draft(file: str | os.PathLike) -> Iterator[pathlib.Path]:
   Raises:
     OSError: It cannot be written. What was there then still is.
   """
+  if is_bucket(file):
+    with tempfile.TemporaryDirectory(prefix='lora_opt_') as folder:
+      part = pathlib.Path(folder, 'part')
+      part.touch()
+      yield part
+      put_file(part, file)
+    return
   file = pathlib.Path(file)
   file.parent.mkdir(parents=True, exist_ok=True)
   part = _unused(file)

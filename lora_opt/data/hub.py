@@ -14,7 +14,9 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from lora_opt import progress
+from lora_opt.buckets.paths import is_bucket
 from lora_opt.reading import own_files
+from lora_opt.reading.copies import local_copy
 
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?')
 # Of a folder itself; the same in folders below are other forms of a model.
@@ -31,18 +33,22 @@ _ENDS = ('.parquet', '-*.parquet')
 _OTHER_FORMS = ('*/*', 'consolidated*')
 
 
-def model_folder(path: pathlib.Path) -> pathlib.Path:
+def model_folder(path: str | os.PathLike) -> pathlib.Path:
   """The local folder of a model or an adapter.
 
   Args:
     path: a folder, or org/name on the hub; org/name@revision for a branch, a
-      tag or a commit. A folder comes first, then our own configs/.
+      tag or a commit. A folder comes first, then our own configs/. One in a
+      bucket, gs:// or s3://, is copied.
 
   Raises:
     FileNotFoundError: there is no such folder, nor such a name.
-    OSError: the hub cannot be reached, and the cache does not have it.
+    OSError: the hub or the bucket cannot be reached, and the cache does not
+      have it.
   """
-  path = own_files.found(path)
+  if is_bucket(path):
+    return local_copy(path, what='folder')
+  path = own_files.found(pathlib.Path(path))
   if not is_name(path):
     return path
   folder = fetch(path, 'model', (*SETTINGS, *SAFETENSORS), _OTHER_FORMS)
@@ -51,7 +57,9 @@ def model_folder(path: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def pipeline_folder(path: pathlib.Path, variant: str | None) -> pathlib.Path:
+def pipeline_folder(
+  path: str | os.PathLike, variant: str | None
+) -> pathlib.Path:
   """The local folder of a text-to-image model, which has folders of parts.
 
   Args:
@@ -60,7 +68,9 @@ def pipeline_folder(path: pathlib.Path, variant: str | None) -> pathlib.Path:
 
   Raises: as `model_folder`.
   """
-  path = own_files.found(path)
+  if is_bucket(path):
+    return local_copy(path, what='folder')
+  path = own_files.found(pathlib.Path(path))
   if not is_name(path):
     return path
   end = '.safetensors' if variant is None else f'.{variant}.safetensors'

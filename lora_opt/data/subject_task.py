@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from absl import logging
 
+from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.data import sources, subject_batching
 from lora_opt.data.captions import caption_ids
 from lora_opt.data.examples import Example, Record, Template
@@ -15,6 +15,7 @@ from lora_opt.data.image_task import ImageTask, image_facts
 from lora_opt.data.images import Augmentation
 from lora_opt.data.task import SPLITS
 from lora_opt.reading import values
+from lora_opt.reading.copies import local_copy
 
 CLASS = 'class'  # the split of the pictures of other members of the class
 _MOST_PROMPTS = 64
@@ -241,7 +242,9 @@ def _rows_of(
   folder: str | None, limit: int | None = None
 ) -> Sequence[sources.Row]:
   """The pictures of a folder; none where it is missing or empty."""
-  path = pathlib.Path(folder or '').expanduser()
+  if is_bucket(folder) and not as_path(folder, 'a folder').exists():
+    return ()
+  path = local_copy(folder or '')
   if folder is None or not path.exists():
     return ()
   if path.is_dir() and not any(path.iterdir()):

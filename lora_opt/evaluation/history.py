@@ -1,9 +1,11 @@
 """The history of a run: `metrics.jsonl`, read back."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.reading import values
 from lora_opt.reading.json_text import parse_json
 
@@ -37,7 +39,7 @@ def read_metrics(model_dir: str | Path) -> list[dict[str, Any]]:
     OSError: the file cannot be read.
   """
   rows: dict[tuple[str, int], dict[str, Any]] = {}
-  for line in read_lines(Path(model_dir) / METRICS_FILE):
+  for line in read_lines(as_path(model_dir) / METRICS_FILE):
     if line.row is not None:
       key = line.row['split'], line.row['step']
       rows.setdefault(key, {}).update(line.row)
@@ -49,7 +51,7 @@ def problems(model_dir: str | Path) -> str:
 
   A last line without an end is what a killed run leaves, and no problem.
   """
-  path = Path(model_dir) / METRICS_FILE
+  path = as_path(model_dir) / METRICS_FILE
   found = [line.problem for line in read_lines(path) if line.problem]
   if not found:
     return ''
@@ -70,7 +72,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[Line]:
   if not path.exists():
     return
   number = 0
-  with path.open('rb') as file:
+  with _opened(path) as file:
     file.seek(start)
     while data := file.readline(_MOST_BYTES):
       number += 1
@@ -79,6 +81,11 @@ def read_lines(path: Path, start: int = 0) -> Iterator[Line]:
       except ValueError as error:
         whole = data.endswith(b'\n')
         yield Line(data, None, str(error) if whole else '')
+
+
+def _opened(path: Path) -> BinaryIO:
+  # The files of fsspec do not bound a line.
+  return io.BytesIO(path.read_bytes()) if is_bucket(path) else path.open('rb')
 
 
 def _row(data: bytes, place: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import markupsafe
 
 from lora_opt import writing
+from lora_opt.buckets.paths import as_path
 from lora_opt.evaluation import (
   _html,
   _text,
@@ -84,7 +85,7 @@ def write_report(model_dir: str | Path) -> Path:
     FileNotFoundError: there is no such folder.
     OSError: the report cannot be written.
   """
-  model_dir = Path(model_dir)
+  model_dir = as_path(model_dir)
   if not model_dir.is_dir():
     raise FileNotFoundError(f'{model_dir}: no such folder; give a MODEL_DIR')
   files = _Files(model_dir)

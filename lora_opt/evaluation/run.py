@@ -9,6 +9,8 @@ from typing import Any
 import jax
 
 from lora_opt import writing
+from lora_opt.buckets.outbox import output_folder
+from lora_opt.buckets.paths import as_path
 from lora_opt.evaluation import picture_files, results
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator
@@ -59,7 +61,7 @@ def score(
       what is in `model_dir` is of other base weights or another tokenizer.
   """
   del record
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
   found = []
   for each, (base, lora, evaluate) in zip(
     _as_list(task),
@@ -101,7 +103,7 @@ def infer(
   Raises: as `score`.
   """
   del record
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
   said = False
   for (base, lora, evaluate), each in zip(
     _evaluators(folder, model, task, partitioner, evaluator, adapter),
@@ -180,7 +182,7 @@ def merge(
   if jax.process_count() > 1:
     raise ValueError('run_mode=merge needs one process that holds all weights')
   parts.check(model=model)
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
   if hasattr(model, 'named'):
     # The head is trained in the order of these, whatever the source has.
     there = model.read_labels(_labels_folder(folder, adapter))
@@ -189,7 +191,8 @@ def merge(
   finite.check({'base weights': model.base, 'adapter': lora})
   _say_other_base(folder, adapter, identity.of_model(model, model.base))
   named = {} if labels is None else {'labels': labels}
-  model.merge(folder / 'merged', lora, source=source, dtype=dtype, **named)
+  with output_folder(folder / 'merged', new=True) as local:
+    model.merge(local, lora, source=source, dtype=dtype, **named)
   print(f'merged model: {folder / "merged"}')
   return folder / 'merged'
 
@@ -254,7 +257,7 @@ def _say_other_base(
 def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:
   if adapter == 'none':
     return None
-  path = pathlib.Path(adapter or folder / 'adapter')
+  path = as_path(adapter or folder / 'adapter', 'ADAPTER')
   if is_checkpoint(path):
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     trainable = read_trainable(path, shapes)
@@ -267,7 +270,7 @@ def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:
 
 def _labels_folder(folder: pathlib.Path, adapter: str | None) -> pathlib.Path:
   """Where it is written what the outputs of an adapter are called."""
-  path = pathlib.Path(adapter or folder / 'adapter')
+  path = as_path(adapter or folder / 'adapter', 'ADAPTER')
   # MODEL_DIR/checkpoints/step_40: that of its run.
   return path.parent.parent if is_checkpoint(path) else path
 

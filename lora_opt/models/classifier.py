@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +13,7 @@ import numpy as np
 from absl import logging
 from flax import linen as nn
 
+from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.data import hub
 from lora_opt.models.attend import check_implementation
 from lora_opt.models.labels import read_labels, write_labels
@@ -265,11 +265,13 @@ class Classifier:
   def write_labels(self, folder: str | os.PathLike) -> None:
     """Writes labels.json, if it is known what the outputs are called."""
     if self.labels:
-      write_labels(pathlib.Path(folder), self.labels)
+      write_labels(as_path(folder), self.labels)
 
   def read_labels(self, folder: str | os.PathLike) -> tuple[str, ...]:
     """What labels.json beside an adapter says; () without one."""
-    return read_labels(hub.model_folder(pathlib.Path(folder)))
+    if is_bucket(folder):
+      return read_labels(as_path(folder))
+    return read_labels(hub.model_folder(folder))
 
   def merge(
     self,

@@ -19,6 +19,7 @@ import optax
 from jax.experimental.compilation_cache import compilation_cache
 
 from lora_opt import writing
+from lora_opt.buckets.paths import is_bucket
 from lora_opt.planning.chips import Topology, read_topology
 from lora_opt.planning.plan import make_job
 from lora_opt.planning.program import Job, describe, refusal
@@ -84,6 +85,11 @@ def compile_ahead(
     ValueError: a program for this topology cannot be made ahead of time, or
       the job does not divide among its devices.
   """
+  if is_bucket(model_dir):
+    raise ValueError(
+      f'MODEL_DIR={model_dir}: run_mode=compile fills a compilation cache, '
+      'which is a local folder; copy it to the bucket afterwards'
+    )
   there = read_topology(topology)
   target = find_target(there)
   _check(there, target)

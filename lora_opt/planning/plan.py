@@ -10,6 +10,7 @@ import jax
 import optax
 
 from lora_opt import writing
+from lora_opt.buckets.paths import as_path
 from lora_opt.planning import report
 from lora_opt.planning.chips import Topology, read_topology
 from lora_opt.planning.program import (
@@ -182,7 +183,7 @@ def plan(
     command=record.command if record else '',
   )
   text = report.as_text(found, utilisation)
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
   write_json(folder / 'plan.json', report.as_json(found))
   writing.write_text(folder / 'plan.md', text)
   print(text)

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Any
 
+from lora_opt.buckets.paths import is_bucket
 from lora_opt.reading.values import shown
 
 MOST_BYTES = 2**28
@@ -17,13 +18,19 @@ def check_file(file: pathlib.Path) -> int:
     ValueError: It is a folder, a device or a named pipe.
   """
   if not file.exists():
-    if file.is_symlink():
+    if not is_bucket(file) and file.is_symlink():
       raise FileNotFoundError(f'{file} is a link that leads nowhere')
     raise FileNotFoundError(f'no {file.name} in {file.parent}')
   if not file.is_file():
     kind = 'a folder' if file.is_dir() else 'a device or a pipe'
     raise ValueError(f'{file} is {kind}, not a file')
-  return file.stat().st_size
+  return size_of(file)
+
+
+def size_of(file: pathlib.Path) -> int:
+  """The bytes of a file that is there, local or in a bucket."""
+  facts = file.stat()
+  return facts.length if is_bucket(file) else facts.st_size
 
 
 def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
@@ -41,7 +48,7 @@ def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
   except OSError as error:
     raise OSError(f'{file} cannot be read: {error.strerror}') from error
   if len(data) > most:
-    size = file.stat().st_size
+    size = size_of(file)
     raise ValueError(f'{file} has {size:,} bytes, at most {most:,} are read')
   return data
 

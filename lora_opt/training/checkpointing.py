@@ -6,9 +6,13 @@ number of processes and devices. Checksums travel with it, so that a damaged one
 is found before anything is trained from it.
 """
 
+import concurrent.futures
 import functools
 import json
+import os
 import pathlib
+import re
+import shutil
 import zlib
 from collections.abc import Mapping
 from types import TracebackType
@@ -19,9 +23,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from lora_opt.buckets.paths import is_bucket
 from lora_opt.reading import values
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.json_text import read_json
 from lora_opt.training import run_directory
+from lora_opt.training.checkpoint_store import MARK, CheckpointStore
 from lora_opt.training.checksums import checksums, host_checksum
 from lora_opt.training.finite import by_path, not_finite
 from lora_opt.training.processes import on_first
@@ -29,6 +36,7 @@ from lora_opt.training.step_log import REMEDY, TrainingDivergedError
 from lora_opt.training.train_state import TrainState
 
 _PREFIX = 'step'
+_NAME = re.compile(rf'{_PREFIX}_\d+')
 _ITEMS = ('state', 'facts')
 _SHOWN = 5
 
@@ -47,11 +55,22 @@ class Checkpoints:
     `model_dir`/damaged, and named.
 
     Args:
-      model_dir: the run's folder, seen by all processes.
+      model_dir: the run's folder, seen by all processes; local, or in a bucket.
       keep: how many checkpoints to hold; older ones are deleted.
+
+    Raises:
+      ValueError: the folder is on s3:// and there are several processes.
     """
-    self._folder = (model_dir / 'checkpoints').absolute()
-    on_first(functools.partial(_set_damaged_aside, self._folder))
+    folder = model_dir / 'checkpoints'
+    self._store = None
+    self._putting: concurrent.futures.Future | None = None
+    check_place(model_dir)
+    if _is_on_s3(folder):
+      self._store = CheckpointStore(folder, _NAME)
+      folder = self._store.folder
+    self._folder = folder if is_bucket(folder) else folder.absolute()
+    on_first(functools.partial(_set_damaged_aside, self._folder, model_dir))
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -78,6 +97,7 @@ class Checkpoints:
       TrainingDivergedError: a number of the state is not finite.
       OSError, ValueError: an earlier save could not be written.
     """
+    self._wait_for_putting()
     step, arrays = int(state.step), by_path(state)
     if broken := not_finite(arrays):
       what = f'{min(broken)} is not finite'
@@ -100,6 +120,17 @@ class Checkpoints:
         state=ocp.args.PyTreeSave(arrays), facts=ocp.args.JsonSave(facts)
       ),
     )
+    if self._store is not None:
+      self._putting = self._thread.submit(self._put)
+
+  def _put(self) -> None:
+    self._manager.wait_until_finished()
+    self._store.put()
+
+  def _wait_for_putting(self) -> None:
+    putting, self._putting = self._putting, None
+    if putting is not None:
+      putting.result()
 
   def restore(
     self, state: TrainState, batches: grain.DatasetIterator
@@ -154,8 +185,11 @@ class Checkpoints:
     """Waits for what is being written, unless that needs a lost process."""
     lost = isinstance(error, jax.errors.JaxRuntimeError)
     if not (lost and jax.process_count() > 1):
+      self._wait_for_putting()
       self._manager.wait_until_finished()
       self._manager.close()
+    if self._store is not None:
+      self._store.close()
 
 
 def _check_same_arrays(
@@ -195,10 +229,26 @@ def _facts_checksum(facts: dict[str, Any]) -> int:
   return zlib.crc32(json.dumps(covered, sort_keys=True).encode())
 
 
-def _set_damaged_aside(folder: pathlib.Path) -> None:
+def _is_on_s3(folder: pathlib.Path) -> bool:
+  return os.fspath(folder).startswith('s3://')
+
+
+def check_place(model_dir: pathlib.Path) -> None:
+  """Raises ValueError where several processes are to write to S3."""
+  if _is_on_s3(model_dir) and jax.process_count() > 1:
+    raise ValueError(
+      f'MODEL_DIR={model_dir}: a run of {jax.process_count()} processes '
+      'cannot keep its checkpoints on s3://, where each would have a part of '
+      f'them on a disk of its own: Orbax {ocp.__version__} writes to local '
+      'and shared disks and to gs:// alone. Take gs://, a shared disk, or one '
+      'process'
+    )
+
+
+def _set_damaged_aside(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
   """Moves what is newer than the newest good checkpoint out of the way."""
   newest_first = sorted(
-    folder.glob(f'{_PREFIX}_*[0-9]'),
+    filter(_is_finished, folder.glob(f'{_PREFIX}_*[0-9]')),
     key=lambda path: int(path.name.rpartition('_')[2]),
     reverse=True,
   )
@@ -206,13 +256,22 @@ def _set_damaged_aside(folder: pathlib.Path) -> None:
     reason = damage(path)
     if not reason:
       return
-    aside = run_directory.set_aside(folder.parent, path)
+    aside = run_directory.set_aside(
+      model_dir, model_dir / 'checkpoints' / path.name
+    )
+    if path.exists():  # the local double of one on S3
+      shutil.rmtree(path)
     print(
       f'Checkpoint {path.name} is damaged ({reason}); it was moved to {aside}, '
       'and the run goes on from the one before, or from the start if there is '
       'none.',
       flush=True,
     )
+
+
+def _is_finished(path: pathlib.Path) -> bool:
+  """Whether a checkpoint was written to its end: by its mark, in a bucket."""
+  return not is_bucket(path) or (path / MARK).exists()
 
 
 def damage(path: pathlib.Path) -> str:
@@ -295,6 +354,10 @@ def read_trainable(path: pathlib.Path, like: Any) -> Any:
     ValueError: the checkpoint is damaged, or holds others; names the first
       that differs.
   """
+  if is_bucket(path):
+    if not _is_finished(path):
+      raise ValueError(f'the checkpoint {path} was not written to its end')
+    path = local_copy(path, what='checkpoint')
   path = path.absolute()
   if reason := damage(path):
     raise ValueError(f'the checkpoint {path} is damaged: {reason}')

@@ -9,6 +9,7 @@ from typing import Any
 import tensorboardX
 
 from lora_opt import progress, writing
+from lora_opt.buckets.outbox import output_folder
 from lora_opt.evaluation import picture_files
 from lora_opt.evaluation.pictures import Strip
 from lora_opt.reading.json_text import read_json
@@ -29,10 +30,12 @@ def keep(folder: pathlib.Path, step: int, strips: list[Strip]) -> None:
     strips: what was drawn.
   """
   picture_files.write(folder, step, strips)
-  with tensorboardX.SummaryWriter(
-    logdir=str(folder / 'tensorboard' / 'pictures'),
-    filename_suffix=f'.{step}.{os.getpid()}',
-  ) as events:
+  with (
+    output_folder(folder / 'tensorboard' / 'pictures') as logdir,
+    tensorboardX.SummaryWriter(
+      logdir=str(logdir), filename_suffix=f'.{step}.{os.getpid()}'
+    ) as events,
+  ):
     for strip in strips:
       grid = picture_files.side_by_side(strip.pictures)
       events.add_image(strip.prompt, grid, step, dataformats='HWC')

@@ -12,6 +12,7 @@ import jax
 import optax
 
 from lora_opt import progress
+from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.evaluation import history
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
@@ -28,7 +29,7 @@ from lora_opt.training import (
   stopping,
 )
 from lora_opt.training import objective as objectives
-from lora_opt.training.checkpointing import Checkpoints
+from lora_opt.training.checkpointing import Checkpoints, check_place
 from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length, tokens_per_batch
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
@@ -84,7 +85,8 @@ def train(
   uninterrupted run, bit for bit.
 
   Args:
-    model_dir: folder for checkpoints, metrics, evaluations, adapter, report.
+    model_dir: folder for checkpoints, metrics, evaluations, adapter, report;
+      local, or in a bucket: gs://bucket/run, s3://bucket/run.
     model: a `lora_opt.models.CausalLM` or what offers the same.
     task: a task of `lora_opt.data.tasks` or what offers the same.
     optimizer: over the adapter parameters, learning rate included.
@@ -155,7 +157,9 @@ def train(
   objectives.check(objective, task)
   length = row_length(task_feature_lengths, model)
   started = time.monotonic()
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
+  check_place(folder)
+  _check_trackers(folder, trackers)
   on_first(functools.partial(run_directory.make, folder))
   with run_lock.hold(folder) as lock, contextlib.ExitStack() as around:
     on_first(functools.partial(run_directory.claim, folder, record))
@@ -294,7 +298,15 @@ def train(
       steps=train_steps,
       seconds=time.monotonic() - started,
     )
-    return pathlib.Path(on_first(results))
+    return as_path(on_first(results))
+
+
+def _check_trackers(folder: pathlib.Path, trackers: Sequence[Tracker]) -> None:
+  if trackers and is_bucket(folder):
+    raise ValueError(
+      f'MODEL_DIR={folder}: TRACKERS follow the files of a local folder; leave '
+      'them out, or take one. The events of TensorBoard are in the bucket'
+    )
 
 
 def _check_numbers(**settings: tuple[int | None, int]) -> None:

@@ -20,9 +20,13 @@ import tensorboardX
 import tqdm
 
 from lora_opt import writing
+from lora_opt.buckets.outbox import Outbox
+from lora_opt.buckets.paths import as_path
 from lora_opt.evaluation import history
 from lora_opt.evaluation.history import METRICS_FILE
 
+# Seconds between two times that a bucket is given what was written.
+PUT_PERIOD = 30.0
 _RESERVED = ('step', 'time', 'split')
 
 
@@ -50,12 +54,14 @@ class MetricWriter:
   def __init__(
     self, model_dir: str | Path, tell: Callable[[], None] = lambda: None
   ):
-    self._model_dir = Path(model_dir)
     self._tell = tell
+    # In a bucket, where nothing can be appended to, the files are put anew.
+    self._outbox = Outbox(as_path(model_dir), METRICS_FILE)
+    self._model_dir = self._outbox.folder
+    self._next_put = time.monotonic() + PUT_PERIOD
     self._path = self._model_dir / METRICS_FILE
     self._events: dict[str, tensorboardX.SummaryWriter] = {}
     self._purge_step: int | None = None
-    self._model_dir.mkdir(parents=True, exist_ok=True)
     self._file = self._open()
 
   def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
@@ -82,6 +88,19 @@ class MetricWriter:
     for name, value in values.items():
       events.add_scalar(name, value, step, walltime=now)
     self._tell()
+    if time.monotonic() >= self._next_put:
+      self.put()
+
+  def put(self) -> None:
+    """Puts what was written into the bucket of the run, if it is in one.
+
+    Done every `PUT_PERIOD` seconds anyway, and at the end. A checkpoint must
+    not be there before the steps that lead to it.
+    """
+    for events in self._events.values():
+      events.flush()
+    self._outbox.put()
+    self._next_put = time.monotonic() + PUT_PERIOD
 
   def rewind(self, step: int) -> None:
     """Forgets everything logged after `step`.
@@ -90,7 +109,7 @@ class MetricWriter:
     read, which are named. TensorBoard files are not rewritten: the next one
     opens with a mark that hides the later events.
     """
-    self.close()
+    self._close_files()
     if found := history.problems(self._model_dir):
       print(found, flush=True)
     with writing.draft(self._path) as part, part.open('wb') as file:
@@ -103,6 +122,10 @@ class MetricWriter:
 
   def close(self) -> None:
     """Flushes and closes all files."""
+    self._close_files()
+    self._outbox.close()
+
+  def _close_files(self) -> None:
     self._file.close()
     for events in self._events.values():
       events.close()
@@ -146,6 +169,9 @@ class NoWriter(contextlib.nullcontext):
 
   def rewind(self, step: int) -> None:
     """Forgets nothing."""
+
+  def put(self) -> None:
+    """Puts nothing."""
 
   def __enter__(self) -> Self:
     return self

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lora_opt import writing
+from lora_opt.buckets.outbox import Outbox
 from lora_opt.training.processes import is_first
 
 SUMMARY_FILE = 'summary.md'
@@ -46,6 +47,7 @@ def traced(
   Returns:
     A function of the same arguments.
   """
+  outbox = Outbox(folder)
   calls = 0
   scopes: dict[str, str] = {}
 
@@ -56,14 +58,16 @@ def traced(
       program = train_step.lower(*jax.tree.map(_described, args)).compile()
       scopes = scopes_of(program.as_text())
       jax.block_until_ready(args)
-      jax.profiler.start_trace(folder)
+      jax.profiler.start_trace(outbox.folder)
     result = train_step(*args)
     if calls == SKIPPED + steps:
       jax.block_until_ready(result)
       jax.profiler.stop_trace()
       if is_first():
-        ops = read_ops(folder, scopes)
-        writing.write_text(folder / SUMMARY_FILE, summary(ops, steps))
+        ops = read_ops(outbox.folder, scopes)
+        text = summary(ops, steps)
+        writing.write_text(outbox.folder / SUMMARY_FILE, text)
+      outbox.close()
     return result
 
   return step

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from lora_opt import progress, writing
+from lora_opt.buckets.outbox import output_folder
 from lora_opt.evaluation import history
 from lora_opt.evaluation.report import format_table, write_report
 from lora_opt.training import run_directory
@@ -46,8 +47,11 @@ def write_results(
     The folder of the adapter.
   """
   adapter = folder / 'adapter'
-  with progress.waiting('writing the adapter'):
-    model.export(adapter, lora)
+  with (
+    progress.waiting('writing the adapter'),
+    output_folder(adapter) as local,
+  ):
+    model.export(local, lora)
   run_directory.write_json(
     folder / 'run.json',
     facts(record, model, task, lora)

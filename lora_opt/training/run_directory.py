@@ -14,6 +14,8 @@ from typing import Any
 import jax
 
 from lora_opt import writing
+from lora_opt.buckets import access
+from lora_opt.buckets.paths import as_path, is_bucket, move
 from lora_opt.evaluation import run_files
 from lora_opt.evaluation.history import METRICS_FILE
 from lora_opt.reading.json_text import read_json
@@ -71,14 +73,18 @@ def make(model_dir: str | os.PathLike) -> None:
 
   Raises:
     OSError: it cannot be written, or its disk is full.
-    ValueError: its name is none that this locale can write.
+    ValueError: its name is none that this locale can write, or what serves its
+      kind of bucket is not installed.
   """
   if not isinstance(model_dir, str | os.PathLike):
     raise ValueError(
       f'MODEL_DIR={model_dir!r} is not the name of a folder; quote a name that '
       'reads as something else: --gin.MODEL_DIR="\'2024\'"'
     )
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
+  if is_bucket(folder):
+    access.check_writing(folder, 'MODEL_DIR')
+    return
   _check_name(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +128,7 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
     ValueError: another run's checkpoints are there; says what differs. Or the
       settings of the run that is there cannot be read.
   """
-  folder = pathlib.Path(model_dir)
+  folder = as_path(model_dir)
   _check_links(folder)
   _check_no_adapter(folder)
   if has_results(folder):
@@ -152,8 +158,7 @@ def set_aside(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   aside = folder / 'damaged' / path.name
   while aside.exists():
     aside = aside.with_name(aside.name + '_again')
-  aside.parent.mkdir(exist_ok=True)
-  path.rename(aside)
+  move(path, aside)
   return aside
 
 
@@ -186,6 +191,8 @@ def _settings_there(folder: pathlib.Path) -> dict[str, str] | None:
 
 def _check_links(folder: pathlib.Path) -> None:
   """Links that training would end at, after its last step."""
+  if is_bucket(folder):
+    return  # which has none
   for name in ('adapter', METRICS_FILE):
     path = folder / name
     if path.is_symlink():

@@ -18,6 +18,10 @@ The owner of the highest number is gone, and the next may take over, if
 While none of them is known, as after the sudden end of another machine, a
 start waits until one is, or until the owner shows that it lives. An owner that
 was taken over while it was held up finds out, and stops before it saves again.
+
+In a bucket the files are objects. The store makes one only if there is none of
+its name (if-generation-match: 0 of Google Cloud Storage, if-none-match: * of
+S3), which is as exclusive; an owner gives its sign by writing its object anew.
 """
 
 import contextlib
@@ -34,6 +38,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lora_opt import writing
+from lora_opt.buckets.paths import create, is_bucket, stamp
 from lora_opt.reading.json_text import parse_json
 from lora_opt.reading.values import shown
 from lora_opt.training.processes import is_first, meet, on_first
@@ -81,7 +86,8 @@ class RunLock:
     Raises:
       OSError: Another run is, or the folder cannot be written.
     """
-    self._folder.mkdir(parents=True, exist_ok=True)
+    if not is_bucket(self._folder):
+      self._folder.mkdir(parents=True, exist_ok=True)
     while self._path is None:
       newest = _newest(self._folder)
       if newest:
@@ -100,7 +106,7 @@ class RunLock:
     path, self._path = self._path, None
     if path is None:
       return
-    with contextlib.suppress(OSError):  # the folder may be gone
+    with contextlib.suppress(Exception):  # the folder may be gone
       if path.exists():
         writing.write_text(path, '{"released": true}\n')
 
@@ -121,11 +127,9 @@ class RunLock:
     path = self._folder / f'{number:04}.json'
     text = json.dumps(_this_process()) + '\n'
     try:
-      file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+      _write_new(path, text)
     except FileExistsError:
       return None
-    with os.fdopen(file, 'w', encoding='utf-8') as stream:
-      stream.write(text)
     if _newest(self._folder) != path:  # it was listed long before
       path.unlink(missing_ok=True)
       return None
@@ -145,10 +149,10 @@ class RunLock:
       if owner is None or owner.get('released') is True or _is_gone(owner):
         return
       try:
-        sign = path.stat().st_mtime_ns
+        sign = _last_sign(path)
       except FileNotFoundError:
         return
-      age = _disk_time(self._folder) - sign / 1e9
+      age = _disk_time(self._folder) - sign
       if age > self._silence:
         print(
           f'MODEL_DIR={self._model_dir} was held by {_name(owner)}; it has '
@@ -186,15 +190,13 @@ class RunLock:
       if path is None:
         return
       try:
-        os.utime(path)
-      except FileNotFoundError:
-        self._trouble = self._lost()
-        return
-      except OSError:
-        continue  # a disk that does not answer for a while
-      if _newest(self._folder) not in (path, None):
-        self._trouble = self._lost()
-        return
+        there = _give_sign(path)
+        newest = _newest(self._folder)
+        if not there or newest not in (path, None):
+          self._trouble = self._lost()
+          return
+      except Exception:
+        continue  # a disk or a store that does not answer for a while
 
   def _lost(self) -> str:
     newest = _newest(self._folder)
@@ -239,6 +241,34 @@ def _raise(error: OSError | None) -> None:
     raise error
 
 
+def _write_new(path: pathlib.Path, text: str) -> None:
+  """Makes a file that must not be there; of two that try, one does."""
+  if is_bucket(path):
+    create(path, text.encode())
+    return
+  file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+  with os.fdopen(file, 'w', encoding='utf-8') as stream:
+    stream.write(text)
+
+
+def _give_sign(path: pathlib.Path) -> bool:
+  """Sets the time of a file to now; whether it is still there."""
+  try:
+    if is_bucket(path):
+      # Read first: an owner that was taken over does not bring its file back.
+      path.write_bytes(path.read_bytes())
+    else:
+      os.utime(path)
+  except FileNotFoundError:
+    return False
+  return True
+
+
+def _last_sign(path: pathlib.Path) -> float:
+  """When that was done last, by the clock of the disk, in seconds."""
+  return stamp(path) if is_bucket(path) else path.stat().st_mtime_ns / 1e9
+
+
 def _owners(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(folder.glob('[0-9]*[0-9].json'), key=_number)
 
@@ -267,9 +297,9 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 def _disk_time(folder: pathlib.Path) -> float:
   """Now, by the clock that stamps the files of this folder."""
   probe = folder / f'.{secrets.token_hex(8)}.part'
-  with probe.open('xb') as file:
+  with probe.open('wb' if is_bucket(probe) else 'xb') as file:
     file.write(b'x')
-  now = probe.stat().st_mtime
+  now = _last_sign(probe)
   probe.unlink(missing_ok=True)
   return now
 

@@ -178,6 +178,10 @@ class StepLog:
     if step % self._period == 0:
       self._writer.write(step, 'train', scalars)
 
+  def put(self) -> None:
+    """Puts what is logged into the bucket of the run, if it is in one."""
+    self._writer.put()
+
   def _check(
     self, step: int, scalars: Mapping[str, float], skipped: bool
   ) -> None:

@@ -67,6 +67,7 @@ def run_steps(
     nonlocal saved
     log.flush()  # before the save: a state that is not finite is not saved
     lock.check()
+    log.put()  # so that no step is missing where a restart goes on
     if step > saved:
       checkpoints.save(state, batches)
       saved = step

@@ -2,11 +2,12 @@
 
 import argparse
 import os
-import pathlib
 import sys
 
 from lora_opt import writing
+from lora_opt.buckets.paths import as_path
 from lora_opt.data.prepare.recipes import RECIPES
+from lora_opt.reading.copies import local_copy
 
 
 def main() -> None:
@@ -17,15 +18,17 @@ def main() -> None:
     description="Prepares a data set from its publisher's files.",
   )
   parser.add_argument('name', choices=RECIPES, metavar='NAME')
-  parser.add_argument('--raw', required=True, type=pathlib.Path)
-  parser.add_argument('--data_dir', required=True, type=pathlib.Path)
+  parser.add_argument('--raw', required=True)
+  parser.add_argument('--data_dir', required=True)
   parser.add_argument('--on_bad', choices=('error', 'skip'), default='error')
   args = parser.parse_args()
   # Imported late: --help answers at once.
   from lora_opt.data.prepare.builder import prepare
 
   try:
-    info = prepare(args.name, args.raw, args.data_dir, on_bad=args.on_bad)
+    raw = local_copy(args.raw, what='--raw')
+    data_dir = as_path(args.data_dir, '--data_dir')
+    info = prepare(args.name, raw, data_dir, on_bad=args.on_bad)
   except (ValueError, OSError) as error:
     if os.environ.get('LORA_OPT_TRACEBACK'):
       raise

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import tempfile
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from lora_opt.buckets import access
+from lora_opt.buckets.paths import is_bucket, put_folder
 from lora_opt.data.prepare.checking import checked_rows
 from lora_opt.data.prepare.recipes import RECIPES, Recipe
 from lora_opt.data.sources._rows import file_facts
@@ -63,7 +66,8 @@ def prepare(
   Args:
     name: a data set of `recipes.RECIPES`.
     raw: the folder with the publisher's files.
-    data_dir: where `name`/1.0.0 is to be.
+    data_dir: where `name`/1.0.0 is to be; in a bucket it is put once it is
+      whole.
     on_bad: 'error' refuses the first row that cannot be used, 'skip' leaves
       them out and records how many.
 
@@ -80,6 +84,12 @@ def prepare(
     raise ValueError(f'no recipe for {name!r}; there are {", ".join(RECIPES)}')
   done = data_dir / name / VERSION
   if (done / 'dataset_info.json').is_file():
+    return _prepared(done)
+  if is_bucket(data_dir):
+    access.check_writing(data_dir, '--data_dir')
+    with tempfile.TemporaryDirectory(prefix='lora_opt_') as home:
+      found = prepare(name, raw, pathlib.Path(home), on_bad=on_bad)
+      put_folder(found.data_dir, done)
     return _prepared(done)
   recipe = RECIPES[name]
   files = {split: _find(name, recipe, raw, split) for split in recipe.splits}

@@ -9,6 +9,7 @@ from typing import Any
 from lora_opt.data.sources._image_names import is_image, names_in
 from lora_opt.data.sources._rows import Row, Rows
 from lora_opt.reading import values
+from lora_opt.reading.copies import local_copy
 
 # What the folder of a split may be called; the first that is there counts.
 _FOLDERS = {
@@ -82,7 +83,7 @@ class ClassFolders(Rows):
 
   @property
   def _home(self) -> pathlib.Path:
-    return pathlib.Path(self.folder).expanduser()
+    return local_copy(self.folder)
 
   @functools.cached_property
   def _is_split(self) -> bool:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import glob
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from lora_opt.data.sources._instruction_files import InstructionFiles
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, describe, where
 from lora_opt.data.sources._tfds import Tfds
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.lines import LONGEST
 
 
@@ -60,7 +60,7 @@ class Folder(Sequence):
 
   @functools.cached_property
   def _source(self) -> Sequence[Row]:
-    base = pathlib.Path(self.folder).expanduser()
+    base = local_copy(self.folder, self.name)
     home = base / self.name
     lines = home / f'{self.split}.jsonl'
     if lines.is_file():

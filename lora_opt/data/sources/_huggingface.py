@@ -22,6 +22,7 @@ from lora_opt.data.sources._blocks import (
 from lora_opt.data.sources._rows import Row, Rows, file_facts
 from lora_opt.reading import values
 from lora_opt.reading.confined import Confined, ConfinedError
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.files import inside
 from lora_opt.reading.json_text import parse_json, read_json
 from lora_opt.reading.lines import LONGEST
@@ -93,7 +94,7 @@ class HuggingFace(Rows):
 
   @functools.cached_property
   def _files(self) -> list[pathlib.Path]:
-    folder = hub.data_folder(pathlib.Path(self.folder).expanduser(), self.split)
+    folder = hub.data_folder(local_copy(self.folder), self.split)
     folder = folder.absolute()
     state = folder / self.split / 'state.json'
     if state.is_file():

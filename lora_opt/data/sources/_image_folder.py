@@ -12,6 +12,7 @@ from typing import Any
 from lora_opt.data.sources._image_names import is_image, names_in
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, Rows, file_facts
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.files import inside, read_text
 from lora_opt.reading.values import shown
 
@@ -50,7 +51,7 @@ class ImageFolder(Rows):
 
   @functools.cached_property
   def path(self) -> pathlib.Path:
-    return pathlib.Path(self.folder).expanduser() / self.split
+    return local_copy(self.folder, self.split) / self.split
 
   @property
   def title(self) -> str:

@@ -10,6 +10,7 @@ from lora_opt.data.sources._blocks import WANTED, Blocks
 from lora_opt.data.sources._jsonl import JsonLines
 from lora_opt.data.sources._rows import Row, Rows, file_facts
 from lora_opt.reading import values
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.lines import LONGEST
 
@@ -57,7 +58,7 @@ class InstructionFiles(Rows):
 
   @functools.cached_property
   def _metas(self) -> list[pathlib.Path]:
-    folder = pathlib.Path(self.folder).expanduser()
+    folder = local_copy(self.folder)
     return sorted(folder.glob(f'*{_META}'))
 
   @functools.cached_property

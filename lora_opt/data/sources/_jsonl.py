@@ -5,7 +5,9 @@ import functools
 import pathlib
 from typing import Any
 
+from lora_opt.buckets.paths import is_bucket
 from lora_opt.data.sources._rows import Row, Rows, file_facts
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.json_text import parse_json
 from lora_opt.reading.lines import LONGEST, Lines
 from lora_opt.reading.values import shown
@@ -37,7 +39,9 @@ class JsonLines(Rows):
 
   @functools.cached_property
   def path(self) -> pathlib.Path:
-    return pathlib.Path(self.folder).expanduser() / self.file
+    if is_bucket(self.file):
+      return local_copy(self.file)
+    return local_copy(self.folder, self.file) / self.file
 
   @property
   def title(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lora_opt.reading import values
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.files import inside, read_text
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
@@ -33,7 +34,7 @@ def find_folder(name: str, data_dir: str | None) -> pathlib.Path | None:
   if not parts:
     return None
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  base = pathlib.Path(data_dir or default).expanduser().absolute()
+  base = local_copy(data_dir or default, parts['name']).absolute()
   home = base / parts['name']
   if parts['config']:
     return _newest(home / parts['config'], parts['version'])

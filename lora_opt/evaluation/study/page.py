@@ -12,6 +12,7 @@ from typing import NamedTuple
 import markupsafe
 import numpy as np
 
+from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.evaluation import _html, _text, drawing
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.study import drawings, ranking, row_checks, words
@@ -59,7 +60,9 @@ def write_study_report(folder: str | Path) -> Path:
     FileNotFoundError: there is no such folder, or no run in it has ended.
     ValueError: a row of results.jsonl is damaged; names file, line and field.
   """
-  folder = Path(folder)
+  folder = as_path(folder, 'STUDY')
+  if is_bucket(folder):
+    raise ValueError(f'{folder}: a study is read from a local folder; copy it')
   if not folder.is_dir():
     raise FileNotFoundError(f'{folder}: no such folder; give that of a study')
   if any(folder.glob('[0-9]' * 4)):

@@ -96,7 +96,7 @@ def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
     raise ValueError(
       f'model {model.name} has no adapter; pass lora=LoraConfig(...)'
     )
-  file = _file(hub.model_folder(pathlib.Path(path)))
+  file = _file(hub.model_folder(path))
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   spread = jax.eval_shape(lambda lora: spread_out(lora, model), abstract)
   names = adapter_names(spread)

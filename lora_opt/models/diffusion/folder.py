@@ -98,7 +98,7 @@ def from_diffusers(
       setting of it is not supported; a tensor is missing, unknown, mis-shaped
       or wrongly typed; or the parts do not fit together.
   """
-  folder = hub.pipeline_folder(pathlib.Path(path), variant)
+  folder = hub.pipeline_folder(path, variant)
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   config = read_pipeline(folder)

@@ -64,7 +64,7 @@ def save_pipeline(
   if dtype is not None:
     check_dtype(dtype)
   if source is not None:
-    source = hub.pipeline_folder(pathlib.Path(source), None)
+    source = hub.pipeline_folder(source, None)
     if not (source / 'model_index.json').exists():
       raise FileNotFoundError(f'no model_index.json in {source}')
   base = model.base if base is None else base

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from lora_opt.models.pretrained.gguf_config import (
   read_gguf_config,
 )
 from lora_opt.models.pretrained.placing import shardings_of
+from lora_opt.reading.copies import local_copy
 from lora_opt.reading.values import plain
 
 
@@ -63,7 +63,7 @@ def from_gguf(
     ValueError: If the file is damaged or cut short, is of another
       architecture, or does not fit the settings.
   """
-  path = pathlib.Path(path)
+  path = local_copy(path, what='path')
   file = open_gguf(path)
   architecture, config = read_gguf_config(file)
   stored = param_dtype or dtype

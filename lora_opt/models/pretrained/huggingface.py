@@ -85,7 +85,7 @@ def from_folder(
       setting of it is not supported, a tensor is missing, unknown, mis-shaped
       or wrongly typed, or the parts do not fit together.
   """
-  folder = hub.model_folder(pathlib.Path(path))
+  folder = hub.model_folder(path)
   if not folder.is_dir():
     raise FileNotFoundError(f'no model folder at {folder}')
   family, config = read_config(folder / 'config.json')

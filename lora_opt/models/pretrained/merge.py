@@ -87,7 +87,7 @@ def merge_adapter(
   if dtype is not None:
     check_dtype(dtype)
   if source is not None:
-    source = hub.model_folder(pathlib.Path(source))
+    source = hub.model_folder(source)
   settings = _settings(model, source)
   if model.family.abstract_head is not None:
     settings = _with_head(settings, model, labels or model.labels)

@@ -94,7 +94,7 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
     ValueError: If the settings of the adapter are not those of the model, or
       a tensor is missing, unknown or mis-shaped, or a file is damaged.
   """
-  folder = hub.model_folder(pathlib.Path(folder))
+  folder = hub.model_folder(folder)
   config = _config_in(folder)
   check_adapter(config, model, _is_older(folder, model))
   tensors = {

@@ -1,0 +1,79 @@
+"""Checkpoints in buckets that Orbax does not write to: those of S3.
+
+Orbax 0.12 hands every path but gs:// to the local file driver of tensorstore.
+So it writes to a local disk here, and each checkpoint that is finished there is
+put into the bucket, its mark last. A checkpoint without the mark is one whose
+putting was cut off, and is taken for none.
+"""
+
+import os
+import pathlib
+import re
+import tempfile
+
+from lora_opt.buckets.paths import filesystem, put_file, remove
+
+MARK = 'commit_success.txt'
+
+
+class CheckpointStore:
+  """The folder MODEL_DIR/checkpoints of a bucket, and its local double."""
+
+  def __init__(self, folder: pathlib.Path, name: re.Pattern):
+    """Fetches the checkpoints that are finished.
+
+    Args:
+      folder: in a bucket.
+      name: of a checkpoint in it.
+    """
+    self._target, self._name = folder, name
+    self._home = tempfile.TemporaryDirectory(prefix='lora_opt_')
+    self.folder = pathlib.Path(self._home.name) / folder.name
+    self.folder.mkdir()
+    store = filesystem(folder)
+    for step in self._finished():
+      store.get(f'{folder}/{step}/', f'{self.folder / step}/', recursive=True)
+
+  def put(self) -> None:
+    """Puts what is new on the local disk, and removes what is no longer there.
+
+    Raises:
+      OSError: The bucket cannot be written.
+    """
+    names = (path.name for path in self.folder.iterdir())
+    local = set(filter(self._name.fullmatch, names))
+    finished = self._finished()
+    for step in sorted(local - finished):
+      self._put_step(step)
+    for step in sorted(self._all() - local):
+      self._remove_step(step)
+
+  def close(self) -> None:
+    """Removes the local double."""
+    self._home.cleanup()
+
+  def _put_step(self, step: str) -> None:
+    target = self._target / step
+    remove(target)  # what is left of a putting that was cut off
+    source = self.folder / step
+    files = [path for path in source.rglob('*') if path.is_file()]
+    for file in sorted(files, key=lambda file: (file == source / MARK, file)):
+      put_file(file, target / file.relative_to(source).as_posix())
+
+  def _remove_step(self, step: str) -> None:
+    # The mark first: nothing half removed is taken for a checkpoint.
+    if (self._target / step / MARK).exists():
+      (self._target / step / MARK).unlink()
+    remove(self._target / step)
+
+  def _all(self) -> set[str]:
+    store = filesystem(self._target)
+    found = store.find(os.fspath(self._target), withdirs=False)
+    prefix = os.fspath(self._target).partition('://')[2]
+    names = {path[len(prefix) :].strip('/').split('/')[0] for path in found}
+    return set(filter(self._name.fullmatch, names))
+
+  def _finished(self) -> set[str]:
+    return {
+      step for step in self._all() if (self._target / step / MARK).exists()
+    }
