@@ -26,7 +26,7 @@ def distance(params, start):
   )
 
 
-@pytest.mark.parametrize('name', ['adamw', 'lora_rite'])
+@pytest.mark.parametrize('name', ['adamw', 'lora_rite', 'polora'])
 def test_factors_follow_their_masters(name):
   start = rounded_tree()
   trainer = problems.Trainer(
