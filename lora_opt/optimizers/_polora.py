@@ -98,9 +98,9 @@ def polora(
     or power iterations, the norms from vectors kept in the state; here they are
     found to rounding, the norms to 0.1 % by products of r x r matrices and
     without state (D by eight steps, of factors of condition 300 and ranks 8 to
-    64, is the same to 3e-4). msign leaves directions at zero that are below 1e-3 of the
-    largest in float32 (`lora_opt.linalg`), where eight steps would bring them
-    up in part.
+    64, is the same to 3e-4). msign leaves directions at zero that are below
+    1e-3 of the largest in float32 (`lora_opt.linalg`), where eight steps would
+    bring them up in part.
 
   References:
     Ghosh, Parshakova and Gower, PoLoRA: A Preconditioned Orthogonalized LoRA
