@@ -21,6 +21,9 @@ from typing import Any
 
 SECONDS = 10.0
 MEMORY = 2**30
+# To start, before it is given any work: on a machine with much else to do even
+# imports take minutes, and what it is to work on is not to blame.
+_START_SECONDS = 600.0
 _LENGTH = struct.Struct('<cQ')
 _STARTED: weakref.WeakSet = weakref.WeakSet()
 
@@ -134,7 +137,10 @@ class Confined:
     )
     self._owner = os.getpid()
     _STARTED.add(self)
-    kind, _ = self._receive(60.0)
+    try:
+      kind, _ = self._receive(_START_SECONDS)
+    except ConfinedError as error:
+      raise ConfinedError(f'could not begin: the start {error}') from None
     if kind != b'R':
       raise ConfinedError(f'the process of {self.file.name} did not start')
 

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from lora_opt.reading import confined
 from lora_opt.reading.confined import Confined, ConfinedError
 
 WORK = """
@@ -57,6 +58,16 @@ def test_whatever_happens_there_is_an_error_and_the_next_call_works(
     work(what, value)
   assert time.monotonic() - start < 20
   assert work('echo', 3) == 3
+
+
+def test_a_start_that_takes_too_long_is_not_blamed_on_the_work(
+  tmp_path, monkeypatch
+):
+  (tmp_path / 'work.py').write_text('import time\ntime.sleep(60)')
+  monkeypatch.setattr(confined, '_START_SECONDS', 0.5)
+  slow = Confined(tmp_path / 'work.py', 'work', seconds=60)
+  with pytest.raises(ConfinedError, match='the start took more than 0.5 sec'):
+    slow()
 
 
 def test_a_copy_elsewhere_has_a_process_of_its_own(work):
