@@ -91,16 +91,15 @@ def polora(
     goes where the gradient is least. There a `damping` of 0.1 helps.
 
     Defaults are those of the paper's table of settings. Its Algorithm 1 leaves
-    out damping in Q and P, and eps; both are as in the code that others run
-    (axolotl's and Miles' PoLoRA, after the authors' own). At B = 0 the paper
-    takes the identity for C_B^(-1/2), that code eps^(-1/2) I: msign and |D_A|
-    cancel the difference. Both find roots and norms by eight polynomial steps
-    or power iterations, the norms from vectors kept in the state; here they are
-    found to rounding, the norms to 0.1 % by products of r x r matrices and
-    without state (D by eight steps, of factors of condition 300 and ranks 8 to
-    64, is the same to 3e-4). msign leaves directions at zero that are below
-    1e-3 of the largest in float32 (`lora_opt.linalg`), where eight steps would
-    bring them up in part.
+    out damping in Q and P, and eps; both are as in two ports of the authors'
+    code (nikhilgsh/polora). At B = 0 the paper takes the identity for
+    C_B^(-1/2), the code eps^(-1/2) I: msign and |D_A| cancel the difference.
+    They find roots and norms by eight polynomial steps or power iterations, the
+    norms from vectors kept in the state; here they are found to rounding, the
+    norms to 0.1 % by products of r x r matrices and without state (D by eight
+    steps, of factors of condition 300 and ranks 8 to 64, is the same to 3e-4).
+    msign leaves directions at zero that are below 1e-3 of the largest in
+    float32 (`lora_opt.linalg`), where eight steps would bring them up in part.
 
   References:
     Ghosh, Parshakova and Gower, PoLoRA: A Preconditioned Orthogonalized LoRA
