@@ -33,7 +33,7 @@ from lora_opt.training.checkpointing import Checkpoints, check_place
 from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length, tokens_per_batch
 from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
-from lora_opt.training.processes import Agreement, is_first, on_first
+from lora_opt.training.processes import Agreement, is_first, meet, on_first
 from lora_opt.training.results import facts, write_results
 from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step import clip_by_global_norm, make_train_step
@@ -298,7 +298,10 @@ def train(
       steps=train_steps,
       seconds=time.monotonic() - started,
     )
-    return as_path(on_first(results))
+    adapter = as_path(on_first(results))
+    told.finish()
+    meet()  # who ends without the first one takes it for lost
+    return adapter
 
 
 def _check_trackers(folder: pathlib.Path, trackers: Sequence[Tracker]) -> None:

@@ -143,7 +143,7 @@ def stop_and_resume(folder, make):
   run(folder, make, steps=8, done=3)
   second = json.loads((folder / 'trackers.json').read_text())
   assert [e['id'] for e in first.values()] == [e['id'] for e in second.values()]
-  assert not set(first) & set(abandoned())
+  assert not {f'tracker {name}' for name in first} & set(abandoned())
 
 
 LOSSES = [(step, 1 / step) for step in range(1, 9)]

@@ -51,7 +51,7 @@ class Fake:
 def soon(monkeypatch):
   monkeypatch.setattr(following, '_RETRY', 0.05)
   monkeypatch.setattr(following, '_SAID_AFTER', 0.1)
-  monkeypatch.setattr(following, '_abandoned', [])
+  monkeypatch.setattr(following, '_ending', [])
 
 
 def run(folder, *trackers, steps, done=0, error=None, pause=0.0):
@@ -179,7 +179,7 @@ def test_one_that_hangs_is_left(tmp_path, capsys):
   start = time.monotonic()
   run(tmp_path, fake, steps=3)
   assert time.monotonic() - start < 3
-  assert following.abandoned() == ('fake',)
+  assert following.abandoned() == ('tracker fake',)
   out = capsys.readouterr().out
   assert 'fake: waiting for it' in out and 'does not answer' in out
   fake.gate.set()

@@ -38,15 +38,15 @@ _RETRY = 60.0
 _PATIENCE = {FINISHED: float('inf'), FAILED: 20.0, STOPPED: 10.0}
 _SAID_AFTER = 2.0
 
-_abandoned: list[str] = []
+_ending: list[threading.Thread] = []
 
 
 def abandoned() -> Sequence[str]:
-  """Names of trackers whose threads still hang in a call.
+  """Threads of trackers that were told to end, and have not.
 
   What they have registered for the end of the process may hang as well.
   """
-  return tuple(_abandoned)
+  return tuple(thread.name for thread in _ending if thread.is_alive())
 
 
 class _Row(NamedTuple):
@@ -62,14 +62,18 @@ class Followers:
   def __init__(self, followers: Sequence['_Follower']):
     """See `following`."""
     self._followers = followers
+    self._ended = False
 
   def wake(self) -> None:
     """There is something new in the files, which are those of this start."""
     for follower in self._followers:
       follower.wake()
 
-  def finish(self, status: str) -> None:
-    """Ends all of them, and waits, but not for long."""
+  def finish(self, status: str = FINISHED) -> None:
+    """Ends all of them, once, and waits, but not for long."""
+    if self._ended:
+      return
+    self._ended = True
     for follower in self._followers:
       follower.finish(status)
     for follower in self._followers:
@@ -147,6 +151,7 @@ class _Follower:
     patience = min(self._tracker.patience, _PATIENCE[status])
     self._latest = time.monotonic() + patience
     self._status = status
+    _ending.append(self._thread)
     self._end.set()
     self._news.set()
 
@@ -158,7 +163,6 @@ class _Follower:
       _say(f'{name}: waiting for it, for {self._left():.0f} s at most')
       self._thread.join(self._left())
     if self._thread.is_alive():
-      _abandoned.append(name)
       self._warn('it does not answer')
     elif self._done and self._warned:
       _say(f'{name}: it has all now')
