@@ -4,8 +4,8 @@
 # know only from records: the layout of its tree against its own forward pass,
 # and the script that trains with it. About 10 GB of packages.
 #   launch/integrations.sh [NAME ...]   tunix gemma keras levanter lorax maxtext
-#                                       peft lm_eval trackers buckets
-#   PYTHON312=python3.12   for gemma and MaxText, which need it
+#                                       skyrl axlearn peft lm_eval trackers buckets
+#   PYTHON312=python3.12   for gemma, MaxText and SkyRL, which need it
 #   ENVIRONMENTS=folder    where the environments go (default .venv-integrations)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -45,6 +45,7 @@ jax_stack=(jax==0.10.2 flax==0.12.8 optax==0.2.8 orbax-checkpoint==0.12.8)
 tunix() {
   environment tunix "$python" google-tunix==0.1.7 qwix==0.1.8 "${jax_stack[@]}"
   check tunix tunix_gemma
+  check tunix tunix_moe
   run tunix nnx_optimizer
   run tunix tunix_trainer
 }
@@ -83,6 +84,24 @@ maxtext() {
     omegaconf pathwaysutils pydantic sentencepiece tensorboardX \
     tensorflow-datasets tiktoken transformers
   check maxtext maxtext_decoder
+}
+
+skyrl() {
+  # Alone: what it needs for training on GPUs does not matter here.
+  environment skyrl "$python312" "${jax_stack[@]}" transformers==5.8.0 \
+    safetensors tokenizers pydantic cloudpathlib zstandard rich
+  "$environments/skyrl/bin/python" -m pip install --quiet --no-deps skyrl==0.4.0
+  check skyrl skyrl_qwen3
+}
+
+axlearn() {
+  # Alone: its own requirements bring TensorFlow.
+  environment axlearn "$python" absl-py attrs toml typing-extensions \
+    jax==0.4.21 jaxlib==0.4.21 flax==0.7.4 optax==0.1.7 'chex<0.1.81' \
+    'numpy<1.24' 'scipy<1.12' tensorstore
+  "$environments/axlearn/bin/python" -m pip install --quiet --no-deps \
+    axlearn==0.0.1.post20240213000026
+  layouts axlearn axlearn_layers --expect tests/golden/layouts.json
 }
 
 peft() {

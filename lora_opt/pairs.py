@@ -53,6 +53,45 @@ class LoraLayout(NamedTuple):
   # Axes of scanned layers or experts, in both leaves. None: every axis before
   # the last two.
   batch_axes: tuple[int, ...] | None = None
+  # Those of factor b, in the same order, if they lie elsewhere there.
+  b_batch_axes: tuple[int, ...] | None = None
+  # Numbers of axes (of a, of b) that this layout is for. None: any.
+  ndims: tuple[tuple[int, int], ...] | None = None
+
+  @property
+  def a_axes(self) -> 'FactorAxes':
+    """Where the axes of factor a are."""
+    return FactorAxes(self.a_rank, self.batch_axes)
+
+  @property
+  def b_axes(self) -> 'FactorAxes':
+    """Where the axes of factor b are."""
+    elsewhere = self.b_batch_axes is not None
+    return FactorAxes(
+      self.b_rank, self.b_batch_axes if elsewhere else self.batch_axes
+    )
+
+
+class FactorAxes(NamedTuple):
+  """Which axes of a leaf are what; see `LoraLayout`."""
+
+  rank: int
+  batch: tuple[int, ...] | None
+
+  def split(self, ndim: int) -> tuple[list[int], list[int], list[int]] | None:
+    """(batch axes, other axes, [rank axis]), or None if they do not exist."""
+    batch = tuple(range(ndim - 2)) if self.batch is None else self.batch
+    batch = [i % ndim if -ndim <= i < ndim else ndim for i in batch]
+    rank = self.rank % ndim if -ndim <= self.rank < ndim else -1
+    rest = [i for i in range(ndim) if i not in batch and i != rank]
+    if rank < 0 or rank in batch or not rest or any(i >= ndim for i in batch):
+      return None
+    return batch, rest, [rank]
+
+  def rank_in_front(self, ndim: int) -> bool:
+    """Whether another axis of the matrix stands behind the rank in the leaf."""
+    _, rest, (rank,) = self.split(ndim)
+    return rest[-1] > rank
 
 
 class Site(NamedTuple):
@@ -84,6 +123,7 @@ _PEFT = (
 _KERAS = (
   r'(?:(?P<module>.*)/)?lora_(?P<weight>kernel|embeddings)_(?P<factor>[ab])'
 )
+_AXLEARN = r'(?:(?P<module>.*)/)?lora_(?P<factor>down|up)/weight'
 _LEVANTER = r'(?:(?P<module>.*)/)?lora/lora_(?P<factor>[AB])/weight(?:/0)?'
 _PLAIN = r'(?:(?P<module>.*)/)?(?P<factor>[ab])'
 
@@ -96,6 +136,12 @@ QWIX = LoraLayout('QWIX', _QWIX, 'a', 'b', -1, 0, ())
 QWIX_SCANNED_0 = LoraLayout('QWIX_SCANNED_0', _QWIX, 'a', 'b', -1, 1, (0,))
 # ... and on axis 1, as in MaxText and T5X: (in, L, rank), (rank, L, out).
 QWIX_SCANNED_1 = LoraLayout('QWIX_SCANNED_1', _QWIX, 'a', 'b', -1, 0, (1,))
+# Products with a batch axis, as of experts, inside nn.scan: (L, E, in, rank),
+# (L, E, rank, out), either axis first. (An einsum has one factor for all
+# experts and is QWIX: a (E, in, rank), b (rank, out).)
+QWIX_BATCHED = LoraLayout(
+  'QWIX_BATCHED', _QWIX, 'a', 'b', -1, -2, ndims=((4, 4), (5, 5))
+)
 # gemma.peft: lora/a (in..., rank), lora/b (rank, out...).
 GEMMA = LoraLayout(
   'GEMMA', r'(?:(?P<module>.*)/)?lora/(?P<factor>[ab])', 'a', 'b', -1, 0, ()
@@ -103,10 +149,40 @@ GEMMA = LoraLayout(
 # Hugging Face PEFT, nested or flat with dots: lora_A.weight (rank, in),
 # lora_B.weight (out, rank).
 PEFT = LoraLayout('PEFT', _PEFT, 'A', 'B', -2, -1)
+# SkyRL: lora_A (adapters, in, rank), lora_B (adapters, rank, out); experts have
+# an axis before the last two, stacked layers one in front of all.
+SKYRL = LoraLayout(
+  'SKYRL', _PEFT, 'A', 'B', -1, -2, ndims=((3, 3), (4, 4), (5, 5))
+)
 # PEFT's embeddings start with A at zero: lora_embedding_A (rank, vocabulary),
 # lora_embedding_B (dim, rank).
 PEFT_EMBEDDING = LoraLayout(
   'PEFT_EMBEDDING', _PEFT.replace('lora_', 'lora_embedding_'), 'B', 'A', -1, -2
+)
+# axlearn: lora_down/weight (in, rank), lora_up/weight (rank, out).
+AXLEARN = LoraLayout('AXLEARN', _AXLEARN, 'down', 'up', -1, -2)
+# Its fused query, key and value: (in, 3, rank), (3, rank, heads, dim).
+AXLEARN_QKV = LoraLayout(
+  'AXLEARN_QKV', _AXLEARN, 'down', 'up', -1, 1, (1,), (0,), ((3, 4),)
+)
+# Its output of attention: (rank, heads, dim), (rank, out).
+AXLEARN_OUTPUT = LoraLayout(
+  'AXLEARN_OUTPUT', _AXLEARN, 'down', 'up', 0, 0, (), ndims=((3, 2),)
+)
+# Both inside a Repeat, which puts the layers in front.
+AXLEARN_QKV_REPEATED = AXLEARN_QKV._replace(
+  name='AXLEARN_QKV_REPEATED',
+  b_rank=2,
+  batch_axes=(0, 2),
+  b_batch_axes=(0, 1),
+  ndims=((4, 5),),
+)
+AXLEARN_OUTPUT_REPEATED = AXLEARN_OUTPUT._replace(
+  name='AXLEARN_OUTPUT_REPEATED',
+  a_rank=1,
+  b_rank=1,
+  batch_axes=(0,),
+  ndims=((4, 3),),
 )
 # keras and keras-hub, by `variable.path`: lora_kernel_a (kernel[:-1]..., rank),
 # lora_kernel_b (rank, kernel[-1]); embeddings likewise.
@@ -137,9 +213,16 @@ AUTO = (
   QWIX,
   QWIX_SCANNED_0,
   QWIX_SCANNED_1,
+  QWIX_BATCHED,
   GEMMA,
   PEFT,
+  SKYRL,
   PEFT_EMBEDDING,
+  AXLEARN,
+  AXLEARN_QKV,
+  AXLEARN_OUTPUT,
+  AXLEARN_QKV_REPEATED,
+  AXLEARN_OUTPUT_REPEATED,
   KERAS,
   LEVANTER,
   LEVANTER_STACKED,
@@ -175,7 +258,8 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
 
   Args:
     tree: parameters, gradients or their shapes; other leaves are ignored.
-    layout: one layout, or several to choose from by path, then by shape.
+    layout: one layout, or several to choose from by path, then by shape. A
+      leaf belongs to the first pattern that matches its path.
 
   Returns:
     The sites, in the tree's order.
@@ -255,14 +339,17 @@ def _match(leaves, layouts):
   for layout in layouts:
     by_pattern.setdefault(layout.pattern, []).append(layout)
   found: dict[tuple, tuple] = {}
+  taken: set[str] = set()
   for pattern, candidates in by_pattern.items():
     if pattern in _LAST_RESORT and found:
       break
     compiled = re.compile(pattern)
-    for path, leaf in leaves:
+    left = [(path, leaf) for path, leaf in leaves if path not in taken]
+    for path, leaf in left:
       match = compiled.fullmatch(path)
       if not match:
         continue
+      taken.add(path)
       groups = match.groupdict()
       factor = groups.pop('factor')
       key = (pattern, *(groups[name] or '' for name in sorted(groups)))
@@ -305,6 +392,9 @@ def _resolve(key, candidates, factors, guessed: bool) -> Site:
     for layout in candidates
     if (site := _read(key, layout, factors)) is not None
   ]
+  # A square pair with its axes exchanged fits, and trains nothing well.
+  sensible = [s for s in sites if s.rank <= max(s.fan_in, s.fan_out)]
+  sites = sensible if guessed and sensible else sites
   taken = {site.layout.name for site in sites}
   if taken == {'QWIX', 'QWIX_SCANNED_1'}:
     # Every pair scanned on axis 1 also reads as an einsum pair; an einsum pair
@@ -313,8 +403,7 @@ def _resolve(key, candidates, factors, guessed: bool) -> Site:
   shapes = ' and '.join(f'{p} {s}' for p, s in factors.values())
   if len(sites) == 1:
     site = sites[0]
-    # A square pair with its axes exchanged fits, and trains nothing well.
-    if guessed and site.rank > max(site.fan_in, site.fan_out):
+    if guessed and site not in sensible:
       raise ValueError(
         f'{shapes} read as {site.layout.name} would have rank {site.rank} for '
         f'a {site.fan_in} x {site.fan_out} matrix. Pass the layout that they '
@@ -331,14 +420,17 @@ def _resolve(key, candidates, factors, guessed: bool) -> Site:
   raise ValueError(
     f'{shapes} can be read as {_names([site.layout for site in sites])}. '
     'Pass the one it is, for example '
-    f'layout=lora_opt.pairs.{sites[0].layout.name}.'
+    f'layout=lora_opt.pairs.{sites[0].layout.name}; for some paths only, as '
+    'docs/libraries.md says under "Stacked experts".'
   )
 
 
 def _read(key, layout: LoraLayout, factors) -> Site | None:
   (a_path, a_shape), (b_path, b_shape) = factors[layout.a], factors[layout.b]
-  a_axes = _axes(layout.batch_axes, layout.a_rank, len(a_shape))
-  b_axes = _axes(layout.batch_axes, layout.b_rank, len(b_shape))
+  ndims = len(a_shape), len(b_shape)
+  if layout.ndims is not None and ndims not in layout.ndims:
+    return None
+  a_axes, b_axes = layout.a_axes.split(ndims[0]), layout.b_axes.split(ndims[1])
   if a_axes is None or b_axes is None:
     return None
   a_batch, a_dims, a_rank = ([a_shape[i] for i in axes] for axes in a_axes)
@@ -360,44 +452,27 @@ def _read(key, layout: LoraLayout, factors) -> Site | None:
   )
 
 
-def _axes(batch_axes, rank_axis: int, ndim: int):
-  """(batch axes, other axes, [rank axis]), or None if they do not exist."""
-  batch = tuple(range(ndim - 2)) if batch_axes is None else batch_axes
-  batch = [i % ndim if -ndim <= i < ndim else ndim for i in batch]
-  rank = rank_axis % ndim if -ndim <= rank_axis < ndim else -1
-  rest = [i for i in range(ndim) if i not in batch and i != rank]
-  if rank < 0 or rank in batch or not rest or any(i >= ndim for i in batch):
-    return None
-  return batch, rest, [rank]
-
-
-def rank_in_front(layout: LoraLayout, rank_axis: int, ndim: int) -> bool:
-  """Whether another axis of the matrix stands behind the rank in the leaf."""
-  _, rest, (rank,) = _axes(layout.batch_axes, rank_axis, ndim)
-  return rest[-1] > rank
-
-
-def _order(layout, rank_axis, ndim, rank_last):
+def _order(axes: FactorAxes, ndim, rank_last):
   """Axes of the leaf in canonical order, and how many are batch axes."""
-  batch, rest, rank = _axes(layout.batch_axes, rank_axis, ndim)
-  in_front = not rank_last and rank_in_front(layout, rank_axis, ndim)
+  batch, rest, rank = axes.split(ndim)
+  in_front = not rank_last and axes.rank_in_front(ndim)
   return batch + (rank + rest if in_front else rest + rank), len(batch)
 
 
-def _to_canonical(leaf, layout, rank_axis, rank_last) -> Array:
-  order, batch = _order(layout, rank_axis, leaf.ndim, rank_last)
+def _to_canonical(leaf, axes: FactorAxes, rank_last) -> Array:
+  order, batch = _order(axes, leaf.ndim, rank_last)
   moved = jnp.transpose(leaf, order)
-  count, rank = math.prod(moved.shape[:batch]), leaf.shape[rank_axis]
-  in_front = order[batch] == rank_axis % leaf.ndim
+  count, rank = math.prod(moved.shape[:batch]), leaf.shape[axes.rank]
+  in_front = order[batch] == axes.rank % leaf.ndim
   return moved.reshape(count, *((rank, -1) if in_front else (-1, rank)))
 
 
-def _from_canonical(x, layout, rank_axis, shape, rank_last) -> Array:
-  order, batch = _order(layout, rank_axis, len(shape), rank_last)
-  in_front = order[batch] == rank_axis % len(shape)
+def _from_canonical(x, axes: FactorAxes, shape, rank_last) -> Array:
+  order, batch = _order(axes, len(shape), rank_last)
+  in_front = order[batch] == axes.rank % len(shape)
   # Vectors along the long axis have a rank axis of length one.
   sizes = list(shape)
-  sizes[rank_axis] = x.shape[1] if in_front else x.shape[2]
+  sizes[axes.rank] = x.shape[1] if in_front else x.shape[2]
   x = x.reshape([sizes[i] for i in order])
   return jnp.transpose(x, [order.index(i) for i in range(len(shape))])
 
@@ -425,8 +500,8 @@ def extract_pairs(
   leaves = dict(leaf_paths(tree))
   return {
     s.name: LoraPair(
-      _to_canonical(leaves[s.a_path], s.layout, s.layout.a_rank, rank_last),
-      _to_canonical(leaves[s.b_path], s.layout, s.layout.b_rank, rank_last),
+      _to_canonical(leaves[s.a_path], s.layout.a_axes, rank_last),
+      _to_canonical(leaves[s.b_path], s.layout.b_axes, rank_last),
     )
     for s in sites
   }
@@ -461,11 +536,11 @@ def restore_pairs(
   """
   leaves = {}
   for s in sites:
-    for x, path, rank_axis, shape in (
-      (pairs[s.name].a, s.a_path, s.layout.a_rank, s.a_shape),
-      (pairs[s.name].b, s.b_path, s.layout.b_rank, s.b_shape),
+    for x, path, axes, shape in (
+      (pairs[s.name].a, s.a_path, s.layout.a_axes, s.a_shape),
+      (pairs[s.name].b, s.b_path, s.layout.b_axes, s.b_shape),
     ):
-      leaves[path] = _from_canonical(x, s.layout, rank_axis, shape, rank_last)
+      leaves[path] = _from_canonical(x, axes, shape, rank_last)
 
   def pick(path, leaf):
     name = _path_name(path)

@@ -78,12 +78,9 @@ class Pairing:
     """{group: which factors have the rank axis in front in their leaf}."""
     out = {}
     for key, (site, *_) in self.groups.items():
-      axes = (
-        (site.layout.a_rank, len(site.a_shape)),
-        (site.layout.b_rank, len(site.b_shape)),
-      )
       out[key] = PairMatrices(
-        *(pairs_lib.rank_in_front(site.layout, *axis) for axis in axes)
+        site.layout.a_axes.rank_in_front(len(site.a_shape)),
+        site.layout.b_axes.rank_in_front(len(site.b_shape)),
       )
     return out
 

@@ -97,6 +97,53 @@ CASES = [
     AS,
     BS,
   ),
+  (
+    'QWIX_BATCHED',  # scanned layers of three experts
+    {'d/w_lora_a': AS[None], 'd/w_lora_b': BS.mT[None]},
+    AS,
+    BS,
+  ),
+  ('SKYRL', {'m/x/lora_A': AS, 'm/x/lora_B': BS.mT}, AS, BS),
+  ('SKYRL', {'m/x/lora_A': AS[None], 'm/x/lora_B': BS.mT[None]}, AS, BS),
+  (
+    'AXLEARN',
+    {'x/lora_down/weight': A, 'x/lora_up/weight': B.T},
+    A[None],
+    B[None],
+  ),
+  (
+    'AXLEARN_QKV',  # (in, 3, rank), (3, rank, 5, 1)
+    {
+      'x/lora_down/weight': AS.transpose(1, 0, 2),
+      'x/lora_up/weight': BS.mT[..., None],
+    },
+    AS,
+    BS,
+  ),
+  (
+    'AXLEARN_QKV_REPEATED',  # three layers of (in, 1, rank), (1, rank, 5, 1)
+    {
+      'x/lora_down/weight': AS[:, :, None],
+      'x/lora_up/weight': BS.mT[:, None, ..., None],
+    },
+    AS,
+    BS,
+  ),
+  (
+    'AXLEARN_OUTPUT',  # (rank, 3, 2), (rank, out)
+    {'x/lora_down/weight': A.T.reshape(2, 3, 2), 'x/lora_up/weight': B.T},
+    A[None],
+    B[None],
+  ),
+  (
+    'AXLEARN_OUTPUT_REPEATED',
+    {
+      'x/lora_down/weight': AS.mT.reshape(3, 2, 3, 2),
+      'x/lora_up/weight': BS.mT,
+    },
+    AS,
+    BS,
+  ),
   ('PLAIN', {'x/a': A, 'x/b': B.T}, A[None], B[None]),
   ('TALL', {'x/a': A, 'x/b': B}, A[None], B[None]),
 ]
@@ -188,11 +235,40 @@ def test_a_or_b_elsewhere_is_not_a_pair():
       {'w_lora_a': np.ones((3, 4, 3)), 'w_lora_b': np.ones((3, 3, 5))},
       'layout=lora_opt.pairs.QWIX',
     ),
+    (  # as many experts as ranks
+      {'w_lora_a': np.ones((5, 2, 8, 2)), 'w_lora_b': np.ones((5, 2, 2, 6))},
+      'read as QWIX_SCANNED_0/QWIX_BATCHED',
+    ),
+    (
+      {'lora_A': np.ones((3, 4, 4)), 'lora_B': np.ones((3, 4, 4))},
+      'read as PEFT/SKYRL',
+    ),
   ],
 )
 def test_refused_with_path_shapes_and_fix(leaves, message):
   with pytest.raises(ValueError, match=message):
     pairs.find_sites(tree_of(**leaves))
+
+
+def test_a_layout_for_some_paths_stands_before_the_others():
+  tree = tree_of(
+    **{
+      'q/w_lora_a': A,
+      'q/w_lora_b': B.T,
+      'experts/w_lora_a': np.ones((2, 8, 2)),
+      'experts/w_lora_b': np.ones((2, 2, 6)),
+    }
+  )
+  with pytest.raises(ValueError, match='read as QWIX/QWIX_SCANNED_0'):
+    pairs.find_sites(tree)
+  experts = pairs.QWIX_SCANNED_0._replace(
+    pattern=r'(?P<module>experts/.*)_lora_(?P<factor>[ab])'
+  )
+  sites = {
+    s.name: s.batch_shape
+    for s in pairs.find_sites(tree, (experts, *pairs.AUTO))
+  }
+  assert sites == {'q.w.lora': (), 'experts.w.lora': (2,)}
 
 
 def test_two_leaves_for_one_factor():

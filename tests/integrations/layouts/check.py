@@ -25,7 +25,7 @@ from lora_opt import pairs
 class Case(NamedTuple):
   """A tree of LoRA parameters (others may be among them) and its meaning."""
 
-  layout: str  # the layout that AUTO should take
+  layout: str | tuple[str, ...]  # the layouts that AUTO should take
   sites: int
   tree: Any
   forward: Callable[[Any], Any]  # the library's own, of the tree
@@ -62,7 +62,8 @@ def refactored(pair: pairs.LoraPair, rng) -> pairs.LoraPair:
 def check(case: Case) -> dict[str, Any]:
   """Raises AssertionError; returns what was read, to be recorded."""
   sites, found = randomised(case, seed=0)
-  assert {s.layout.name for s in sites} == {case.layout}, sites
+  layouts = (case.layout,) if isinstance(case.layout, str) else case.layout
+  assert {s.layout.name for s in sites} == set(layouts), sites
   assert len(sites) == case.sites, [s.name for s in sites]
   rng = np.random.default_rng(1)
   dtypes = {p: x.dtype for p, x in pairs.leaf_paths(case.tree) if _array(x)}
@@ -85,7 +86,7 @@ def check(case: Case) -> dict[str, Any]:
       change = np.abs(forward({**found, s.name: other}) - first).max()
       assert change > 10 * case.rtol * size, (s.name, i, change)
   return {
-    'layout': case.layout,
+    'layout': ', '.join(layouts),
     'leaves': {
       p: list(x.shape) for p, x in pairs.leaf_paths(case.tree) if _array(x)
     },

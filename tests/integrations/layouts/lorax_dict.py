@@ -7,28 +7,15 @@ without its `__init__`, and this module is the one to run:
 """
 
 # ruff: noqa: E402
-import pathlib
-import sys
-import types
+from tests.integrations.layouts import old_jax
 
-ROOT = pathlib.Path(__file__).parents[3]
-package = types.ModuleType('lora_opt')
-package.__path__ = [str(ROOT / 'lora_opt')]
-sys.modules.setdefault('lora_opt', package)
+old_jax.enter()
+
+import sys
 
 import jax
 import jax.numpy as jnp
 import lorax
-
-
-def keystr(path, *, simple, separator):
-  """`jax.tree_util.keystr` with the arguments that jax had not yet."""
-  assert simple
-  names = (getattr(key, 'key', getattr(key, 'name', None)) for key in path)
-  return separator.join(names)
-
-
-jax.tree_util.keystr = keystr
 
 from lora_opt import pairs
 from tests.integrations.layouts import check

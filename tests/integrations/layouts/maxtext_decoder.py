@@ -1,4 +1,8 @@
-"""MaxText's default decoder with its LoRA, layers scanned on axis 1."""
+"""MaxText's default decoder and Mixtral's with its LoRA.
+
+Layers are scanned on axis 1. Experts get adapters where they are dense
+products of matrices; its own products of groups of tokens qwix does not see.
+"""
 
 import pathlib
 import tempfile
@@ -34,9 +38,22 @@ SIZES = {
 }
 
 
-def make(scan):
+# Of the experts too; with all that qwix finds it would adapt norms.
+EXPERTS = {
+  'decoder_block': 'mixtral',
+  'num_experts': 5,
+  'num_experts_per_tok': 2,
+  'base_moe_mlp_dim': 48,
+  'megablox': False,
+  'sparse_matmul': False,
+  'lora.lora_module_path': '.*(self_attention/.*|MoeBlock_0|MoeBlock_0/gate)',
+}
+
+
+def make(scan, **more):
   settings = {
     **SIZES,
+    **more,
     'scan_layers': scan,
     'base_output_directory': tempfile.mkdtemp(),
   }
@@ -65,12 +82,16 @@ def make(scan):
   return lora, run
 
 
-def scanned():
-  return Case('QWIX_SCANNED_1', 7, *make(True))
-
-
-def unscanned():
-  return Case('QWIX', 21, *make(False))
-
-
-CASES = {'MaxText, scanned': scanned, 'MaxText, not scanned': unscanned}
+CASES = {
+  'MaxText, scanned': lambda: Case('QWIX_SCANNED_1', 7, *make(True)),
+  'MaxText, not scanned': lambda: Case('QWIX', 21, *make(False)),
+  'MaxText, experts, scanned': lambda: Case(
+    'QWIX_SCANNED_1', 8, *make(True, **EXPERTS)
+  ),
+  'MaxText, experts, not scanned': lambda: Case(
+    'QWIX', 24, *make(False, **EXPERTS)
+  ),
+  'MaxText, experts of bounded capacity, scanned': lambda: Case(
+    'QWIX_SCANNED_1', 8, *make(True, **EXPERTS, capacity_factor=2.0)
+  ),
+}
