@@ -18,7 +18,6 @@ the first word (Llama 2: "[/INST]", then " yes </s>"). Where the template marks
 the assistant's words by {% generation %}, it has the last word.
 """
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -73,10 +72,17 @@ def cut_of(tokenizer, system: str | None = None) -> Cut:
   Raises:
     ValueError: There is no template, or conversations cannot be cut.
   """
-  trial = _trial(tokenizer, system, parts=False)
-  if not trial.complete:
-    with contextlib.suppress(ValueError):  # it is no template for parts
-      trial = _trial(tokenizer, system, parts=True)
+  trial, problem = None, None
+  for parts in (False, True):
+    try:
+      trial = _trial(tokenizer, system, parts=parts)
+    except ValueError as error:  # it may be a template for parts, or for none
+      problem = problem or error
+      continue
+    if trial.complete:
+      break
+  if trial is None:
+    raise problem
   if not trial.complete:
     raise refusal(
       tokenizer,
