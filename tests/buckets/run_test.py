@@ -1,378 +1,285 @@
-"""Whole runs with MODEL_DIR and DATA_DIR in buckets of emulators on loopback.
+"""Runs with MODEL_DIR and DATA_DIR in buckets of emulators on loopback.
 
 `launch/test.sh --integrations buckets` has the packages for it.
 """
 
-import importlib.util
+import functools
 import json
-import os
-import pathlib
-import signal
 import subprocess
 import sys
-import time
 
+import jax
 import pytest
 
-from tests.buckets import servers
-from tests.training.launching import FLAGS
+import lora_opt
+from lora_opt.buckets.paths import as_path
+from lora_opt.data import sources, tasks
+from lora_opt.evaluation import run as evaluation
+from lora_opt.evaluation.evaluate import Evaluator
+from lora_opt.models import LoraConfig, from_folder, random_model
+from lora_opt.training import places
+from lora_opt.training.loop import train
+from lora_opt.training.run_lock import RunLock
+from tests.buckets.stores import check_installed
 
-for package in ('gcsfs', 's3fs', 'moto', 'gcp_storage_emulator'):
-  if importlib.util.find_spec(package) is None:
-    pytest.skip(f'{package} is not installed', allow_module_level=True)
-# Before gcsfs is imported, which would look for credentials.
-os.environ |= servers.environment('gs', 1)
-import fsspec  # noqa: E402
+pytestmark = pytest.mark.usefixtures('fast_compile')
 
-STEPS = 30
-MAIN = [sys.executable, '-m', 'lora_opt.main']
-CACHE = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
+check_installed()
+
+STEPS = 12
 ADAPTER = 'adapter/adapter_model.safetensors'
+EVALUATOR = functools.partial(Evaluator, max_new_tokens=4)
 
 
-class Bucket:
-  """An emulator, what its clients need to know, and its objects."""
-
-  def __init__(self, scheme, environment, cache):
-    self.root = f'{scheme}://{servers.BUCKET}'
-    self.environment = os.environ | environment
-    self.environment |= {
-      'JAX_COMPILATION_CACHE_DIR': str(CACHE),
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      'LORA_OPT_BUCKET_CACHE': str(cache),
-    }
-    url = environment.get('STORAGE_EMULATOR_HOST')
-    options = (
-      {'endpoint_url': url, 'token': 'anon'}
-      if url
-      else {
-        'endpoint_url': environment['AWS_ENDPOINT_URL'],
-        'key': 'test',
-        'secret': 'test',
-      }
-    )
-    self.store = fsspec.filesystem(
-      'gcs' if scheme == 'gs' else scheme, use_listings_cache=False, **options
-    )
-
-  def start(self, folder, *flags, mode='train', first=FLAGS, out=None):
-    command = [
-      *MAIN,
-      f'--run_mode={mode}',
-      *first,
-      *flags,
-      f'--gin.MODEL_DIR={self.root}/{folder}',
-    ]
-    command += [f'--gin.TRAIN_STEPS={STEPS}', '--gin.CHECKPOINT_PERIOD=7']
-    return subprocess.Popen(
-      command, stdout=out, stderr=out, env=self.environment
-    )
-
-  def run(self, folder, *flags, **how):
-    """Runs to the end; what it printed, and how it ended."""
-    process = self.start(folder, *flags, out=subprocess.PIPE, **how)
-    out, errors = process.communicate(timeout=600)
-    return out.decode() + errors.decode(), process.returncode
-
-  def read(self, name):
-    return self.store.cat_file(f'{self.root}/{name}')
-
-  def names(self, folder):
-    prefix = f'{servers.BUCKET}/{folder}/'
-    found = self.store.find(f'{self.root}/{folder}')
-    return {name.removeprefix(prefix) for name in found}
+def rows(count, start=0):
+  return [
+    {'question': f'Say {i}', 'answer': str(i % 5)}
+    for i in range(start, start + count)
+  ]
 
 
-@pytest.fixture(scope='module', params=['gs', 's3'])
-def bucket(request, tmp_path_factory):
-  folder = tmp_path_factory.mktemp(request.param)
-  with servers.serve(request.param, folder / 'server.log') as environment:
-    yield Bucket(request.param, environment, folder / 'cache')
+def lines(count, start=0):
+  return ''.join(json.dumps(r) + '\n' for r in rows(count, start)).encode()
 
 
 @pytest.fixture(scope='module')
-def on_disk(tmp_path_factory):
+def model():
+  lora = LoraConfig(rank=2, dropout=0.1)
+  return random_model(lora, num_layers=1, remat='none')
+
+
+@pytest.fixture(scope='module')
+def task():
+  return make_task(rows(40), rows(6, start=100))
+
+
+def make_task(train, evaluated):
+  return tasks.Generation(name='say', train=train, eval=evaluated, chat=False)
+
+
+def run(folder, model, task, **settings):
+  return train(
+    folder,
+    model,
+    task,
+    lora_opt.adamw(1e-2),
+    train_steps=STEPS,
+    task_feature_lengths={'targets': 64},
+    batch_size=4,
+    checkpoint_period=4,
+    evaluator=EVALUATOR,
+    **settings,
+  )
+
+
+@pytest.fixture(scope='module')
+def on_disk(tmp_path_factory, model, task):
   """The run that those in buckets are to be like."""
   folder = tmp_path_factory.mktemp('whole') / 'run'
-  command = [*MAIN, *FLAGS]
-  command += [f'--gin.MODEL_DIR={folder}', f'--gin.TRAIN_STEPS={STEPS}']
-  subprocess.run([*command, '--gin.CHECKPOINT_PERIOD=7'], check=True)
+  run(folder, model, task)
   return folder
 
 
 @pytest.fixture(scope='module')
-def run(bucket):
-  said, code = bucket.run('whole')
-  assert code == 0, said
-  return said
+def whole(bucket, model, task):
+  """A run that ended, in a bucket."""
+  run(f'{bucket.root}/whole', model, task, profile_steps=2)
+  return 'whole'
 
 
 def own(names):
-  """Without the files whose names Orbax and TensorBoard draw."""
+  """Without the files whose names Orbax, TensorBoard and JAX draw."""
   return {
     name
     for name in names
-    if '/d/' not in name and not name.startswith('tensorboard/')
+    if '/d/' not in name and name.partition('/')[0] not in _DRAWN
   }
 
 
-def test_every_file_of_a_run_is_there(bucket, run, on_disk):
-  names = bucket.names('whole')
+_DRAWN = ('tensorboard', 'profile')
+
+
+def steps_in(data):
+  logged = map(json.loads, data.splitlines())
+  return [row['step'] for row in logged if row['split'] == 'train']
+
+
+def test_every_file_of_a_run_is_there(bucket, whole, on_disk):
+  names = bucket.names(whole)
   there = (p for p in on_disk.rglob('*') if p.is_file())
   assert own(names) == own(p.relative_to(on_disk).as_posix() for p in there)
   assert any(name.startswith('tensorboard/train/events') for name in names)
-  assert bucket.read(f'whole/{ADAPTER}') == (on_disk / ADAPTER).read_bytes()
-  for name in ('before', 'after'):
-    path = f'evaluation/{name}.json'
-    assert bucket.read(f'whole/{path}') == (on_disk / path).read_bytes()
-  rows = bucket.read('whole/metrics.jsonl').splitlines()
-  assert [json.loads(row)['step'] for row in rows] == list(range(1, STEPS + 1))
-  assert b'</html>' in bucket.read('whole/report.html')
-  assert f'report:  {bucket.root}/whole/report.html' in run
-
-
-def test_started_again_it_has_nothing_to_do(bucket, run):
-  said, code = bucket.run('whole')
-  assert code == 0, said
-  assert f'Going on from step {STEPS}' in said
-
-
-def kill_when(process, happened):
-  """Kills a run the moment something holds, of which it is told by polling."""
-  deadline = time.monotonic() + 300
-  while time.monotonic() < deadline:
-    assert process.poll() is None, 'the run ended before it could be killed'
-    if happened():
-      process.send_signal(signal.SIGSTOP)
-      if happened():
-        process.kill()
-        process.wait()
-        return
-      process.send_signal(signal.SIGCONT)
-    time.sleep(0.002)
-  process.kill()
-  raise AssertionError('the moment never came')
-
-
-def finished_again(bucket, folder, on_disk):
-  said, code = bucket.run(folder)
-  assert code == 0, said
-  assert bucket.read(f'{folder}/{ADAPTER}') == (on_disk / ADAPTER).read_bytes()
-  rows = bucket.read(f'{folder}/metrics.jsonl').splitlines()
-  assert [json.loads(row)['step'] for row in rows] == list(range(1, STEPS + 1))
-  return said
-
-
-def mark(folder, step):
-  return f'{folder}/checkpoints/step_{step}/commit_success.txt'
-
-
-def test_killed_after_a_save_it_goes_on_bit_for_bit(bucket, on_disk):
-  process = bucket.start('killed', '--gin.loop.train.data_workers=0')
-  store, done = bucket.store, f'{bucket.root}/{mark("killed", 7)}'
-  kill_when(process, lambda: store.exists(done))
-  assert f'killed/{ADAPTER}' not in bucket.names('')
-  said = finished_again(bucket, 'killed', on_disk)
-  assert 'Going on from step' in said
-  assert 'gives no sign' not in said  # of this machine: taken over at once
-
-
-def test_killed_in_a_save_it_goes_on_from_the_one_before(bucket, on_disk):
-  process = bucket.start('cut_off')
-  place = f'{bucket.root}/cut_off/checkpoints/step_14'
-
-  def under_way():
-    found = bucket.store.find(place)
-    return found and not any(
-      name.endswith('step_14/commit_success.txt') for name in found
-    )
-
-  kill_when(process, under_way)
-  said = finished_again(bucket, 'cut_off', on_disk)
-  assert 'Going on from step 7' in said
-  assert 'damaged' not in said
-
-
-def test_a_damaged_checkpoint_is_set_aside(bucket, run, on_disk):
-  store, root = bucket.store, bucket.root
-  store.copy(f'{root}/whole/', f'{root}/hurt/', recursive=True)
-  facts = f'{root}/hurt/checkpoints/step_30/facts/metadata'
-  store.pipe_file(facts, store.cat_file(facts)[:-30])
-  store.rm(f'{root}/hurt/adapter', recursive=True)
-  said = finished_again(bucket, 'hurt', on_disk)
-  assert f'moved to {root}/hurt/damaged/step_30' in said
-  assert 'Going on from step 28' in said
-  assert 'damaged/step_30/facts/metadata' in bucket.names('hurt')
-
-
-def test_a_second_run_is_told_of_the_first(bucket, on_disk):
-  process = bucket.start('held')
-  lock = f'{bucket.root}/held/lock/0001.json'
-  while not bucket.store.exists(lock):
-    assert process.poll() is None
-    time.sleep(0.05)
-  try:
-    process.send_signal(signal.SIGSTOP)
-    said, code = bucket.run('held')
-    assert code == 1
-    assert f'is in use: process {process.pid}' in said
-  finally:
-    process.send_signal(signal.SIGCONT)
-    process.kill()
-    process.wait()
-
-
-def test_eval_infer_and_merge_of_what_is_there(bucket, run):
-  said, code = bucket.run('whole', mode='eval')
-  assert code == 0, said
-  name = 'whole/evaluation/scores/word_sequence_reversal.json'
-  scores = json.loads(bucket.read(name))
-  after = json.loads(bucket.read('whole/evaluation/after.json'))
-  assert scores['loss'] == after['loss']
-  step = f'--gin.ADAPTER={bucket.root}/whole/checkpoints/step_30'
-  said, code = bucket.run('of_step', step, mode='eval')
-  assert code == 0, said
-  name = name.replace('whole', 'of_step')
-  assert json.loads(bucket.read(name))['loss'] == after['loss']
-  said, code = bucket.run('whole', mode='infer')
-  assert code == 0, said
-  rows = bucket.read('whole/inference/word_sequence_reversal.jsonl')
-  assert len(rows.splitlines()) == 4
-  said, code = bucket.run('whole', mode='merge')
-  assert code == 0, said
-  assert {'merged/config.json', 'merged/model.safetensors'} <= bucket.names(
-    'whole'
-  )
-  said, code = bucket.run('whole', mode='merge')
-  assert code == 1
-  assert 'whole/merged is there already' in said
-  # What was merged is a model that can be read from there.
-  first = [*FLAGS[:1], '--gin_file=configs/models/huggingface.gin', *FLAGS[2:]]
-  first = [flag for flag in first if 'random_model' not in flag]
-  model = f'--gin.MODEL_PATH={bucket.root}/whole/merged'
-  none = '--gin.ADAPTER=none'
-  said, code = bucket.run('of_merged', model, none, mode='eval', first=first)
-  assert code == 0, said
-  name = name.replace('of_step', 'of_merged')
-  assert json.loads(bucket.read(name))['loss'] == pytest.approx(
-    after['loss'], rel=1e-5
-  )
-
-
-def test_profile_is_there(bucket):
-  said, code = bucket.run('profiled', '--profile=2')
-  assert code == 0, said
-  names = bucket.names('profiled')
   assert 'profile/summary.md' in names
   assert any(name.endswith('.xplane.pb') for name in names)
+  for name in (ADAPTER, 'evaluation/before.json', 'evaluation/after.json'):
+    assert bucket.read(f'whole/{name}') == (on_disk / name).read_bytes()
+  assert steps_in(bucket.read('whole/metrics.jsonl')) == [*range(1, STEPS + 1)]
+  assert b'</html>' in bucket.read('whole/report.html')
 
 
-TASK = """
-from __gin__ import dynamic_registration
-from lora_opt.data import sources
-from lora_opt.data import tasks
-DATA_DIR = %gin.REQUIRED
-TASK = @tasks.Generation()
-tasks.Generation:
-  name = 'say'
-  train = @train/sources.Folder()
-  eval = @eval/sources.Folder()
-  chat = False
-sources.Folder.name = 'say'
-sources.Folder.folder = %DATA_DIR
-train/sources.Folder.split = 'train'
-eval/sources.Folder.split = 'eval'
-"""
+def goes_on(bucket, folder, model, task, on_disk):
+  run(f'{bucket.root}/{folder}', model, task)
+  assert bucket.read(f'{folder}/{ADAPTER}') == (on_disk / ADAPTER).read_bytes()
+  logged = bucket.read(f'{folder}/metrics.jsonl')
+  assert steps_in(logged) == [*range(1, STEPS + 1)]
 
 
-def with_data(tmp_path, data_dir):
-  task = tmp_path / 'task.gin'
-  task.write_text(TASK)
-  first = [flag for flag in FLAGS if 'EXAMPLES' not in flag]
-  first[3] = f'--gin_file={task}'
-  return {'first': [*first, f'--gin.DATA_DIR={data_dir}']}
+def test_what_a_killed_save_leaves_is_no_checkpoint(
+  bucket,
+  whole,
+  model,
+  task,
+  on_disk,
+  capsys,
+):
+  bucket.copy(whole, 'cut')
+  bucket.remove(f'cut/checkpoints/step_{STEPS}/commit_success.txt')
+  bucket.remove(f'cut/checkpoints/step_{STEPS}/_CHECKPOINT_METADATA')
+  bucket.remove('cut/adapter')
+  bucket.remove('cut/evaluation/after.json')
+  goes_on(bucket, 'cut', model, task, on_disk)
+  said = capsys.readouterr().out
+  assert f'Going on from step {STEPS - 4}' in said
+  assert 'damaged' not in said
+  mark = f'checkpoints/step_{STEPS}/commit_success.txt'
+  assert mark in bucket.names('cut')
 
 
-def lines(count, start=0):
-  rows = ({'question': f'Say {i}', 'answer': f'{i}'} for i in range(count))
-  return '\n'.join(json.dumps(row) for row in rows).encode() + b'\n'
+def test_a_damaged_checkpoint_is_set_aside(
+  bucket,
+  whole,
+  model,
+  task,
+  on_disk,
+  capsys,
+):
+  bucket.copy(whole, 'hurt')
+  facts = f'hurt/checkpoints/step_{STEPS}/facts/metadata'
+  bucket.put(facts, bucket.read(facts)[:-30])
+  goes_on(bucket, 'hurt', model, task, on_disk)
+  said = capsys.readouterr().out
+  assert f'moved to {bucket.root}/hurt/damaged/step_{STEPS}' in said
+  assert f'Going on from step {STEPS - 4}' in said
+  assert f'damaged/step_{STEPS}/facts/metadata' in bucket.names('hurt')
 
 
-def test_json_lines_are_read_from_a_bucket(bucket, tmp_path):
-  for split, count in (('train', 40), ('eval', 6)):
-    name = f'{bucket.root}/data/say/{split}.jsonl'
-    bucket.store.pipe_file(name, lines(count))
-    local = tmp_path / f'data/say/{split}.jsonl'
-    local.parent.mkdir(parents=True, exist_ok=True)
-    local.write_bytes(lines(count))
-  here = with_data(tmp_path, tmp_path / 'data')
-  said, code = bucket.run('of_local_data', **here)
-  assert code == 0, said
-  there = with_data(tmp_path, f'{bucket.root}/data')
-  said, code = bucket.run('of_data', **there)
-  assert code == 0, said
-  assert '2 files of' in said
+def test_a_second_run_is_told_of_the_first(bucket):
+  folder = as_path(f'{bucket.root}/held')
+  with RunLock(folder, beat=0.2) as lock:
+    with pytest.raises(OSError, match='is in use: process'):
+      RunLock(folder).acquire()
+    lock.check()
+    owner = json.loads(bucket.read('held/lock/0001.json'))
+    bucket.put('held/lock/0002.json', json.dumps(owner).encode())
+    for _ in range(200):
+      if lock._trouble:
+        break
+      lock._ended.wait(0.05)
+    with pytest.raises(OSError, match='was taken over by'):
+      lock.check()
+
+
+def test_a_number_of_the_lock_is_made_once(bucket):
+  folder = as_path(f'{bucket.root}/numbers')
+  first, second = RunLock(folder), RunLock(folder)
+  assert first._create(1).name == '0001.json'
+  assert second._create(1) is None
+  assert bucket.names('numbers') == {'lock/0001.json'}
+
+
+def test_eval_infer_and_merge_of_what_is_there(
+  bucket,
+  whole,
+  model,
+  task,
+):
+  folder = f'{bucket.root}/{whole}'
+  after = json.loads(bucket.read('whole/evaluation/after.json'))
+
+  def loss_of(name, model, adapter=None):
+    place = f'{bucket.root}/{name}'
+    evaluation.score(place, model, task, evaluator=EVALUATOR, adapter=adapter)
+    return json.loads(bucket.read(f'{name}/evaluation/scores/say.json'))['loss']
+
+  assert loss_of(whole, model) == after['loss']
+  step = f'{folder}/checkpoints/step_{STEPS}'
+  assert loss_of('of_step', model, step) == after['loss']
+  evaluation.infer(folder, model, task, evaluator=EVALUATOR)
+  assert len(bucket.read('whole/inference/say.jsonl').splitlines()) == 6
+  evaluation.merge(folder, model)
+  with pytest.raises(FileExistsError, match='whole/merged is there already'):
+    evaluation.merge(folder, model)
+  # What was merged is a model that can be read from there.
+  merged = from_folder(f'{folder}/merged', lora=LoraConfig(rank=2))
+  loss = loss_of('of_merged', merged, 'none')
+  assert loss == pytest.approx(after['loss'], rel=1e-5)
+
+
+def test_json_lines_are_fetched_and_fetched_again(
+  bucket,
+  model,
+  on_disk,
+  capsys,
+):
+  for split, data in (('train', lines(40)), ('eval', lines(6, 100))):
+    bucket.put(f'data/say/{split}.jsonl', data)
+
+  def read(split):
+    # As another process finds it.
+    from lora_opt.reading import copies
+
+    copies._fetched.cache_clear()
+    return sources.Folder('say', split, f'{bucket.root}/data')
+
+  task = make_task(read('train'), read('eval'))
+  run(f'{bucket.root}/of_data', model, task)
+  assert '2 files of' in capsys.readouterr().out
   adapter = bucket.read(f'of_data/{ADAPTER}')
-  assert adapter == bucket.read(f'of_local_data/{ADAPTER}')
-  # Fetched once, and again where the object is another.
-  said, code = bucket.run('of_data', **there)
-  assert code == 0 and 'are copied to' not in said, said
-  bucket.store.pipe_file(f'{bucket.root}/data/say/train.jsonl', lines(41))
-  said, code = bucket.run('of_data', **there)
-  assert code == 1 and '1 files of' in said, said
-  assert 'holds a run of something else' in said
+  assert adapter == (on_disk / ADAPTER).read_bytes()
+  assert len(read('train')) == 40
+  assert 'are copied to' not in capsys.readouterr().out
+  bucket.put('data/say/train.jsonl', lines(41))
+  assert len(read('train')) == 41
+  assert '1 files of' in capsys.readouterr().out
+  with pytest.raises(FileNotFoundError, match='there is nothing in'):
+    len(sources.Folder('none', 'train', f'{bucket.root}/data'))
 
 
 def test_a_prepared_set_is_put_and_read(bucket, tmp_path):
-  rows = [
-    {'id': str(i), 'question': f'What is {i}?', 'answer': f'It is #### {i}'}
-    for i in range(12)
-  ]
-  raw = tmp_path / 'raw'
-  raw.mkdir()
   for split in ('train', 'test'):
-    text = '\n'.join(map(json.dumps, rows))
-    (raw / f'{split}.jsonl').write_text(text + '\n')
+    text = [
+      {'question': f'What is {i}?', 'answer': f'It is\n#### {i}'}
+      for i in range(12)
+    ]
+    data = ''.join(json.dumps(row) + '\n' for row in text)
+    (tmp_path / f'{split}.jsonl').write_text(data)
   command = [sys.executable, '-m', 'lora_opt.data.prepare', 'gsm8k']
-  command += ['--raw', str(raw), '--data_dir', f'{bucket.root}/prepared']
-  for _ in range(2):  # the second time it is there
-    done = subprocess.run(
-      command, env=bucket.environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert 'gsm8k train: 12 rows' in done.stdout
-    assert f'{bucket.root}/prepared/gsm8k/1.0.0' in done.stdout
-  first = [flag for flag in FLAGS if 'EXAMPLES' not in flag]
-  first[3] = '--gin_file=configs/tasks/gsm8k.gin'
-  first.append(f'--gin.DATA_DIR={bucket.root}/prepared')
-  said, code = bucket.run('of_prepared', first=first)
-  assert code == 0, said
-  assert 'array_record' in bucket.read('of_prepared/dataset.json').decode()
+  command += ['--raw', str(tmp_path), '--data_dir', f'{bucket.root}/prepared']
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
+  assert 'gsm8k train: 12 rows' in done.stdout
+  assert f'{bucket.root}/prepared/gsm8k/1.0.0' in done.stdout
+  found = sources.Folder('gsm8k', 'test', f'{bucket.root}/prepared')
+  assert len(found) == 12
+  assert found[3]['question'] == 'What is 3?'
+  assert found.facts()['source'] == 'Tfds'
 
 
 @pytest.mark.parametrize(
-  ('setting', 'value', 'message'),
+  ('argument', 'place', 'message'),
   [
-    ('MODEL_DIR', '{scheme}://no-such-bucket/run', 'there is no bucket'),
-    ('MODEL_DIR', '{scheme}://B%%/run', 'names no bucket'),
-    ('ADAPTER', '{scheme}://bucket/no/adapter', 'nothing of that name'),
+    ('model_dir', 'no-such-bucket/run', 'there is no bucket'),
+    ('adapter', 'bucket/no/adapter', 'there is nothing of that name'),
   ],
 )
-def test_a_mistake_is_said_at_once(bucket, tmp_path, setting, value, message):
-  value = value.format(scheme=bucket.root.partition(':')[0])
-  started = time.monotonic()
-  local = [f'--gin.MODEL_DIR={tmp_path}/not_made']
-  mode = 'eval' if setting == 'ADAPTER' else 'train'
-  process = subprocess.run(
-    [*MAIN, f'--run_mode={mode}', *FLAGS, *local, f'--gin.{setting}={value}'],
-    env=bucket.environment,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert process.returncode == 1
-  assert f'{setting}={value}' in process.stderr
-  assert message in process.stderr
-  assert 'Traceback' not in process.stderr
-  assert time.monotonic() - started < 120
-  assert not (tmp_path / 'not_made').exists()
+def test_a_mistake_is_said_at_once(bucket, argument, place, message):
+  value = f'{bucket.root.partition("/")[0]}//{place}'
+  with pytest.raises(OSError, match=message) as told:
+    places.check({f'run.score.{argument}': repr(value)})
+  assert f'run.score.{argument}={value}' in str(told.value)
+
+
+def test_several_processes_on_s3_are_refused(monkeypatch, model, task):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='2 processes cannot keep its checkp'):
+    run('s3://bucket/of_two', model, task)

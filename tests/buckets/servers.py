@@ -64,7 +64,7 @@ def serve(scheme: str, log: pathlib.Path) -> Iterator[dict[str, str]]:
 
 
 def _wait(url: str, process: subprocess.Popen, log: pathlib.Path) -> None:
-  deadline = time.monotonic() + 60
+  deadline = time.monotonic() + 300
   while time.monotonic() < deadline and process.poll() is None:
     with contextlib.suppress(OSError):
       urllib.request.urlopen(url, timeout=5).close()
