@@ -22,7 +22,11 @@ from lora_opt.training.loop import train
 from lora_opt.training.run_lock import RunLock
 from tests.buckets.stores import check_installed
 
-pytestmark = pytest.mark.usefixtures('fast_compile')
+pytestmark = [
+  pytest.mark.usefixtures('fast_compile'),
+  # aiohttp, of what gcsfs gives it.
+  pytest.mark.filterwarnings('ignore:Sending a large body:ResourceWarning'),
+]
 
 check_installed()
 
