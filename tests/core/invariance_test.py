@@ -106,7 +106,10 @@ NOT_INVARIANT = [
 ]
 
 
-@pytest.mark.parametrize('matrix_method', ['lapack', 'products'])
+@pytest.mark.parametrize(
+  'matrix_method',
+  ['lapack', pytest.param('products', marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize(('kind', 'tx'), INVARIANT)
 def test_invariant(kind, tx, matrix_method):
   tx = transforms.with_matrix_method(tx, matrix_method)
@@ -137,16 +140,14 @@ def test_not_invariant(kind, tx):
 )
 def test_told_alpha_the_path_does_not_depend_on_it(recipe, start):
   paths = []
-  for scale in (1.0, 1 / 3, 30.0):
+  for scale in (1 / 3, 30.0):
     pairs = [
       (a, 0 * b if start == 'zero b' else b / scale)
-      for a, b in problems.random_pairs(4)
+      for a, b in problems.random_pairs(4)[:1]
     ]
     tx = recipe(lora_scale=scale)
     steps = trajectory(tx, pairs, scale=scale)
     paths.append([[scale * a @ b.T for a, b in step] for step in steps])
-  for other in paths[1:]:
-    for one, two in zip(paths[0], other, strict=True):
-      for x, y in zip(one, two, strict=True):
-        # Roundings of 1e-16, times conditions of some tens, over eight steps.
-        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
+  for [x], [y] in zip(*paths, strict=True):
+    # Roundings of 1e-16, times conditions of some tens, over eight steps.
+    np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)

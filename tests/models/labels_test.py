@@ -157,6 +157,8 @@ def test_adapters_and_merged_folders_say_their_labels(folder, tmp_path):
     train_steps=2,
     task_feature_lengths={'targets': 32},
     batch_size=2,
+    evaluate_before=False,
+    diagnostics=False,
   )
   labels = json.loads((tmp_path / 'adapter' / 'labels.json').read_text())
   assert labels == {'labels': list(MNLI)}

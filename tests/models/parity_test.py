@@ -30,12 +30,13 @@ ALL = [
 
 @pytest.fixture(scope='module', params=ALL, ids='_'.join)
 def compared(request, tmp_path_factory):
-  """A case: family, name, our model of it, and what it computes."""
+  """A case: family, name, our model, its folder, and what it computes."""
   family, name = request.param
   _, config = material.read_golden(f'{family}_{name}')
   family, case = FAMILIES[family], FAMILIES[family].CASES[name]
-  model = family.our_model(case, tmp_path_factory.mktemp(name), config)
-  return request.param, model, family.our_arrays(case, model)
+  folder = tmp_path_factory.mktemp(name)
+  model = family.our_model(case, folder, config)
+  return request.param, model, folder, family.our_arrays(case, model)
 
 
 def reference(family, name, source):
@@ -47,7 +48,7 @@ def reference(family, name, source):
 @pytest.mark.filterwarnings('ignore')  # of peft and transformers
 @pytest.mark.parametrize('source', SOURCES)
 def test_logits_and_gradients(compared, source):
-  name, _, ours = compared
+  name, _, _, ours = compared
   theirs = reference(*name, source)
   assert ours.keys() - theirs.keys() == {'packed logits'}
   for key, expected in theirs.items():
@@ -60,7 +61,7 @@ def test_logits_and_gradients(compared, source):
 
 
 def test_packed_rows_have_the_logits_of_separate_rows(compared):
-  name, _, ours = compared
+  name, _, _, ours = compared
   material.assert_close(ours['packed logits'], ours['logits'], name)
 
 
@@ -71,7 +72,7 @@ if 'live' in SOURCES:
     """Exported by us and loaded by peft; saved by peft and loaded by us."""
     import peft
 
-    (family, name), model, ours = compared
+    (family, name), model, _, ours = compared
     family, case = FAMILIES[family], FAMILIES[family].CASES[name]
     adapted, *_ = family.reference(case)
     adapted.save_pretrained(tmp_path / 'theirs')
@@ -84,6 +85,23 @@ if 'live' in SOURCES:
     base = adapted.unload()
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / 'ours').eval()
     logits, valid = family.torch_logits(case, loaded)
+    logits = family.thinned(logits.detach().numpy()[valid.numpy()])
+    material.assert_close(ours['logits'], logits, name)
+
+  @pytest.mark.filterwarnings('ignore')  # of transformers
+  def test_a_merged_folder_is_read_by_transformers(compared, tmp_path):
+    import transformers
+
+    (family, name), model, folder, ours = compared
+    kind = {
+      'decoder': transformers.AutoModelForCausalLM,
+      'encoder_decoder': transformers.AutoModelForSeq2SeqLM,
+    }[family]
+    family, case = FAMILIES[family], FAMILIES[family].CASES[name]
+    merged = tmp_path / 'merged'
+    model.merge(merged, material.adapter(model), source=folder)
+    theirs = kind.from_pretrained(merged).eval()
+    logits, valid = family.torch_logits(case, theirs)
     logits = family.thinned(logits.detach().numpy()[valid.numpy()])
     material.assert_close(ours['logits'], logits, name)
 

@@ -26,6 +26,8 @@ from lora_opt.training.train_state import create_train_state
 from tests.data.image_files import colours, save
 from tests.training.launching import Run, steps_logged
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 STEPS = 4
 ADAPTER = 'adapter/pytorch_lora_weights.safetensors'
 DRAW = functools.partial(
@@ -83,10 +85,8 @@ def run(folder, model, task, steps=STEPS, **settings):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, model, pictures):
   folder = tmp_path_factory.mktemp('run')
-  jax.config.update('jax_disable_most_optimizations', True)
   run(folder, model, make_task(pictures), eval_period=2)
-  yield folder
-  jax.config.update('jax_disable_most_optimizations', False)
+  return folder
 
 
 def test_the_class_is_drawn_first_and_kept(folder, model, pictures, tmp_path):

@@ -120,9 +120,9 @@ def test_bfloat16_computes_nearly_the_same(model, lora, losses):
   )
   value, gradient = jax.jit(
     jax.value_and_grad(
-      lambda lora: narrow.token_losses(narrow.base, lora, batch).mean()
+      lambda lora, base: narrow.token_losses(base, lora, batch).mean()
     )
-  )(lora)
+  )(lora, narrow.base)
   # 8 bits, through some 40 layers.
   np.testing.assert_allclose(value, expected.mean(), rtol=0.05)
   for leaf in jax.tree.leaves(gradient):
