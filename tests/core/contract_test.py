@@ -55,7 +55,7 @@ def test_jit_is_eager(recipe, name):
 
 @each_recipe
 def test_compiles_once_with_stable_types(recipe, name):
-  params = problems.mixed_tree()
+  params = problems.small_tree()
   trainer = problems.Trainer(recipe(name))
   state = trainer.init(params)
   _, new = trainer.update(params, state, params)

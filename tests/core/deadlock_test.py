@@ -36,7 +36,11 @@ def start(kind, dtype):
 
 
 KINDS = ['B = 0', 'A = 0', 'B of rank one', 'A of rank one']
-DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+DTYPES = [
+  jnp.float32,
+  jnp.bfloat16,
+  pytest.param(jnp.float16, marks=pytest.mark.long),
+]
 
 
 def relative_losses(name, dtype, steps, method):

@@ -59,14 +59,15 @@ def test_dead_directions():
   head = tree['head']
   head['lora_a'] = head['lora_a'].at[:, 1].set(head['lora_a'][:, 0])
   tree['tail']['lora_b'] *= 0
-  stacked = tree['layers']['q']
-  stacked['lora_b'] = stacked['lora_b'].at[1, 2:].set(0)
+  down = tree['layers']['down']
+  down['lora_b'] = down['lora_b'].at[1, 2:].set(0)
   found = diagnostics.diagnose(tree)
   dead = {k: v.dead_directions.tolist() for k, v in found.items()}
   assert dead == {
     'head.lora': 1,
     'tail.lora': 2,
-    'layers.q.lora': [0, 2, 0],
+    'layers.down.lora': [0, 2, 0],
+    'layers.q.lora': [0, 0, 0],
   }
   assert problems.is_finite(found)
   assert diagnostics.summarize(found)['dead_directions_total'] == 5

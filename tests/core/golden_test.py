@@ -12,9 +12,23 @@ from tests import golden_replay
 FOLDER = pathlib.Path(__file__).parents[1] / 'golden'
 
 
-@pytest.mark.parametrize('method', ['lapack', 'products'])
+# Of the other method, for accelerators, the rest is long.
+PRODUCTS = ('rite_default', 'rite_zero_b', 'reflora_full')
+PATHS = sorted(FOLDER.glob('*.npz'))
+
+
 @pytest.mark.parametrize(
-  'path', sorted(FOLDER.glob('*.npz')), ids=lambda p: p.stem
+  ('path', 'method'),
+  [
+    pytest.param(
+      *(path, method),
+      marks=[pytest.mark.long]
+      * (method == 'products' and path.stem not in PRODUCTS),
+      id=f'{path.stem}-{method}',
+    )
+    for path in PATHS
+    for method in ('lapack', 'products')
+  ],
 )
 def test_authors_trajectory(path, method):
   with jax.enable_x64(True):

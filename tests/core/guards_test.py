@@ -31,8 +31,8 @@ def counts(state):
 
 def train(tx, params, gradients, state=None):
   """Parameters and state after these gradients."""
-  state = tx.init(params) if state is None else state
-  update = jax.jit(tx.update)
+  init, update = problems.compiled(tx)
+  state = init(params) if state is None else state
   for g in gradients:
     updates, state = update(g, state, params)
     params = optax.apply_updates(params, updates)
@@ -40,19 +40,18 @@ def train(tx, params, gradients, state=None):
 
 
 @each_recipe
-@pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_a_rate_that_is_bad_once(name, bad):
+def test_a_rate_that_is_bad_once(name):
   params = tree()
 
   def schedule(count):
-    return jnp.where(count == 1, bad, 1e-3)
+    return jnp.array([1e-3, np.nan, np.inf, 1e-3, 1e-3])[count]
 
   factory = problems.RECIPES[name]
   tx = factory(schedule, weight_decay=0.1)
-  params, state = train(tx, params, [params] * 3)
+  params, state = train(tx, params, [params] * 4)
   assert problems.is_finite((params, state))
   # `balanced` does not know the learning rate of what is inside.
-  assert counts(state) == (1, 0)
+  assert counts(state) == (2, 0)
   again, state = train(tx, params, [params], state)
   assert np.any(again['one']['lora_b'] != params['one']['lora_b'])
 
@@ -73,17 +72,17 @@ def test_a_bad_gradient_of_another_leaf(name):
 
 
 @each_recipe
-@pytest.mark.parametrize('bad', [np.nan, np.inf, 1e30])
-def test_a_bad_parameter_stays_in_its_pair(name, bad):
-  params = poisoned(tree(), 'one', 'lora_a', bad)
+def test_a_bad_parameter_stays_in_its_pair(name):
   tx = problems.RECIPES[name](1e-3, weight_decay=0.1)
-  after, state = train(tx, params, [tree()] * 2)
-  assert problems.is_finite((state, after['two'], after['one']['lora_b']))
-  assert not np.all(after['two']['lora_b'] == params['two']['lora_b'])
-  good = tree() | {'one': after['one'] | {'lora_a': tree()['one']['lora_a']}}
-  again, state = train(tx, good, [tree()], state)
-  assert problems.is_finite((again, state))
-  assert counts(state)[1] == 0
+  for bad in (np.nan, np.inf, 1e30):
+    params = poisoned(tree(), 'one', 'lora_a', bad)
+    after, state = train(tx, params, [tree()] * 2)
+    assert problems.is_finite((state, after['two'], after['one']['lora_b']))
+    assert not np.all(after['two']['lora_b'] == params['two']['lora_b'])
+    good = tree() | {'one': after['one'] | {'lora_a': tree()['one']['lora_a']}}
+    again, state = train(tx, good, [tree()], state)
+    assert problems.is_finite((again, state))
+    assert counts(state)[1] == 0
 
 
 @each_recipe
@@ -176,7 +175,7 @@ def test_float16_gradients_do_not_overflow_inside(name):
   params = tree(jnp.float16)
   params['one']['lora_a'] = (params['one']['lora_a'] * 1e-3).astype('float16')
   tx = problems.RECIPES[name](1e-3)
-  updates, state = jax.jit(tx.update)(params, tx.init(params), params)
+  updates, state = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
   assert problems.is_finite((updates, state))
   assert counts(state) == (0, 0)
 

@@ -1,7 +1,5 @@
 """Against the NumPy reference, and the identities the papers state."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,16 +31,10 @@ def gradients_of(pairs, seed, t, scale=1.0):
   return out
 
 
-@functools.lru_cache(maxsize=1)
-def compiled(tx):
-  """Compiled once for the paths that a test compares."""
-  return jax.jit(tx.init), jax.jit(tx.update)
-
-
 def trajectory(tx, pairs, steps=8, scale=1.0):
   """[pairs after each step], with our optimizer."""
   params = problems.to_tree(pairs)
-  init, update = compiled(tx)
+  init, update = problems.compiled(tx)
   state = init(params)
   out = []
   for t in range(steps):

@@ -114,7 +114,7 @@ def from_tree(tree):
 
 
 def mixed_tree(dtype=jnp.float32, seed=0, zero_b=True):
-  """Scanned and unscanned sites, of two shapes and ranks: each is compiled."""
+  """Scanned and unscanned sites, several shapes and two ranks."""
   rng = np.random.default_rng(seed)
 
   def site(*shape_a, out):
@@ -124,10 +124,20 @@ def mixed_tree(dtype=jnp.float32, seed=0, zero_b=True):
     return {'lora_a': jnp.asarray(a, dtype), 'lora_b': jnp.asarray(b, dtype)}
 
   return {
-    'layers': {'q': site(3, 12, 4, out=8)},
+    'layers': {
+      'q': site(3, 12, 4, out=8),
+      'down': site(3, 20, 4, out=12),
+    },
     'head': site(12, 2, out=9),
     'tail': site(12, 2, out=9),
   }
+
+
+def small_tree(dtype=jnp.float32, **options):
+  """Without one of the shapes, each of which takes its time to compile."""
+  tree = mixed_tree(dtype, **options)
+  del tree['layers']['down']
+  return tree
 
 
 def targets_of(tree, seed=1, rank=None):
@@ -151,6 +161,12 @@ def loss_fn(tree, targets):
     delta = jnp.matmul(a, b.mT).astype(jnp.float32)
     total += jnp.mean(jnp.square(delta - targets[name]))
   return total
+
+
+@functools.lru_cache(maxsize=1)
+def compiled(tx):
+  """init and update, compiled once for all runs of a test with this `tx`."""
+  return jax.jit(tx.init), jax.jit(tx.update)
 
 
 class Trainer:

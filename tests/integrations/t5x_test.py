@@ -22,6 +22,8 @@ import lora_opt
 from lora_opt.integrations import t5x
 from tests.core import problems
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 
 class DenseGeneral(nn.Module):
   """The interface of T5X's layer of this name."""
@@ -83,12 +85,13 @@ class Network(nn.Module):
     return DenseGeneral((5,), kernel_axes=('embed', 'vocab'), name='logits')(x)
 
 
-@pytest.fixture(params=[False, True], ids=['layers', 'scanned'])
+@pytest.fixture(scope='module', params=[False, True], ids=['layers', 'scanned'])
 def network(request):
   """(module with LoRA, bare module, params, axes), as T5X would get them."""
   bare = Network(request.param)
   module = t5x.LoraModule(bare, rank=2, alpha=4.0)
-  variables = flax.core.freeze(module.init(jax.random.key(0), jnp.ones((1, 8))))
+  init = jax.jit(module.init)
+  variables = flax.core.freeze(init(jax.random.key(0), jnp.ones((1, 8))))
   axes = partitioning.get_axis_names(variables['params_axes'])
   return module, bare, variables['params'], axes
 
@@ -183,7 +186,7 @@ RECIPES = [name for name in problems.RECIPES if hasattr(t5x, name)]
 def test_logical_axes_and_a_checkpoint(network, name):
   module, _, params, axes = network
   optimizer = getattr(t5x, name)().create(params)
-  grads = jax.grad(loss_of(module))(params, jnp.ones((4, 8)))
+  grads = jax.jit(jax.grad(loss_of(module)))(params, jnp.ones((4, 8)))
   optimizer = jax.jit(lambda o, g: o.apply_gradient(g, learning_rate=0.1))(
     optimizer, grads
   )

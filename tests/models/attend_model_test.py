@@ -77,7 +77,7 @@ CASES = {
   ('implementation', 'case'),
   [
     ('blockwise', 'decoder'),
-    ('blockwise', 'encoder-decoder'),
+    pytest.param('blockwise', 'encoder-decoder', marks=pytest.mark.long),
     *[
       pytest.param(*each, marks=pytest.mark.slow)
       for each in (

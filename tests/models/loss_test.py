@@ -15,6 +15,8 @@ from lora_opt.models.loss import (
   token_cross_entropy,
 )
 
+pytestmark = pytest.mark.usefixtures('fast_compile')
+
 
 @pytest.fixture(name='problem')
 def _problem():
