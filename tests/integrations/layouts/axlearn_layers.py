@@ -68,12 +68,27 @@ def make(layouts, enabled=('query', 'key', 'value')):
     return F(
       model,
       prng_key=jax.random.PRNGKey(1),
-      state=tree,
+      state=_like(params, tree),
       inputs=(X,),
       is_training=False,
     )[0]
 
-  return check.Case(layouts, 3, params, forward)
+  return check.Case(layouts, 3, _plain(params), forward)
+
+
+def _plain(tree):
+  """Its own dicts as dicts: in them jax sees no names."""
+  if not isinstance(tree, dict):
+    return tree
+  return {name: _plain(x) for name, x in tree.items() if x is not None}
+
+
+def _like(params, tree):
+  if not isinstance(params, dict):
+    return tree
+  return type(params)(
+    {name: _like(x, tree.get(name)) for name, x in params.items()}
+  )
 
 
 ONE = ('AXLEARN', 'AXLEARN_OUTPUT', 'AXLEARN_QKV')
