@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -266,6 +267,12 @@ def test_killed_in_the_middle(tmp_path, pictures):
   assert set(whole.wait()) == {0}, whole.text()
   folder = tmp_path / 'killed'
   killed = Run(folder, *flags, cache=cache)
+  # One is saved beside the steps that follow, and whole some time later.
+  while not any(
+    path.name[5:].isdigit() for path in folder.glob('checkpoints/step_*')
+  ):
+    assert killed.processes[0].poll() is None, killed.text()
+    time.sleep(0.001)
   killed.hold_at(30, 0)
   killed.processes[0].kill()
   killed.wait()
