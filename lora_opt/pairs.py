@@ -287,6 +287,7 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
     )
   guessed = len(layouts) > 1
   sites = [_resolve(key, *entry, guessed) for key, entry in found.items()]
+  _check_packing(sites)
   _check_factors(sites, dict(leaf_paths(tree)))
   names = [site.name for site in sites]
   if len(set(names)) != len(names):
@@ -295,6 +296,22 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
   taken = sorted({site.layout.name for site in sites})
   _log.info('%d LoRA sites, layout %s', len(sites), ', '.join(taken))
   return sites
+
+
+# Modules whose parameters, a stack of all experts, PEFT adapts as one.
+_PACKED = re.compile(r'(?:.*[./])?experts(?:[./]base_layer)*[./]lora_A\b.*')
+
+
+def _check_packing(sites: Sequence[Site]) -> None:
+  """Raises ValueError for experts that PEFT packs into the rank axis."""
+  for s in sites:
+    if s.layout == PEFT and len(s.a_shape) == 2 and _PACKED.match(s.a_path):
+      raise ValueError(
+        f'{s.a_path} {s.a_shape} and {s.b_path} {s.b_shape} hold the pairs of '
+        'all experts in one rank axis, as PEFT does for target_parameters. '
+        'Reshape them to (experts, rank, in) and (out, rank, experts), the '
+        'second then transposed to (experts, out, rank): so they are read.'
+      )
 
 
 def _check_factors(sites: Sequence[Site], leaves: Mapping[str, Any]) -> None:
