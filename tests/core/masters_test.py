@@ -90,7 +90,7 @@ def test_what_others_move_counts():
     'norm': jnp.ones(3, jnp.bfloat16),
   }
   tx = lora_opt.float32_masters(lora_opt.adamw(1e-3))
-  updates, state = tx.update(params, tx.init(params), params)
+  updates, state = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
   assert state.masters['norm'] == optax.MaskedNode()
   moved = jax.tree.map(lambda x: 3 * x, params)
   _, state = tx.update(params, state, moved)

@@ -166,7 +166,9 @@ def test_reflora_spread_is_bounded(strength):
       transforms.precondition_by_refactoring(max_spread=bound)
     )
     params = problems.to_tree([(a, b)])
-    new, _ = tx.update(problems.to_tree([(g_a, g_b)]), tx.init(params), params)
+    new, _ = jax.jit(tx.update)(
+      problems.to_tree([(g_a, g_b)]), jax.jit(tx.init)(params), params
+    )
     [(a1, b1)] = problems.from_tree(new)
     return np.linalg.lstsq(g_a, a1)[0], np.linalg.lstsq(g_b, b1)[0]
 
@@ -255,7 +257,7 @@ def test_lora_plus_gives_embeddings_a_rate_of_their_own():
   pair = problems.to_tree([(a, b)])['s0']
   params = {'model': {'embed_tokens': pair, 'shared': pair, 'shared_mlp': pair}}
   tx = lora_opt.lora_plus(0.1, lr_ratio=4.0, embedding_ratio=0.01)
-  updates, _ = tx.update(params, tx.init(params), params)
+  updates, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
 
   def size(name, factor):
     return float(jnp.max(jnp.abs(updates['model'][name][factor])))
@@ -296,7 +298,7 @@ def test_lora_plus_gives_embeddings_a_rate_of_their_own():
 def test_an_embedding_is_told_by_the_own_name_of_the_module(path, expected):
   params = {path: {'lora_a': jnp.ones((4, 2)), 'lora_b': jnp.ones((2, 4))}}
   tx = lora_opt.lora_plus(0.1, embedding_ratio=0.01)
-  updates, _ = tx.update(params, tx.init(params), params)
+  updates, _ = jax.jit(tx.update)(params, jax.jit(tx.init)(params), params)
   size = 0.001 if expected else 0.1
   np.testing.assert_allclose(updates[path]['lora_a'], -size, rtol=1e-6)
 
@@ -326,7 +328,7 @@ def test_lora_plus_one_step_split():
   )
   params = problems.to_tree([(a, b)])
   g = problems.to_tree([(u * b.item() * x[:, None], u * (x @ a)[:, None])])
-  updates, _ = tx.update(g, tx.init(params), params)
+  updates, _ = jax.jit(tx.update)(g, jax.jit(tx.init)(params), params)
   [(a1, b1)] = problems.from_tree(optax.apply_updates(params, updates))
   ax, bb, xx = (x @ a).item(), b.item(), x @ x
   expected = (

@@ -22,7 +22,9 @@ def float64():
 def one_step(tx, pair, gradient):
   """(A', B') for numpy factors, tall."""
   params = problems.to_tree([pair])
-  updates, _ = tx.update(problems.to_tree([gradient]), tx.init(params), params)
+  updates, _ = jax.jit(tx.update)(
+    problems.to_tree([gradient]), jax.jit(tx.init)(params), params
+  )
   return problems.from_tree(optax.apply_updates(params, updates))[0]
 
 
@@ -258,7 +260,7 @@ def test_real_refactoring_moves_adams_moments():
   params = problems.to_tree([(a, b)])
   tx = lora_opt.reflora(0.0, refactoring='real')
   gradients = problems.to_tree(gradients_of([(a, b)], 0, 0))
-  _, state = tx.update(gradients, tx.init(params), params)
+  _, state = jax.jit(tx.update)(gradients, jax.jit(tx.init)(params), params)
   # Parameters stay unbalanced, so the next step changes coordinates again.
   _, after = tx.update(jax.tree.map(jnp.zeros_like, gradients), state, params)
   mu, moved = (
@@ -295,7 +297,7 @@ def test_lamb_and_muon_see_single_layers():
   }
   gradients = jax.tree.map(jnp.cos, params)
   tx = lora_opt.lamb(0.1)
-  updates, _ = tx.update(gradients, tx.init(params), params)
+  updates, _ = jax.jit(tx.update)(gradients, jax.jit(tx.init)(params), params)
   for f in ('lora_a', 'lora_b'):
     step, size = (
       np.linalg.norm(x, axis=(1, 2)) for x in (updates[f], params[f])

@@ -305,7 +305,9 @@ def test_einsum_pairs_step_as_their_flat_form(recipe):
 
   @jax.jit
   def first_step(tree):
-    return tx.update(jax.tree.map(jnp.cos, tree), tx.init(tree), tree)[0]
+    return jax.jit(tx.update)(
+      jax.tree.map(jnp.cos, tree), jax.jit(tx.init)(tree), tree
+    )[0]
 
   for _ in range(3):
     one, two = first_step(flat), first_step(shaped)

@@ -98,8 +98,12 @@ if 'live' in SOURCES:
       'encoder_decoder': transformers.AutoModelForSeq2SeqLM,
     }[family]
     family, case = FAMILIES[family], FAMILIES[family].CASES[name]
-    merged = tmp_path / 'merged'
-    model.merge(merged, material.adapter(model), source=folder)
+    merged, lora = tmp_path / 'merged', material.adapter(model)
+    if name == 'mt5_ends':  # adapts one of the uses of a shared table
+      with pytest.raises(ValueError, match='is also used without it'):
+        model.merge(merged, lora, source=folder)
+      return
+    model.merge(merged, lora, source=folder)
     theirs = kind.from_pretrained(merged).eval()
     logits, valid = family.torch_logits(case, theirs)
     logits = family.thinned(logits.detach().numpy()[valid.numpy()])
