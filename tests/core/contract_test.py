@@ -11,6 +11,15 @@ import lora_opt
 from tests.core import problems
 
 each_recipe = pytest.mark.parametrize('name', problems.RECIPES)
+# The rest is long, where most is of optax and compiles for long.
+SOON = ('adamw', 'balanced', 'lora_plus', 'lora_rite', 'polora', 'reflora')
+soon_some_recipes = pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.long] * (name not in SOON))
+    for name in problems.RECIPES
+  ],
+)
 
 
 @pytest.fixture
@@ -212,7 +221,7 @@ def test_state_has_the_shape_that_tools_expect(recipe, name):
       assert 'lora' in path[-2].key and '/' not in path[-2].key
 
 
-@each_recipe
+@soon_some_recipes
 def test_inside_and_around_optax(name):
   """chain, masked, apply_if_finite, MultiSteps, inject_hyperparams at once."""
   params = {'head': problems.mixed_tree()['head']}

@@ -13,17 +13,18 @@ from tests.core import problems
 LARGEST_GRAM = 3 * 4 * 4
 
 
-PAPERS = ('lora_rite', 'reflora', 'reflora_s', 'lora_plus')
+PAPERS = ('lora_rite', 'reflora', 'reflora_s', 'lora_plus', 'polora')
 
 
 @pytest.fixture(
   scope='module',
   params=[
-    ('auto',),
+    ('auto', *PAPERS),
     ('explicit', *PAPERS),
+    pytest.param(('auto',), marks=pytest.mark.long),
     pytest.param(('explicit',), marks=pytest.mark.long),
   ],
-  ids=['auto', 'explicit, of the papers', 'explicit'],
+  ids=['auto, of the papers', 'explicit, of the papers', 'auto', 'explicit'],
 )
 def rows(request):
   done = subprocess.run(
