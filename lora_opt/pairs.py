@@ -1,9 +1,9 @@
 """Any parameter tree, seen as LoRA pairs.
 
 A *layout* says where a library keeps the two factors of a site: a regular
-expression on the leaf's path and the axes. `find_sites` turns a tree into a
-list of `Site`; `extract_pairs` and `restore_pairs` go to the one canonical
-form that every algorithm is written in, and back.
+expression on the leaf's path and the axes, see `lora_opt.layouts`. `find_sites`
+turns a tree into a list of `Site`; `extract_pairs` and `restore_pairs` go to
+the one canonical form that every algorithm is written in, and back.
 """
 
 import logging
@@ -14,6 +14,68 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from lora_opt.layouts import (
+  AUTO,
+  AXLEARN,
+  AXLEARN_OUTPUT,
+  AXLEARN_OUTPUT_REPEATED,
+  AXLEARN_QKV,
+  AXLEARN_QKV_REPEATED,
+  FLAX,
+  GEMMA,
+  KERAS,
+  LAST_RESORT,
+  LEVANTER,
+  LEVANTER_STACKED,
+  LORAX,
+  PEFT,
+  PEFT_EMBEDDING,
+  PLAIN,
+  QWIX,
+  QWIX_BATCHED,
+  QWIX_SCANNED_0,
+  QWIX_SCANNED_1,
+  SKYRL,
+  TALL,
+  FactorAxes,
+  Layouts,
+  LoraLayout,
+)
+
+__all__ = [
+  'AUTO',
+  'AXLEARN',
+  'AXLEARN_OUTPUT',
+  'AXLEARN_OUTPUT_REPEATED',
+  'AXLEARN_QKV',
+  'AXLEARN_QKV_REPEATED',
+  'FLAX',
+  'GEMMA',
+  'KERAS',
+  'LEVANTER',
+  'LEVANTER_STACKED',
+  'LORAX',
+  'PEFT',
+  'PEFT_EMBEDDING',
+  'PLAIN',
+  'QWIX',
+  'QWIX_BATCHED',
+  'QWIX_SCANNED_0',
+  'QWIX_SCANNED_1',
+  'SKYRL',
+  'TALL',
+  'FactorAxes',
+  'Layouts',
+  'LoraLayout',
+  'LoraPair',
+  'PairMatrices',
+  'Site',
+  'extract_pairs',
+  'find_sites',
+  'leaf_paths',
+  'restore_pairs',
+]
 
 Array = jax.Array
 PyTree = Any
@@ -35,65 +97,6 @@ class PairMatrices(NamedTuple):
   b: Array  # (batch, rank, rank) or (batch,)
 
 
-class LoraLayout(NamedTuple):
-  """Where a library keeps its pairs.
-
-  `a` is always the factor that starts random and `b` the one that starts at
-  zero, whatever the library calls them.
-  """
-
-  name: str
-  # Matched against the whole path, 'outer/inner/leaf'. Groups: `factor`, and
-  # `module` (with any further group), which both factors of a pair share.
-  pattern: str
-  a: str  # what `factor` reads for the random factor
-  b: str
-  a_rank: int  # the rank axis of the leaf
-  b_rank: int
-  # Axes of scanned layers or experts, in both leaves. None: every axis before
-  # the last two.
-  batch_axes: tuple[int, ...] | None = None
-  # Those of factor b, in the same order, if they lie elsewhere there.
-  b_batch_axes: tuple[int, ...] | None = None
-  # Numbers of axes (of a, of b) that this layout is for. None: any.
-  ndims: tuple[tuple[int, int], ...] | None = None
-
-  @property
-  def a_axes(self) -> 'FactorAxes':
-    """Where the axes of factor a are."""
-    return FactorAxes(self.a_rank, self.batch_axes)
-
-  @property
-  def b_axes(self) -> 'FactorAxes':
-    """Where the axes of factor b are."""
-    elsewhere = self.b_batch_axes is not None
-    return FactorAxes(
-      self.b_rank, self.b_batch_axes if elsewhere else self.batch_axes
-    )
-
-
-class FactorAxes(NamedTuple):
-  """Which axes of a leaf are what; see `LoraLayout`."""
-
-  rank: int
-  batch: tuple[int, ...] | None
-
-  def split(self, ndim: int) -> tuple[list[int], list[int], list[int]] | None:
-    """(batch axes, other axes, [rank axis]), or None if they do not exist."""
-    batch = tuple(range(ndim - 2)) if self.batch is None else self.batch
-    batch = [i % ndim if -ndim <= i < ndim else ndim for i in batch]
-    rank = self.rank % ndim if -ndim <= self.rank < ndim else -1
-    rest = [i for i in range(ndim) if i not in batch and i != rank]
-    if rank < 0 or rank in batch or not rest or any(i >= ndim for i in batch):
-      return None
-    return batch, rest, [rank]
-
-  def rank_in_front(self, ndim: int) -> bool:
-    """Whether another axis of the matrix stands behind the rank in the leaf."""
-    _, rest, (rank,) = self.split(ndim)
-    return rest[-1] > rank
-
-
 class Site(NamedTuple):
   """One pair found in a tree."""
 
@@ -112,127 +115,6 @@ class Site(NamedTuple):
   def batch(self) -> int:
     """Number of pairs of matrices."""
     return math.prod(self.batch_shape)
-
-
-_LORA = r'(?:(?P<module>.*)/)?lora_(?P<factor>[ab])'
-_QWIX = r'(?P<module>.*)_lora_(?P<factor>[ab])'
-_PEFT = (
-  r'(?:(?P<module>.*)[./])?lora_(?P<factor>[AB])'
-  r'(?:[./](?!weight)(?P<adapter>[^./]+))?(?:[./]weight)?'
-)
-_KERAS = (
-  r'(?:(?P<module>.*)/)?lora_(?P<weight>kernel|embeddings)_(?P<factor>[ab])'
-)
-_AXLEARN = r'(?:(?P<module>.*)/)?lora_(?P<factor>down|up)/weight'
-_LEVANTER = r'(?:(?P<module>.*)/)?lora/lora_(?P<factor>[AB])/weight(?:/0)?'
-_PLAIN = r'(?:(?P<module>.*)/)?(?P<factor>[ab])'
-
-# This project's own models, flax.nnx.LoRA and LoRALinear: lora_a (in, rank),
-# lora_b (rank, out), scanned or vmapped layers in front.
-FLAX = LoraLayout('FLAX', _LORA, 'a', 'b', -1, -2)
-# qwix, tunix: kernel_lora_a (in..., rank), kernel_lora_b (rank, out...).
-QWIX = LoraLayout('QWIX', _QWIX, 'a', 'b', -1, 0, ())
-# The same under nn.scan with layers on axis 0: (L, in, rank), (L, rank, out).
-QWIX_SCANNED_0 = LoraLayout('QWIX_SCANNED_0', _QWIX, 'a', 'b', -1, 1, (0,))
-# ... and on axis 1, as in MaxText and T5X: (in, L, rank), (rank, L, out).
-QWIX_SCANNED_1 = LoraLayout('QWIX_SCANNED_1', _QWIX, 'a', 'b', -1, 0, (1,))
-# Products with a batch axis, as of experts, inside nn.scan: (L, E, in, rank),
-# (L, E, rank, out), either axis first. (An einsum has one factor for all
-# experts and is QWIX: a (E, in, rank), b (rank, out).)
-QWIX_BATCHED = LoraLayout(
-  'QWIX_BATCHED', _QWIX, 'a', 'b', -1, -2, ndims=((4, 4), (5, 5))
-)
-# gemma.peft: lora/a (in..., rank), lora/b (rank, out...).
-GEMMA = LoraLayout(
-  'GEMMA', r'(?:(?P<module>.*)/)?lora/(?P<factor>[ab])', 'a', 'b', -1, 0, ()
-)
-# Hugging Face PEFT, nested or flat with dots: lora_A.weight (rank, in),
-# lora_B.weight (out, rank).
-PEFT = LoraLayout('PEFT', _PEFT, 'A', 'B', -2, -1)
-# SkyRL: lora_A (adapters, in, rank), lora_B (adapters, rank, out); experts have
-# an axis before the last two, stacked layers one in front of all.
-SKYRL = LoraLayout(
-  'SKYRL', _PEFT, 'A', 'B', -1, -2, ndims=((3, 3), (4, 4), (5, 5))
-)
-# PEFT's embeddings start with A at zero: lora_embedding_A (rank, vocabulary),
-# lora_embedding_B (dim, rank).
-PEFT_EMBEDDING = LoraLayout(
-  'PEFT_EMBEDDING', _PEFT.replace('lora_', 'lora_embedding_'), 'B', 'A', -1, -2
-)
-# axlearn: lora_down/weight (in, rank), lora_up/weight (rank, out).
-AXLEARN = LoraLayout('AXLEARN', _AXLEARN, 'down', 'up', -1, -2)
-# Its fused query, key and value: (in, 3, rank), (3, rank, heads, dim).
-AXLEARN_QKV = LoraLayout(
-  'AXLEARN_QKV', _AXLEARN, 'down', 'up', -1, 1, (1,), (0,), ((3, 4),)
-)
-# Its output of attention: (rank, heads, dim), (rank, out).
-AXLEARN_OUTPUT = LoraLayout(
-  'AXLEARN_OUTPUT', _AXLEARN, 'down', 'up', 0, 0, (), ndims=((3, 2),)
-)
-# Both inside a Repeat, which puts the layers in front.
-AXLEARN_QKV_REPEATED = AXLEARN_QKV._replace(
-  name='AXLEARN_QKV_REPEATED',
-  b_rank=2,
-  batch_axes=(0, 2),
-  b_batch_axes=(0, 1),
-  ndims=((4, 5),),
-)
-AXLEARN_OUTPUT_REPEATED = AXLEARN_OUTPUT._replace(
-  name='AXLEARN_OUTPUT_REPEATED',
-  a_rank=1,
-  b_rank=1,
-  batch_axes=(0,),
-  ndims=((4, 3),),
-)
-# keras and keras-hub, by `variable.path`: lora_kernel_a (kernel[:-1]..., rank),
-# lora_kernel_b (rank, kernel[-1]); embeddings likewise.
-KERAS = LoraLayout('KERAS', _KERAS, 'a', 'b', -1, 0, ())
-# levanter: lora_A.weight (rank, in...), lora_B.weight (out..., rank); under a
-# Stacked module with the layers in front. Neither starts at zero.
-LEVANTER = LoraLayout(
-  'LEVANTER', r'(?!.*\bstacked/)' + _LEVANTER, 'A', 'B', 0, -1, ()
-)
-LEVANTER_STACKED = LoraLayout(
-  'LEVANTER_STACKED', r'(?=.*\bstacked/)' + _LEVANTER, 'A', 'B', 1, -1, (0,)
-)
-# lorax: a (rank, out) and b (in, rank), b zero. Not in AUTO: a square weight's
-# pair looks like PLAIN, and lorax runs with no jax that this package runs with
-# (it stands for forks of it).
-LORAX = LoraLayout('LORAX', _PLAIN, 'a', 'b', -2, -1)
-# {'a': (in, rank), 'b': (rank, out)}, batch axes in front.
-PLAIN = LoraLayout('PLAIN', _PLAIN, 'a', 'b', -1, -2)
-# {'a': (in, rank), 'b': (out, rank)}, batch axes in front.
-TALL = LoraLayout('TALL', _PLAIN, 'a', 'b', -1, -1)
-
-# The path decides first, so a tree of one library is never read as another's.
-# Layouts with one path (qwix scanned or not) are told apart by shapes, and if
-# that leaves two readings, it is an error that names them. (Only of QWIX and
-# QWIX_SCANNED_1 the second is taken: the first fits whenever it does.)
-AUTO = (
-  FLAX,
-  QWIX,
-  QWIX_SCANNED_0,
-  QWIX_SCANNED_1,
-  QWIX_BATCHED,
-  GEMMA,
-  PEFT,
-  SKYRL,
-  PEFT_EMBEDDING,
-  AXLEARN,
-  AXLEARN_QKV,
-  AXLEARN_OUTPUT,
-  AXLEARN_QKV_REPEATED,
-  AXLEARN_OUTPUT_REPEATED,
-  KERAS,
-  LEVANTER,
-  LEVANTER_STACKED,
-  PLAIN,
-  TALL,
-)
-# Names as short as 'a' and 'b' count only if no library's names are there.
-_LAST_RESORT = frozenset({_PLAIN})
-
-Layouts = LoraLayout | Sequence[LoraLayout]
 
 
 def leaf_paths(tree: PyTree) -> list[tuple[str, Any]]:
@@ -358,7 +240,7 @@ def _match(leaves, layouts):
   found: dict[tuple, tuple] = {}
   taken: set[str] = set()
   for pattern, candidates in by_pattern.items():
-    if pattern in _LAST_RESORT and found:
+    if pattern in LAST_RESORT and found:
       break
     compiled = re.compile(pattern)
     left = [(path, leaf) for path, leaf in leaves if path not in taken]

@@ -13,6 +13,8 @@ from typing import Self, TextIO, TypeVar
 
 import tqdm
 
+from lora_opt.reading.values import one_line
+
 T = TypeVar('T')
 # Seconds until a step is worth a line of a terminal, and how often that moves.
 _SHOWN_AFTER, _TICK = 1.0, 0.5
@@ -53,7 +55,7 @@ class Bar:
       unit: 'B' for bytes, which are shown as kB, MB, GB; '' for things.
       stream: where to; standard error by default.
     """
-    self._what, self._total, self._unit = _plain(what), total, unit
+    self._what, self._total, self._unit = one_line(what), total, unit
     self._stream = sys.stderr if stream is None else stream
     self._done, self._said = 0, False
     self._start = time.monotonic()
@@ -160,7 +162,7 @@ def waiting(
   if _muted or (terminal and not on_terminal):
     yield
     return
-  what = _plain(what)
+  what = one_line(what)
   before = '' if usual is None else f' ({_time(usual)} last time)'
   start = time.monotonic()
   bar = None
@@ -236,11 +238,6 @@ def _time(seconds: float) -> str:
   if seconds < 100:
     return f'{seconds:.0f} s'
   return tqdm.tqdm.format_interval(seconds)
-
-
-def _plain(text: str) -> str:
-  """One line without control characters."""
-  return ''.join(c if c.isprintable() else '?' for c in text)
 
 
 def _print(text: str, stream: TextIO) -> None:

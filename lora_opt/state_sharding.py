@@ -13,9 +13,8 @@ def state_shardings(tx: optax.GradientTransformation, params: Any) -> Any:
   What has the shape of a parameter (moments, last factors) lies where the
   parameter lies, and so does a vector along its long axis, which has the rank
   axis with length one; r x r matrices, counts and norms are on every device.
-  Without
-  it `jax.jit(tx.init)` leaves the place of zeros to the compiler, and the
-  first step, which returns them elsewhere, is compiled a second time.
+  Without it `jax.jit(tx.init)` leaves the place of zeros to the compiler, and
+  the first step, which returns them elsewhere, is compiled a second time.
 
   Args:
     tx: any optax transformation.

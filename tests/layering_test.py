@@ -1,10 +1,10 @@
 """The layers of the code, by the imports that stand in its files.
 
 -3 buckets             etils and fsspec, once a bucket is named
--2 progress            tqdm
--1 reading, writing    -3, the standard library
+-2 reading, writing    -3, the standard library
+-1 progress            -2, tqdm
 0 linalg               jax
-1 pairs                jax
+1 layouts, pairs       jax
 2 transforms           0, 1, optax
 3 optimizers, diagnostics, state_sharding, the package itself: 0-2, optax
 4 integrations/X       1-3 and library X
@@ -24,10 +24,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted((ROOT / 'lora_opt').rglob('*.py'))
 LAYERS = {
   'buckets': -3,
-  'progress': -2,
-  'reading': -1,
-  'writing': -1,
+  'reading': -2,
+  'writing': -2,
+  'progress': -1,
   'linalg': 0,
+  'layouts': 1,
   'pairs': 1,
   'transforms': 2,
   'optimizers': 3,
@@ -49,8 +50,8 @@ LAYERS = {
 # Layers of this package that a layer may import.
 MAY_IMPORT = {
   -3: {-3},
-  -2: {-2},
-  -1: {-3, -1},
+  -2: {-3, -2},
+  -1: {-2, -1},
   0: {0},
   1: {1},
   2: {0, 1, 2},
@@ -63,8 +64,8 @@ MAY_IMPORT = {
 # The publishable library: what `pip install lora_opt` brings.
 BASE = {
   -3: {'etils', 'fsspec'},
-  -2: {'tqdm'},
-  -1: set(),
+  -2: set(),
+  -1: {'tqdm'},
   0: {'jax'},
   1: {'jax'},
   2: {'jax', 'optax'},

@@ -97,7 +97,7 @@ def test_names_of_strangers_cannot_move_the_cursor(soon):
   stream = io.StringIO()
   with progress.waiting('reading \x1b[2Ja\nb', stream=stream):
     (line, *_) = lines_after(stream, 1)
-  assert line == 'reading ?[2Ja?b: 0 s'
+  assert line == r'reading \x1b[2Ja\x0ab: 0 s'
 
 
 SHOW = """
