@@ -6,10 +6,12 @@ put into the bucket, its mark last. A checkpoint without the mark is one whose
 putting was cut off, and is taken for none.
 """
 
+import concurrent.futures
 import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Callable
 
 from lora_opt.buckets.paths import filesystem, put_file, remove
 
@@ -27,12 +29,33 @@ class CheckpointStore:
       name: of a checkpoint in it.
     """
     self._target, self._name = folder, name
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._putting: concurrent.futures.Future[None] | None = None
     self._home = tempfile.TemporaryDirectory(prefix='lora_opt_')
     self.folder = pathlib.Path(self._home.name) / folder.name
     self.folder.mkdir()
     store = filesystem(folder)
     for step in self._finished():
       store.get(f'{folder}/{step}/', f'{self.folder / step}/', recursive=True)
+
+  def put_after(self, written: Callable[[], None]) -> None:
+    """Puts what is new once `written` returns, while the caller goes on."""
+
+    def run():
+      written()
+      self.put()
+
+    self._putting = self._thread.submit(run)
+
+  def wait(self) -> None:
+    """Waits for that to be done.
+
+    Raises:
+      OSError: The bucket cannot be written.
+    """
+    putting, self._putting = self._putting, None
+    if putting is not None:
+      putting.result()
 
   def put(self) -> None:
     """Puts what is new on the local disk, and removes what is no longer there.

@@ -6,7 +6,6 @@ number of processes and devices. Checksums travel with it, so that a damaged one
 is found before anything is trained from it.
 """
 
-import concurrent.futures
 import functools
 import json
 import os
@@ -63,14 +62,12 @@ class Checkpoints:
     """
     folder = model_dir / 'checkpoints'
     self._store = None
-    self._putting: concurrent.futures.Future | None = None
     check_place(model_dir)
     if _is_on_s3(folder):
       self._store = CheckpointStore(folder, _NAME)
       folder = self._store.folder
     self._folder = folder if is_bucket(folder) else folder.absolute()
     on_first(functools.partial(_set_damaged_aside, self._folder, model_dir))
-    self._thread = concurrent.futures.ThreadPoolExecutor(1)
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -97,7 +94,8 @@ class Checkpoints:
       TrainingDivergedError: a number of the state is not finite.
       OSError, ValueError: an earlier save could not be written.
     """
-    self._wait_for_putting()
+    if self._store is not None:
+      self._store.wait()
     step, arrays = int(state.step), by_path(state)
     if broken := not_finite(arrays):
       what = f'{min(broken)} is not finite'
@@ -121,16 +119,7 @@ class Checkpoints:
       ),
     )
     if self._store is not None:
-      self._putting = self._thread.submit(self._put)
-
-  def _put(self) -> None:
-    self._manager.wait_until_finished()
-    self._store.put()
-
-  def _wait_for_putting(self) -> None:
-    putting, self._putting = self._putting, None
-    if putting is not None:
-      putting.result()
+      self._store.put_after(self._manager.wait_until_finished)
 
   def restore(
     self, state: TrainState, batches: grain.DatasetIterator
@@ -185,7 +174,8 @@ class Checkpoints:
     """Waits for what is being written, unless that needs a lost process."""
     lost = isinstance(error, jax.errors.JaxRuntimeError)
     if not (lost and jax.process_count() > 1):
-      self._wait_for_putting()
+      if self._store is not None:
+        self._store.wait()
       self._manager.wait_until_finished()
       self._manager.close()
     if self._store is not None:
