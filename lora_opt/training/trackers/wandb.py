@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lora_opt.training import stopping
 from lora_opt.training.trackers.tracker import (
   FAILED,
   STOPPED,
@@ -13,7 +14,7 @@ from lora_opt.training.trackers.tracker import (
 )
 
 _MODES = ('online', 'offline')
-_EXIT_CODES = {FAILED: 1, STOPPED: 75}
+_EXIT_CODES = {FAILED: 1, STOPPED: stopping.EXIT}
 
 
 class Wandb:
