@@ -175,7 +175,12 @@ def move(path: pathlib.Path, target: pathlib.Path) -> None:
   In a bucket each object is copied and then removed.
   """
   if is_bucket(path):
-    filesystem(path).mv(os.fspath(path), os.fspath(target), recursive=True)
+    # Not `mv` of fsspec: s3fs would copy folders too, which are no objects.
+    store = filesystem(path)
+    prefix = os.fspath(path).partition('://')[2]
+    for name in store.find(prefix):
+      store.cp_file(name, f'{target}{name[len(prefix) :]}')
+    remove(path)
     return
   target.parent.mkdir(exist_ok=True)
   path.rename(target)

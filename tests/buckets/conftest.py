@@ -8,7 +8,8 @@ from tests.buckets import servers
 from tests.buckets.stores import Store
 
 
-@pytest.fixture(scope='module', params=['gs', 's3'])
+# One for all modules: what talks to them is kept as long as the process.
+@pytest.fixture(scope='session', params=['gs', 's3'])
 def bucket(request, tmp_path_factory):
   """An emulator that this process and those that it starts talk to."""
   folder = tmp_path_factory.mktemp(request.param)
