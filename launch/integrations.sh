@@ -132,12 +132,9 @@ trackers() {
 
 # Emulators of Google Cloud Storage and S3 on loopback.
 buckets() {
-  # botocore wants an older python-dateutil than the pinned one.
-  mkdir -p "$environments"
-  grep -v '^python-dateutil' constraints.txt > "$environments/buckets.txt"
-  environment buckets "$python" -c "$environments/buckets.txt" \
-    -e '.[test,buckets]' gcsfs==2026.10.1 s3fs==2026.9.0 \
-    'moto[server]==5.2.5' gcp-storage-emulator==2026.7.19
+  environment buckets "$python" -c constraints.txt -e '.[test,buckets]' \
+    gcsfs==2026.10.1 s3fs==2026.9.0 'moto[server]==5.2.5' \
+    gcp-storage-emulator==2026.7.19
   "$environments/buckets/bin/python" -m pytest -n 0 tests/buckets
 }
 
