@@ -23,6 +23,7 @@ from experiments.dreambooth import digits
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.diffusion.clip_text_config import ClipTextConfig
+from lora_opt.models.diffusion.formats import DIFFUSERS
 from lora_opt.models.diffusion.noise import NoiseSchedule
 from lora_opt.models.diffusion.pipeline_config import PipelineConfig
 from lora_opt.models.diffusion.sampler import Sampler
@@ -106,7 +107,7 @@ def new_model(seed: int = 0) -> TextToImage:
   sampler = Sampler(spacing='trailing', clip=1.0, end_at_image=True)
   config = PipelineConfig(unet, text, None, noise, sampler)
   base = init_base(config, jax.random.key(seed), 'float32')
-  return TextToImage('coloured digits', config, tokenizer, base)
+  return TextToImage('coloured digits', config, tokenizer, base, DIFFUSERS)
 
 
 def batch_of(model: TextToImage, step: int, size: int) -> dict[str, np.ndarray]:

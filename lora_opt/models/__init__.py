@@ -11,11 +11,11 @@ from lora_opt.models.pretrained.minilm import minilm_l6
 from lora_opt.models.pretrained.smollm2 import smollm2_135m
 from lora_opt.models.random_encoder import random_encoder
 from lora_opt.models.random_model import random_model, random_seq2seq
+from lora_opt.models.random_vit import random_vit
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
 from lora_opt.models.sequence_classifier import SequenceClassifier
 from lora_opt.models.start import olora, pissa
 from lora_opt.models.vision.classifier import ImageClassifier
-from lora_opt.models.vision.random import random_vit
 
 __all__ = [
   'CausalLM',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,7 @@ from lora_opt.models.attend import check_implementation
 from lora_opt.models.labels import read_labels, write_labels
 from lora_opt.models.language_model import check_settings
 from lora_opt.models.lora import LoraConfig
-from lora_opt.models.pretrained.merge import merge_adapter
-from lora_opt.models.pretrained.peft import export_adapter, import_adapter
+from lora_opt.models.model_files import Family
 from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.start import adapter_in_force
 from lora_opt.models.variables import (
@@ -33,9 +32,6 @@ from lora_opt.models.variables import (
 )
 from lora_opt.reading import values
 from lora_opt.reading.label_order import order_of
-
-if TYPE_CHECKING:
-  from lora_opt.models.pretrained.family import Family
 
 Batch = Mapping[str, jax.Array]
 
@@ -239,15 +235,15 @@ class Classifier:
     return trainable | {'head': _reordered(trainable['head'], order)}
 
   def export(self, folder: str | os.PathLike, trainable: Tree) -> None:
-    """Writes adapter and head in PEFT's format; see `export_adapter`.
+    """Writes adapter and head in PEFT's format; see `pretrained.peft`.
 
     What the outputs are called is in a file labels.json beside them.
     """
     self.write_labels(folder)
-    export_adapter(folder, trainable, self)
+    self.family.files.export(folder, trainable, self)
 
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
-    """Reads adapter and head in PEFT's format; see `import_adapter`.
+    """Reads adapter and head in PEFT's format; see `pretrained.peft`.
 
     Its outputs are called what labels.json beside it says or, without one,
     what the head of the checkpoint calls them, and are put in the order of
@@ -255,12 +251,12 @@ class Classifier:
     """
     theirs = self.read_labels(folder) or self.head_labels
     if not (theirs and self.labels):
-      return import_adapter(folder, self)
+      return self.family.files.load_adapter(folder, self)
     order = _order(theirs, self.labels, str(folder))
     # What the adapter does not train comes from the model, in its order too.
     head = _reordered(self.head, [order.index(i) for i in range(len(order))])
     there = dataclasses.replace(self, head=head, labels=theirs)
-    return self.in_order(import_adapter(folder, there), theirs)
+    return self.in_order(self.family.files.load_adapter(folder, there), theirs)
 
   def write_labels(self, folder: str | os.PathLike) -> None:
     """Writes labels.json, if it is known what the outputs are called."""
@@ -282,11 +278,11 @@ class Classifier:
     dtype: str | None = None,
     labels: Sequence[str] | None = None,
   ) -> None:
-    """Writes network, adapter and head as one model; see `merge_adapter`."""
+    """Writes network, adapter and head as one model; see `pretrained.merge`."""
     head = self._head_in_force(trainable)
     if trainable is None:
       trainable = (self.start or {}) | {'head': head}
-    merge_adapter(
+    self.family.files.merge(
       folder, trainable, self, source=source, dtype=dtype, labels=labels
     )
 

@@ -1,111 +1,18 @@
-"""What the outputs of a head are called: names, not places, say what they mean.
+"""What the outputs of an adapter's head are called, in a file beside it.
 
-A head that a checkpoint brings has names in its config.json, an adapter in a
-file labels.json beside it. LABEL_0, LABEL_1 ... are no names.
+Names, not places, say what the outputs mean. What the head of a checkpoint has
+is read by `lora_opt.models.pretrained.head_labels`.
 """
 
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 
 from lora_opt import writing
-from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
-from lora_opt.reading.values import shown
 
 FILE = 'labels.json'
-_NUMBERED = re.compile(r'(?:label[\W_]*)?(\d+)')
-PROBLEMS = {1: 'regression'}  # of so many outputs; of more, the other one
-SINGLE_LABEL = 'single_label_classification'
-# Ends of transformers' classes whose heads say something else.
-OTHER_HEADS = ('TokenClassification', 'MultipleChoice', 'QuestionAnswering')
-
-
-def labels_of_head(settings: ConfigFile, outputs: int) -> tuple[str, ...]:
-  """What config.json calls the outputs of the head in its folder.
-
-  Args:
-    settings: The file.
-    outputs: How many the head has.
-
-  Returns:
-    Their names in order; () if it gives none.
-
-  Raises:
-    ValueError: What it says contradicts itself or the head, or the head is
-      that of another kind of task.
-  """
-  place = settings.place
-  for architecture in settings.items('architectures', [], null=True):
-    if str(architecture).endswith(OTHER_HEADS):
-      raise ValueError(
-        f'{place}: the head is that of a {shown(architecture)}, which does not '
-        f'label whole texts; {_NEW_HEAD}'
-      )
-  kind = PROBLEMS.get(outputs, SINGLE_LABEL)
-  problem = settings.text('problem_type', kind, null=True)
-  if problem != kind:
-    raise ValueError(
-      f'{place}: problem_type={shown(problem)} does not fit a head of '
-      f'{outputs} output(s), which is for {kind}; correct it, or {_NEW_HEAD}'
-    )
-  for key in ('num_labels', '_num_labels'):
-    if settings.integer(key, outputs, null=True) != outputs:
-      raise ValueError(
-        f'{place}: {key} is not {outputs}, the number of outputs of the head'
-      )
-  names = _names(settings)
-  if names and len(names) != outputs:
-    raise ValueError(
-      f'{place}: id2label={shown(names)} names {len(names)} labels, the head '
-      f'has {outputs} output(s); correct it, or {_NEW_HEAD}'
-    )
-  return () if outputs == 1 else _identity(names, f'{place}: id2label')
-
-
-_NEW_HEAD = 'start a new head by models.from_folder(..., new_head=True)'
-
-
-def _names(settings: ConfigFile) -> tuple[str, ...]:
-  """The names in order, by id2label and label2id; () without them."""
-  by_id = settings.table('id2label', {}, null=True)
-  by_name = settings.table('label2id', {}, null=True)
-  what = f'{settings.place}: id2label'
-  names = {_index(k, what): values.text(v, what) for k, v in by_id.items()}
-  what = f'{settings.place}: label2id'
-  ids = {values.integer(i, what, 0): name for name, i in by_name.items()}
-  if by_id and by_name and (names != ids or len(ids) != len(by_name)):
-    raise ValueError(
-      f'{settings.place}: id2label={shown(by_id)} and label2id='
-      f'{shown(by_name)} contradict each other; delete the wrong one'
-    )
-  names = names or ids
-  if sorted(names) != list(range(len(names))):
-    raise ValueError(
-      f'{what}: expected labels of 0, 1, 2 ..., found {shown(sorted(names))}'
-    )
-  return tuple(names[index] for index in range(len(names)))
-
-
-def _index(key: str, what: str) -> int:
-  if not key.isdecimal() or len(key) > 9:
-    raise ValueError(f'{what}: expected numbers of labels, found {shown(key)}')
-  return int(key)
-
-
-def _identity(names: tuple[str, ...], what: str) -> tuple[str, ...]:
-  """The names, or () if they are numbers only."""
-  numbers = [_NUMBERED.fullmatch(name.casefold()) for name in names]
-  if all(numbers):
-    if [int(number[1]) for number in numbers] != list(range(len(names))):
-      raise ValueError(
-        f'{what}={shown(names)} numbers the labels in another order than that '
-        'of the outputs; give them names'
-      )
-    return ()
-  return names
 
 
 def write_labels(folder: pathlib.Path, labels: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from lora_opt.models.attend import check_implementation
 from lora_opt.models.decoder import REMAT_POLICIES
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.loss import project_to_vocabulary
-from lora_opt.models.pretrained.merge import merge_adapter
-from lora_opt.models.pretrained.peft import export_adapter, import_adapter
+from lora_opt.models.model_files import Family
 from lora_opt.models.quantized import stored_dtype
 from lora_opt.models.start import adapter_in_force
 from lora_opt.models.variables import (
@@ -27,9 +26,6 @@ from lora_opt.models.variables import (
   logical_axes,
 )
 from lora_opt.models.vocabulary import token_losses
-
-if TYPE_CHECKING:
-  from lora_opt.models.pretrained.family import Family
 
 Batch = Mapping[str, jax.Array]
 
@@ -139,12 +135,12 @@ class LanguageModel:
     return project_to_vocabulary(hidden, *head)
 
   def export(self, folder: str | os.PathLike, lora: Tree) -> None:
-    """Writes the adapter in PEFT's format; see `export_adapter`."""
-    export_adapter(folder, lora, self)
+    """Writes the adapter in PEFT's format; see `pretrained.peft`."""
+    self.family.files.export(folder, lora, self)
 
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
-    """Reads an adapter in PEFT's format; see `import_adapter`."""
-    return import_adapter(folder, self)
+    """Reads an adapter in PEFT's format; see `pretrained.peft`."""
+    return self.family.files.load_adapter(folder, self)
 
   def merge(
     self,
@@ -154,8 +150,8 @@ class LanguageModel:
     source: str | os.PathLike | None = None,
     dtype: str | None = None,
   ) -> None:
-    """Writes base and adapter as one model; see `merge_adapter`."""
-    merge_adapter(folder, lora, self, source=source, dtype=dtype)
+    """Writes base and adapter as one model; see `pretrained.merge`."""
+    self.family.files.merge(folder, lora, self, source=source, dtype=dtype)
 
   def _hidden(self, base, lora, batch, rng):
     network, variables = self._with(base, lora)

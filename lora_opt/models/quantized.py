@@ -7,6 +7,7 @@ turns an array of type int4 that a scan runs over into bytes of its own.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 import flax.struct
 import jax
@@ -182,3 +183,12 @@ def stored_dtype(base: Tree) -> jnp.dtype:
 
 def _is_quantized(x) -> bool:
   return isinstance(x, QuantizedKernel)
+
+
+def leaves_by_path(tree: Tree) -> dict[str, Any]:
+  """Flattens a tree: 'layers/attention/q/kernel': array or its stand-in."""
+  flat, _ = jax.tree.flatten_with_path(
+    tree, is_leaf=lambda x: isinstance(x, QuantizedKernel)
+  )
+  keystr = jax.tree_util.keystr
+  return {keystr(p, simple=True, separator='/'): leaf for p, leaf in flat}

@@ -17,7 +17,8 @@ from lora_opt.models.pretrained.families.phi3 import PHI3
 from lora_opt.models.pretrained.families.qwen import QWEN2, QWEN3
 from lora_opt.models.pretrained.families.smollm3 import SMOLLM3
 from lora_opt.models.pretrained.families.t5 import T5
-from lora_opt.models.pretrained.family import Family, leaves_by_path
+from lora_opt.models.pretrained.family import Family
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.seq2seq_lm import Seq2SeqLM
 
 

@@ -13,7 +13,7 @@ from lora_opt.models.encoder_decoder import BlockCache, EncoderDecoder
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.language_model import Batch, LanguageModel
 from lora_opt.models.loss import project_to_vocabulary
-from lora_opt.models.pretrained.family import leaves_by_path
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree, abstract_params, init_collection
 from lora_opt.models.visibility import Visibility
 

@@ -1,6 +1,5 @@
 """Run mode plan: what a training step takes on hardware that is not here."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from lora_opt import writing
 from lora_opt.buckets.paths import as_path
 from lora_opt.planning import report
 from lora_opt.planning.chips import Topology, read_topology
+from lora_opt.planning.outcome import Plan
 from lora_opt.planning.program import (
   DoesNotFitError,
   Job,
@@ -21,10 +21,9 @@ from lora_opt.planning.program import (
   describe,
 )
 from lora_opt.planning.search import Tried, smallest_mesh
-from lora_opt.planning.targets import Target, find_target, platform_of
+from lora_opt.planning.targets import find_target, platform_of
 from lora_opt.planning.timing import (
   ASSUMED,
-  StepTime,
   Utilisation,
   step_time,
 )
@@ -36,54 +35,6 @@ from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.training.run_directory import RunRecord, write_json
 from lora_opt.training.step import clip_by_global_norm
 from lora_opt.training.train_state import count_parameters
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """What was found out.
-
-  Attributes:
-    command: Command line that repeats it.
-    model: The model's name.
-    parameters: Frozen and trained scalars.
-    topology: The devices.
-    target: What was compiled for.
-    mesh: Devices along each axis.
-    batch: Arrays of a batch: name -> sizes.
-    tokens: Positions of a batch, padding included; or its images.
-    unit: Which of the two.
-    usable: Bytes of a device that may be used.
-    program: The compiled step.
-    time: Of a step; None for a chip without published speeds.
-    tried: Meshes that were looked at for the smallest that fits.
-  """
-
-  command: str
-  model: str
-  parameters: tuple[int, int]
-  topology: Topology
-  target: Target
-  mesh: Mapping[str, int]
-  batch: Mapping[str, tuple[int, ...]]
-  tokens: int
-  unit: str
-  usable: float
-  program: Program
-  time: StepTime | None
-  tried: tuple[Tried, ...]
-
-  @property
-  def fits(self) -> bool:
-    """Whether a step needs no more than may be used."""
-    return self.program.total <= self.usable
-
-  @property
-  def smallest(self) -> Tried | None:
-    """The smallest mesh that was found to fit."""
-    for each in self.tried:
-      if each.program is not None and each.program.total <= self.usable:
-        return each
-    return None
 
 
 def simulate(topology: str | Topology) -> None:

@@ -1,18 +1,14 @@
 """A plan as a page of text and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_opt.planning.costs import Collective
 from lora_opt.planning.cycles import Cycles
+from lora_opt.planning.outcome import Plan
 from lora_opt.planning.search import Tried
 from lora_opt.planning.timing import Utilisation
-
-if TYPE_CHECKING:
-  from lora_opt.planning.plan import Plan
 
 GB = 10**9
 _COLUMNS = ('part', 'kind', 'times', 'elements', 'bytes', 'sent')

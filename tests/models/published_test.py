@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from lora_opt.models.pretrained.assemble import check_tensors, parameter_names
-from lora_opt.models.pretrained.family import leaves_by_path, slots
+from lora_opt.models.pretrained.family import slots
 from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.huggingface import read_config
+from lora_opt.models.quantized import leaves_by_path
 
 # Ends of names that checkpoints have besides: buffers, copies of a table, and
 # a bias of the first T5 files that nothing reads.

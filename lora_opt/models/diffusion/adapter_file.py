@@ -5,13 +5,11 @@ in the header. Files of kohya's trainer, and of older versions of diffusers, are
 read too.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,17 +24,12 @@ from lora_opt.models.diffusion.adapter_names import (
   read_settings,
 )
 from lora_opt.models.diffusion.names import TEXT, tensor_names, with_prefix
+from lora_opt.models.diffusion.text_to_image import TextToImage
 from lora_opt.models.pretrained.assemble import assemble, disassemble
-from lora_opt.models.pretrained.family import (
-  TensorName,
-  leaves_by_path,
-  slots,
-)
+from lora_opt.models.pretrained.family import TensorName, slots
 from lora_opt.models.pretrained.files import open_safetensors
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
-
-if TYPE_CHECKING:
-  from lora_opt.models.diffusion.text_to_image import TextToImage
 
 WEIGHTS = 'pytorch_lora_weights.safetensors'
 METADATA = 'lora_adapter_metadata'

@@ -12,6 +12,7 @@ from absl import logging
 from lora_opt.data import hub
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
+from lora_opt.models.diffusion.formats import DIFFUSERS
 from lora_opt.models.diffusion.names import tensor_names
 from lora_opt.models.diffusion.part_files import (
   read_clip_text,
@@ -115,6 +116,7 @@ def from_diffusers(
       config=config,
       tokenizer=tokenizer,
       base=base,
+      files=DIFFUSERS,
       lora_config=on_attention(lora),
       dtype=dtype,
       remat=remat,

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from lora_opt.models.pretrained.family import TensorName, leaves_by_path
+from lora_opt.models.pretrained.family import TensorName
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
 
 # A leaf of ours: what ends its name there, and whether it lies transposed.

@@ -9,6 +9,7 @@ import jax
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.models.diffusion.clip_text_config import ClipTextConfig
 from lora_opt.models.diffusion.folder import read_pipeline
+from lora_opt.models.diffusion.formats import DIFFUSERS
 from lora_opt.models.diffusion.noise import NoiseSchedule
 from lora_opt.models.diffusion.pipeline_config import PipelineConfig
 from lora_opt.models.diffusion.sampler import Sampler
@@ -69,6 +70,7 @@ def random_pipeline(
     config=config,
     tokenizer=tokenizer or Tokenizer.byte_level(),
     base=init_base(config, jax.random.key(seed), stored),
+    files=DIFFUSERS,
     lora_config=on_attention(lora),
     dtype=dtype,
     remat=remat,

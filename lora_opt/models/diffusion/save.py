@@ -1,12 +1,10 @@
 """A text-to-image model as a diffusers folder, with its adapter or without."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +14,12 @@ from lora_opt import writing
 from lora_opt.data import hub
 from lora_opt.models.diffusion.names import TEXT, tensor_names, with_prefix
 from lora_opt.models.diffusion.part_settings import settings_of
+from lora_opt.models.diffusion.text_to_image import TextToImage
 from lora_opt.models.diffusion.weights import PARTS
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.assemble import all_finite, disassemble
-from lora_opt.models.pretrained.family import leaves_by_path
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
-
-if TYPE_CHECKING:
-  from lora_opt.models.diffusion.text_to_image import TextToImage
 
 # What of a source folder is copied: settings, tokenizer, and the weights of
 # parts that are not read here. Never a pickle.

@@ -15,16 +15,12 @@ import numpy as np
 
 from lora_opt.data.captions import caption_ids, padded
 from lora_opt.models.attend import check_implementation
-from lora_opt.models.diffusion.adapter_file import (
-  export_adapter,
-  import_adapter,
-)
 from lora_opt.models.diffusion.network import TextToImageNetwork
 from lora_opt.models.diffusion.pipeline_config import PipelineConfig
 from lora_opt.models.diffusion.sampler import Sampler, Steps, advance
-from lora_opt.models.diffusion.save import save_pipeline
 from lora_opt.models.language_model import check_tokenizer
 from lora_opt.models.lora import LoraConfig, check_dtype
+from lora_opt.models.model_files import ModelFiles
 from lora_opt.models.variables import (
   Tree,
   abstract_params,
@@ -65,6 +61,8 @@ class TextToImage:
     config: Sizes of the parts, how noise is added and images are sampled.
     tokenizer: Text to ids; None for a model of shapes alone.
     base: Frozen weights, a nested dict of arrays, or of their shapes.
+    files: What writes the model to files, and reads adapters from them; such as
+      `lora_opt.models.diffusion.formats.DIFFUSERS`.
     lora_config: Adapter settings, or None for a model without adapter.
       `target` is matched with paths such as
       'unet/down_blocks.0/attentions.1/transformer_blocks.0/attn1/to_q' and
@@ -88,6 +86,7 @@ class TextToImage:
   config: PipelineConfig
   tokenizer: Any | None
   base: Tree
+  files: ModelFiles
   lora_config: LoraConfig | None = None
   dtype: str = 'float32'
   remat: str = 'none'
@@ -320,12 +319,12 @@ class TextToImage:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
   def export(self, folder: str | os.PathLike, lora: Tree) -> None:
-    """Writes the adapter in diffusers' format; see `export_adapter`."""
-    export_adapter(folder, lora, self)
+    """Writes the adapter in diffusers' format; see `diffusion.adapter_file`."""
+    self.files.export(folder, lora, self)
 
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
-    """Reads an adapter of diffusers or kohya; see `import_adapter`."""
-    return import_adapter(folder, self)
+    """Reads an adapter of diffusers or kohya; see `diffusion.adapter_file`."""
+    return self.files.load_adapter(folder, self)
 
   def merge(
     self,
@@ -335,8 +334,8 @@ class TextToImage:
     source: str | os.PathLike | None = None,
     dtype: str | None = None,
   ) -> None:
-    """Writes base and adapter as one diffusers folder; see `save_pipeline`."""
-    save_pipeline(folder, self, lora, source=source, dtype=dtype)
+    """Writes base and adapter as one diffusers folder; see `diffusion.save`."""
+    self.files.merge(folder, lora, self, source=source, dtype=dtype)
 
   def _drawn(self, base, batch, rng):
     """Clean images (or latents), noise and times of each row."""

@@ -4,23 +4,19 @@ An adapter is trained for one base. Where it brings a piece of that base along,
 the piece must be the base it is loaded onto.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.pretrained.adapter_tensors import PREFIX
 from lora_opt.models.pretrained.besides import Copy, rule_of
-from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
+from lora_opt.models.pretrained.family import Slot, slots
 from lora_opt.models.pretrained.files import StoredTensor
 from lora_opt.models.pretrained.peft_names import FEATURES, unspelled
-
-if TYPE_CHECKING:
-  from lora_opt.models.causal_lm import CausalLM
+from lora_opt.models.quantized import leaves_by_path
 
 _INNER = '.base_layer.'
 # Numbers that are compared at a time.

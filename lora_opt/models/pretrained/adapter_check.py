@@ -1,13 +1,11 @@
 """Whether an adapter of PEFT computes in a model what it does in PEFT."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from absl import logging
 
+from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.pretrained.adapter_config import AdapterConfig
 from lora_opt.models.pretrained.adapter_targets import (
   CLASSIFIERS,
@@ -16,7 +14,6 @@ from lora_opt.models.pretrained.adapter_targets import (
   adapted_modules,
   ends_with,
 )
-from lora_opt.models.pretrained.family import leaves_by_path
 from lora_opt.models.pretrained.peft_names import (
   FEATURES,
   fan_in_fan_out,
@@ -27,10 +24,8 @@ from lora_opt.models.pretrained.peft_names import (
   saved_modules,
   unspelled,
 )
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.reading.values import shown
-
-if TYPE_CHECKING:
-  from lora_opt.models.causal_lm import CausalLM
 
 
 def check_adapter(

@@ -17,7 +17,6 @@ from lora_opt.models.pretrained.family import (
   Slot,
   TensorName,
   Tree,
-  leaves_by_path,
   slots,
 )
 from lora_opt.models.pretrained.files import StoredTensor
@@ -26,7 +25,7 @@ from lora_opt.models.pretrained.placing import (
   place_array,
   place_layers,
 )
-from lora_opt.models.quantized import quantize_stack
+from lora_opt.models.quantized import leaves_by_path, quantize_stack
 from lora_opt.reading.values import plain
 
 # Numbers that are looked at together.

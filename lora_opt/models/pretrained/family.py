@@ -9,11 +9,10 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-import jax
-
+from lora_opt.models.model_files import ModelFiles
 from lora_opt.models.pretrained.besides import Besides
 from lora_opt.models.pretrained.config_file import ConfigFile
-from lora_opt.models.quantized import QuantizedKernel
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
 
 
@@ -46,6 +45,7 @@ class Family(NamedTuple):
     abstract_base: Returns the tree of `jax.ShapeDtypeStruct` of a config.
     model: The model class, called with name, family, config, tokenizer, base,
       lora_config, dtype, remat, unroll and its own settings by keyword.
+    files: What writes its models to files, and reads adapters from them.
     besides: Returns, for a config, what a checkpoint may hold besides its
       parameters, such as the copy of a tied embedding, and what it must be.
     prefix: Start of the names that checkpoints saved without a head leave out.
@@ -71,6 +71,7 @@ class Family(NamedTuple):
   names: Mapping[str, TensorName]
   abstract_base: Callable[[Any], Tree]
   model: Callable[..., Any]
+  files: ModelFiles
   besides: Callable[[Any], Besides]
   prefix: str = ''
   write_config: Callable[[Any], dict[str, Any]] | None = None
@@ -102,6 +103,7 @@ def slots(base: Tree, names: Mapping[str, TensorName]) -> dict[str, Slot]:
   Returns:
     Name of the tensor: its slot, in the order of `base` and of the layers.
 
+  >>> import jax
   >>> base = {'up': {'kernel': jax.ShapeDtypeStruct((2, 3, 5), 'float32')}}
   >>> found = slots(base, {'up/kernel': linear('h.{}.up.weight')})
   >>> found['h.1.up.weight']
@@ -117,12 +119,3 @@ def slots(base: Tree, names: Mapping[str, TensorName]) -> dict[str, Slot]:
     for layer in range(leaf.shape[0]) if stacked else (None,):
       found[name.format(layer)] = Slot(path, layer, shape, transposed)
   return found
-
-
-def leaves_by_path(tree: Tree) -> dict[str, Any]:
-  """Flattens a tree: 'layers/attention/q/kernel': array or its stand-in."""
-  flat, _ = jax.tree.flatten_with_path(
-    tree, is_leaf=lambda x: isinstance(x, QuantizedKernel)
-  )
-  keystr = jax.tree_util.keystr
-  return {keystr(p, simple=True, separator='/'): leaf for p, leaf in flat}

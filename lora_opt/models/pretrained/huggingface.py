@@ -12,7 +12,6 @@ from lora_opt.data import hub
 from lora_opt.data.tokenizer import Tokenizer
 from lora_opt.data.tokenizer_folder import open_tokenizer
 from lora_opt.models.frozen import of_shapes, quantized_paths, with_base
-from lora_opt.models.labels import labels_of_head
 from lora_opt.models.lora import LoraConfig, check_dtype
 from lora_opt.models.pretrained.assemble import (
   assemble,
@@ -29,6 +28,7 @@ from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import FAMILIES
 from lora_opt.models.pretrained.family import Family, Tree, slots
 from lora_opt.models.pretrained.files import StoredTensor
+from lora_opt.models.pretrained.head_labels import labels_of_head
 from lora_opt.models.pretrained.placing import shardings_of
 from lora_opt.models.pretrained.weight_files import open_weights
 

@@ -1,13 +1,11 @@
 """A model and its adapter as one Hugging Face folder, for any program."""
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,17 +15,19 @@ from lora_opt import progress, writing
 from lora_opt.data import hub
 from lora_opt.data.images import ImageProcessor
 from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.models.language_model import LanguageModel
 from lora_opt.models.lora import check_dtype
 from lora_opt.models.pretrained.assemble import all_finite
-from lora_opt.models.pretrained.family import Slot, leaves_by_path, slots
+from lora_opt.models.pretrained.family import Slot, slots
 from lora_opt.models.pretrained.peft_names import has_head
-from lora_opt.models.quantized import QuantizedKernel, dequantize
+from lora_opt.models.quantized import (
+  QuantizedKernel,
+  dequantize,
+  leaves_by_path,
+)
+from lora_opt.models.sequence_classifier import SequenceClassifier
 from lora_opt.models.variables import Tree
 from lora_opt.reading.json_text import read_json
-
-if TYPE_CHECKING:
-  from lora_opt.models.language_model import LanguageModel
-  from lora_opt.models.sequence_classifier import SequenceClassifier
 
 # Settings, tokenizer and templates; not the weights.
 COPIED = (

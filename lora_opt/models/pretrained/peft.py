@@ -4,12 +4,9 @@ Written and read without torch. PEFT keeps lora_A as (rank, fan_in) and lora_B
 as (fan_out, rank), one tensor per layer.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -18,6 +15,7 @@ from safetensors.numpy import save_file
 
 from lora_opt import writing
 from lora_opt.data import hub
+from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.pretrained.adapter_base import without_base
 from lora_opt.models.pretrained.adapter_check import check_adapter
 from lora_opt.models.pretrained.adapter_config import (
@@ -26,7 +24,6 @@ from lora_opt.models.pretrained.adapter_config import (
 )
 from lora_opt.models.pretrained.adapter_tensors import WEIGHTS, open_adapter
 from lora_opt.models.pretrained.assemble import assemble, disassemble
-from lora_opt.models.pretrained.family import leaves_by_path
 from lora_opt.models.pretrained.files import open_safetensors
 from lora_opt.models.pretrained.peft_names import (
   HEAD,
@@ -34,10 +31,9 @@ from lora_opt.models.pretrained.peft_names import (
   peft_names,
   spelled,
 )
+from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.start import join_start, split_start
-
-if TYPE_CHECKING:
-  from lora_opt.models.causal_lm import CausalLM, Tree
+from lora_opt.models.variables import Tree
 
 CONFIG = 'adapter_config.json'
 

@@ -1,23 +1,15 @@
 """What PEFT calls the parts of an adapter, and its settings for one."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import jax
 
+from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.pretrained.adapter_targets import ends_with
-from lora_opt.models.pretrained.family import (
-  Family,
-  TensorName,
-  leaves_by_path,
-  linear,
-)
-
-if TYPE_CHECKING:
-  from lora_opt.models.causal_lm import CausalLM, Tree
+from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.quantized import leaves_by_path
+from lora_opt.models.variables import Tree
 
 # For a head that transformers has no module for: the adapter is one of the
 # bare encoder, and the head has a file of its own beside it.

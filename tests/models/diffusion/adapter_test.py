@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from lora_opt.models.diffusion.folder import from_diffusers
+from lora_opt.models.diffusion.formats import DIFFUSERS
 from lora_opt.models.diffusion.random_pipeline import tiny
 from lora_opt.models.diffusion.text_to_image import TextToImage, abstract_base
 from lora_opt.models.lora import LoraConfig
@@ -25,9 +26,8 @@ WEIGHTS = 'pytorch_lora_weights.safetensors'
 def model():
   """Of shapes: an adapter needs no more of its base."""
   config = tiny()
-  return TextToImage(
-    'tiny', config, None, abstract_base(config), LoraConfig(TARGET, 4, 6.0)
-  )
+  base, lora = abstract_base(config), LoraConfig(TARGET, 4, 6.0)
+  return TextToImage('tiny', config, None, base, DIFFUSERS, lora)
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lora_opt import optimizers, pairs
+from lora_opt.models.diffusion.formats import DIFFUSERS
 from lora_opt.models.diffusion.random_pipeline import random_pipeline, tiny
 from lora_opt.models.diffusion.sampler import Sampler
 from lora_opt.models.diffusion.text_to_image import TextToImage, abstract_base
@@ -235,7 +236,7 @@ def test_texts_are_opened_ended_cut_and_padded(model):
 
 def test_sizes_of_images_that_do_not_fit_are_refused():
   config = tiny()
-  model = TextToImage('tiny', config, None, abstract_base(config))
+  model = TextToImage('tiny', config, None, abstract_base(config), DIFFUSERS)
   assert model.start_noise(0, 2, (6, 10)).shape == (2, 3, 5, 4)
   with pytest.raises(ValueError, match=r'size=\(7, 8\): .* multiples of 2'):
     model.start_noise(0, 1, (7, 8))

@@ -6,6 +6,7 @@ from lora_opt.models.encoder_config import EncoderConfig
 from lora_opt.models.pretrained.besides import Buffer, Unused, is_range
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.pretrained.formats import HUGGING_FACE
 from lora_opt.models.sequence_classifier import (
   SequenceClassifier,
   abstract_base,
@@ -185,6 +186,7 @@ BERT = Family(
   | linear_names('head/out', 'classifier'),
   abstract_base=abstract_base,
   model=SequenceClassifier,
+  files=HUGGING_FACE,
   besides=lambda config: BESIDES,
   prefix='bert.',
   renamed=RENAMED,

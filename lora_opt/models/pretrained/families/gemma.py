@@ -7,6 +7,7 @@ from lora_opt.models.config import DecoderConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import llama, rotary, windows
 from lora_opt.models.pretrained.family import Family, TensorName
+from lora_opt.models.pretrained.formats import HUGGING_FACE
 
 # The first config.json files of Gemma say gelu, but the model was trained with
 # the approximation, and transformers came to read them so.
@@ -165,6 +166,7 @@ GEMMA = Family(
   names=llama.NAMES,
   abstract_base=abstract_base,
   model=CausalLM,
+  files=HUGGING_FACE,
   besides=llama.besides,
   prefix='model.',
   write_config=write_config,

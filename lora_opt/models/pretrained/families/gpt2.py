@@ -13,6 +13,7 @@ from lora_opt.models.pretrained.besides import (
 )
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName
+from lora_opt.models.pretrained.formats import HUGGING_FACE
 
 ACTIVATIONS = {
   'gelu_new': 'gelu_tanh',
@@ -117,6 +118,7 @@ GPT2 = Family(
   names=NAMES,
   abstract_base=abstract_base,
   model=CausalLM,
+  files=HUGGING_FACE,
   besides=_besides,
   prefix='transformer.',
   write_config=write_config,

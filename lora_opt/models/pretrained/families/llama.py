@@ -12,6 +12,7 @@ from lora_opt.models.pretrained.besides import Besides, Buffer, Copy
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.families import rotary
 from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.pretrained.formats import HUGGING_FACE
 from lora_opt.reading import values
 
 LAYER = 'model.layers.{}'
@@ -192,6 +193,7 @@ LLAMA = Family(
   names=NAMES,
   abstract_base=abstract_base,
   model=CausalLM,
+  files=HUGGING_FACE,
   besides=besides,
   prefix='model.',
   write_config=write_config,

@@ -9,6 +9,7 @@ from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
 from lora_opt.models.pretrained.besides import Besides, Copy, Unused
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.pretrained.formats import HUGGING_FACE
 from lora_opt.models.seq2seq_lm import Seq2SeqLM, abstract_base
 
 # feed_forward_proj: activation, and whether it is that of a gate.
@@ -176,6 +177,7 @@ T5 = Family(
   names=NAMES,
   abstract_base=abstract_base,
   model=Seq2SeqLM,
+  files=HUGGING_FACE,
   besides=besides,
   settle=settle,
   write_config=write_config,

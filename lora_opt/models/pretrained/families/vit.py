@@ -6,6 +6,7 @@ from lora_opt.models.pretrained.besides import Buffer, Unused, is_range
 from lora_opt.models.pretrained.config_file import ConfigFile, Settings
 from lora_opt.models.pretrained.families.bert import linear_names, norm_names
 from lora_opt.models.pretrained.family import Family, TensorName, linear
+from lora_opt.models.pretrained.formats import HUGGING_FACE
 from lora_opt.models.pretrained.image_processor import open_processor
 from lora_opt.models.vision.classifier import (
   ImageClassifier,
@@ -218,6 +219,7 @@ VIT = Family(
   },
   abstract_base=abstract_base,
   model=ImageClassifier,
+  files=HUGGING_FACE,
   besides=lambda config: {
     r'(vit\.)?pooler\.dense\.(weight|bias)': Unused(_UNREAD),
     r'(vit\.)?embeddings\.mask_token': Unused(_UNREAD),
