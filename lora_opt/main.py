@@ -127,6 +127,7 @@ def main(argv: Sequence[str]) -> None:
   from lora_opt.evaluation import run as evaluation
   from lora_opt.planning import ahead
   from lora_opt.planning import plan as planning
+  from lora_opt.run_folder.run_directory import RunRecord
   from lora_opt.training import (
     host_devices,
     loop,
@@ -134,7 +135,6 @@ def main(argv: Sequence[str]) -> None:
     processes,
     told_once,
   )
-  from lora_opt.training.run_directory import RunRecord
 
   if not os.environ.get('LORA_OPT_TRACEBACK'):
     told_once.tell_once()

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import lora_opt
 from experiments import drawing
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, causal_lm, from_folder
 from lora_opt.planning import plan
 from lora_opt.planning.chips import read_topology
@@ -29,7 +30,6 @@ from lora_opt.planning.program import (
   describe,
 )
 from lora_opt.planning.targets import find_target
-from lora_opt.training.partitioning import Partitioner
 
 HERE = pathlib.Path(__file__).parent
 MODEL = HERE.parents[1] / 'configs/published/smollm2_360m'

@@ -10,11 +10,11 @@ import jax
 import lora_opt
 from experiments.compiled_steps import cases, measured
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, from_folder
 from lora_opt.planning.chips import read_topology
 from lora_opt.planning.program import Job, describe
 from lora_opt.planning.targets import find_target
-from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.step import make_train_step
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from experiments.smollm2_torch import smollm2_in_torch
+from lora_opt.devices.partitioning import DATA_PARALLEL
 from lora_opt.evaluation.decoding import make_decoder
 from lora_opt.models import smollm2_135m
-from lora_opt.training.partitioning import DATA_PARALLEL
 
 SUBJECTS = (
   'a lighthouse', 'two rivers', 'the first bicycle', 'an old violin',

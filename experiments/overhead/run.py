@@ -30,8 +30,8 @@ from experiments.overhead import report
 from experiments.overhead.report import BASELINE, FOLDER
 from lora_opt import models
 from lora_opt.data import tasks
+from lora_opt.devices.partitioning import DATA_PARALLEL, put
 from lora_opt.evaluation.evaluate import batch_form
-from lora_opt.training.partitioning import DATA_PARALLEL, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 

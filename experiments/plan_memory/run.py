@@ -23,12 +23,12 @@ import numpy as np
 
 import lora_opt
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, from_folder
 from lora_opt.planning.chips import read_topology
 from lora_opt.planning.program import Job, Shapes, compile_step, describe
 from lora_opt.planning.targets import find_target
 from lora_opt.training import host_devices
-from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.step import make_train_step
 
 PUBLISHED = pathlib.Path(__file__).parents[2] / 'configs/published'

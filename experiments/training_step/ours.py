@@ -13,8 +13,8 @@ def main(case: str, dtype: str, data_dir: str, cache: str):
   import numpy as np
 
   import lora_opt
+  from lora_opt.devices.partitioning import DATA_PARALLEL, put
   from lora_opt.models import LoraConfig, smollm2_135m
-  from lora_opt.training.partitioning import DATA_PARALLEL, put
   from lora_opt.training.step import make_train_step
   from lora_opt.training.train_state import create_train_state
 

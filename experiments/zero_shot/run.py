@@ -12,10 +12,10 @@ import pathlib
 import time
 
 from experiments.zero_shot import questions
+from lora_opt.devices.partitioning import DATA_PARALLEL
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.models import smollm2_135m
-from lora_opt.training.partitioning import DATA_PARALLEL
 
 CHUNK = 250  # questions between two writes
 METRICS = (

@@ -1,1 +1,1 @@
-"""Layer 6: scores of adapters, completions, and the report of a run."""
+"""Layer 8: scores of adapters, completions, and the report of a run."""

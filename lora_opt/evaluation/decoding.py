@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lora_opt.training.partitioning import Placement
+from lora_opt.devices.partitioning import Placement
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lora_opt import progress
+from lora_opt.devices.partitioning import Placement
 from lora_opt.evaluation import classify, metrics
 from lora_opt.evaluation import likelihood as likelihoods
 from lora_opt.evaluation.decoding import (
@@ -16,9 +17,8 @@ from lora_opt.evaluation.decoding import (
   make_decoder,
 )
 from lora_opt.evaluation.finite import named, not_finite, require_finite
-from lora_opt.training import objective as objectives
-from lora_opt.training.objective import PREFERENCE
-from lora_opt.training.partitioning import Placement
+from lora_opt.reading import parts
+from lora_opt.reading.parts import PREFERENCE
 
 # Positions of a row for the loss of generation tasks, as of one of choices.
 LONGEST = 2048
@@ -54,7 +54,7 @@ class Evaluator:
     Args:
       model: a `lora_opt.models.CausalLM` or what offers the same.
       task: a task of `lora_opt.data.tasks` or what offers the same.
-      placement: from `lora_opt.training.partitioning.Partitioner.place`.
+      placement: from `lora_opt.devices.partitioning.Partitioner.place`.
       batch_size: questions or prompts in a batch, rounded up so that the
         devices share them evenly.
       max_new_tokens: limit of a generated completion.
@@ -81,7 +81,7 @@ class Evaluator:
     self._objective = objective
     self._base_likelihood: tuple[Any, np.ndarray] | None = None
     if getattr(task, 'kind', None) == PREFERENCE:
-      objectives.check(objective, task)
+      parts.check_objective(objective, task)
     self._labels = batch_form(model) in ('encoder', 'image')
     # Every process sees all results: they are whole on every device.
     if self._labels:

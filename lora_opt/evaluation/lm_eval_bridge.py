@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from lora_opt.devices.partitioning import DATA_PARALLEL, put
 from lora_opt.evaluation.decoding import NO_TOKEN, Sampling, make_decoder
 from lora_opt.evaluation.finite import named, not_finite, require_finite
-from lora_opt.training.partitioning import DATA_PARALLEL, put
 
 # Row lengths, so that few shapes compile; the longest is the model's own.
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)

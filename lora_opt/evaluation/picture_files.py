@@ -18,7 +18,7 @@ from lora_opt.evaluation.pictures import Strip
 from lora_opt.reading import values
 from lora_opt.reading.files import read_bytes
 from lora_opt.reading.json_text import read_json
-from lora_opt.training import run_directory
+from lora_opt.run_folder import run_directory
 
 FOLDER = 'evaluation/pictures'
 _GAP = 1  # white pixels between two pictures, for 16 of their own

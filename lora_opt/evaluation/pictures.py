@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_opt import progress
+from lora_opt.devices.partitioning import Placement
 from lora_opt.evaluation import metrics
 from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading import values
-from lora_opt.training.partitioning import Placement
 
 METRIC = 'validation_loss'
 
@@ -54,7 +54,7 @@ class PictureEvaluator:
     Args:
       model: a `lora_opt.models.TextToImage` or what offers the same.
       task: a `lora_opt.data.tasks.SubjectGeneration` or what offers the same.
-      placement: from `lora_opt.training.partitioning.Partitioner.place`.
+      placement: from `lora_opt.devices.partitioning.Partitioner.place`.
       batch_size: pictures in a batch, rounded up so that the devices share
         them evenly.
       draws: how often each evaluated picture is noised.

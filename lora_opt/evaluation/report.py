@@ -27,12 +27,12 @@ from lora_opt.evaluation import (
   history,
   picture_files,
   results,
-  run_files,
 )
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.comparison import format_table
 from lora_opt.evaluation.metrics import LOWER
 from lora_opt.reading.files import read_text
+from lora_opt.run_folder import run_files
 
 __all__ = ['format_table', 'write_report']
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_opt import writing
-from lora_opt.evaluation import _text, run_files
+from lora_opt.evaluation import _text
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.metrics import LOWER, NUMBER
-from lora_opt.training import run_directory
+from lora_opt.run_folder import run_directory, run_files
 
 # Those that `--run_mode=eval` wrote, in the folder of a run.
 FOLDER = 'evaluation/scores'

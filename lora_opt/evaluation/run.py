@@ -11,18 +11,20 @@ import jax
 from lora_opt import writing
 from lora_opt.buckets.outbox import output_folder
 from lora_opt.buckets.paths import as_path
+from lora_opt.devices import finite
+from lora_opt.devices.partitioning import DATA_PARALLEL, Partitioner, put
+from lora_opt.devices.together import on_first
 from lora_opt.evaluation import picture_files, results
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.evaluation.pictures import Strip
 from lora_opt.evaluation.report import write_report
+from lora_opt.reading import parts
 from lora_opt.reading.values import printable
-from lora_opt.training import finite, identity, parts
-from lora_opt.training.checkpointing import is_checkpoint, read_trainable
-from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
-from lora_opt.training.processes import on_first
-from lora_opt.training.run_directory import RunRecord
+from lora_opt.run_folder import identity
+from lora_opt.run_folder.checkpoint_files import is_checkpoint, read_trainable
+from lora_opt.run_folder.run_directory import RunRecord
 
 _SHOWN = 3
 

@@ -20,6 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lora_opt import writing
 from lora_opt.buckets.paths import is_bucket
+from lora_opt.devices.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.planning.chips import Topology, read_topology
 from lora_opt.planning.plan import make_job
 from lora_opt.planning.program import Job, describe, refusal
@@ -29,8 +30,7 @@ from lora_opt.planning.targets import (
   compiling_for,
   find_target,
 )
-from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
-from lora_opt.training.run_directory import RunRecord, write_json
+from lora_opt.run_folder.run_directory import RunRecord, write_json
 from lora_opt.training.step import make_train_step
 
 # The folder of programs in MODEL_DIR, and what says there whose they are.

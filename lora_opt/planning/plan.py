@@ -10,6 +10,7 @@ import optax
 
 from lora_opt import writing
 from lora_opt.buckets.paths import as_path
+from lora_opt.devices.partitioning import DATA_PARALLEL, Partitioner
 from lora_opt.planning import report
 from lora_opt.planning.chips import Topology, read_topology
 from lora_opt.planning.outcome import Plan
@@ -27,12 +28,11 @@ from lora_opt.planning.timing import (
   Utilisation,
   step_time,
 )
+from lora_opt.reading import parts
 from lora_opt.reading.values import integer
-from lora_opt.training import parts
+from lora_opt.run_folder.run_directory import RunRecord, write_json
 from lora_opt.training.lengths import row_length
 from lora_opt.training.objective import batch_form
-from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner
-from lora_opt.training.run_directory import RunRecord, write_json
 from lora_opt.training.step import clip_by_global_norm
 from lora_opt.training.train_state import count_parameters
 

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt import progress
+from lora_opt.devices.partitioning import Partitioner, Placement
 from lora_opt.planning.costs import Costs, costs
 from lora_opt.planning.cycles import Cycles, cycles
 from lora_opt.planning.kept import compile_or_recall
 from lora_opt.planning.operations import product_flops
 from lora_opt.planning.targets import Target, compiling_for
 from lora_opt.planning.widen import widen
-from lora_opt.training.partitioning import Partitioner, Placement
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import (
   TrainState,

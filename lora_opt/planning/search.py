@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from lora_opt.devices.partitioning import Partitioner, Rules
 from lora_opt.planning.chips import Topology
 from lora_opt.planning.program import (
   DoesNotFitError,
@@ -13,7 +14,6 @@ from lora_opt.planning.program import (
   describe,
 )
 from lora_opt.planning.targets import find_target
-from lora_opt.training.partitioning import Partitioner, Rules
 
 
 class Tried(NamedTuple):

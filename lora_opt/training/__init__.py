@@ -1,1 +1,1 @@
-"""Layer 6: from a model, a task and an optimizer to a trained adapter."""
+"""Layer 9: from a model, a task and an optimizer to a trained adapter."""

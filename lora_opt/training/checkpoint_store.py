@@ -14,8 +14,7 @@ import tempfile
 from collections.abc import Callable
 
 from lora_opt.buckets.paths import filesystem, put_file, remove
-
-MARK = 'commit_success.txt'
+from lora_opt.run_folder.checkpoint_files import MARK
 
 
 class CheckpointStore:

@@ -7,36 +7,37 @@ is found before anything is trained from it.
 """
 
 import functools
-import json
 import os
 import pathlib
 import re
 import shutil
-import zlib
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grain
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from lora_opt.buckets.paths import is_bucket
+from lora_opt.devices.checksums import checksums
+from lora_opt.devices.finite import by_path, not_finite
+from lora_opt.devices.together import on_first
 from lora_opt.reading import values
-from lora_opt.reading.copies import local_copy
 from lora_opt.reading.json_text import read_json
-from lora_opt.training import run_directory
-from lora_opt.training.checkpoint_store import MARK, CheckpointStore
-from lora_opt.training.checksums import checksums, host_checksum
-from lora_opt.training.finite import by_path, not_finite
-from lora_opt.training.processes import on_first
+from lora_opt.run_folder import run_directory
+from lora_opt.run_folder.checkpoint_files import (
+  ITEMS,
+  PREFIX,
+  damage,
+  facts_checksum,
+  is_finished,
+)
+from lora_opt.training.checkpoint_store import CheckpointStore
 from lora_opt.training.step_log import REMEDY, TrainingDivergedError
 from lora_opt.training.train_state import TrainState
 
-_PREFIX = 'step'
-_NAME = re.compile(rf'{_PREFIX}_\d+')
-_ITEMS = ('state', 'facts')
+_NAME = re.compile(rf'{PREFIX}_\d+')
 _SHOWN = 5
 
 
@@ -72,10 +73,10 @@ class Checkpoints:
       self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
-        step_prefix=_PREFIX,
+        step_prefix=PREFIX,
         cleanup_tmp_directories=True,
       ),
-      item_names=_ITEMS,
+      item_names=ITEMS,
     )
 
   @property
@@ -111,7 +112,7 @@ class Checkpoints:
       'checksums': {name: int(value) for name, value in sums.items()},
       'shapes': {name: list(x.shape) for name, x in arrays.items()},
     }
-    facts['checksum'] = _facts_checksum(facts)
+    facts['checksum'] = facts_checksum(facts)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -140,7 +141,7 @@ class Checkpoints:
       return state
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, by_path(state))
     # Before Orbax does, whose message has a line for every array.
-    _check_same_arrays(self._folder / f'{_PREFIX}_{step}', wanted)
+    _check_same_arrays(self._folder / f'{PREFIX}_{step}', wanted)
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(
@@ -214,11 +215,6 @@ def _check_same_arrays(
     )
 
 
-def _facts_checksum(facts: dict[str, Any]) -> int:
-  covered = [facts['batches'], facts['checksums']]
-  return zlib.crc32(json.dumps(covered, sort_keys=True).encode())
-
-
 def _is_on_s3(folder: pathlib.Path) -> bool:
   return os.fspath(folder).startswith('s3://')
 
@@ -238,7 +234,7 @@ def check_place(model_dir: pathlib.Path) -> None:
 def _set_damaged_aside(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
   """Moves what is newer than the newest good checkpoint out of the way."""
   newest_first = sorted(
-    filter(_is_finished, folder.glob(f'{_PREFIX}_*[0-9]')),
+    filter(is_finished, folder.glob(f'{PREFIX}_*[0-9]')),
     key=lambda path: int(path.name.rpartition('_')[2]),
     reverse=True,
   )
@@ -257,112 +253,3 @@ def _set_damaged_aside(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
       'none.',
       flush=True,
     )
-
-
-def _is_finished(path: pathlib.Path) -> bool:
-  """Whether a checkpoint was written to its end: by its mark, in a bucket."""
-  return not is_bucket(path) or (path / MARK).exists()
-
-
-def damage(path: pathlib.Path) -> str:
-  """What is wrong with a checkpoint, '' if it is sound.
-
-  Read by this process alone, onto the host.
-  """
-  # Whatever a library makes of damaged files is damage.
-  try:
-    state, facts = read(path)
-    expected = facts['checksums']
-    if facts['checksum'] != _facts_checksum(facts):
-      return 'the checksum of its facts differs'
-    if expected.keys() != state.keys():
-      return 'arrays are missing'
-    for name, array in state.items():
-      if host_checksum(array) != expected[name]:
-        return f'the checksum of {name} differs'
-  except Exception as error:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
-  return ''
-
-
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Arrays and facts of a checkpoint, without the other processes."""
-  this = jax.process_index()
-  with ocp.CheckpointManager(
-    path.parent,
-    options=ocp.CheckpointManagerOptions(
-      step_prefix=_PREFIX,
-      create=False,
-      multiprocessing_options=ocp.options.MultiprocessingOptions(
-        primary_host=this,
-        active_processes={this},
-        barrier_sync_key_prefix='check',
-      ),
-    ),
-    item_names=_ITEMS,
-  ) as manager:
-    step = int(path.name.rpartition('_')[2])
-    facts = manager.restore(
-      step, args=ocp.args.Composite(facts=ocp.args.JsonRestore())
-    )['facts']
-    to_host = {
-      name: ocp.RestoreArgs(restore_type=np.ndarray)
-      for name in facts['checksums']
-    }
-    # Orbax reads the metadata of all arrays (array_metadatas/) only if one goes
-    # to a device, as all do in a restart: this one, so that damage shows here.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    to_host['step'] = ocp.ArrayRestoreArgs(sharding=here)
-    state = manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          item=dict.fromkeys(to_host, 0), restore_args=to_host
-        )
-      ),
-    )['state']
-  return jax.tree.map(np.asarray, state), facts
-
-
-def is_checkpoint(path: pathlib.Path) -> bool:
-  """Whether this folder is a checkpoint, such as checkpoints/step_40."""
-  return (path / 'state').is_dir()
-
-
-def read_trainable(path: pathlib.Path, like: Any) -> Any:
-  """The trained parameters of a checkpoint, and nothing else of it.
-
-  Args:
-    path: such as MODEL_DIR/checkpoints/step_40.
-    like: tree of what they should be, arrays or `jax.ShapeDtypeStruct`.
-
-  Returns:
-    The same tree with NumPy arrays.
-
-  Raises:
-    ValueError: the checkpoint is damaged, or holds others; names the first
-      that differs.
-  """
-  if is_bucket(path):
-    if not _is_finished(path):
-      raise ValueError(f'the checkpoint {path} was not written to its end')
-    path = local_copy(path, what='checkpoint')
-  path = path.absolute()
-  if reason := damage(path):
-    raise ValueError(f'the checkpoint {path} is damaged: {reason}')
-  arrays, _ = read(path)
-
-  def find(place, wanted):
-    name = jax.tree_util.keystr(place, simple=True, separator='/')
-    found = arrays.get(f'lora/{name}')
-    if found is None:
-      raise ValueError(f'{path} has no {name}: it is of another model or LORA')
-    if found.shape != wanted.shape:
-      raise ValueError(
-        f'{path}: {name} has shape {found.shape}, the model wants '
-        f'{wanted.shape}: take the LORA settings of that run'
-      )
-    return found
-
-  return jax.tree.map_with_path(find, like)

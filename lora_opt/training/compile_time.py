@@ -16,9 +16,9 @@ from typing import Any
 import jax
 
 from lora_opt import progress, writing
+from lora_opt.devices.together import is_first
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import table
-from lora_opt.training.processes import is_first
 
 FILE = 'lora_opt_seconds.json'
 _MOST = 500  # programs that are remembered

@@ -10,12 +10,12 @@ import tensorboardX
 
 from lora_opt import progress, writing
 from lora_opt.buckets.outbox import output_folder
+from lora_opt.devices.together import on_first
 from lora_opt.evaluation import picture_files
 from lora_opt.evaluation.pictures import Strip
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import printable, shown
-from lora_opt.training import identity, run_directory
-from lora_opt.training.processes import on_first
+from lora_opt.run_folder import identity, run_directory
 
 CLASS_FOLDER = 'class_pictures'
 _MADE_OF = 'made_of.json'

@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lora_opt.evaluation import metrics, run_files
-from lora_opt.training import drawing, finite, identity, run_directory
-from lora_opt.training.processes import on_first
+from lora_opt.devices import finite
+from lora_opt.devices.together import on_first
+from lora_opt.evaluation import metrics
+from lora_opt.run_folder import identity, run_directory, run_files
+from lora_opt.training import drawing
 from lora_opt.training.train_state import TrainState
 
 # What an evaluation must have to stand for itself at a restart.

@@ -13,29 +13,23 @@ import optax
 
 from lora_opt import progress
 from lora_opt.buckets.paths import as_path, is_bucket
+from lora_opt.devices import finite
+from lora_opt.devices.partitioning import DATA_PARALLEL, Partitioner, put
+from lora_opt.devices.together import is_first, meet, on_first
 from lora_opt.evaluation import history
 from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator, batch_form
 from lora_opt.evaluation.mixture import make_evaluator
+from lora_opt.reading import parts
 from lora_opt.reading.values import integer
-from lora_opt.training import (
-  drawing,
-  finite,
-  identity,
-  parts,
-  profile,
-  run_directory,
-  run_lock,
-  stopping,
-)
-from lora_opt.training import objective as objectives
+from lora_opt.run_folder import identity, run_directory
+from lora_opt.run_folder.run_directory import RunRecord
+from lora_opt.training import drawing, profile, run_lock, stopping
 from lora_opt.training.checkpointing import Checkpoints, check_place
 from lora_opt.training.evaluations import Evaluations
 from lora_opt.training.lengths import row_length, tokens_per_batch
-from lora_opt.training.partitioning import DATA_PARALLEL, Partitioner, put
-from lora_opt.training.processes import Agreement, is_first, meet, on_first
+from lora_opt.training.processes import Agreement
 from lora_opt.training.results import facts, write_results
-from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.step import clip_by_global_norm, make_train_step
 from lora_opt.training.step_log import TrainingDivergedError, open_step_log
 from lora_opt.training.steps import run_steps
@@ -154,7 +148,7 @@ def train(
     skip_patience=(skip_patience, 0),
   )
   parts.check(model=model, task=task)
-  objectives.check(objective, task)
+  parts.check_objective(objective, task)
   length = row_length(task_feature_lengths, model)
   started = time.monotonic()
   folder = as_path(model_dir)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from lora_opt.reading import values
 
-PREFERENCE = 'preference'  # the kind of tasks whose answers are compared
 ROUNDING = 1e-5  # relative, of the likelihood of an answer in float32
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -67,6 +66,7 @@ class DPO:
     preferences.
   """
 
+  compares: ClassVar[bool] = True  # answers, see `reading.parts`
   metrics: ClassVar[tuple[str, ...]] = (
     'rewards/margin',
     'rewards/accuracy',
@@ -173,20 +173,3 @@ def batch_form(objective: Any, form: str) -> str:
       f'DPO compares answers of decoders, and this model is of form {form!r}'
     )
   return 'decoder_pairs'
-
-
-def check(objective: Any, task: Any) -> None:
-  """Raises ValueError unless the objective is one for the task's batches."""
-  for part in getattr(task, 'tasks', (task,)):
-    compares = getattr(part, 'kind', None) == PREFERENCE
-    if compares and not isinstance(objective, DPO):
-      raise ValueError(
-        f'task {part.name!r} has pairs of answers to compare: give it '
-        'OBJECTIVE=@objective.DPO(), as configs/runs/dpo.gin does'
-      )
-    if isinstance(objective, DPO) and not compares:
-      raise ValueError(
-        f'task {part.name!r} of kind {part.kind} has no pairs of answers, '
-        'which OBJECTIVE=@objective.DPO() compares: take a tasks.Preference '
-        '(configs/tasks/preferences.gin), or configs/runs/finetune.gin'
-      )

@@ -10,7 +10,7 @@ import jax
 
 from lora_opt import writing
 from lora_opt.buckets.outbox import Outbox
-from lora_opt.training.processes import is_first
+from lora_opt.devices.together import is_first
 
 SUMMARY_FILE = 'summary.md'
 SKIPPED = 2  # steps before the first that is traced: compiling, warming up

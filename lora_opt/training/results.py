@@ -14,8 +14,8 @@ from lora_opt import progress, writing
 from lora_opt.buckets.outbox import output_folder
 from lora_opt.evaluation import history
 from lora_opt.evaluation.report import format_table, write_report
-from lora_opt.training import run_directory
-from lora_opt.training.run_directory import RunRecord
+from lora_opt.run_folder import run_directory
+from lora_opt.run_folder.run_directory import RunRecord
 from lora_opt.training.train_state import count_parameters
 
 _VERSIONS = ('lora_opt', 'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')

@@ -39,9 +39,9 @@ from typing import Any, Self
 
 from lora_opt import writing
 from lora_opt.buckets.paths import create, is_bucket, stamp
+from lora_opt.devices.together import is_first, meet, on_first
 from lora_opt.reading.json_text import parse_json
 from lora_opt.reading.values import shown
-from lora_opt.training.processes import is_first, meet, on_first
 
 FOLDER = 'lock'
 BEAT = 5.0  # seconds between two signs of life

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt import diagnostics, linalg
+from lora_opt.devices.partitioning import Placement
 from lora_opt.training.objective import CrossEntropy
-from lora_opt.training.partitioning import Placement
 from lora_opt.training.train_state import TrainState
 
 Batch = Mapping[str, jax.Array]

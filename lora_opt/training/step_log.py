@@ -11,9 +11,9 @@ from typing import Any
 
 import optax
 
+from lora_opt.devices.together import is_first
 from lora_opt.evaluation.metrics import headline
 from lora_opt.training.metrics import MetricWriter, NoWriter, ProgressBar
-from lora_opt.training.processes import is_first
 
 # The diagnosis that says how many updates rounding takes, and from which part
 # on that is many: B, zero at first, loses none, so that half is all of A's.

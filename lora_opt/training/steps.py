@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lora_opt.training import compile_time, finite, stopping
+from lora_opt.devices import finite
+from lora_opt.devices.partitioning import Placement
+from lora_opt.training import compile_time, stopping
 from lora_opt.training.checkpointing import Checkpoints
-from lora_opt.training.partitioning import Placement
 from lora_opt.training.processes import Agreement
 from lora_opt.training.run_lock import RunLock
 from lora_opt.training.step_log import StepLog, TrainingDivergedError

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_opt.devices.partitioning import Placement
 from lora_opt.state_sharding import state_shardings
-from lora_opt.training.partitioning import Placement
 
 
 class TrainState(NamedTuple):

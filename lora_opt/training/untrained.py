@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from lora_opt.training.partitioning import Placement
+from lora_opt.devices.partitioning import Placement
 from lora_opt.training.train_state import TrainState
 
 # Steps after the first that changed a factor, for learning rates that rise.
@@ -36,7 +36,7 @@ class Watch:
 
     Args:
       lora: what is trained, as it is before the first step.
-      placement: from `lora_opt.training.partitioning.Partitioner.place`.
+      placement: from `lora_opt.devices.partitioning.Partitioner.place`.
       drawn: paths of what was drawn at random and must be trained.
     """
     leaves = _by_path(lora)

@@ -11,8 +11,8 @@ from experiments.papers import plans
 from experiments.plans.run import planned
 from lora_opt import config
 from lora_opt.evaluation.history import read_metrics
+from lora_opt.run_folder.run_directory import RunRecord
 from lora_opt.training import loop
-from lora_opt.training.run_directory import RunRecord
 
 ROOT = pathlib.Path(__file__).parents[2]
 TABLES = sorted(p.stem for p in (ROOT / 'experiments/papers').glob('*.json'))

@@ -3,7 +3,7 @@
 from lora_opt.evaluation._text import NONE
 from lora_opt.evaluation.classes import MOST_COLUMNS, by_class
 from lora_opt.evaluation.report import write_report
-from lora_opt.training.run_directory import write_json
+from lora_opt.run_folder.run_directory import write_json
 
 NAMES = ['ant', 'bee <b>', 'cat']
 

@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.training.partitioning import Partitioner
 
 # Live beside lm-eval, which launch/integrations.sh installs.
 collect_ignore = [

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from lora_opt.data.tasks import Generation, MultipleChoice
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.evaluation import run
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.models import random_model
-from lora_opt.training.checkpointing import Checkpoints, read_trainable
-from lora_opt.training.partitioning import Partitioner
+from lora_opt.run_folder.checkpoint_files import read_trainable
+from lora_opt.training.checkpointing import Checkpoints
 from lora_opt.training.train_state import TrainState
 
 pytestmark = pytest.mark.usefixtures('fast_compile')

@@ -15,7 +15,7 @@ from lora_opt.evaluation.report import write_report
 from lora_opt.evaluation.study import rows as study_rows
 from lora_opt.reading import patterns
 from lora_opt.reading.values import printable
-from lora_opt.training import run_directory
+from lora_opt.run_folder import run_directory
 from tests import payloads
 
 RIGHT = 'The answer is 42'

@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from lora_opt.evaluation import history, report, run_files
+from lora_opt.evaluation import history, report
+from lora_opt.run_folder import run_files
 from tests import fuzzing
 
 SCORE = {'score': 0.5, 'interval': [0.2, 0.8]}

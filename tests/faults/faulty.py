@@ -17,7 +17,7 @@ import lora_opt
 from lora_opt.data import tasks
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.training import checkpointing
+from lora_opt.run_folder import checkpoint_files
 from lora_opt.training.loop import train
 
 STEPS, PERIOD, KEEP = 30, 2, 3
@@ -93,8 +93,8 @@ def describe(folder: pathlib.Path) -> dict[str, tuple[str, Any]]:
   """For each checkpoint, by step: its damage, and its facts if it is sound."""
   found = {}
   for path in (folder / 'checkpoints').glob('step_*[0-9]'):
-    damage = checkpointing.damage(path)
-    facts = None if damage else checkpointing.read(path)[1]
+    damage = checkpoint_files.damage(path)
+    facts = None if damage else checkpoint_files.read(path)[1]
     found[path.name.removeprefix('step_')] = (damage, facts)
   return found
 

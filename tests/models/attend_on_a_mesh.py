@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
+from lora_opt.devices.partitioning import Partitioner, put
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.training.partitioning import Partitioner, put
 from tests.models.batches import random_adapter, row_batch
 
 

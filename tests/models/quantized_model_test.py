@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.huggingface import from_folder
 from lora_opt.models.quantized import QuantizedKernel, dequantize
 from lora_opt.models.random_model import random_model
 from lora_opt.models.start import pissa
-from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.train_state import count_parameters
 from tests.models.batches import paths, random_adapter, row_batch
 from tests.models.pretrained.checkpoint_files import write_folder

@@ -9,9 +9,9 @@ import pytest
 
 from lora_opt import adamw
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, random_model
 from lora_opt.planning import ahead, targets
-from lora_opt.training.partitioning import Partitioner
 from tests.training import launching
 
 

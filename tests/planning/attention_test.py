@@ -8,12 +8,12 @@ import pytest
 
 import lora_opt
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, random_model
 from lora_opt.models.attend import attend
 from lora_opt.models.visibility import Visibility
 from lora_opt.planning import program, targets
 from lora_opt.planning.chips import read_topology
-from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.step import make_train_step
 
 LENGTH = 640

@@ -15,11 +15,11 @@ import tempfile
 
 import lora_opt
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, from_folder
 from lora_opt.planning.chips import read_topology
 from lora_opt.planning.plan import make_plan
 from lora_opt.planning.program import Job
-from lora_opt.training.partitioning import Partitioner
 
 TABLE = pathlib.Path(__file__).with_name('families.json')
 PUBLISHED = pathlib.Path(__file__).parents[2] / 'configs/published'

@@ -16,6 +16,7 @@ import lora_opt
 from lora_opt import models
 from lora_opt.data import forms, tasks
 from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.devices.partitioning import DATA_PARALLEL, put
 from lora_opt.models import LoraConfig, from_folder, random_model
 from lora_opt.planning import plan
 from lora_opt.planning.chips import GB, Chip, Topology
@@ -23,7 +24,6 @@ from lora_opt.planning.program import Job, compile_step, describe
 from lora_opt.planning.search import Tried, candidates
 from lora_opt.planning.targets import find_target
 from lora_opt.planning.timing import ASSUMED
-from lora_opt.training.partitioning import DATA_PARALLEL, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 from tests.training import launching

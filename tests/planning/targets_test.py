@@ -12,12 +12,12 @@ import pytest
 
 import lora_opt
 from lora_opt.data import forms
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, random_model
 from lora_opt.planning import plan, report, targets
 from lora_opt.planning.chips import CHIPS, Topology, read_topology
 from lora_opt.planning.program import DoesNotFitError, Job
 from lora_opt.planning.timing import ASSUMED
-from lora_opt.training.partitioning import Partitioner
 
 
 def make_job(rows=8, length=32, **settings):

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from lora_opt.training import checkpointing, run_directory
+from lora_opt.devices.checksums import checksums, host_checksum
+from lora_opt.run_folder import checkpoint_files, run_directory
 from lora_opt.training.checkpointing import Checkpoints
-from lora_opt.training.checksums import checksums, host_checksum
 from lora_opt.training.step_log import TrainingDivergedError
 from lora_opt.training.train_state import TrainState
 
@@ -139,7 +139,7 @@ def test_whatever_file_is_damaged_a_run_goes_on(saved, tmp_path, damage):
 def test_a_changed_place_in_the_data_is_damage(folder):
   facts = folder / 'checkpoints/step_6/facts/metadata'
   facts.write_text(facts.read_text().replace('"row": 60', '"row": 61'))
-  damage = checkpointing.damage(folder / 'checkpoints/step_6')
+  damage = checkpoint_files.damage(folder / 'checkpoints/step_6')
   assert damage == 'the checksum of its facts differs'
 
 

@@ -11,11 +11,11 @@ import pytest
 
 import lora_opt
 from lora_opt.data import tasks
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.models import LoraConfig, random_encoder
 from lora_opt.training.loop import train
-from lora_opt.training.partitioning import Partitioner
 
 pytestmark = pytest.mark.usefixtures('fast_compile')
 

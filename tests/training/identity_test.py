@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 import tokenizers
 
-from lora_opt.training import identity, run_directory
-from lora_opt.training.run_directory import RunRecord
+from lora_opt.run_folder import identity, run_directory
+from lora_opt.run_folder.run_directory import RunRecord
 
 BASE = {'up': jnp.arange(6.0).reshape(2, 3), 'down': jnp.ones(3, jnp.bfloat16)}
 

@@ -13,12 +13,12 @@ import pytest
 import lora_opt
 from lora_opt.data import sources, tasks
 from lora_opt.data.images import Augmentation
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.evaluation import run as modes
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.models import LoraConfig, from_folder, random_vit
 from lora_opt.training.loop import train
-from lora_opt.training.partitioning import Partitioner
 from tests.data.image_files import class_folders, colours, save
 from tests.training.launching import Run
 

@@ -5,6 +5,7 @@ import socket
 import struct
 import sys
 
+from lora_opt.devices import together
 from lora_opt.training import processes
 
 
@@ -37,6 +38,6 @@ def _address(digits: str) -> str:
 if __name__ == '__main__':
   address, index = sys.argv[1], int(sys.argv[2])
   processes.start(address, 2, index, 30)
-  assert processes.broadcast('hello') == 'hello'  # by a collective
+  assert together.broadcast('hello') == 'hello'  # by a collective
   print(*listening(), file=sys.stderr)
-  processes.broadcast('done')
+  together.broadcast('done')

@@ -14,8 +14,8 @@ import lora_opt
 from lora_opt.data.tasks import Mixture
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.history import read_metrics
+from lora_opt.run_folder.run_directory import RunRecord
 from lora_opt.training.loop import train
-from lora_opt.training.run_directory import RunRecord
 from lora_opt.training.schedules import warmup_cosine
 from lora_opt.training.step_log import TrainingDivergedError
 from lora_opt.training.trackers import Begun

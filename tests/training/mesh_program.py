@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from lora_opt.data import tasks
+from lora_opt.devices.partitioning import Partitioner, put
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.training.partitioning import Partitioner, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 from tests.core import problems

@@ -12,10 +12,10 @@ import pytest
 import lora_opt
 from lora_opt.data import tasks
 from lora_opt.data.preference_batching import EncodedPreference
+from lora_opt.devices.partitioning import Partitioner, put
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.training import objective
+from lora_opt.reading import parts
 from lora_opt.training.objective import DPO
-from lora_opt.training.partitioning import Partitioner, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 
@@ -164,12 +164,12 @@ def test_bad_settings(settings, problem):
 
 
 def test_tasks_and_objectives_that_do_not_go_together(task):
-  objective.check(DPO(), TASK)
-  objective.check(None, task)
+  parts.check_objective(DPO(), TASK)
+  parts.check_objective(None, task)
   both = tasks.Mixture(name='both', tasks=(task, TASK))
   for wrong, of in ((None, TASK), (DPO(), task), (None, both), (DPO(), both)):
     with pytest.raises(ValueError, match=r'OBJECTIVE=@objective.DPO\(\)'):
-      objective.check(wrong, of)
+      parts.check_objective(wrong, of)
 
 
 @pytest.mark.long

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from lora_opt.training import partitioning
-from lora_opt.training.partitioning import DEFAULT_RULES, Partitioner
+from lora_opt.devices import partitioning
+from lora_opt.devices.partitioning import DEFAULT_RULES, Partitioner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from lora_opt.models import random_model
-from lora_opt.training import parts, run_lock
+from lora_opt.reading import parts
+from lora_opt.training import run_lock
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from lora_opt.training import run_directory
-from lora_opt.training.run_directory import RunRecord, claim, make
+from lora_opt.run_folder import run_directory
+from lora_opt.run_folder.run_directory import RunRecord, claim, make
 
 
 def record(**settings):

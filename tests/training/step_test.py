@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import lora_opt
-from lora_opt.training.partitioning import Partitioner, put
+from lora_opt.devices.partitioning import Partitioner, put
 from lora_opt.training.step import (
   clip_by_global_norm,
   make_train_step,

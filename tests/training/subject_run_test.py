@@ -15,13 +15,13 @@ from PIL import Image
 
 import lora_opt
 from lora_opt.data import tasks
+from lora_opt.devices.partitioning import DATA_PARALLEL, put
 from lora_opt.evaluation import run as evaluation
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.pictures import PictureEvaluator
 from lora_opt.models import LoraConfig, random_pipeline
 from lora_opt.models.diffusion.random_pipeline import tiny
 from lora_opt.training.loop import train
-from lora_opt.training.partitioning import DATA_PARALLEL, put
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 from tests.data.image_files import colours, save

@@ -8,10 +8,10 @@ from absl import logging
 
 import lora_opt
 from lora_opt.data import tasks
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, random_encoder
 from lora_opt.models.random_model import random_model
 from lora_opt.training.loop import train
-from lora_opt.training.partitioning import Partitioner
 from lora_opt.training.train_state import TrainState
 from lora_opt.training.untrained import PATIENCE, Watch
 

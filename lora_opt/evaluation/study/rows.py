@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 
 from lora_opt import diagnostics
-from lora_opt.evaluation import history, run_files
+from lora_opt.evaluation import history
 from lora_opt.evaluation._text import Json, number
 from lora_opt.evaluation.metrics import LOWER
 from lora_opt.evaluation.results import write_lines
 from lora_opt.reading import values
 from lora_opt.reading.json_text import parse_json, read_json
 from lora_opt.reading.literals import read_literal
-from lora_opt.training.run_directory import write_json
+from lora_opt.run_folder import run_files
+from lora_opt.run_folder.run_directory import write_json
 
 ROWS_FILE = 'results.jsonl'
 FACTS_FILE = 'facts.json'

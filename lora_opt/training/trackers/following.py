@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import tqdm
 
-from lora_opt.evaluation import history, run_files
+from lora_opt.evaluation import history
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import integer, one_line, printable, table, text
-from lora_opt.training import run_directory, stopping
+from lora_opt.run_folder import run_directory, run_files
+from lora_opt.training import stopping
 from lora_opt.training.trackers.tracker import (
   FAILED,
   FINISHED,

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
+from lora_opt.devices.partitioning import Partitioner, put
 from lora_opt.models.diffusion.random_pipeline import random_pipeline
 from lora_opt.models.lora import LoraConfig
-from lora_opt.training.partitioning import Partitioner, put
 
 
 def compare():

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lora_opt.devices.partitioning import MESH_AXES, Partitioner
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.assemble import head_names, parameter_names
 from lora_opt.models.pretrained.family import slots
 from lora_opt.models.pretrained.huggingface import from_folder, read_config
-from lora_opt.training.partitioning import MESH_AXES, Partitioner
 from tests.models.parity import material
 from tests.models.pretrained.encoder_configs import PUBLISHED
 

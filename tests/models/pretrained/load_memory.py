@@ -19,8 +19,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from lora_opt.data.tokenizer import Tokenizer
+from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models.pretrained.huggingface import from_folder
-from lora_opt.training.partitioning import Partitioner
 
 
 def write_checkpoint(folder, layers, width):

@@ -17,12 +17,11 @@ from typing import Any
 
 import jax
 
-from lora_opt.evaluation import run_files
+from lora_opt.devices.checksums import checksums
+from lora_opt.devices.finite import by_path
 from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
-from lora_opt.training import run_directory
-from lora_opt.training.checksums import checksums
-from lora_opt.training.finite import by_path
+from lora_opt.run_folder import run_directory, run_files
 
 BASE, MODEL, TOKENIZER = 'base weights', 'model settings', 'tokenizer'
 TRAINING, EVALUATION = 'training data', 'evaluation data'

@@ -16,10 +16,9 @@ import jax
 from lora_opt import writing
 from lora_opt.buckets import access
 from lora_opt.buckets.paths import as_path, is_bucket, move
-from lora_opt.evaluation import run_files
-from lora_opt.evaluation.history import METRICS_FILE
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
+from lora_opt.run_folder import run_files
 
 # Settings that may change between a run and its continuation: they move files
 # or decide how often something is shown, not what the run computes.
@@ -46,6 +45,7 @@ _FREE = (
 )
 # Of what does not train, and so may change altogether.
 _NOT_OF_TRAINING = ('plan.', 'run.', 'trackers.', 'WANDB_')
+METRICS_FILE = 'metrics.jsonl'
 SETTINGS, IDENTITY = 'settings.json', 'identity.json'
 _SPACE_NEEDED = 64 * 2**20
 
