@@ -245,7 +245,7 @@ def test_no_parts_of_a_package_import_in_a_circle(graph):
   found = [
     text for p in sorted(packages) if (text := circle_of_parts(graph, p))
   ]
-  assert not any(found), '\n'.join(filter(None, found))
+  assert not found, '\n'.join(found)
 
 
 def test_a_circle_is_found():

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from lora_opt.devices import partitioning
 from lora_opt.devices.partitioning import DEFAULT_RULES, Partitioner
+from lora_opt.training import partitioning as public
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +74,8 @@ def test_on_one_device_everything_is_whole(model):
   assert placement.whole.spec == PartitionSpec()
   batch = {'x': np.arange(6).reshape(3, 2)}
   np.testing.assert_array_equal(placement.put_batch(batch, 3)['x'], batch['x'])
+
+
+def test_configurations_name_it_by_its_public_place():
+  for name in public.__all__:
+    assert getattr(public, name) is getattr(partitioning, name)

@@ -15,7 +15,7 @@ SCRIPT = """
 import sys, time
 import jax, numpy as np
 from lora_opt.training import processes
-from lora_opt.devices.partitioning import (Partitioner)
+from lora_opt.devices.partitioning import Partitioner
 
 port, index = sys.argv[1], int(sys.argv[2])
 processes.start(f'localhost:{port}', 2, index, 100)
