@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.reading import values
 from lora_opt.reading.json_text import parse_json
-from lora_opt.run_folder.run_directory import METRICS_FILE
+from lora_opt.run_folder.run_files import METRICS_FILE
 
 # Of one line; more is none that was written here.
 _MOST_BYTES = 2**20

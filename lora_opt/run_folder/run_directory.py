@@ -19,6 +19,7 @@ from lora_opt.buckets.paths import as_path, is_bucket, move
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
 from lora_opt.run_folder import run_files
+from lora_opt.run_folder.run_files import METRICS_FILE
 
 # Settings that may change between a run and its continuation: they move files
 # or decide how often something is shown, not what the run computes.
@@ -45,7 +46,6 @@ _FREE = (
 )
 # Of what does not train, and so may change altogether.
 _NOT_OF_TRAINING = ('plan.', 'run.', 'trackers.', 'WANDB_')
-METRICS_FILE = 'metrics.jsonl'
 SETTINGS, IDENTITY = 'settings.json', 'identity.json'
 _SPACE_NEEDED = 64 * 2**20
 

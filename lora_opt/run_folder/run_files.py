@@ -11,6 +11,8 @@ from typing import Any
 from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
 
+METRICS_FILE = 'metrics.jsonl'
+
 Json = dict[str, Any]
 Check = Callable[[Any, str], Any]
 
