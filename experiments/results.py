@@ -13,9 +13,15 @@ DIGITS = 4
 
 def save_rows(path: pathlib.Path, rows: Iterable[dict]) -> None:
   """One JSON object a line, numbers to four digits, null for inf and NaN."""
-  lines = [json.dumps(_plain(row), separators=(',', ':')) for row in rows]
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  path.write_text(''.join(_line(row, DIGITS) for row in rows), encoding='utf-8')
+
+
+def append_row(path: pathlib.Path, row: dict, digits: int = DIGITS) -> None:
+  """Adds a line by one write, so that two programs may share a file."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('ab', buffering=0) as file:
+    file.write(_line(row, digits).encode())
 
 
 def load_rows(path: pathlib.Path) -> list[dict]:
@@ -24,13 +30,17 @@ def load_rows(path: pathlib.Path) -> list[dict]:
   return [{k: _array(v) for k, v in json.loads(line).items()} for line in lines]
 
 
-def _plain(x: Any) -> Any:
+def _line(row: dict, digits: int) -> str:
+  return json.dumps(_plain(row, digits), separators=(',', ':')) + '\n'
+
+
+def _plain(x: Any, digits: int) -> Any:
   if isinstance(x, dict):
-    return {k: _plain(v) for k, v in x.items()}
+    return {k: _plain(v, digits) for k, v in x.items()}
   if isinstance(x, np.ndarray | list | tuple):
-    return [_plain(v) for v in x]
+    return [_plain(v, digits) for v in x]
   if isinstance(x, float | np.floating):
-    return float(f'{x:.{DIGITS}g}') if np.isfinite(x) else None
+    return float(f'{x:.{digits}g}') if np.isfinite(x) else None
   return int(x) if isinstance(x, np.integer) else x
 
 

@@ -1,0 +1,162 @@
+"""One run: a method on a domain, at one learning rate, with one seed."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.small_lm import network
+from experiments.small_lm.corpus import Windows, evenly
+from experiments.small_lm.methods import METHODS
+from experiments.small_lm.plan import Setting
+from lora_opt.training.schedules import warmup_cosine
+
+CHUNK = 25  # steps of one call
+MOST_STEPS = 3000
+CURVE_POINTS = 12  # about so many evaluations of a run at a constant rate
+# Windows of the curve, and of the pretraining text that is not to be forgotten.
+CURVE_WINDOWS, KEPT_WINDOWS = 512, 1024
+
+
+class Programs(NamedTuple):
+  """Compiled once for all rates, seeds, schedules, budgets and domains."""
+
+  start: Callable[..., Any]  # (base, seed, table) -> carry: (params, state)
+  advance: Callable[..., Any]  # (carry, base, table, batches) -> carry, losses
+  evaluate: Callable[..., Any]  # (params, base, windows) -> loss
+
+
+@functools.lru_cache(maxsize=2)
+def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
+  """What a method does to a network of this size."""
+  how = METHODS[method]
+  model = network.network(width, 0 if how.full else rank, alpha)
+
+  def optimizer(table):
+    return how.make(lambda count: table[count])
+
+  def loss(params, base, windows):
+    trees = (params, None) if how.full else (base, params)
+    return network.loss(model, *trees, windows)
+
+  def start(base, seed, table):
+    if how.full:
+      params = jax.tree.map(jnp.copy, base)
+    else:
+      params = _adapter(model, jax.random.key(seed), how.b_std)
+    return params, optimizer(table).init(params)
+
+  def advance(carry, base, table, batches):
+    tx = optimizer(table)
+
+    def step(carry, batch):
+      params, state = carry
+      value, gradient = jax.value_and_grad(loss)(params, base, batch)
+      updates, state = tx.update(gradient, state, params)
+      return (jax.tree.map(jnp.add, params, updates), state), value
+
+    return jax.lax.scan(step, carry, batches)
+
+  def evaluate(params, base, windows):
+    trees = (params, None) if how.full else (base, params)
+    return network.mean_loss(model, *trees, windows)
+
+  return Programs(
+    jax.jit(start), jax.jit(advance, donate_argnums=0), jax.jit(evaluate)
+  )
+
+
+def _adapter(model, key, b_std):
+  keys = jax.random.split(key)
+
+  def moved(path, leaf):
+    if not b_std or path[-1].key != 'lora_b':
+      return leaf
+    name = jax.tree_util.keystr(path)
+    own = jax.random.fold_in(keys[1], sum(name.encode()))
+    return leaf + b_std * jax.random.normal(own, leaf.shape)
+
+  return jax.tree_util.tree_map_with_path(moved, model.init(keys[0]))
+
+
+def rate_table(schedule: str, steps: int, peak: float) -> np.ndarray:
+  """The learning rate of every step, (MOST_STEPS,); zero behind the last.
+
+  >>> rate_table('constant', 2, 0.5)[:3].tolist()
+  [0.5, 0.5, 0.0]
+  """
+  table = np.zeros(MOST_STEPS, np.float32)
+  count = np.arange(steps)
+  if schedule == 'cosine':
+    table[:steps] = peak * np.asarray(warmup_cosine(1.0, steps)(count))
+  elif schedule == 'constant':
+    table[:steps] = peak
+  elif steps:
+    raise ValueError(f"schedule={schedule!r}: 'cosine' or 'constant'?")
+  return table
+
+
+def curve_steps(setting: Setting) -> list[int]:
+  """Steps behind which the curve is measured; none with a cosine."""
+  if setting.schedule != 'constant':
+    return []
+  every = CHUNK * max(1, round(setting.steps / CHUNK / CURVE_POINTS))
+  inside = range(every, setting.steps, every)
+  return [*inside, setting.steps]
+
+
+def finetune(
+  setting: Setting,
+  rate: float,
+  seed: int,
+  base: network.Tree,
+  domain: Windows,
+  kept: np.ndarray,
+) -> dict[str, Any]:
+  """Trains and evaluates; runs of the same seed see the same batches.
+
+  Args:
+    setting: What is trained how; steps are a multiple of CHUNK.
+    rate: The peak of the schedule.
+    seed: Of adapters and batches.
+    base: Pretrained weights.
+    domain: Windows to learn and to evaluate on.
+    kept: Held-out windows of the pretraining text.
+
+  Returns:
+    loss on all held-out windows, kept, the loss on the pretraining text, and
+    curve, the loss on some held-out windows behind `curve_steps`. Where
+    training came to a loss that is not finite, both are inf and the curve
+    ends early.
+
+  Raises:
+    ValueError: for steps that are no multiple of CHUNK, or too many.
+  """
+  steps = setting.steps
+  if steps % CHUNK or steps > MOST_STEPS:
+    raise ValueError(
+      f'steps={steps}: take a multiple of {CHUNK} up to {MOST_STEPS}'
+    )
+  shape = setting.width, setting.rank, setting.alpha
+  start, advance, evaluate = programs(setting.method, *shape)
+  table = jnp.asarray(rate_table(setting.schedule, steps, rate))
+  carry, curve = start(base, seed, table), []
+  random = np.random.default_rng(seed)
+  rows = random.integers(len(domain.train), size=(steps, setting.batch))
+  measured, some = curve_steps(setting), evenly(domain.held_out, CURVE_WINDOWS)
+  for first in range(0, steps, CHUNK):
+    last = first + CHUNK
+    batches = jnp.asarray(domain.train[rows[first:last]])
+    carry, values = advance(carry, base, table, batches)
+    if not np.isfinite(np.asarray(values)).all():
+      return {'loss': np.inf, 'kept': np.inf, 'curve': curve}
+    if last in measured:
+      curve.append(float(evaluate(carry[0], base, some)))
+  return {
+    'loss': float(evaluate(carry[0], base, domain.held_out)),
+    'kept': float(evaluate(carry[0], base, evenly(kept, KEPT_WINDOWS))),
+    'curve': curve,
+  }

@@ -1,0 +1,81 @@
+"""What is compared: recipes, variants of two of them, and full fine-tuning."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from experiments import recipes
+from experiments.ablation.variants import FAMILIES
+
+
+class Method(NamedTuple):
+  """How the network is trained."""
+
+  make: Callable[..., optax.GradientTransformation]  # of a schedule
+  full: bool = False  # all weights, without adapters
+  b_std: float = 0.0  # of the elements of B at the start; zero is usual
+
+
+# Where the first sweep of a method begins: rates are powers of 1.6.
+STARTS = {
+  'polora': -8,
+  'lora_muon': -7,
+  'muon': -7,
+  'lamb': -7,
+  'scaled_gd': -4,
+  'sgd': -2,
+  'altlora': -4,
+  'full adamw': -13,
+  'full muon': -13,
+}
+START = -11
+
+
+def full_muon(learning_rate) -> optax.GradientTransformation:
+  """Muon on the kernels of all layers, Adam on embedding and norms.
+
+  One rate serves both, since steps of both have the root mean square of Adam.
+  """
+
+  of_stacks = optax.contrib.MuonDimensionNumbers(1, 2)
+
+  def axes(params):
+    return jax.tree.map(lambda x: of_stacks if x.ndim == 3 else None, params)
+
+  return optax.contrib.muon(
+    learning_rate, muon_weight_dimension_numbers=axes, consistent_rms=0.2
+  )
+
+
+def _variants() -> dict[str, Method]:
+  """Those of experiments/ablation, 'lora_rite, clip: none' and so on."""
+  return {
+    f'{recipe}, {name}': Method(
+      functools.partial(variant.make, **variant.numbers), b_std=variant.b_std
+    )
+    for recipe, family in (('lora_rite', 'LoRA-RITE'), ('reflora', 'RefLoRA'))
+    for name, variant in FAMILIES[family].items()
+    if 'default' not in name and name not in recipes.RECIPES
+  }
+
+
+METHODS = (
+  {name: Method(make) for name, make in recipes.RECIPES.items()}
+  | _variants()
+  | {
+    'full adamw': Method(
+      functools.partial(optax.adamw, weight_decay=0.0), full=True
+    ),
+    'full muon': Method(full_muon, full=True),
+    # The pretrained network as it is.
+    'none': Method(optax.sgd, full=True),
+  }
+)
+
+
+def start_of(method: str) -> int:
+  """Of a variant, that of its recipe."""
+  return STARTS.get(method, STARTS.get(method.partition(',')[0], START))

@@ -1,0 +1,112 @@
+"""The network, and its loss on windows of token ids."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from experiments.small_lm.corpus import LENGTH, VOCABULARY, digest
+from lora_opt.models import causal_lm
+from lora_opt.models.causal_lm import CausalLM
+from lora_opt.models.config import DecoderConfig
+from lora_opt.models.lora import LoraConfig
+from lora_opt.models.pretrained.families.llama import LLAMA
+from lora_opt.models.variables import Tree
+
+LAYERS, HEAD_DIM, MLP_RATIO = 4, 32, 3
+# Windows that are evaluated at a time.
+EVALUATED = 32
+
+
+def config(width: int) -> DecoderConfig:
+  """Llama of four layers: 1.1M parameters at width 128."""
+  return DecoderConfig(
+    vocab_size=VOCABULARY,
+    embed_dim=width,
+    num_layers=LAYERS,
+    num_heads=width // HEAD_DIM,
+    num_kv_heads=width // HEAD_DIM,
+    head_dim=HEAD_DIM,
+    mlp_dim=MLP_RATIO * width,
+    max_length=LENGTH,
+  )
+
+
+def network(width: int, rank: int = 0, alpha: float = 0.0) -> CausalLM:
+  """The model of shapes; of rank 0 without adapters, else on every layer."""
+  lora = LoraConfig(rank=rank, alpha=alpha) if rank else None
+  sizes = config(width)
+  return CausalLM(
+    name='small_lm',
+    family=LLAMA,
+    config=sizes,
+    tokenizer=None,
+    base=causal_lm.abstract_base(sizes),
+    lora_config=lora,
+    remat='none',
+    unroll=LAYERS,
+  )
+
+
+def loss(
+  model: CausalLM, base: Tree, lora: Tree | None, windows: jax.Array
+) -> jax.Array:
+  """Mean cross-entropy in nats a token; () float32.
+
+  Differentiable in both trees.
+
+  Args:
+    model: From `network`.
+    base: Weights.
+    lora: Adapter, or None.
+    windows: (batch, LENGTH + 1) ids.
+  """
+  tokens = windows.astype(jnp.int32)
+  inputs, targets = tokens[:, :-1], tokens[:, 1:]
+  places = jnp.arange(inputs.shape[1], dtype=jnp.int32)
+  batch = {
+    'tokens': inputs,
+    'positions': jnp.broadcast_to(places, inputs.shape),
+    'segment_ids': jnp.ones_like(inputs),
+  }
+  logits = model.logits(base, lora, batch)
+  return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+
+def mean_loss(
+  model: CausalLM, base: Tree, lora: Tree | None, windows: jax.Array
+) -> jax.Array:
+  """`loss` of many windows, EVALUATED at a time; what is over is left out."""
+  count = len(windows) // EVALUATED
+  parts = windows[: count * EVALUATED].reshape(count, EVALUATED, -1)
+  return jnp.mean(jax.lax.map(lambda w: loss(model, base, lora, w), parts))
+
+
+def weights_file(work: pathlib.Path, width: int) -> pathlib.Path:
+  return work / f'base_{width}.npz'
+
+
+def load_base(work: pathlib.Path, width: int) -> Tree:
+  """The pretrained weights.
+
+  Raises:
+    FileNotFoundError: Pretraining has not come to its end.
+  """
+  file = weights_file(work, width)
+  if not file.exists():
+    raise FileNotFoundError(
+      f'{file}: first python -m experiments.small_lm.pretrain --width {width} '
+      f'{work}'
+    )
+  with np.load(file) as arrays:
+    flat = {path: jnp.asarray(arrays[path]) for path in arrays}
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def weights_digest(base: Tree) -> str:
+  """Twelve letters that are the same for the same weights alone."""
+  flat = traverse_util.flatten_dict(base, sep='/')
+  return digest(np.asarray(flat[path]) for path in sorted(flat))

@@ -1,0 +1,188 @@
+"""Which runs the study has, the most telling first, and which one is next.
+
+A setting's learning rate is swept with seed 0: powers of 1.6, at first every
+second one, to both sides until the best lies inside, and then its neighbours.
+Where the width of the good range is asked for, the sweep goes on until it ends
+on both sides. More seeds run at the best rate.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.small_lm.methods import start_of
+
+STEP = 1.6  # from one learning rate to the next
+# A rate is good whose loss is at most so much (nats a token) above the best.
+GOOD = 0.02
+# Sweeps end so many powers from where they began.
+FARTHEST = 16
+
+
+class Setting(NamedTuple):
+  """What is trained how, but for learning rate and seed."""
+
+  method: str
+  domain: str = 'gsm8k'
+  width: int = 128
+  rank: int = 8
+  alpha: float = 16.0
+  batch: int = 8  # windows of 64 tokens
+  steps: int = 300
+  schedule: str = 'cosine'  # with warm-up of a tenth; or 'constant'
+
+
+class Cell(NamedTuple):
+  """A setting, and how much is asked of it."""
+
+  setting: Setting
+  seeds: int = 5
+  wide: bool = False  # until the good range ends on both sides
+
+
+CORE = ('adamw', 'lora_plus', 'lora_rite', 'reflora', 'polora', 'lora_muon')
+FULL = ('full adamw', 'full muon')
+MORE = (
+  'reflora, real', 'reflora_s', 'muon', 'scaled_adamw', 'lora_pro', 'altlora',
+  'lora_fa', 'lamb', 'shampoo', 'balanced(adamw)', 'scaled_gd',
+)  # fmt: skip
+VARIANTS = (
+  'lora_rite, clip: none', 'lora_rite, clip: 0.1', 'lora_rite, V: sums',
+  'lora_rite, escaped mass: none', 'lora_rite, cold start: no limit',
+  'lora_rite, cold start: limit 0.1', 'lora_rite, cold start: limit 1',
+  'lora_rite, cold start: B of 0.01', 'lora_rite, b1: 0',
+  'lora_rite, b2: 0.99', "lora_rite, authors' code",
+  'reflora, virtual, warm-up 50', 'reflora, virtual, any spread',
+)  # fmt: skip
+
+
+def cells() -> list[Cell]:
+  """The study, in the order in which it is run."""
+  none = Setting('none', rank=0, alpha=0.0, batch=0, steps=0, schedule='none')
+  plan = [Cell(none, seeds=1)]
+
+  def add(methods, seeds=5, wide=False, **changes):
+    for method in methods:
+      setting = Setting(method)._replace(**changes)
+      if method in FULL:
+        setting = setting._replace(rank=0, alpha=0.0)
+      plan.append(Cell(setting, seeds, wide))
+
+  def of_rank(rank):
+    return {'rank': rank, 'alpha': 2.0 * rank}
+
+  add(CORE, wide=True)
+  add(CORE, schedule='constant')
+  add(FULL)
+  for rank in (2, 32):
+    add(CORE, **of_rank(rank))
+  for domain in ('python', 'super_ni'):
+    plan.append(Cell(none._replace(domain=domain), seeds=1))
+    add(CORE, domain=domain)
+  add(CORE, steps=100)
+  add(CORE, steps=1000)
+  add(CORE, steps=1000, schedule='constant')
+  add(MORE, wide=True)
+  add(VARIANTS)
+  for alpha in (4.0, 64.0):
+    add(CORE, seeds=3, alpha=alpha)
+  add(CORE, batch=32)
+  add(FULL, steps=1000)
+  plan.append(Cell(none._replace(width=64), seeds=1))
+  add(CORE, width=64)
+  add(CORE, steps=3000, seeds=3)
+  return plan
+
+
+def rate_of(power: int) -> float:
+  """The learning rate.
+
+  >>> rate_of(0), round(rate_of(-10), 6)
+  (1.0, 0.009095)
+  """
+  return STEP**power
+
+
+Found = Mapping[tuple[int, int], float]  # (power, seed) -> loss
+Runs = Mapping[tuple[int, int], dict[str, Any]]  # (power, seed) -> row
+
+
+def next_run(cell: Cell, found: Found, start: int) -> tuple[int, int] | None:
+  """(power, seed) of the run that is missing next; None if none is.
+
+  Args:
+    cell: A setting.
+    found: Losses at the end of what has run, inf where it diverged.
+    start: Power at which the sweep begins.
+
+  >>> cell = Cell(Setting('adamw'), seeds=2)
+  >>> found = {}
+  >>> while run := next_run(cell, found, start=-10):
+  ...   found[run] = abs(run[0] + 7.4)
+  >>> sorted(found)
+  [(-12, 0), (-10, 0), (-9, 0), (-8, 0), (-7, 0), (-7, 1), (-6, 0)]
+  """
+  if cell.setting.method == 'none':
+    return None if (0, 0) in found else (0, 0)
+  first = {power: loss for (power, seed), loss in found.items() if seed == 0}
+  for power in (start, start - 2, start + 2):
+    if power not in first:
+      return power, 0
+  best, low, high = best_power(first), min(first), max(first)
+  asked = [low - 2] if best == low else []
+  asked += [high + 2] if best == high else []
+  asked += [best - 1, best + 1]
+  if cell.wide:
+    limit = first[best] + GOOD
+    asked += [low - 2] if first[low] <= limit else []
+    asked += [high + 2] if first[high] <= limit else []
+  for power in asked:
+    if power not in first and abs(power - start) <= FARTHEST:
+      return power, 0
+  for seed in range(1, cell.seeds):
+    if (best, seed) not in found:
+      return best, seed
+  return None
+
+
+def best_power(swept: Mapping[int, float]) -> int:
+  """That of the least loss; of equals the smallest, if all diverged too."""
+  return min(sorted(swept), key=lambda power: swept[power])
+
+
+def found_of(rows: list[dict[str, Any]]) -> dict[Setting, dict]:
+  """What has run, by setting: {(power, seed): row}, the last of equals."""
+  found: dict[Setting, dict] = {}
+  for row in rows:
+    setting = Setting(*(row[field] for field in Setting._fields))
+    found.setdefault(setting, {})[row['power'], row['seed']] = row
+  return found
+
+
+def losses(runs: Runs) -> dict[tuple[int, int], float]:
+  """The loss of each at its end."""
+  return {key: row['loss'] for key, row in runs.items()}
+
+
+def swept(runs: Runs) -> dict[int, float]:
+  """Losses of seed 0 by power."""
+  return {p: row['loss'] for (p, seed), row in runs.items() if seed == 0}
+
+
+def start_near(setting: Setting, found: Mapping[Setting, Runs]) -> int:
+  """The best power in the finished setting that differs in the fewest ways."""
+
+  def distance(other):
+    return sum(a != b for a, b in zip(setting, other, strict=True))
+
+  known = [
+    other
+    for other, runs in found.items()
+    if other.method == setting.method
+    and other != setting
+    and math.isfinite(min(swept(runs).values(), default=math.inf))
+    and any(seed for _, seed in runs)
+  ]
+  if not known:
+    return start_of(setting.method)
+  return best_power(swept(found[min(known, key=distance)]))

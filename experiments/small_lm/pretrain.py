@@ -1,0 +1,130 @@
+"""Pretrains the network; goes on where it was stopped.
+
+    python -m experiments.small_lm.pretrain WORK
+
+needs what experiments.small_lm.corpus writes, and writes WORK/base_128.npz. On
+one type of processor the weights are the same bit by bit, stopped in between
+or not.
+"""
+
+import argparse
+import functools
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from experiments.small_lm import corpus, network
+from lora_opt import writing
+from lora_opt.models import causal_lm
+from lora_opt.training.schedules import warmup_cosine
+
+STEPS, BATCH, RATE = 5000, 16, 4e-3
+CHUNK = 50  # steps of one call
+SAVED = 250  # steps from one saved state to the next
+
+
+def optimizer(steps: int) -> optax.GradientTransformation:
+  rate = warmup_cosine(RATE, steps, warmup_fraction=0.04)
+  return optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.95, weight_decay=0.1)
+  )
+
+
+def order(count: int, steps: int) -> np.ndarray:
+  """(steps, BATCH) windows, every one once before any comes again."""
+  epochs = -(-steps * BATCH // count)
+  each = [np.random.default_rng(e).permutation(count) for e in range(epochs)]
+  return np.concatenate(each)[: steps * BATCH].reshape(steps, BATCH)
+
+
+def pretrain(
+  windows: np.ndarray, width: int, steps: int, saved: pathlib.Path
+) -> network.Tree:
+  """Trains from nothing, or from the state in `saved`.
+
+  Args:
+    windows: (count, LENGTH + 1).
+    width: Of the network.
+    steps: In all.
+    saved: File for the state; removed in the end.
+
+  Returns:
+    The weights.
+  """
+  model, tx = network.network(width), optimizer(steps)
+  base = causal_lm.init_base(model.config, jax.random.key(0), 'float32')
+  state, done = (base, tx.init(base)), 0
+  if saved.exists():
+    state, done = _read(saved, state)
+    print(f'goes on behind step {done}', flush=True)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def advance(state, batches):
+    def step(state, batch):
+      base, moments = state
+      value, gradient = jax.value_and_grad(
+        lambda base: network.loss(model, base, None, batch)
+      )(base)
+      updates, moments = tx.update(gradient, moments, base)
+      return (optax.apply_updates(base, updates), moments), value
+
+    return jax.lax.scan(step, state, batches)
+
+  rows, started, first = order(len(windows), steps), time.monotonic(), done
+  for start in range(done, steps, CHUNK):
+    end = min(start + CHUNK, steps)
+    state, losses = advance(state, jnp.asarray(windows[rows[start:end]]))
+    if end % SAVED == 0 or end == steps:
+      value = float(jnp.mean(losses))
+      _write(saved, state, end)
+      rate = (time.monotonic() - started) / (end - first)
+      print(
+        f'step {end}/{steps}, loss {value:.3f}, {rate:.3f} s a step', flush=True
+      )
+  return state[0]
+
+
+def _write(file, state, done):
+  leaves = {str(i): x for i, x in enumerate(jax.tree.leaves(state))}
+  with writing.draft(file) as part, part.open('wb') as out:
+    np.savez(out, done=done, **leaves)
+
+
+def _read(file, like):
+  with np.load(file) as arrays:
+    leaves = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays) - 1)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), int(
+      arrays['done']
+    )
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(
+    description=__doc__.partition('\n')[0],
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument('work', type=pathlib.Path, metavar='WORK')
+  parser.add_argument('--width', type=int, default=128)
+  parser.add_argument('--steps', type=int, default=STEPS)
+  args = parser.parse_args(argv)
+  windows = corpus.load(args.work)
+  file = network.weights_file(args.work, args.width)
+  saved = file.with_name(f'pretraining_{args.width}.npz')
+  base = pretrain(windows['pretraining'].train, args.width, args.steps, saved)
+  with writing.draft(file) as part, part.open('wb') as out:
+    np.savez(out, **traverse_util.flatten_dict(base, sep='/'))
+  saved.unlink()
+  model = network.network(args.width)
+  evaluate = jax.jit(functools.partial(network.mean_loss, model))
+  for name, (_, held_out) in windows.items():
+    print(f'{name}: {float(evaluate(base, None, held_out)):.4f} nats a token')
+  print(f'{file}: weights {network.weights_digest(base)}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,126 @@
+"""Runs what the plan has and results.jsonl has not, the most telling first.
+
+    python -m experiments.small_lm.run WORK
+
+needs what experiments.small_lm.pretrain writes. It can be stopped at any time
+and started again. Two of them, --part 0/2 and --part 1/2, share the work.
+"""
+
+import argparse
+import pathlib
+import time
+
+import numpy as np
+import tqdm
+
+from experiments import results
+from experiments.small_lm import corpus, network, plan
+from experiments.small_lm.finetune import finetune
+
+FOLDER = pathlib.Path(__file__).parent
+DIGITS = 6
+
+
+class Bench:
+  """Weights and windows, each read once, with digests of both."""
+
+  def __init__(self, work: pathlib.Path):
+    self.work = work
+    self.windows = corpus.load(work)
+    self._bases = {}
+
+  def base(self, width: int):
+    if width not in self._bases:
+      base = network.load_base(self.work, width)
+      self._bases[width] = base, network.weights_digest(base)
+    return self._bases[width]
+
+  def train(self, setting: plan.Setting, power: int, seed: int) -> dict:
+    """A row of the results."""
+    base, _ = self.base(setting.width)
+    domain, rate = self.windows[setting.domain], plan.rate_of(power)
+    started = time.monotonic()
+    found = finetune(
+      setting, rate, seed, base, domain, self.windows['pretraining'].held_out
+    )
+    seconds = time.monotonic() - started
+    return {
+      **setting._asdict(),
+      'power': power,
+      'rate': rate,
+      'seed': seed,
+      **found,
+      'seconds': round(seconds, 1),
+      **self.identity(setting),
+    }
+
+  def identity(self, setting: plan.Setting) -> dict[str, str]:
+    """What a run depends on besides the code."""
+    return {
+      'base': self.base(setting.width)[1],
+      'text': corpus.digest(self.windows[setting.domain]),
+    }
+
+
+def check_same(bench: Bench, setting: plan.Setting, rows: list[dict]) -> None:
+  """Raises ValueError if a result of this domain and width is of others."""
+  own = bench.identity(setting)
+  for row in rows:
+    if (row['width'], row['domain']) != (setting.width, setting.domain):
+      continue
+    for name, value in own.items():
+      if row[name] != value:
+        raise ValueError(
+          f'{bench.work}: {name} is {value}, in the results {row[name]}. '
+          'Another processor pretrains to other bits, another Python has other '
+          'sources. Give --other_weights to mix them (the report says so), or '
+          '--out for results of their own'
+        )
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(
+    description=__doc__.partition('\n')[0],
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument('work', type=pathlib.Path, metavar='WORK')
+  parser.add_argument('--part', default='0/1', help='of the cells: i/n')
+  parser.add_argument('--minutes', type=float, default=np.inf)
+  parser.add_argument('--methods', nargs='+', help='these alone')
+  parser.add_argument('--domains', nargs='+', help='these alone')
+  parser.add_argument('--other_weights', action='store_true')
+  parser.add_argument('--out', type=pathlib.Path, default=FOLDER)
+  args = parser.parse_args(argv)
+  part, parts = map(int, args.part.split('/'))
+  bench, path = Bench(args.work), args.out / 'results.jsonl'
+  end = time.monotonic() + 60 * args.minutes
+  for cell in tqdm.tqdm(plan.cells()[part::parts]):
+    setting = cell.setting
+    if args.methods and setting.method not in args.methods:
+      continue
+    if args.domains and setting.domain not in args.domains:
+      continue
+    start = None
+    while True:
+      rows = results.load_rows(path) if path.exists() else []
+      found = plan.found_of(rows)
+      if start is None:
+        start = plan.start_near(setting, found)
+      runs = found.get(setting, {})
+      run = plan.next_run(cell, plan.losses(runs), start)
+      if run is None:
+        break
+      if time.monotonic() > end:
+        return
+      if not args.other_weights:
+        check_same(bench, setting, rows)
+      row = bench.train(setting, *run)
+      results.append_row(path, row, DIGITS)
+      tqdm.tqdm.write(
+        f'{" ".join(map(str, setting))}: rate {row["rate"]:.2e}, seed '
+        f'{row["seed"]}: {row["loss"]:.4f} ({row["seconds"]:.0f} s)'
+      )
+
+
+if __name__ == '__main__':
+  main()
