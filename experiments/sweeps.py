@@ -93,14 +93,27 @@ def geometric_mean(values: Sequence[float]) -> Interval:
   2 [0.36, 11]
   """
   logs = np.log(np.maximum(np.asarray(values, np.float64), 1e-300))
-  if not np.all(np.isfinite(logs)):
+  return Interval(*np.exp(mean(logs)).tolist())
+
+
+def mean(values: Sequence[float]) -> Interval:
+  """The mean over seeds, with the interval of Student's t.
+
+  For differences of two methods, seed by seed, say. If one of the values is
+  infinite, all three numbers are.
+
+  >>> print(mean([1.0, 2.0, 3.0]).text())
+  2 [-0.48, 4.5]
+  """
+  values = np.asarray(values, np.float64)
+  if not np.all(np.isfinite(values)):
     return Interval(np.inf, np.inf, np.inf)
   half = 0.0
-  if len(logs) > 1:
-    error = np.std(logs, ddof=1) / np.sqrt(len(logs))
-    half = stats.t.ppf(0.975, len(logs) - 1) * error
-  middle = np.mean(logs)
-  return Interval(*np.exp([middle, middle - half, middle + half]).tolist())
+  if len(values) > 1:
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+  middle = np.mean(values)
+  return Interval(*np.array([middle, middle - half, middle + half]).tolist())
 
 
 def best_rate(rates: Sequence[float], losses: np.ndarray) -> Best:

@@ -80,8 +80,9 @@ def mean_loss(
   model: CausalLM, base: Tree, lora: Tree | None, windows: jax.Array
 ) -> jax.Array:
   """`loss` of many windows, EVALUATED at a time; what is over is left out."""
-  count = len(windows) // EVALUATED
-  parts = windows[: count * EVALUATED].reshape(count, EVALUATED, -1)
+  size = min(EVALUATED, len(windows))
+  count = len(windows) // size
+  parts = windows[: count * size].reshape(count, size, -1)
   return jnp.mean(jax.lax.map(lambda w: loss(model, base, lora, w), parts))
 
 

@@ -170,7 +170,13 @@ def swept(runs: Runs) -> dict[int, float]:
 
 
 def start_near(setting: Setting, found: Mapping[Setting, Runs]) -> int:
-  """The best power in the finished setting that differs in the fewest ways."""
+  """Where a sweep begins: where it has begun, if it has.
+
+  Else at the best power of the same method in the setting that differs in the
+  fewest ways, of those that have come to more than one seed.
+  """
+  if begun := swept(found.get(setting, {})):
+    return next(iter(begun))
 
   def distance(other):
     return sum(a != b for a, b in zip(setting, other, strict=True))
@@ -179,7 +185,6 @@ def start_near(setting: Setting, found: Mapping[Setting, Runs]) -> int:
     other
     for other, runs in found.items()
     if other.method == setting.method
-    and other != setting
     and math.isfinite(min(swept(runs).values(), default=math.inf))
     and any(seed for _, seed in runs)
   ]

@@ -60,7 +60,7 @@ def pretrain(
   base = causal_lm.init_base(model.config, jax.random.key(0), 'float32')
   state, done = (base, tx.init(base)), 0
   if saved.exists():
-    state, done = _read(saved, state)
+    state, done = read_state(saved, state)
     print(f'goes on behind step {done}', flush=True)
 
   @functools.partial(jax.jit, donate_argnums=0)
@@ -81,7 +81,7 @@ def pretrain(
     state, losses = advance(state, jnp.asarray(windows[rows[start:end]]))
     if end % SAVED == 0 or end == steps:
       value = float(jnp.mean(losses))
-      _write(saved, state, end)
+      write_state(saved, state, end)
       rate = (time.monotonic() - started) / (end - first)
       print(
         f'step {end}/{steps}, loss {value:.3f}, {rate:.3f} s a step', flush=True
@@ -89,13 +89,19 @@ def pretrain(
   return state[0]
 
 
-def _write(file, state, done):
+def write_base(file: pathlib.Path, base: network.Tree) -> None:
+  """What `network.load_base` reads."""
+  with writing.draft(file) as part, part.open('wb') as out:
+    np.savez(out, **traverse_util.flatten_dict(base, sep='/'))
+
+
+def write_state(file, state, done):
   leaves = {str(i): x for i, x in enumerate(jax.tree.leaves(state))}
   with writing.draft(file) as part, part.open('wb') as out:
     np.savez(out, done=done, **leaves)
 
 
-def _read(file, like):
+def read_state(file, like):
   with np.load(file) as arrays:
     leaves = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays) - 1)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), int(
@@ -116,8 +122,7 @@ def main(argv=None):
   file = network.weights_file(args.work, args.width)
   saved = file.with_name(f'pretraining_{args.width}.npz')
   base = pretrain(windows['pretraining'].train, args.width, args.steps, saved)
-  with writing.draft(file) as part, part.open('wb') as out:
-    np.savez(out, **traverse_util.flatten_dict(base, sep='/'))
+  write_base(file, base)
   saved.unlink()
   model = network.network(args.width)
   evaluate = jax.jit(functools.partial(network.mean_loss, model))

@@ -100,14 +100,11 @@ def main(argv=None):
       continue
     if args.domains and setting.domain not in args.domains:
       continue
-    start = None
     while True:
       rows = results.load_rows(path) if path.exists() else []
       found = plan.found_of(rows)
-      if start is None:
-        start = plan.start_near(setting, found)
-      runs = found.get(setting, {})
-      run = plan.next_run(cell, plan.losses(runs), start)
+      start = plan.start_near(setting, found)
+      run = plan.next_run(cell, plan.losses(found.get(setting, {})), start)
       if run is None:
         break
       if time.monotonic() > end:

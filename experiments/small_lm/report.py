@@ -1,0 +1,272 @@
+"""Tables and pictures of `run.py`, from the committed results."""
+
+import numpy as np
+
+from experiments import drawing, results, sweeps
+from experiments.small_lm import measures, pictures, plan
+from experiments.small_lm.run import FOLDER
+
+NAMES = {'gsm8k': 'GSM8K', 'super_ni': 'Super-NI', 'python': 'Python'}
+
+
+def load(folder) -> dict[plan.Setting, plan.Runs]:
+  """All runs by setting; none before the first."""
+  file = folder / 'results.jsonl'
+  return plan.found_of(results.load_rows(file) if file.exists() else [])
+
+
+def done(found, seeds_at_least: int = 2) -> dict[plan.Setting, plan.Runs]:
+  """Settings that can be compared: swept to an inner best, several seeds."""
+  return {
+    setting: runs
+    for setting, runs in found.items()
+    if setting.method != 'none'
+    and measures.bracketed(runs)
+    and len(measures.best(runs)) >= seeds_at_least
+  }
+
+
+def groups(found) -> dict[plan.Setting, dict[str, plan.Runs]]:
+  """Methods by all else, under AdamW's name, where AdamW is among them.
+
+  Full fine-tuning stands with rank 8.
+  """
+  out: dict[plan.Setting, dict[str, plan.Runs]] = {}
+  for setting, runs in found.items():
+    place = setting._replace(method='adamw')
+    if setting.method in plan.FULL:
+      place = place._replace(rank=8, alpha=16.0)
+    out.setdefault(place, {})[setting.method] = runs
+  return {place: of for place, of in out.items() if 'adamw' in of}
+
+
+def label(setting: plan.Setting) -> str:
+  """What differs from the first setting.
+
+  >>> label(plan.Setting('adamw', rank=2, alpha=4.0, steps=100))
+  'GSM8K, rank 2, 100 steps, cosine'
+  """
+  parts = [NAMES[setting.domain], f'rank {setting.rank}']
+  if setting.alpha != 2 * setting.rank:
+    parts.append(f'alpha {setting.alpha:g}')
+  if setting.batch != 8:
+    parts.append(f'batch {setting.batch}')
+  if setting.width != 128:
+    parts.append(f'width {setting.width}')
+  return ', '.join([*parts, f'{setting.steps} steps', setting.schedule])
+
+
+def signed(interval: sweeps.Interval, digits: int = 4) -> str:
+  """A difference with its interval, bold where zero is outside.
+
+  >>> signed(sweeps.Interval(-0.0123, -0.02, -0.004))
+  '**-0.0123** [-0.0200, -0.0040]'
+  """
+  if not np.isfinite(interval.middle):
+    return 'diverges'
+  middle, low, high = (f'{x:+.{digits}f}' for x in interval)
+  if interval.low > 0 or interval.high < 0:
+    middle = f'**{middle}**'
+  return f'{middle} [{low}, {high}]'
+
+
+def octaves(runs) -> str:
+  """Width of the good range; a mark where the sweep ends in it."""
+  width, whole = measures.good_range(runs)
+  return f'{width:.1f}' if whole else f'at least {width:.1f}'
+
+
+def table_of(methods, before) -> str:
+  """A line a method, the best first."""
+  baseline = methods['adamw']
+
+  def mean_loss(name):
+    return np.mean([r['loss'] for r in measures.best(methods[name]).values()])
+
+  lines = []
+  for name in sorted(methods, key=mean_loss):
+    runs = methods[name]
+    own = measures.best(runs)
+    loss = sweeps.mean([row['loss'] for row in own.values()])
+    kept = sweeps.mean([row['kept'] for row in own.values()])
+    change = measures.paired(runs, baseline)
+    rate = next(iter(own.values()))['rate']
+    lines.append(
+      (
+        name,
+        sweeps.short(rate),
+        f'{loss.middle:.4f} [{loss.low:.4f}, {loss.high:.4f}]',
+        '' if name == 'adamw' else signed(change),
+        octaves(runs),
+        f'{kept.middle - before["kept"]:+.3f}',
+        len(own),
+      )
+    )
+  header = (
+    'method', 'best rate', 'loss', 'against adamw', 'good range, octaves',
+    'pretraining text', 'seeds',
+  )  # fmt: skip
+  return results.markdown(header, lines)
+
+
+def across(of_groups) -> str:
+  """A line a setting, a column a method: the difference from AdamW."""
+  header = ('setting', 'adamw', *plan.CORE[1:])
+  lines = []
+  for place, methods in of_groups.items():
+    if len(methods.keys() & set(plan.CORE)) < 2:
+      continue
+    own = measures.best(methods['adamw'])
+    loss = sweeps.mean([row['loss'] for row in own.values()])
+    cells = [
+      signed(measures.paired(methods[name], methods['adamw']))
+      if name in methods
+      else ''
+      for name in plan.CORE[1:]
+    ]
+    lines.append((label(place), f'{loss.middle:.4f}', *cells))
+  return results.markdown(header, lines)
+
+
+def steps_text(interval: sweeps.Interval) -> str:
+  if not np.isfinite(interval.middle):
+    return 'not in every seed'
+  text = f'{interval.middle:.2f} [{interval.low:.2f}, {interval.high:.2f}]'
+  clear = interval.low > 1 or interval.high < 1
+  return f'**{text}**' if clear else text
+
+
+def steps(of_groups) -> str:
+  """A line a setting with a constant rate: steps over those of AdamW."""
+  lines = []
+  for place, methods in of_groups.items():
+    if place.schedule != 'constant' or len(methods) < 2:
+      continue
+    lines.append(
+      (
+        label(place),
+        *(
+          steps_text(
+            measures.steps_ratio(place, methods[name], methods['adamw'])
+          )
+          if name in methods
+          else ''
+          for name in plan.CORE[1:]
+        ),
+      )
+    )
+  return results.markdown(('setting', *plan.CORE[1:]), lines)
+
+
+def rates(of_groups) -> str:
+  """A line a setting: best rates, and what the first setting's rate costs."""
+  first = of_groups.get(plan.Setting('adamw'), {})
+  lines = []
+  for place, methods in of_groups.items():
+    cells = []
+    for name in plan.CORE:
+      if name not in methods:
+        cells.append('')
+        continue
+      power = plan.best_power(plan.swept(methods[name]))
+      text = sweeps.short(plan.rate_of(power))
+      if name in first and methods is not first:
+        usual = plan.best_power(plan.swept(first[name]))
+        cost = measures.cost_of_rate(methods[name], usual)
+        text += ' (' + ('not run' if cost is None else f'{cost:+.3f}') + ')'
+      cells.append(text)
+    if any(cells):
+      lines.append((label(place), *cells))
+  return results.markdown(('setting', *plan.CORE), lines)
+
+
+def variants(of_groups) -> str:
+  """A line a variant: the difference from its recipe."""
+  methods = of_groups.get(plan.Setting('adamw'), {})
+  lines = []
+  for name, runs in methods.items():
+    recipe = name.partition(',')[0]
+    if recipe != name and recipe in methods:
+      rate = next(iter(measures.best(runs).values()))['rate']
+      lines.append(
+        (
+          name,
+          sweeps.short(rate),
+          signed(measures.paired(runs, methods[recipe])),
+          octaves(runs),
+        )
+      )
+  header = (
+    'variant', 'best rate', 'against the default', 'good range, octaves',
+  )  # fmt: skip
+  return results.markdown(header, lines)
+
+
+def state(found) -> str:
+  """How far the study is, and what it stands on."""
+  cells = plan.cells()
+  whole = sum(measures.finished(c, found.get(c.setting, {})) for c in cells)
+  rows = [row for runs in found.values() for row in runs.values()]
+  lost = sum(not np.isfinite(row['loss']) for row in rows)
+  lines = [
+    f'{whole} of {len(cells)} cells are finished, with {len(rows)} runs, of '
+    f'which {lost} came to a loss that is not finite.'
+  ]
+  for field, what in (('base', 'width'), ('text', 'domain')):
+    pairs = {(row[what], row[field]) for row in rows}
+    for value in sorted({v for v, _ in pairs}, key=str):
+      of = sorted(d for v, d in pairs if v == value)
+      text = f'{what} {value}: {field} {", ".join(of)}.'
+      if len(of) > 1:
+        text = f'**{text} Runs of different {field} are compared here.**'
+      lines.append(text)
+  for setting, runs in found.items():
+    if setting.method == 'none':
+      [row] = runs.values()
+      lines.append(
+        f'Before fine-tuning, width {setting.width}: {NAMES[setting.domain]} '
+        f'{row["loss"]:.4f}, pretraining text {row["kept"]:.4f} nats a token.'
+      )
+  return '\n'.join(f'- {line}' for line in lines)
+
+
+def sections(folder):
+  found = load(folder)
+  of_groups = groups(done(found))
+  out = {'state': state(found)}
+  place = plan.Setting('adamw')
+  before = next(
+    iter(runs for s, runs in found.items() if s.method == 'none'), None
+  )
+  out['first'] = (
+    table_of(of_groups[place], before[0, 0]) if place in of_groups else ''
+  )
+  out['across'], out['steps'] = across(of_groups), steps(of_groups)
+  out['rates'], out['variants'] = rates(of_groups), variants(of_groups)
+  return out
+
+
+def draw(folder):
+  found = load(folder)
+  of_groups = groups(done(found))
+  place = plan.Setting('adamw')
+  if place in of_groups:
+    drawing.save(pictures.sweeps_of(of_groups[place]), folder / 'sweeps.png')
+  constant = place._replace(schedule='constant')
+  if constant in of_groups:
+    canvas = pictures.curves(constant, of_groups[constant])
+    drawing.save(canvas, folder / 'steps.png')
+  ranks = {
+    rank: of_groups.get(place._replace(rank=rank, alpha=2.0 * rank), {})
+    for rank in (2, 8, 32)
+  }
+  if sum(map(bool, ranks.values())) > 1:
+    drawing.save(pictures.transfer(ranks), folder / 'transfer.png')
+
+
+def main(argv=None):
+  results.rebuild(__doc__, FOLDER, sections, draw, argv)
+
+
+if __name__ == '__main__':
+  main()
