@@ -138,7 +138,8 @@ buckets() {
   "$environments/buckets/bin/python" -m pytest -n 0 tests/buckets
 }
 
-known=(tunix gemma keras levanter lorax maxtext peft lm_eval trackers buckets)
+known=(tunix gemma keras levanter lorax maxtext skyrl axlearn peft lm_eval
+  trackers buckets)
 names=("${@:-${known[@]}}")
 for name in "${names[@]}"; do
   if [[ " ${known[*]} " != *" $name "* ]]; then

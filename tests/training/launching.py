@@ -38,16 +38,18 @@ class Run:
     devices: int = 1,
     cache: pathlib.Path,
     first: Sequence[str] = FLAGS,
+    bucket: str | None = None,
   ):
     """Starts them.
 
     Args:
-      folder: MODEL_DIR.
+      folder: MODEL_DIR; the logs lie beside it.
       *flags: further flags.
       processes: how many.
       devices: of each process.
       cache: compiled programs, shared by runs of the same shape.
       first: flags in front, of another job than the usual one.
+      bucket: MODEL_DIR, if it is not the folder.
     """
     self.folder = folder
     self.logs = [
@@ -62,7 +64,7 @@ class Run:
     self.processes = []
     for index, log in enumerate(self.logs):
       command = [sys.executable, '-m', 'lora_opt.main', *first, *flags]
-      command.append(f'--gin.MODEL_DIR={folder}')
+      command.append(f'--gin.MODEL_DIR={bucket or folder}')
       if processes > 1:
         command += [
           f'--coordinator_address=localhost:{port}',
@@ -86,10 +88,13 @@ class Run:
       for process in self.processes:
         process.kill()
 
-  def finish(self) -> bytes:
-    """The exported adapter of a run that ends well."""
+  def end_well(self) -> None:
     codes = self.wait()
     assert set(codes) == {0}, self.text()
+
+  def finish(self) -> bytes:
+    """The exported adapter of a run that ends well."""
+    self.end_well()
     return (self.folder / 'adapter/adapter_model.safetensors').read_bytes()
 
   def text(self) -> str:

@@ -54,7 +54,7 @@ def run(folder, model, task, optimizer=None, steps=STEPS, **settings):
 class Tracker:
   """Keeps what it is told of a run."""
 
-  name, patience = 'kept', 10.0
+  name, patience, at_once = 'kept', 10.0, 1
 
   def __init__(self):
     self.rows, self.runs, self.statuses = [], [], []
@@ -66,8 +66,8 @@ class Tracker:
     self.runs.append(run)
     return Begun('1', 'here', run.sent)
 
-  def log(self, split, step, time, scalars):
-    self.rows.append((split, step, scalars))
+  def log(self, rows):
+    self.rows += [(row.split, row.step, row.scalars) for row in rows]
 
   def finish(self, status):
     self.statuses.append(status)

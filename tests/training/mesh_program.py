@@ -2,9 +2,10 @@
 
 `XLA_FLAGS=--xla_force_host_platform_device_count=8
 python -m tests.training.mesh_program '{"recipes": ["lora_rite"],
-"meshes": [[1, 1, 1], [2, 2, 2]], "optimize": false}'`
+"meshes": [[1, 1, 1], [2, 2, 2]], "optimize": false, "objective": "dpo"}'`
 
 An empty list of recipes means every recipe, of meshes every shape of 8 devices.
+Without an objective answers are learned.
 """
 
 import itertools
@@ -19,11 +20,13 @@ import numpy as np
 from lora_opt.data import tasks
 from lora_opt.devices.partitioning import Partitioner, put
 from lora_opt.models import LoraConfig, random_model
+from lora_opt.training.objective import DPO
 from lora_opt.training.step import make_train_step
 from lora_opt.training.train_state import create_train_state
 from tests.core import problems
 
 STEPS, ROWS, LENGTH = 3, 16, 32
+OBJECTIVES = {'answers': None, 'dpo': DPO(beta=0.5)}
 RANK, LAYERS = 2, 2
 # An op of the compiled program: what it gives, its kind, where it came from.
 COLLECTIVE = re.compile(
@@ -54,9 +57,18 @@ def tiny_model():
   )
 
 
-def tiny_batches(model):
+def tiny_task(name):
+  if name == 'dpo':
+    rows = [
+      {'prompt': 'x' * (i % 5), 'chosen': str(i), 'rejected': 'y' * (i % 3 + 1)}
+      for i in range(60)
+    ]
+    return tasks.Preference(name='x', train=rows, eval=rows[:2], chat=False)
   rows = [{'question': 'x' * (i % 5), 'answer': str(i)} for i in range(60)]
-  task = tasks.Generation(name='x', train=rows, eval=rows[:2], chat=False)
+  return tasks.Generation(name='x', train=rows, eval=rows[:2], chat=False)
+
+
+def tiny_batches(model, task):
   stream = task.train_batches(
     model.tokenizer, length=LENGTH, batch_size=ROWS, seed=0
   )
@@ -75,7 +87,7 @@ def collectives(text):
   return found
 
 
-def measure(model, batches, recipe, shape):
+def measure(model, batches, recipe, shape, objective):
   """Losses of the steps, adapters after them, collectives of the step."""
   data, fsdp, tensor = shape
   devices = jax.devices()[: math.prod(shape)]
@@ -85,7 +97,13 @@ def measure(model, batches, recipe, shape):
   lora = put(model.init(jax.random.key(0)), placement.trainable)
   state = create_train_state(lora, optimizer, placement)
   step = make_train_step(
-    model, optimizer, placement, state, microbatches=1, diagnostics_period=1
+    model,
+    optimizer,
+    placement,
+    state,
+    objective=objective,
+    microbatches=1,
+    diagnostics_period=1,
   )
   rows = [placement.put_rows(batch) for batch in batches]
   compiled = step.lower(state, base, rows[0]).compile()
@@ -109,13 +127,15 @@ def main(arguments):
   if not settings.get('optimize'):
     jax.config.update('jax_disable_most_optimizations', True)
   model = tiny_model()
-  batches = tiny_batches(model)
+  name = settings.get('objective', 'answers')
+  batches = tiny_batches(model, tiny_task(name))
+  objective = OBJECTIVES[name]
   result = {}
   for recipe in settings['recipes'] or problems.RECIPES:
-    alone, adapters, _ = measure(model, batches, recipe, (1, 1, 1))
+    alone, adapters, _ = measure(model, batches, recipe, (1, 1, 1), objective)
     rows = {}
     for shape in settings['meshes'] or shapes(8):
-      losses, moved, found = measure(model, batches, recipe, shape)
+      losses, moved, found = measure(model, batches, recipe, shape, objective)
       rows['x'.join(map(str, shape))] = {
         'losses': losses,
         'alone': alone,

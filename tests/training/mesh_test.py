@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.training import mesh_program
@@ -77,3 +78,14 @@ def test_every_recipe_gives_the_curve_of_one_device():
   for recipe, rows in measure(meshes=[[1, 8, 1], [2, 2, 2]]).items():
     for name, row in rows.items():
       assert_curve_of_one_device(row, (recipe, name))
+
+
+@pytest.mark.long
+def test_dpo_gives_the_curve_of_one_device_on_every_mesh():
+  """Each device has pairs of its own, and the base is asked about them too."""
+  rows = measure(recipes=['lora_rite'], objective='dpo')['lora_rite']
+  assert len(rows) == 10
+  for name, row in rows.items():
+    assert_curve_of_one_device(row, name)
+    assert row['losses'][0] == pytest.approx(np.log(2), rel=1e-6)
+    assert row['losses'][-1] < 0.99 * np.log(2)

@@ -15,10 +15,10 @@ from lora_opt.training.trackers import Begun, Wandb, following, tracker
 class Fake:
   """Keeps what it is told; `failing` are exceptions of its next calls."""
 
-  def __init__(self, name='fake', failing=(), project='p', has=None):
-    self.name, self.patience = name, 5.0
+  def __init__(self, name='fake', failing=(), project='p', has=None, at_once=1):
+    self.name, self.patience, self.at_once = name, 5.0, at_once
     self.failing, self._project, self._has = list(failing), project, has
-    self.runs, self.rows, self.statuses = [], [], []
+    self.runs, self.rows, self.sizes, self.statuses = [], [], [], []
     self.gate = threading.Event()
     self.gate.set()
 
@@ -30,9 +30,10 @@ class Fake:
     self.runs.append(run)
     return Begun(run.id or 'id1', 'seen there', self._has or run.sent)
 
-  def log(self, split, step, time, scalars):
+  def log(self, rows):
     self._call()
-    self.rows.append((split, step, dict(scalars)))
+    self.sizes.append(len(rows))
+    self.rows += [(row.split, row.step, dict(row.scalars)) for row in rows]
 
   def finish(self, status):
     self._call()
@@ -199,6 +200,40 @@ def test_a_slow_one_does_not_slow_the_run(tmp_path):
     fake.gate.set()
   assert seconds < 2
   assert fake.steps() == list(range(1, 101))
+
+
+def test_one_that_takes_many_rows_at_once_gets_each_once(tmp_path):
+  fake = Fake(failing=[None, None, OSError('busy')], at_once=3)
+  evaluated(tmp_path, 'before', 0, 2.0)
+  fake.gate.clear()
+  folder = tmp_path
+  with (
+    following.following(folder, [fake], {}) as told,
+    MetricWriter(folder, told.wake) as writer,
+  ):
+    writer.rewind(0)
+    for step in range(1, 8):
+      writer.write(step, 'train', {'loss': 1 / step})
+      writer.write(step, 'eval', {'loss': 2 / step})
+    fake.gate.set()
+    time.sleep(0.5)
+  assert fake.steps() == fake.steps('eval') == list(range(1, 8))
+  assert fake.steps('before') == [0] and fake.sizes == [3] * 5
+
+
+def test_the_record_follows_one_that_lags(tmp_path, monkeypatch):
+  monkeypatch.setattr(following, '_NOTE', 0.0)
+  noted = []
+
+  class Lagging(Fake):
+    def log(self, rows):
+      record = json.loads((tmp_path / 'trackers.json').read_text())
+      noted.append(record['fake']['sent'].get('train', 0))
+      super().log(rows)
+
+  run(tmp_path, Fake('other'), steps=5)
+  run(tmp_path, Lagging(), steps=5, done=5)
+  assert noted == [0, 1, 2, 3, 4]
 
 
 def test_an_error_of_the_run_is_told(tmp_path):

@@ -14,7 +14,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tqdm
 
@@ -27,6 +27,7 @@ from lora_opt.training.trackers.tracker import (
   FAILED,
   FINISHED,
   STOPPED,
+  Row,
   Run,
   Tracker,
 )
@@ -38,6 +39,8 @@ _RETRY = 60.0
 # for long.
 _PATIENCE = {FINISHED: float('inf'), FAILED: 20.0, STOPPED: 10.0}
 _SAID_AFTER = 2.0
+# How often the record is written at most while a tracker lags behind.
+_NOTE = 1.0
 
 _ending: list[threading.Thread] = []
 
@@ -48,13 +51,6 @@ def abandoned() -> Sequence[str]:
   What they have registered for the end of the process may hang as well.
   """
   return tuple(thread.name for thread in _ending if thread.is_alive())
-
-
-class _Row(NamedTuple):
-  split: str
-  step: int
-  time: float | None
-  scalars: dict[str, float]
 
 
 class Followers:
@@ -133,6 +129,7 @@ class _Follower:
     self._settings = settings
     self._record = record
     self._sent: dict[str, int] = {}
+    self._noted, self._noted_at = dict(self._sent), 0.0
     self._offset = 0  # bytes of metrics.jsonl that are dealt with
     self._begun = self._ready = self._warned = self._done = False
     self._status = ''
@@ -196,34 +193,63 @@ class _Follower:
     known, sent = self._record.read(name, place)
     run = Run(self._folder.name, self._folder, self._settings, known, sent)
     begun = self._tracker.begin(run)
-    self._sent = dict(begun.sent)
+    self._sent, self._noted = dict(begun.sent), dict(begun.sent)
     self._record.write(name, place, begun.id, self._sent)
     self._begun = True
     _say(f'{name}: {begun.where}')
 
   def _send(self) -> None:
     """Sends what is new in the files."""
-    before = dict(self._sent)
+    waiting: list[Row] = []
     try:
-      self._send_evaluation('before')
-      self._send_metrics()
-      self._send_evaluation('after')
+      for row in self._new():
+        waiting.append(row)
+        if len(waiting) >= self._tracker.at_once:
+          self._tell(waiting)
+          waiting = []
+      self._tell(waiting)
+    except BaseException:
+      self._offset = 0  # rows that were read may not have been sent
+      raise
     finally:
-      if self._sent != before:
-        self._record.note(self._tracker.name, self._sent)
+      self._note()
 
-  def _send_metrics(self) -> None:
+  def _tell(self, rows: Sequence[Row]) -> None:
+    if not rows:
+      return
+    self._tracker.log(rows)
+    self._sent.update({row.split: row.step for row in rows})
+    if time.monotonic() - self._noted_at > _NOTE:
+      self._note()
+
+  def _note(self) -> None:
+    if self._sent != self._noted:
+      self._record.note(self._tracker.name, self._sent)
+      self._noted = dict(self._sent)
+    self._noted_at = time.monotonic()
+
+  def _new(self) -> Iterator[Row]:
+    """Rows that were not sent."""
+    yield from self._evaluation('before')
+    yield from self._metrics()
+    yield from self._evaluation('after')
+
+  def _metrics(self) -> Iterator[Row]:
+    sent = dict(self._sent)
     path = self._folder / history.METRICS_FILE
     for line in history.read_lines(path, self._offset):
       if not line.data.endswith(b'\n'):
         return  # still being written
-      if line.row is not None:
-        scalars = dict(line.row)
-        split, step = scalars.pop('split'), scalars.pop('step')
-        self._send_row(_Row(split, step, scalars.pop('time', None), scalars))
       self._offset += len(line.data)
+      if line.row is None:
+        continue
+      scalars = dict(line.row)
+      split, step = scalars.pop('split'), scalars.pop('step')
+      if step > sent.get(split, -1):
+        sent[split] = step
+        yield _row(split, step, scalars.pop('time', None), scalars)
 
-  def _send_evaluation(self, moment: str) -> None:
+  def _evaluation(self, moment: str) -> Iterator[Row]:
     path = self._folder / 'evaluation' / f'{moment}.json'
     if moment in self._sent or not path.exists():
       return
@@ -233,16 +259,8 @@ class _Follower:
       return  # damaged: the run makes another one
     metrics = result.get('metrics', {})
     scores = {name: metric['score'] for name, metric in metrics.items()}
-    row = {'loss': result.get('loss'), **scores}
-    step = result.get('step', 0)
-    self._send_row(_Row(moment, step, path.stat().st_mtime, row))
-
-  def _send_row(self, row: _Row) -> None:
-    if row.step <= self._sent.get(row.split, -1):
-      return
-    scalars = {n: math.nan if v is None else v for n, v in row.scalars.items()}
-    self._tracker.log(row.split, row.step, row.time, scalars)
-    self._sent[row.split] = row.step
+    scalars = {'loss': result.get('loss'), **scores}
+    yield _row(moment, result.get('step', 0), path.stat().st_mtime, scalars)
 
   def _warn(self, why: str) -> None:
     if self._warned:
@@ -301,6 +319,16 @@ class _Record:
     for name, entry in found.items():
       table(entry, f'{self._path}: {name}')
     return found
+
+
+def _row(
+  split: str,
+  step: int,
+  moment: float | None,
+  scalars: Mapping[str, float | None],
+) -> Row:
+  known = {n: math.nan if x is None else x for n, x in scalars.items()}
+  return Row(split, step, moment, known)
 
 
 def _value(setting: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import re
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_opt.training.trackers.tracker import (
@@ -10,14 +10,16 @@ from lora_opt.training.trackers.tracker import (
   FINISHED,
   STOPPED,
   Begun,
+  Row,
   Run,
   load,
 )
 
 _STATUS = {FINISHED: 'FINISHED', STOPPED: 'KILLED', FAILED: 'FAILED'}
 # What its servers refuse in the name of a metric or a setting, how long a
-# setting may be, and how many they take at once.
-_STRANGE, _LONGEST, _MANY = re.compile(r'[^\w\-. :/]'), 6000, 100
+# setting may be, how many of them they take at once, and how many metrics.
+_STRANGE, _LONGEST = re.compile(r'[^\w\-. :/]'), 6000
+_MANY, _MANY_METRICS = 100, 1000
 _SPLITS = ('train', 'eval', 'before', 'after')
 
 
@@ -25,6 +27,7 @@ class Mlflow:
   """Tells MLflow of a run."""
 
   name = 'mlflow'
+  at_once = 100  # a call takes tens of milliseconds; twice the same is once
 
   def __init__(
     self,
@@ -87,22 +90,22 @@ class Mlflow:
       self._client.log_batch(self._id, params=params[first : first + _MANY])
     return Begun(self._id, where, {})
 
-  def log(
-    self, split: str, step: int, time: float | None, scalars: Mapping[str, Any]
-  ) -> None:
+  def log(self, rows: Sequence[Row]) -> None:
     """See `Tracker`."""
-    moment = int((clock.time() if time is None else time) * 1000)
-    # The loss last: `_sent` reads from it which rows are whole.
-    names = sorted(scalars, key=lambda name: name == 'loss')
-    self._client.log_batch(
-      self._id,
-      metrics=[
-        self._mlflow.entities.Metric(
-          _name(f'{split}/{name}'), scalars[name], moment, step
-        )
-        for name in names
-      ],
-    )
+    metrics = [
+      self._mlflow.entities.Metric(
+        _name(f'{row.split}/{name}'),
+        row.scalars[name],
+        int((clock.time() if row.time is None else row.time) * 1000),
+        row.step,
+      )
+      for row in rows
+      # The loss last: `_sent` reads from it which rows are whole.
+      for name in sorted(row.scalars, key=lambda name: name == 'loss')
+    ]
+    for first in range(0, len(metrics), _MANY_METRICS):
+      part = metrics[first : first + _MANY_METRICS]
+      self._client.log_batch(self._id, metrics=part)
 
   def finish(self, status: str) -> None:
     """See `Tracker`."""

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 # How a start of a run ended: all is done; it was told to stop, and the same
@@ -45,6 +45,22 @@ class Begun(NamedTuple):
   sent: Mapping[str, int]
 
 
+class Row(NamedTuple):
+  """Numbers of one moment.
+
+  Attributes:
+    split: 'train', 'eval', or 'before' and 'after' training.
+    step: training steps finished.
+    time: seconds since 1970; None where nobody noted it.
+    scalars: name -> float, NaN where it was not a finite number.
+  """
+
+  split: str
+  step: int
+  time: float | None
+  scalars: Mapping[str, float]
+
+
 class Tracker(Protocol):
   """Takes the numbers of a run. One thread of its own calls all but `place`.
 
@@ -54,10 +70,13 @@ class Tracker(Protocol):
   Attributes:
     name: as its users know it, without spaces.
     patience: seconds that it is given at the end to take what is left.
+    at_once: how many rows it is given at most in one call: more than one where
+      a call takes long and takes all of them or none.
   """
 
   name: str
   patience: float
+  at_once: int
 
   def place(self) -> Mapping[str, str]:
     """Project, server and the like: where they change, the run is a new one."""
@@ -65,17 +84,8 @@ class Tracker(Protocol):
   def begin(self, run: Run) -> Begun:
     """Starts a run, or takes it up again if it has an id."""
 
-  def log(
-    self, split: str, step: int, time: float | None, scalars: Mapping[str, Any]
-  ) -> None:
-    """Takes one row; the steps of each split come in order.
-
-    Args:
-      split: 'train', 'eval', or 'before' and 'after' training.
-      step: training steps finished.
-      time: seconds since 1970; None where nobody noted it.
-      scalars: name -> float, NaN where it was not a finite number.
-    """
+  def log(self, rows: Sequence[Row]) -> None:
+    """Takes rows; the steps of each split come in order."""
 
   def finish(self, status: str) -> None:
     """Ends this start of the run as `FINISHED`, `STOPPED` or `FAILED`."""

@@ -1,16 +1,17 @@
 """Runs in trackio: on this machine, in a Space, or on a server of one's own."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from lora_opt.training.trackers.tracker import Begun, Run, load
+from lora_opt.training.trackers.tracker import Begun, Row, Run, load
 
 
 class Trackio:
   """Tells trackio of a run; `trackio show` has its page."""
 
   name = 'trackio'
+  at_once = 1  # it only notes them
 
   def __init__(
     self,
@@ -71,13 +72,11 @@ class Trackio:
     asked = local and self._trackio.utils.get_storage_mode() == 'sqlite'
     return Begun(name, where, self._sent() if asked else run.sent)
 
-  def log(
-    self, split: str, step: int, time: float | None, scalars: Mapping[str, Any]
-  ) -> None:
-    """See `Tracker`."""
-    del time  # always its own
-    row = {f'{split}/{name}': value for name, value in scalars.items()}
-    self._run.log(row, step=step)
+  def log(self, rows: Sequence[Row]) -> None:
+    """See `Tracker`; the time is always trackio's own."""
+    for row in rows:
+      named = {f'{row.split}/{name}': x for name, x in row.scalars.items()}
+      self._run.log(named, step=row.step)
 
   def finish(self, status: str) -> None:
     """See `Tracker`."""

@@ -9,6 +9,7 @@ from lora_opt.training.trackers.tracker import (
   FAILED,
   STOPPED,
   Begun,
+  Row,
   Run,
   load,
 )
@@ -24,6 +25,7 @@ class Wandb:
   """
 
   name = 'wandb'
+  at_once = 1  # it only notes them
 
   def __init__(
     self,
@@ -110,14 +112,13 @@ class Wandb:
       sent = {}
     return Begun(self._run.id, self._run.url, sent)
 
-  def log(
-    self, split: str, step: int, time: float | None, scalars: Mapping[str, Any]
-  ) -> None:
+  def log(self, rows: Sequence[Row]) -> None:
     """See `Tracker`."""
-    row = {f'{split}/{name}': value for name, value in scalars.items()}
-    if time is not None:
-      row['_timestamp'] = time
-    self._run.log(row, step=max(step, self._run.step))
+    for row in rows:
+      named = {f'{row.split}/{name}': x for name, x in row.scalars.items()}
+      if row.time is not None:
+        named['_timestamp'] = row.time
+      self._run.log(named, step=max(row.step, self._run.step))
 
   def finish(self, status: str) -> None:
     """See `Tracker`."""
