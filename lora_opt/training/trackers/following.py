@@ -39,8 +39,9 @@ _RETRY = 60.0
 # for long.
 _PATIENCE = {FINISHED: float('inf'), FAILED: 20.0, STOPPED: 10.0}
 _SAID_AFTER = 2.0
-# How often the record is written at most while a tracker lags behind.
-_NOTE = 1.0
+# How often the record is written at most while a tracker lags behind; how long
+# rows gather for one that takes many at once.
+_NOTE, _GATHER = 1.0, 1.0
 
 _ending: list[threading.Thread] = []
 
@@ -181,6 +182,8 @@ class _Follower:
         if status:
           self._tracker.finish(status)
           self._done = True
+        elif self._tracker.at_once > 1:
+          self._end.wait(_GATHER)
       except BaseException as error:
         self._warn(f'{type(error).__name__}: {error}')
         if status:

@@ -70,8 +70,8 @@ class Tracker(Protocol):
   Attributes:
     name: as its users know it, without spaces.
     patience: seconds that it is given at the end to take what is left.
-    at_once: how many rows it is given at most in one call: more than one where
-      a call takes long and takes all of them or none.
+    at_once: how many rows it is given at most in one call. More than one where
+      a call takes long and takes all of them or none: they gather for a second.
   """
 
   name: str
