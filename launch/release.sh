@@ -30,10 +30,12 @@ rm -f dist/lora_opt-*
 "$environments/build/bin/python" -m twine check --strict dist/lora_opt-*
 wheel=$(realpath dist/lora_opt-*.whl)
 
-mkdir -p "$environments/elsewhere"
+rm -rf "$environments/elsewhere"
+mkdir "$environments/elsewhere"
 cd "$environments/elsewhere"
 environment library "$wheel"
 "$environments/library/bin/python" - << 'END'
+import importlib.metadata
 import sys
 
 import jax.numpy as jnp
@@ -43,7 +45,8 @@ assert lora_opt.__file__.startswith(sys.prefix), lora_opt.__file__
 params = {'q': {'lora_a': jnp.ones((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
 optimizer = lora_opt.lora_rite(1e-3)
 _, state = optimizer.update(params, optimizer.init(params), params)
-print('import lora_opt: works with jax and optax alone')
+there = sorted({d.name for d in importlib.metadata.distributions()})
+print('import lora_opt: works; installed are', *there)
 END
 
 environment train "$wheel[train]"
