@@ -24,14 +24,17 @@ MEMORY = 2**30
 # To start, before it is given any work: on a machine with much else to do even
 # imports take minutes, and what it is to work on is not to blame.
 _START_SECONDS = 600.0
+# The clock runs so much longer than the processor may: a process that waits for
+# its turn or for a disk is not to blame either, one that waits for ever is.
+_PATIENCE = 20.0
 _LENGTH = struct.Struct('<cQ')
 _STARTED: weakref.WeakSet = weakref.WeakSet()
 
 # Runs in the process. The file is loaded by its path, so that what it does not
 # import (jax, above all) is not waited for.
 _PROGRAM = r"""
-import importlib.util, json, os, struct, sys
-path, name, memory, folders = json.loads(sys.argv[1])
+import importlib.util, json, os, signal, struct, sys
+path, name, memory, seconds, folders = json.loads(sys.argv[1])
 sys.path[:] = folders
 replies = os.fdopen(os.dup(1), 'wb')
 os.dup2(2, 1)  # what is printed must not get between the replies
@@ -48,10 +51,15 @@ function = getattr(module, name)
 def reply(kind, data):
   replies.write(struct.pack('<cQ', kind, len(data)) + data)
   replies.flush()
+def limit(seconds):
+  if hasattr(signal, 'setitimer'):  # not on every system
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # its SIGPROF ends us
 reply(b'R', b'')
 for line in sys.stdin.buffer:
   try:
+    limit(seconds)
     found = function(*json.loads(line))
+    limit(0)
     if isinstance(found, bytes):
       reply(b'B', found)
     else:
@@ -78,7 +86,8 @@ class Confined:
       nothing of `lora_opt`.
     function: Its name there. Arguments are what JSON can hold; it returns
       that, or bytes.
-    seconds: What one call may take.
+    seconds: What one call may take of the processor. By the clock it may take
+      20 times as long, for a busy machine or a slow disk.
     memory: Bytes of address space that the process may have.
 
   Raises (when called):
@@ -125,7 +134,8 @@ class Confined:
 
   def _start(self) -> None:
     folders = [os.path.abspath(folder) for folder in sys.path]
-    settings = [str(self.file), self.function, self.memory, folders]
+    limits = [self.memory, self.seconds]
+    settings = [str(self.file), self.function, *limits, folders]
     # -I: nothing in the environment or the working directory has a say.
     command = [sys.executable, '-I', '-c', _PROGRAM, json.dumps(settings)]
     self._process = subprocess.Popen(
@@ -150,7 +160,7 @@ class Confined:
       self._process.stdin.flush()
     except OSError:
       pass  # it has ended: what follows says how
-    kind, data = self._receive(self.seconds)
+    kind, data = self._receive(_PATIENCE * self.seconds)
     if kind == b'J':
       return json.loads(data)
     if kind == b'B':
@@ -175,6 +185,8 @@ class Confined:
     code = self._end()
     if late:
       raise ConfinedError(f'took more than {seconds:g} seconds')
+    if code == -signal.SIGPROF:
+      raise ConfinedError(f'took more than {self.seconds:g} seconds')
     how = signal.Signals(-code).name if code < 0 else f'status {code}'
     raise ConfinedError(
       f'its process ended with {how}, at most {self.memory / 2**20:.0f} MiB '

@@ -10,10 +10,8 @@ import re
 from lora_opt.reading.confined import Confined, ConfinedError
 from lora_opt.reading.values import shown
 
-SECONDS = 1.0
-# The process stops itself; that it is stopped is for the case that it cannot.
 _find = Confined(
-  pathlib.Path(__file__).with_name('matching.py'), 'find', seconds=60.0
+  pathlib.Path(__file__).with_name('matching.py'), 'find', seconds=1.0
 )
 
 
@@ -54,7 +52,7 @@ def find(pattern: str, text: str, *, last: bool = False) -> str | None:
   >>> find('answer( 3)?', 'the answer') is None
   True
   """
-  return _find(pattern, text, last, SECONDS)
+  return _find(pattern, text, last)
 
 
 __all__ = ['ConfinedError', 'check_pattern', 'find']

@@ -18,6 +18,7 @@ def work(what, value=None):
   if what == 'memory': return len(bytearray(value))
   if what == 'loop':
     while True: pass
+  if what == 'wait': time.sleep(value); return value
   if what == 'crash': os.abort()
   if what == 'exit': sys.exit(3)
   if what == 'jax': return 'jax' in sys.modules
@@ -57,6 +58,17 @@ def test_whatever_happens_there_is_an_error_and_the_next_call_works(
   with pytest.raises(ConfinedError, match=reason):
     work(what, value)
   assert time.monotonic() - start < 20
+  assert work('echo', 3) == 3
+
+
+def test_waiting_for_others_is_no_work(work):
+  assert work('wait', 2) == 2  # one second of the processor is allowed
+
+
+def test_what_waits_for_ever_is_ended(work, monkeypatch):
+  monkeypatch.setattr(confined, '_PATIENCE', 2)
+  with pytest.raises(ConfinedError, match='more than 2 seconds'):
+    work('wait', 60)
   assert work('echo', 3) == 3
 
 
