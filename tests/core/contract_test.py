@@ -11,15 +11,7 @@ import lora_opt
 from tests.core import problems
 
 each_recipe = pytest.mark.parametrize('name', problems.RECIPES)
-# The rest is long, where most is of optax and compiles for long.
-SOON = ('adamw', 'balanced', 'lora_plus', 'lora_rite', 'polora', 'reflora')
-soon_some_recipes = pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[pytest.mark.long] * (name not in SOON))
-    for name in problems.RECIPES
-  ],
-)
+some_recipes = problems.some_recipes()
 
 
 @pytest.fixture
@@ -53,7 +45,7 @@ def test_learns_from_zero_b(name):
   assert problems.is_finite((params, state))
 
 
-@each_recipe
+@some_recipes
 def test_jit_is_eager(recipe, name):
   params = {'head': problems.mixed_tree(zero_b=False)['head']}
   tx = recipe(name)
@@ -93,7 +85,7 @@ def test_types_stay_where_pairs_are_of_several(recipe, name):
     assert types(updates) == types(params)
 
 
-@each_recipe
+@some_recipes
 def test_bfloat16_in_and_out(name):
   params = problems.mixed_tree(jnp.bfloat16)
   trainer = problems.trainer(name)
@@ -145,7 +137,7 @@ def test_bad_gradient_changes_nothing(name):
     assert lora_opt.diagnostics.skips(after) == (1, 1)
 
 
-@each_recipe
+@some_recipes
 def test_leaves_outside_pairs_rest_or_go_to_other(recipe, name):
   params = {'head': problems.mixed_tree()['head'], 'norm': jnp.ones(5)}
 
@@ -159,7 +151,7 @@ def test_leaves_outside_pairs_rest_or_go_to_other(recipe, name):
   np.testing.assert_allclose(updates['norm'], -0.5)
 
 
-@each_recipe
+@some_recipes
 def test_stacked_is_looped(recipe, name):
   """Scanned layers, equal sites and single ones give the same numbers."""
   options = {'clip_norm': None} if 'lora_rite' in name else {}
@@ -221,7 +213,7 @@ def test_state_has_the_shape_that_tools_expect(recipe, name):
       assert 'lora' in path[-2].key and '/' not in path[-2].key
 
 
-@soon_some_recipes
+@some_recipes
 def test_inside_and_around_optax(name):
   """chain, masked, apply_if_finite, MultiSteps, inject_hyperparams at once."""
   params = {'head': problems.mixed_tree()['head']}
@@ -241,7 +233,7 @@ def test_inside_and_around_optax(name):
   np.testing.assert_allclose(rate, 2 * problems.RATES[name], rtol=1e-6)
 
 
-@each_recipe
+@some_recipes
 def test_schedule_and_mu_dtype_and_mask(name):
   params = {'head': problems.mixed_tree(zero_b=False)['head']}
   options = {

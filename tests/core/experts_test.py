@@ -7,15 +7,7 @@ import pytest
 
 from tests.core import problems
 
-# The rest is long: each compiles three programs.
-SOON = ('lora_plus', 'lora_rite', 'polora', 'reflora')
-each_recipe = pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param(name, marks=[pytest.mark.long] * (name not in SOON))
-    for name in problems.RECIPES
-  ],
-)
+some_recipes = problems.some_recipes()
 # Recipes that bring factors to balance also where there is no gradient.
 REFACTORING = ('balanced', 'reflora real', 'reflora_s')
 ADAPTERS, EXPERTS, RANK = 2, 3, 4
@@ -56,7 +48,7 @@ def run(tx, params, useds):
   return params['up']
 
 
-@each_recipe
+@some_recipes
 def test_an_expert_is_stepped_as_if_alone(name):
   params, tx = tree(), make(name)
   every = np.ones((ADAPTERS, EXPERTS))
@@ -73,7 +65,7 @@ def test_an_expert_is_stepped_as_if_alone(name):
   assert not np.any(whole['lora_B'][1, ..., 2:, :])
 
 
-@each_recipe
+@some_recipes
 def test_what_never_had_a_gradient_does_not_move(name):
   params = tree()
   used = np.array([[1, 0, 1], [0, 0, 0]])

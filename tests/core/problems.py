@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import lora_opt
 
@@ -66,6 +67,22 @@ RATES = dict.fromkeys(RECIPES, 0.03) | {
   'polora': 0.3,
   'scaled_gd': 20.0,
 }
+
+
+# Each of the papers' and one that wraps; the rest is long where most of what a
+# test compiles is shared by all.
+SOON = ('adamw', 'balanced', 'lora_plus', 'lora_rite', 'polora', 'reflora')
+
+
+def some_recipes(names=RECIPES):
+  """A parameter `name`: some recipes by default, all of them under `long`."""
+  return pytest.mark.parametrize(
+    'name',
+    [
+      pytest.param(name, marks=[pytest.mark.long] * (name not in SOON))
+      for name in names
+    ],
+  )
 
 
 def recipe(name, *args, method='platform', **options):

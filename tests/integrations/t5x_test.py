@@ -182,7 +182,7 @@ def test_a_step_is_that_of_the_recipe(network, name):
 RECIPES = [name for name in problems.RECIPES if hasattr(t5x, name)]
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@problems.some_recipes(RECIPES)
 def test_logical_axes_and_a_checkpoint(network, name):
   module, _, params, axes = network
   optimizer = getattr(t5x, name)().create(params)
