@@ -52,7 +52,7 @@ def test_recorded(name):
 def test_trains(name):
   case = LIVE[name]()
   target = case.forward(case.tree) + 0.5
-  tx = lora_opt.lora_rite(0.02)
+  tx = lora_opt.lora_plus(0.02)  # each would do, and this compiles soon
   sites = pairs.find_sites(case.tree)
   paths = {path for s in sites for path in (s.a_path, s.b_path)}
 

@@ -142,7 +142,15 @@ def test_lora_is_what_it_would_be_in_the_kernel(network):
   np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['lora_rite', 'reflora', 'lora_plus'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'lora_rite',
+    *(
+      pytest.param(x, marks=pytest.mark.long) for x in ('reflora', 'lora_plus')
+    ),
+  ],
+)
 def test_a_step_is_that_of_the_recipe(network, name):
   module, _, params, _ = network
   optimizer = getattr(t5x, name)(weight_decay=0.1).create(params)
