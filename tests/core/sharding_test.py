@@ -20,11 +20,10 @@ PAPERS = ('lora_rite', 'reflora', 'reflora_s', 'lora_plus', 'polora')
   scope='module',
   params=[
     ('auto', *PAPERS),
-    ('explicit', *PAPERS),
     pytest.param(('auto',), marks=pytest.mark.long),
     pytest.param(('explicit',), marks=pytest.mark.long),
   ],
-  ids=['auto, of the papers', 'explicit, of the papers', 'auto', 'explicit'],
+  ids=['auto, of the papers', 'auto', 'explicit'],
 )
 def rows(request):
   done = subprocess.run(

@@ -77,14 +77,10 @@ CASES = {
   ('implementation', 'case'),
   [
     ('blockwise', 'decoder'),
-    pytest.param('blockwise', 'encoder-decoder', marks=pytest.mark.long),
+    pytest.param('splash', 'decoder', marks=pytest.mark.slow),
     *[
-      pytest.param(*each, marks=pytest.mark.slow)
-      for each in (
-        ('blockwise', 'decoder with branches'),
-        ('blockwise', 'encoder'),
-        ('splash', 'decoder'),
-      )
+      pytest.param('blockwise', case, marks=pytest.mark.long)
+      for case in ('decoder with branches', 'encoder', 'encoder-decoder')
     ],
   ],
 )

@@ -257,6 +257,7 @@ def test_biases_of_a_block_are_those_of_all():
       np.testing.assert_array_equal(actual[:, :rows, :columns], expected)
 
 
+@pytest.mark.long
 def test_on_a_mesh_every_device_attends_to_its_own():
   code = 'from tests.models import attend_on_a_mesh as it; it.compare()'
   # In a process of its own, which has eight devices.

@@ -55,7 +55,7 @@ def test_an_entry_for_tpus(tmp_path, capsys):
   assert jax.config.jax_compilation_cache_dir == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_finds_the_program_that_was_made_ahead(tmp_path):
   """On simulated devices, whose programs can be shipped as well."""
   cache = tmp_path / 'elsewhere'

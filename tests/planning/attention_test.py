@@ -58,7 +58,9 @@ def test_the_plain_way_has_squares():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kv_heads', [4, 1])
+@pytest.mark.parametrize(
+  'kv_heads', [pytest.param(4, marks=pytest.mark.long), 1]
+)
 def test_nothing_is_brought_together_for_a_kernel(kv_heads):
   """Heads lie along `tensor`, rows along `fsdp`, and stay there."""
   text = compiled_step(

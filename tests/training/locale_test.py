@@ -16,7 +16,7 @@ ASCII = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_writes_utf_8_and_prints_what_it_can(tmp_path):
   # In a file: such a locale does not say what letters of a flag are.
   name = tmp_path / 'name.gin'

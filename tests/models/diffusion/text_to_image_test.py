@@ -111,6 +111,7 @@ def test_the_autoencoder_is_sampled_in_training():
   assert abs(drawn[0] - drawn[2]).max() > 1e-2
 
 
+@pytest.mark.long
 def test_bfloat16_computes_nearly_the_same(model, lora, losses):
   batch = batch_of(model, noise_seeds=np.arange(3, dtype=np.uint32))
   expected = losses(model.base, lora, batch)
