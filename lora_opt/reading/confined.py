@@ -24,9 +24,10 @@ MEMORY = 2**30
 # To start, before it is given any work: on a machine with much else to do even
 # imports take minutes, and what it is to work on is not to blame.
 _START_SECONDS = 600.0
-# The clock runs so much longer than the processor may: a process that waits for
-# its turn or for a disk is not to blame either, one that waits for ever is.
-_PATIENCE = 20.0
+# By the clock a call may take ten times what it may of the processor, and so many
+# seconds more: a process that waits for its turn or for a disk is not to blame
+# either, one that waits for ever is.
+_PATIENCE = 120.0
 _LENGTH = struct.Struct('<cQ')
 _STARTED: weakref.WeakSet = weakref.WeakSet()
 
@@ -87,7 +88,7 @@ class Confined:
     function: Its name there. Arguments are what JSON can hold; it returns
       that, or bytes.
     seconds: What one call may take of the processor. By the clock it may take
-      20 times as long, for a busy machine or a slow disk.
+      ten times as long and two minutes, for a busy machine or a slow disk.
     memory: Bytes of address space that the process may have.
 
   Raises (when called):
@@ -160,7 +161,7 @@ class Confined:
       self._process.stdin.flush()
     except OSError:
       pass  # it has ended: what follows says how
-    kind, data = self._receive(_PATIENCE * self.seconds)
+    kind, data = self._receive(_PATIENCE + 10 * self.seconds)
     if kind == b'J':
       return json.loads(data)
     if kind == b'B':

@@ -66,7 +66,7 @@ def test_waiting_for_others_is_no_work(work):
 
 
 def test_what_waits_for_ever_is_ended(work, monkeypatch):
-  monkeypatch.setattr(confined, '_PATIENCE', 2)
+  monkeypatch.setattr(confined, '_PATIENCE', -8)
   with pytest.raises(ConfinedError, match='more than 2 seconds'):
     work('wait', 60)
   assert work('echo', 3) == 3

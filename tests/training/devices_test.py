@@ -9,7 +9,7 @@ import pytest
 from lora_opt.evaluation.history import read_metrics
 from tests.training import launching
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def losses(folder, devices, microbatches):

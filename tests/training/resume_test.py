@@ -70,9 +70,8 @@ def test_killed_at_a_step(tmp_path, uninterrupted, step):
   assert steps == list(range(1, STEPS + 1))  # no step twice, none missing
 
 
-@pytest.mark.parametrize(
-  'saves_before', [pytest.param(0, marks=pytest.mark.long), 2]
-)
+@pytest.mark.long
+@pytest.mark.parametrize('saves_before', [0, 2])
 def test_killed_in_the_middle_of_a_save(tmp_path, uninterrupted, saves_before):
   folder = tmp_path / 'run'
   run = start(folder, period=1)
@@ -89,6 +88,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path, uninterrupted, saves_before):
   assert not half_saved(folder)
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
   folder = tmp_path / 'run'
   run = start(folder, period=1000)

@@ -109,7 +109,8 @@ def files_of(folder: pathlib.Path) -> set[str]:
   return {str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file()}
 
 
-@pytest.mark.parametrize('at', [2, pytest.param(7, marks=LONG)])
+@LONG
+@pytest.mark.parametrize('at', [2, 7])
 def test_a_folder_that_is_gone_is_said_in_a_sentence(tmp_path, at):
   folder = tmp_path / 'run'
   run = start(folder, '--gin.TRAIN_STEPS=2000')

@@ -90,6 +90,7 @@ def folder(tmp_path_factory, model, pictures):
   return folder
 
 
+@pytest.mark.long
 def test_the_class_is_drawn_first_and_kept(folder, model, pictures, tmp_path):
   made = sorted((folder / 'class_pictures').glob('*.png'))
   assert len(made) == 6
