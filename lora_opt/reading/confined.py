@@ -24,9 +24,9 @@ MEMORY = 2**30
 # To start, before it is given any work: on a machine with much else to do even
 # imports take minutes, and what it is to work on is not to blame.
 _START_SECONDS = 600.0
-# By the clock a call may take ten times what it may of the processor, and so many
-# seconds more: a process that waits for its turn or for a disk is not to blame
-# either, one that waits for ever is.
+# By the clock a call may take ten times what it may of the processor, and so
+# many seconds more: a process that waits for its turn or for a disk is not to
+# blame either, one that waits for ever is.
 _PATIENCE = 120.0
 _LENGTH = struct.Struct('<cQ')
 _STARTED: weakref.WeakSet = weakref.WeakSet()
