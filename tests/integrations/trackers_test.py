@@ -19,6 +19,7 @@ import pytest
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.training import stopping, trackers
 from lora_opt.training.metrics import MetricWriter
+from lora_opt.training.trackers import wandb_files
 from lora_opt.training.trackers.following import abandoned, following
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,18 +29,12 @@ pytestmark = pytest.mark.filterwarnings('ignore')
 
 def wandb_rows(folder):
   """Rows, settings and exit codes of all offline starts in MODEL_DIR."""
-  proto = pytest.importorskip('wandb.proto.wandb_internal_pb2')
   rows, settings, codes, ids = [], {}, [], set()
   for path in sorted(folder.glob('wandb/offline-run-*/run-*.wandb')):
-    for data in leveldb_records(path.read_bytes()):
-      record = proto.Record.FromString(data)
+    for record in wandb_files.records(path):
       if record.HasField('history'):
-        items = record.history.item
-        row = {
-          (item.key or '/'.join(item.nested_key)): json.loads(item.value_json)
-          for item in items
-        }
-        rows.append(row)
+        row = wandb_files.row_of(record)
+        rows.append({name: json.loads(text) for name, text in row.items()})
       if record.HasField('run'):
         ids.add(record.run.run_id)
         settings |= {
@@ -49,23 +44,6 @@ def wandb_rows(folder):
       if record.HasField('exit'):
         codes.append(record.exit.exit_code)
   return rows, settings, codes, ids
-
-
-def leveldb_records(data):
-  """The records of a log in the format of LevelDB; its head has 7 bytes."""
-  place, whole = 7, b''
-  while place + 7 <= len(data):
-    room = 32768 - place % 32768
-    if room < 7:
-      place += room
-      continue
-    size = int.from_bytes(data[place + 4 : place + 6], 'little')
-    kind = data[place + 6]
-    whole += data[place + 7 : place + 7 + size]
-    place += 7 + size
-    if kind in (1, 4):  # a whole record, or the last part of one
-      yield whole
-      whole = b''
 
 
 def by_metric(rows, step='_step'):

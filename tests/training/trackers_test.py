@@ -9,7 +9,13 @@ import pytest
 
 from lora_opt.training import stopping
 from lora_opt.training.metrics import MetricWriter
-from lora_opt.training.trackers import Begun, Wandb, following, tracker
+from lora_opt.training.trackers import (
+  Begun,
+  Wandb,
+  following,
+  tracker,
+  wandb_files,
+)
 
 
 class Fake:
@@ -260,6 +266,35 @@ def test_the_same_tracker_twice_is_refused(tmp_path):
     following.following(tmp_path, [Fake(), Fake()], {}),
   ):
     pass
+
+
+def log_of(texts):
+  """Records as LevelDB writes them, in parts where a block ends."""
+  data = bytearray(7)
+  for text in texts:
+    first = True
+    while True:
+      room = 32768 - len(data) % 32768
+      if room < 7:
+        data += bytes(room)
+        continue
+      part, text = text[: room - 7], text[room - 7 :]
+      kind = {(1, 0): 1, (1, 1): 2, (0, 1): 3, (0, 0): 4}[first, bool(text)]
+      data += bytes(4) + len(part).to_bytes(2, 'little') + bytes([kind]) + part
+      first = False
+      if not text:
+        break
+  return bytes(data)
+
+
+def test_of_a_log_that_is_cut_off_whole_records_are_read():
+  texts = [b'a' * 10, b'b' * 32740, b'c' * 70000, b'd']
+  data = log_of(texts)
+  ends = [len(log_of(texts[:n])) for n in range(1, 5)]
+  assert list(wandb_files.parts(data)) == texts
+  for cut in {0, 5, 8, *ends, *(end - 1 for end in ends), 40000, 70000}:
+    whole = sum(end <= cut for end in ends)
+    assert list(wandb_files.parts(data[:cut])) == texts[:whole]
 
 
 def test_a_missing_package_is_named_with_its_extra():

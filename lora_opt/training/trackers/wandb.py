@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_opt.training import stopping
+from lora_opt.training.trackers import wandb_files
 from lora_opt.training.trackers.tracker import (
   FAILED,
   STOPPED,
@@ -85,6 +86,10 @@ class Wandb:
         'nobody is logged in: run `wandb login`, set WANDB_API_KEY, or keep '
         'the run in a folder with --gin.trackers.Wandb.mode=offline'
       )
+    # What it had not written when it was killed is lost.
+    here = None
+    if run.id and not self._online:
+      here = wandb_files.last_steps(run.folder, run.id)
     self._run = wandb.init(
       project=self._project,
       entity=self._entity,
@@ -101,7 +106,7 @@ class Wandb:
     )
     if not self._online:
       where = f'`wandb sync {run.folder}/wandb/offline-run-*` sends it'
-      return Begun(self._run.id, where, run.sent)
+      return Begun(self._run.id, where, run.sent if here is None else here)
     sent = dict(run.sent)
     if self._run.resumed:
       # The site knows best; it takes no step before its last one.
