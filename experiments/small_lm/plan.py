@@ -71,6 +71,8 @@ def cells() -> list[Cell]:
   def of_rank(rank):
     return {'rank': rank, 'alpha': 2.0 * rank}
 
+  # A setting may come twice: first so much of it that methods can be compared.
+  add(CORE, seeds=3)
   add(CORE, wide=True)
   add(CORE, schedule='constant')
   add(FULL)
@@ -92,6 +94,13 @@ def cells() -> list[Cell]:
   add(CORE, width=64)
   add(CORE, steps=3000, seeds=3)
   return plan
+
+
+def part_of(plan: list[Cell], part: int, parts: int) -> list[Cell]:
+  """The cells of every `parts`-th setting, so that none is run twice."""
+  settings = list(dict.fromkeys(cell.setting for cell in plan))
+  own = set(settings[part::parts])
+  return [cell for cell in plan if cell.setting in own]
 
 
 def rate_of(power: int) -> float:

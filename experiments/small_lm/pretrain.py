@@ -23,15 +23,28 @@ from lora_opt import writing
 from lora_opt.models import causal_lm
 from lora_opt.training.schedules import warmup_cosine
 
-STEPS, BATCH, RATE = 5000, 16, 4e-3
+STEPS, BATCH, RATE = 3000, 16, 4e-3
+# The cosine of the rate is of so many steps; the last sixth goes to zero.
+HORIZON, COOL_DOWN = 5000, 6
 CHUNK = 50  # steps of one call
 SAVED = 250  # steps from one saved state to the next
 
 
+def schedule(steps: int) -> optax.Schedule:
+  """Warm-up and cosine, times a line to zero in the last sixth."""
+  cosine = warmup_cosine(RATE, HORIZON, warmup_fraction=0.04)
+
+  def rate(count):
+    left = (steps - count) / (steps / COOL_DOWN)
+    return cosine(count) * jnp.minimum(1.0, left)
+
+  return rate
+
+
 def optimizer(steps: int) -> optax.GradientTransformation:
-  rate = warmup_cosine(RATE, steps, warmup_fraction=0.04)
   return optax.chain(
-    optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.95, weight_decay=0.1)
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(schedule(steps), b2=0.95, weight_decay=0.1),
   )
 
 

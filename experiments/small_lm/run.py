@@ -84,7 +84,7 @@ def main(argv=None):
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   parser.add_argument('work', type=pathlib.Path, metavar='WORK')
-  parser.add_argument('--part', default='0/1', help='of the cells: i/n')
+  parser.add_argument('--part', default='0/1', help='of the settings: i/n')
   parser.add_argument('--minutes', type=float, default=np.inf)
   parser.add_argument('--methods', nargs='+', help='these alone')
   parser.add_argument('--domains', nargs='+', help='these alone')
@@ -94,7 +94,7 @@ def main(argv=None):
   part, parts = map(int, args.part.split('/'))
   bench, path = Bench(args.work), args.out / 'results.jsonl'
   end = time.monotonic() + 60 * args.minutes
-  for cell in tqdm.tqdm(plan.cells()[part::parts]):
+  for cell in tqdm.tqdm(plan.part_of(plan.cells(), part, parts)):
     setting = cell.setting
     if args.methods and setting.method not in args.methods:
       continue

@@ -1,5 +1,6 @@
 """The study of a small language model, on texts of a few lines."""
 
+import itertools
 import json
 
 import jax
@@ -161,8 +162,12 @@ def test_steps_that_do_not_fit_are_said(work):
 
 def test_plan_has_known_methods_and_no_cell_twice():
   cells = plan.cells()
+  assert len(set(cells)) == len(cells)
   settings = [cell.setting for cell in cells]
-  assert len(set(settings)) == len(settings)
+  parts = [plan.part_of(cells, part, 3) for part in range(3)]
+  assert sorted(itertools.chain(*parts)) == sorted(cells)
+  for own, other in itertools.combinations(parts, 2):
+    assert not {c.setting for c in own} & {c.setting for c in other}
   assert {s.method for s in settings} <= METHODS.keys()
   assert all(s.steps % finetune.CHUNK == 0 for s in settings)
 
