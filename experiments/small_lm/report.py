@@ -1,11 +1,20 @@
 """Tables and pictures of `run.py`, from the committed results."""
 
+from collections.abc import Callable
+
 import numpy as np
+from matplotlib import figure
 
 from experiments import drawing, results, sweeps
 from experiments.small_lm import measures, pictures, plan
 from experiments.small_lm.run import FOLDER
 
+CAPTIONS = {
+  'sweeps': 'loss against the learning rate; grey: within 0.02 of the best; '
+  'dotted: the best of adamw; red: all seeds',
+  'steps': 'loss against steps at the best constant rates',
+  'transfer': 'loss against the learning rate at ranks 2, 8 and 32',
+}
 NAMES = {'gsm8k': 'GSM8K', 'super_ni': 'Super-NI', 'python': 'Python'}
 
 
@@ -243,25 +252,33 @@ def sections(folder):
   )
   out['across'], out['steps'] = across(of_groups), steps(of_groups)
   out['rates'], out['variants'] = rates(of_groups), variants(of_groups)
+  out['pictures'] = '\n\n'.join(
+    f'![{CAPTIONS[name]}]({name}.png)' for name in drawings(of_groups)
+  )
   return out
 
 
-def draw(folder):
-  found = load(folder)
-  of_groups = groups(done(found))
+def drawings(of_groups) -> dict[str, Callable[[], figure.Figure]]:
+  """The pictures for which there are runs, by name."""
   place = plan.Setting('adamw')
-  if place in of_groups:
-    drawing.save(pictures.sweeps_of(of_groups[place]), folder / 'sweeps.png')
   constant = place._replace(schedule='constant')
-  if constant in of_groups:
-    canvas = pictures.curves(constant, of_groups[constant])
-    drawing.save(canvas, folder / 'steps.png')
   ranks = {
     rank: of_groups.get(place._replace(rank=rank, alpha=2.0 * rank), {})
     for rank in (2, 8, 32)
   }
+  out = {}
+  if place in of_groups:
+    out['sweeps'] = lambda: pictures.sweeps_of(of_groups[place])
+  if constant in of_groups:
+    out['steps'] = lambda: pictures.curves(constant, of_groups[constant])
   if sum(map(bool, ranks.values())) > 1:
-    drawing.save(pictures.transfer(ranks), folder / 'transfer.png')
+    out['transfer'] = lambda: pictures.transfer(ranks)
+  return out
+
+
+def draw(folder):
+  for name, made in drawings(groups(done(load(folder)))).items():
+    drawing.save(made(), folder / f'{name}.png')
 
 
 def main(argv=None):
