@@ -15,7 +15,7 @@ from lora_opt import progress
 from lora_opt.devices.partitioning import Partitioner, Placement
 from lora_opt.planning.costs import Costs, costs
 from lora_opt.planning.cycles import Cycles, cycles
-from lora_opt.planning.kept import compile_or_recall
+from lora_opt.planning.kept import Compiled, compile_or_recall
 from lora_opt.planning.operations import product_flops
 from lora_opt.planning.targets import Target, compiling_for
 from lora_opt.planning.widen import widen
@@ -176,7 +176,7 @@ def compile_step(
     start = time.monotonic()
     try:
       with progress.waiting('compiling'):
-        compiled = compile_or_recall(lowered, target, options)
+        compiled = _compiled(lowered, target, options)
     except jax.errors.JaxRuntimeError as error:
       _say(f'... refused after {time.monotonic() - start:.0f} s')
       raise refusal(error, shapes) from error
@@ -253,6 +253,23 @@ def bytes_on_a_device(tree: Any) -> int:
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
   )
+
+
+def _compiled(lowered, target: Target, options) -> Compiled:
+  """Compiles, also where there is no GPU to try out the tiles of products on.
+
+  XLA's own products (Triton's) have none for some sizes then, such as 320
+  columns and the 8 of an adapter. cuBLAS, which takes all, is where a GPU at
+  hand would lead as well.
+  """
+  try:
+    return compile_or_recall(lowered, target, options)
+  except jax.errors.JaxRuntimeError as error:
+    if "Couldn't find output tile sizes" not in str(error):
+      raise
+  _say("... no tiles for a product of XLA's own: again, with those of cuBLAS")
+  options = {**(options or {}), 'xla_gpu_enable_triton_gemm': False}
+  return compile_or_recall(lowered, target, options)
 
 
 def _has_bfloat16(shapes: Shapes, model: Any) -> bool:

@@ -14,7 +14,7 @@ import lora_opt
 from lora_opt.data import forms
 from lora_opt.devices.partitioning import Partitioner
 from lora_opt.models import LoraConfig, random_model
-from lora_opt.planning import plan, report, targets
+from lora_opt.planning import plan, program, report, targets
 from lora_opt.planning.chips import CHIPS, Topology, read_topology
 from lora_opt.planning.program import DoesNotFitError, Job
 from lora_opt.planning.timing import ASSUMED
@@ -177,3 +177,20 @@ def test_processes_plan_for_tpus_side_by_side():
       started = stack.enter_context(subprocess.Popen(words, **pipes))
       stack.callback(started.kill)
       assert started.stdout.readline() == 'here\n'
+
+
+def test_a_product_without_tiles_is_given_to_cublas(monkeypatch):
+  """As XLA's compiler for GPUs says of (32768, 320) by (320, 328) columns."""
+  asked = []
+
+  def compiler(lowered, target, options):
+    asked.append(options)
+    if not options:
+      raise jax.errors.JaxRuntimeError(
+        "INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot.1"
+      )
+    return 'compiled'
+
+  monkeypatch.setattr(program, 'compile_or_recall', compiler)
+  assert program._compiled('lowered', 'target', None) == 'compiled'
+  assert asked == [None, {'xla_gpu_enable_triton_gemm': False}]
