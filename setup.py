@@ -69,6 +69,7 @@ TEST = [
   'pyyaml',
   'rouge-score',
   'ruff',
+  'setuptools>=77',
   'twine',
 ]
 

@@ -4,8 +4,11 @@ It takes packed rows, in either direction. cuDNN's kernel, the other one that
 comes with JAX, takes them as a mask of all pairs alone, which grows with the
 square of the length.
 
-(JAX's module is imported where it is used: that takes most of a second.)
+JAX's module is imported where it is used: that takes most of a second.
 """
+
+import types
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +61,7 @@ def forward(
 
   The second result is to the base 2.
   """
-  from jax.experimental.pallas.ops.gpu import attention as kernels
-
+  kernels = _kernels()
   assert windowed is bias is softcap is window is None
   settings = _settings(q, seen, scale, emulated)
   with jax.numpy_dtype_promotion('standard'):
@@ -91,8 +93,7 @@ def backward(
   By the kernel's own rule, which is no public function: differentiating the
   public one would run all of the forward pass again, only for its results.
   """
-  from jax.experimental.pallas.ops.gpu import attention as kernels
-
+  kernels = _kernels()
   del windowed, bias, softcap, window
   length, (heads, width) = q.shape[1], k.shape[2:]
   settings = {'num_stages': 2, 'grid': None, 'return_residuals': False}
@@ -117,10 +118,17 @@ def backward(
   return tuple(x[:, :length] for x in gradients)
 
 
+def _kernels() -> types.ModuleType:
+  """JAX's module, which from JAX 0.12 on points to tokamax at its import."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', DeprecationWarning)
+    from jax.experimental.pallas.ops.gpu import attention
+  return attention
+
+
 def _settings(q, seen, scale, emulated):
   """What a kernel is told besides arrays."""
-  from jax.experimental.pallas.ops.gpu import attention as kernels
-
+  kernels = _kernels()
   width = q.shape[-1]
   # The memory of a multiprocessor has to hold them, on an A100 too.
   rows = max(32, min(_BLOCK, 2**14 // (width * q.dtype.itemsize)))

@@ -52,9 +52,13 @@ function = getattr(module, name)
 def reply(kind, data):
   replies.write(struct.pack('<cQ', kind, len(data)) + data)
   replies.flush()
+timed = hasattr(signal, 'setitimer')  # not on every system
+if timed:  # whoever started us may not listen to this signal, which ends us
+  signal.signal(signal.SIGPROF, signal.SIG_DFL)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
 def limit(seconds):
-  if hasattr(signal, 'setitimer'):  # not on every system
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # its SIGPROF ends us
+  if timed:
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 reply(b'R', b'')
 for line in sys.stdin.buffer:
   try:

@@ -262,7 +262,8 @@ def test_what_other_platforms_do_does_not_count():
 
 
 def test_what_every_device_does_counts_for_each():
-  mesh = jax.sharding.AbstractMesh((4,), ('x',))
+  kinds = (jax.sharding.AxisType.Auto,)
+  mesh = jax.sharding.AbstractMesh((4,), ('x',), axis_types=kinds)
   split = jax.sharding.PartitionSpec('x')
   f = jax.shard_map(
     lambda x: x @ x.T, mesh=mesh, in_specs=split, out_specs=split

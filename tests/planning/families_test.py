@@ -7,6 +7,8 @@ from tests.planning.families import FAMILIES, measure, read_table
 # The numbers repeat to the digit; what is let pass is a change of the code that
 # costs or saves less than anybody would look into.
 TOLERANCE = 0.1
+# Between one version of the compiler and another.
+OTHERWISE = 0.5
 RENEW = 'python -m tests.planning.families'
 
 
@@ -23,6 +25,8 @@ def test_cycles_and_memory_are_those_of_the_table(family):
     f'change is meant: {RENEW} {family}'
   )
   assert found['uncounted'] == known['uncounted'], advice
+  same = found['compiler'] == known['compiler']
+  allowed = TOLERANCE if same else OTHERWISE
   for what in ('cycles', 'peak'):
     change = found[what] / known[what] - 1
-    assert abs(change) <= TOLERANCE, f'{what} {change:+.1%} {advice}'
+    assert abs(change) <= allowed, f'{what} {change:+.1%} {advice}'

@@ -1,5 +1,6 @@
 import os
 import pickle
+import signal
 import time
 import warnings
 
@@ -59,6 +60,18 @@ def test_whatever_happens_there_is_an_error_and_the_next_call_works(
     work(what, value)
   assert time.monotonic() - start < 20
   assert work('echo', 3) == 3
+
+
+def test_who_is_deaf_to_the_signal_is_no_example(work):
+  """What is done to a signal is handed down to the processes one starts."""
+  before = signal.signal(signal.SIGPROF, signal.SIG_IGN)
+  signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])
+  try:
+    with pytest.raises(ConfinedError, match='more than 1 seconds'):
+      work('loop')
+  finally:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+    signal.signal(signal.SIGPROF, before)
 
 
 def test_waiting_for_others_is_no_work(work):
