@@ -54,7 +54,7 @@ def test_jit_is_eager(recipe, name):
   assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
-@each_recipe
+@some_recipes
 def test_compiles_once_with_stable_types(recipe, name):
   params = problems.small_tree()
   trainer = problems.Trainer(recipe(name))
@@ -118,7 +118,7 @@ def test_rank_deficiency_does_not_stop_training(name, start):
       assert not np.any(site['lora_b'][..., -1:, :])
 
 
-@each_recipe
+@some_recipes
 def test_bad_gradient_changes_nothing(name):
   params = problems.mixed_tree(zero_b=False)
   trainer = problems.trainer(name)

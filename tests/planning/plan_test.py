@@ -208,7 +208,7 @@ def test_what_does_not_fit_says_so(found):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_the_command_line_on_eight_devices(tmp_path):
   done = subprocess.run(
     [

@@ -43,6 +43,7 @@ def assert_curve_of_one_device(row, name):
   assert row['adapters'] < 1e-3, name
 
 
+@pytest.mark.long
 def test_the_step_moves_only_what_it_must():
   """On data, fsdp and tensor at once; the names are those of the HLO."""
   row = measure(recipes=['lora_rite'], meshes=[[2, 2, 2]], optimize=True)

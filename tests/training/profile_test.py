@@ -9,6 +9,7 @@ from lora_opt.training import profile
 from lora_opt.training.loop import train
 
 
+@pytest.mark.long
 def test_the_page_names_the_parts_of_the_model_and_the_optimizer(
   tmp_path, model, task
 ):

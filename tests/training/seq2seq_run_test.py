@@ -78,6 +78,7 @@ def folder(tmp_path_factory, model, task):
   return folder
 
 
+@pytest.mark.long
 def test_it_learns_and_is_scored_before_and_after(folder):
   before, after = (
     json.loads((folder / f'evaluation/{moment}.json').read_text())

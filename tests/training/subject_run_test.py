@@ -210,6 +210,7 @@ def test_the_loss_of_a_step_is_that_of_dreambooth(folder, model, pictures):
   assert float(metrics['loss']) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.long
 def test_prompts_are_drawn_by_run_mode_infer(folder, model, pictures):
   task = make_task(pictures, sample_prompts=('a seven on a hill',))
   home = evaluation.infer(folder, model, task, evaluator=DRAW)
