@@ -130,14 +130,9 @@ def test_a_table_trains_on_a_tiny_model(name, prepared, tmp_path):
 
 
 # The models differ; the tables of one model do not, to a compiler.
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
-  'name',
-  [
-    pytest.param('lora_plus_gpt2', marks=pytest.mark.long),
-    pytest.param('reflora_glue', marks=pytest.mark.long),
-    'lora_rite_gemma_2b',
-  ],
+  'name', ['lora_plus_gpt2', 'reflora_glue', 'lora_rite_gemma_2b']
 )
 def test_a_table_compiles_at_full_size(name, tmp_path):
   """For simulated devices, which takes seconds."""

@@ -182,6 +182,7 @@ def test_evaluations_do_not_depend_on_the_batch(model, pictures):
   assert found[0]['loss'] == pytest.approx(found[1]['loss'], rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_loss_of_a_step_is_that_of_dreambooth(folder, model, pictures):
   task = make_task(pictures, class_weight=0.3)
   task = task.with_made_images(str(folder / 'class_pictures'))

@@ -66,6 +66,7 @@ def talk(i):
   }
 
 
+@pytest.mark.long
 def test_conversations_are_learned(tmp_path):
   write(tmp_path, 'talks', talk)
   before, after = run(
