@@ -94,6 +94,7 @@ def test_waiting_for_others_is_no_work(work):
 
 
 def test_what_waits_for_ever_is_ended(work, monkeypatch):
+  # Of the ten times one second that a call may take by the clock.
   monkeypatch.setattr(confined, '_PATIENCE', -8)
   with pytest.raises(ConfinedError, match='more than 2 seconds'):
     work('wait', 60)
