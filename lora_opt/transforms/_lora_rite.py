@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from lora_opt import linalg
-from lora_opt.pairs import PairMatrices
-from lora_opt.transforms._factors import (
-  Factors,
-  hold_weak_directions,
-  through_bases,
+from lora_opt.transforms._factors import Factors
+from lora_opt.transforms._lora_rite_step import (
+  Settings,
+  advance,
+  init_small,
+  kept_unless,
 )
-from lora_opt.transforms._moments import MomentSettings, update_moments
-from lora_opt.transforms._rates import ScalarOrSchedule, rate_at
+from lora_opt.transforms._moments import MomentSettings
+from lora_opt.transforms._rates import ScalarOrSchedule
 
 
 class ScaleByLoraRiteState(NamedTuple):
@@ -39,198 +40,6 @@ class StepByLoraRiteState(NamedTuple):
   inverses: Any  # {name: PairMatrices (batch, rank, rank)}: their R^-1
   nu: Any  # {name: PairMatrices (batch, rank, rank)}: V
   escaped: Any  # {name: PairMatrices (batch,)}: rho
-
-
-class _Settings(NamedTuple):
-  """All that both forms share."""
-
-  moments: MomentSettings
-  cap_rms: float | None
-  lora_scale: float
-  width_scaling: bool
-  max_relative_step: float | None
-  learning_rate: ScalarOrSchedule
-  mu_dtype: Any
-
-  def rate(self, count):
-    return rate_at(self.learning_rate, count)
-
-
-class _Advance(NamedTuple):
-  """One step: the new momentum, and what it is to be multiplied by."""
-
-  mu: list[jax.Array]
-  scale: jax.Array  # (total,)
-  turns: jax.Array | None  # (total, r, r), the identity for every B
-  small: dict[str, Any]  # the r x r part of the state
-  taken: jax.Array  # (total,): whether the step of this factor happens
-
-  def steps(self, factors: Factors) -> list[jax.Array]:
-    """Of each factor, before the learning rate."""
-    if self.turns is None:
-      return factors.scaled(self.mu, self.scale)
-    half = len(self.mu) // 2
-    turned = factors.products(self.mu, self.turns * self.scale[:, None, None])
-    # What stands for B there is never computed.
-    return turned[:half] + factors.scaled(self.mu, self.scale)[half:]
-
-
-def _init_small(params):
-  def each(make):
-    return {name: PairMatrices(*map(make, p)) for name, p in params.items()}
-
-  def matrices(x):
-    return jnp.zeros((x.shape[0], x.shape[2], x.shape[2]), x.dtype)
-
-  def numbers(x):
-    return jnp.zeros((x.shape[0],), x.dtype)
-
-  return {
-    'inverses': each(matrices),
-    'nu': each(matrices),
-    'escaped': each(numbers),
-  }
-
-
-def _advance(
-  settings, factors, gradients, values, state, old_grams, old, finite, report
-):
-  """M and V of the next step, by Gram matrices.
-
-  With C = R^T R the Gram matrix of the other factor, the unmagnified gradient
-  g = G R^-1 and the bases U = F R^-1 are never formed:
-
-    g^T g = R^-T (G^T G) R^-1,     U_old^T U = R_old^-T (F_old^T F) R^-1,
-    M R^-T = (M_old R_old^-T) (F_old^T U) R^-T + G R^-1 V^(-1/2) R^-T.
-
-  Args:
-    settings: `_Settings`.
-    factors: the order of all that follows.
-    gradients: list of (batch, dim, rank), or wide as `factors` says.
-    values: F, the same.
-    state: of either form.
-    old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
-    old: F_old of each factor; used only where Gram matrices are too coarse.
-    finite: (), whether the gradients are; None: they are, unless a report is
-      asked for, which says so from their squares. If not, momentum
-      and r x r state stay as they were. So do those of a pair of which the
-      r x r matrices are not finite; its step is NaN.
-
-  Returns:
-    `_Advance`.
-  """
-  matmul = linalg.matmul
-  bases = through_bases(factors, values, gradients, old_grams, old)
-  # The bases that matter to a factor are those of its partner.
-  inverse, cross = factors.swap(bases.inverses), factors.swap(bases.cross)
-  count = optax.safe_increment(state.count)
-  moments = update_moments(
-    settings.moments,
-    bases.squares,
-    matmul(cross.mT, factors.swap(factors.pack(state.inverses))),
-    factors.pack(state.nu),
-    factors.pack(state.escaped),
-    count,
-    factors.repeat_dims(),
-    factors.repeat_ranks(),
-    factors.method,
-  )
-  decay = moments.decay
-  # M from old coordinates of the partner to the new.
-  carry = matmul(decay * cross, inverse.mT)
-  take = matmul((1 - decay) * matmul(inverse, moments.root), inverse.mT)
-  if report is not None:
-    finite = report.gradients = jnp.isfinite(bases.size)
-  old_mu = [
-    m.astype(g.dtype)
-    for m, g in zip(factors.flatten(state.mu), gradients, strict=True)
-  ]
-  usable = _pairs_are_finite(factors, bases.squares, carry, take, moments.nu)
-  taken = usable if finite is None else usable & finite
-  if report is not None:
-    report.updates = jnp.all(usable)
-  # Where nothing is taken in, M times I, and nothing more, is M: choosing
-  # between new and old would read the old momentum once more.
-  eye = jnp.eye(carry.shape[-1], dtype=carry.dtype)[None]
-  carry = jnp.where(taken[:, None, None], carry, eye)
-  mu = [
-    carried + jnp.where(here[:, None, None], new, 0)
-    for carried, new, here in zip(
-      factors.products(old_mu, carry),
-      factors.products(gradients, take),
-      factors.packing.unpack(taken),
-      strict=True,
-    )
-  ]
-  scale = _sizes_of_steps(settings, factors, bases.grams.dtype)
-  turns = _turns(settings, factors, bases, scale, state.count, moments.root)
-  if settings.cap_rms is not None:
-    scale = scale * _cap(settings.cap_rms, factors, mu, bases.grams)
-  scale = jnp.where(usable, scale, jnp.nan)
-  new = {
-    'inverses': factors.swap(inverse),
-    'nu': moments.nu,
-    'escaped': moments.escaped,
-  }
-  small = _kept_unless(taken, factors, new, state)
-  if finite is not None:
-    count = jnp.where(finite, count, state.count)
-  return _Advance(mu, scale, turns, {'count': count, **small}, taken)
-
-
-def _pairs_are_finite(factors, *matrices):
-  """Whether all of a pair is finite, said of both factors (total,)."""
-  sums = [jnp.sum(x, axis=(1, 2)) for x in matrices]
-  finite = jnp.all(jnp.isfinite(jnp.stack(sums)), axis=0)
-  both = jnp.all(jnp.stack(factors.halves(finite)), axis=0)
-  return jnp.concatenate([both, both])
-
-
-def _kept_unless(taken, factors, new, state):
-  """{part: packed} as the state has it; the old where nothing is taken in."""
-  out = {}
-  for name, x in new.items():
-    here = taken if x.ndim == 1 else taken[:, None, None]
-    old = factors.pack(getattr(state, name))
-    out[name] = factors.unpack(jnp.where(here, x, old))
-  return out
-
-
-def _sizes_of_steps(settings, factors, dtype):
-  """What M is multiplied by, before the learning rate (total,)."""
-  scale = jnp.full(sum(factors.packing.counts), 1 / settings.lora_scale, dtype)
-  if settings.width_scaling:
-    own = factors.repeat_dims().astype(dtype)
-    fan_in, fan_out = factors.halves(own)
-    target = jnp.tile(jnp.sqrt(fan_out / fan_in), 2)
-    norm = jnp.sqrt(own) if settings.moments.mean_square else 1
-    scale = scale * target / norm
-  return scale
-
-
-def _turns(settings, factors, bases, scale, count, root):
-  """R^T W R^-T: the damping of `hold_weak_directions` for mu = M R^-T."""
-  if settings.max_relative_step is None:
-    return None
-  sizes = jnp.asarray(settings.rate(count), scale.dtype) * scale
-  if settings.moments.mean_square:
-    # Singular values of M are about sqrt(m), or else about one.
-    sizes = sizes * jnp.sqrt(factors.repeat_dims().astype(scale.dtype))
-  sizes = sizes / (2 * settings.max_relative_step)
-  held = hold_weak_directions(factors, bases, sizes, last=root)
-  inverse, grams = factors.swap(bases.inverses), factors.swap(bases.grams)
-  matmul = linalg.matmul
-  return matmul(matmul(matmul(grams, inverse), held), inverse.mT)
-
-
-def _cap(cap_rms, factors, mu, grams):
-  """What brings the root mean square of each M down to `cap_rms`."""
-  squared = jnp.sum(factors.grams(mu) * factors.swap(grams), axis=(1, 2))
-  norms = jnp.sqrt(jnp.maximum(squared, 0))
-  sizes = factors.repeat_dims() * factors.repeat_ranks()
-  allowed = cap_rms * jnp.sqrt(sizes.astype(norms.dtype))
-  too_long = norms > allowed
-  return jnp.where(too_long, allowed / jnp.where(too_long, norms, 1), 1)
 
 
 def scale_by_lora_rite(
@@ -298,7 +107,7 @@ def scale_by_lora_rite(
   References:
     Yen et al., LoRA Done RITE, arXiv 2410.20625.
   """
-  settings = _Settings(
+  settings = Settings(
     MomentSettings(
       b1, b2, eps, clip_norm, skip_rms, escaped_mass, rtol, mean_square
     ).of_product(lora_scale),
@@ -315,7 +124,7 @@ def scale_by_lora_rite(
       count=jnp.zeros((), jnp.int32),
       mu=jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
       previous=jax.tree.map(jnp.zeros_like, params),
-      **_init_small(params),
+      **init_small(params),
     )
 
   def update(
@@ -335,7 +144,7 @@ def scale_by_lora_rite(
       return factors.grams(old, values)
 
     gradients = factors.flatten(updates)
-    step = _advance(
+    step = advance(
       settings,
       factors,
       gradients,
@@ -406,7 +215,7 @@ def step_by_lora_rite(
   Returns:
     A transformation over pairs, for `on_lora_pairs`; its updates are final.
   """
-  settings = _Settings(
+  settings = Settings(
     MomentSettings(
       b1, b2, eps, clip_norm, skip_rms, escaped_mass, rtol, mean_square
     ).of_product(lora_scale),
@@ -419,7 +228,7 @@ def step_by_lora_rite(
   )
 
   def init(params):
-    small = _init_small(params)
+    small = init_small(params)
     return StepByLoraRiteState(
       count=jnp.zeros((), jnp.int32),
       mu=jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
@@ -450,7 +259,7 @@ def step_by_lora_rite(
       parts = factors.scaled(values, kept), factors.products(mu, moved)
       return [x + y for x, y in zip(*parts, strict=True)]
 
-    step = _advance(
+    step = advance(
       settings,
       factors,
       factors.flatten(updates),
@@ -481,7 +290,7 @@ def step_by_lora_rite(
     }
     return factors.pairs(steps), StepByLoraRiteState(
       mu=factors.pairs([m.astype(mu_dtype or m.dtype) for m in step.mu]),
-      **_kept_unless(step.taken, factors, new, state),
+      **kept_unless(step.taken, factors, new, state),
       **step.small,
     )
 
