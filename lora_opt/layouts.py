@@ -157,30 +157,42 @@ PLAIN = LoraLayout('PLAIN', _PLAIN, 'a', 'b', -1, -2)
 # {'a': (in, rank), 'b': (out, rank)}, batch axes in front.
 TALL = LoraLayout('TALL', _PLAIN, 'a', 'b', -1, -1)
 
+
+class _Automatic(tuple):
+  """Known layouts, short in the signatures that have them as a default."""
+
+  __slots__ = ()
+
+  def __repr__(self) -> str:
+    return 'lora_opt.AUTO'
+
+
 # The path decides first, so a tree of one library is never read as another's.
 # Layouts with one path (qwix scanned or not) are told apart by shapes, and if
 # that leaves two readings, it is an error that names them. (Only of QWIX and
 # QWIX_SCANNED_1 the second is taken: the first fits whenever it does.)
-AUTO = (
-  FLAX,
-  QWIX,
-  QWIX_SCANNED_0,
-  QWIX_SCANNED_1,
-  QWIX_BATCHED,
-  GEMMA,
-  PEFT,
-  SKYRL,
-  PEFT_EMBEDDING,
-  AXLEARN,
-  AXLEARN_QKV,
-  AXLEARN_OUTPUT,
-  AXLEARN_QKV_REPEATED,
-  AXLEARN_OUTPUT_REPEATED,
-  KERAS,
-  LEVANTER,
-  LEVANTER_STACKED,
-  PLAIN,
-  TALL,
+AUTO = _Automatic(
+  (
+    FLAX,
+    QWIX,
+    QWIX_SCANNED_0,
+    QWIX_SCANNED_1,
+    QWIX_BATCHED,
+    GEMMA,
+    PEFT,
+    SKYRL,
+    PEFT_EMBEDDING,
+    AXLEARN,
+    AXLEARN_QKV,
+    AXLEARN_OUTPUT,
+    AXLEARN_QKV_REPEATED,
+    AXLEARN_OUTPUT_REPEATED,
+    KERAS,
+    LEVANTER,
+    LEVANTER_STACKED,
+    PLAIN,
+    TALL,
+  )
 )
 # Names as short as 'a' and 'b' count only if no library's names are there.
 LAST_RESORT = frozenset({_PLAIN})

@@ -36,15 +36,6 @@ def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
   writing.write_text(path, ''.join(lines))
 
 
-def read_results(model_dir: pathlib.Path) -> list[Json]:
-  """What `write_result` left in a run's folder, by name of task.
-
-  Raises:
-    ValueError: one of the files is damaged.
-  """
-  return [read_result(file) for file in result_files(model_dir)]
-
-
 def result_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
   """The files that `write_result` left in a run's folder."""
   return sorted((model_dir / FOLDER).glob('*.json'))
