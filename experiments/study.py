@@ -65,7 +65,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
   if not study['factors'] or study['factors'] != sorted(study['factors']):
     raise ValueError(f'{path}: factors must be one or more, ascending')
   if study['widen'] and len(study['factors']) < 2:
-    raise ValueError(f'{path}: one factor is no sweep: widen must be 0')
+    raise ValueError(f'{path}: one factor is not a sweep: widen must be 0')
   if not 1 <= study['sweep_seeds'] <= len(study['seeds']):
     raise ValueError(f'{path}: sweep_seeds must be 1 to the number of seeds')
   for name, method in study['methods'].items():

@@ -91,7 +91,7 @@ def _finite(digits: str) -> float:
 
 
 def _no_number(name: str) -> NoReturn:
-  raise ValueError(f'{name} is no number of JSON')
+  raise ValueError(f'{name} is not a number of JSON')
 
 
 def is_plain(text: Any) -> bool:

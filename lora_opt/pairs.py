@@ -150,7 +150,7 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
     ValueError: no pair, a factor without its partner, two leaves for one
       factor, ranks or batch axes that differ, an axis of length zero, numbers
       that are not real floats of 16 bits or more, or more than one way to read
-      a pair; with path, shapes and what to do. Or what is no layout.
+      a pair; with path, shapes and what to do. Or what is not a layout.
 
   >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
   >>> [site] = find_sites(tree)

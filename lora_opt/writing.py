@@ -28,7 +28,7 @@ def write_text(file: str | os.PathLike, text: str) -> None:
   Args:
     file: Where to; replaced if it is there.
     text: What it is to hold. Half a surrogate pair, as a model's answer may
-      have it, is no UTF-8, and becomes U+FFFD.
+      have it, is not UTF-8, and becomes U+FFFD.
 
   Raises:
     OSError: It cannot be written. What was there then still is.

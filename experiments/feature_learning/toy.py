@@ -3,8 +3,8 @@
   f(x) = w_out . relu(h0(x) + z(x) A B),    z(x) = relu(x W_in)
 
 with A (width, rank) and B (rank, width) alone trained. In the paper's toy the
-hidden layer is A B and nothing else, h0 = 0. Then A or B = 0 is no start: all
-units sit at relu(0), whose derivative is zero, and nothing ever moves. For
+hidden layer is A B and nothing else, h0 = 0. A or B = 0 is then not a start:
+all units sit at relu(0), whose derivative is zero, and nothing ever moves. For
 those two starts the layer is a frozen random one that LoRA is added to.
 """
 

@@ -298,7 +298,7 @@ def _fit(sizes: Sequence[int], capacity: Sequence[int]) -> bool:
 
 
 def check_policy(too_long: str) -> None:
-  """Raises ValueError if `too_long` is no known policy."""
+  """Raises ValueError if `too_long` is not a known policy."""
   if too_long not in POLICIES:
     raise ValueError(
       f'too_long={too_long!r} must be one of {", ".join(POLICIES)}'

@@ -243,6 +243,6 @@ class Template:
     for _, name, form, conversion in parts:
       if name is not None and (not name.isidentifier() or form or conversion):
         raise ValueError(
-          f'template {self.text!r}: {name!r} is no plain field name. Write '
+          f'template {self.text!r}: {name!r} is not a plain field name. Write '
           '{{ and }} for braces in the text'
         )

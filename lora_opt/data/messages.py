@@ -196,7 +196,7 @@ def _message(value: Any, place: str) -> tuple[Message, bool]:
   calls = value.get('tool_calls')
   if calls and role != 'assistant':
     raise ValueError(f'{place}: {role} cannot call tools')
-  # Templates join contents with what stands around them: null is no text.
+  # Templates join contents with what stands around them: null is not text.
   text = '' if content is None and calls else _content(content, place)
   if role == 'assistant' and not text.strip() and not calls:
     raise ValueError(f'{place}: the answer is empty')

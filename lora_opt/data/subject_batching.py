@@ -154,7 +154,7 @@ def train_batches(
 
   Raises:
     ValueError: the task has no pictures, a caption is too long, or half of a
-      batch is no number of rows.
+      batch is not a number of rows.
   """
   del packing
   _check(task)

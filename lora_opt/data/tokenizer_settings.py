@@ -155,7 +155,9 @@ def _added(tokens: Any, file: pathlib.Path) -> dict[str, tuple[int, bool]]:
   place, found = f'{file}: added_tokens_decoder', {}
   for number, token in values.table(tokens, place).items():
     if not number.isascii() or not number.isdigit() or len(number) > 9:
-      raise ValueError(f'{place}: {values.shown(number)} is no id of a token')
+      raise ValueError(
+        f'{place}: {values.shown(number)} is not an id of a token'
+      )
     token = values.table(token, f'{place}: {number}')
     special = token.get('special', False)
     found[values.text(token.get('content'), f'{place}: {number}: content')] = (

@@ -35,7 +35,7 @@ def try_parts(text: str, tokens: list[str]) -> None:
       core.encode(sample, add_special_tokens=False)
       core.encode(sample, sample)
     core.decode(list(range(min(300, core.get_vocab_size()))))
-  except BaseException as error:  # a panic is no Exception
+  except BaseException as error:  # a panic is not an Exception
     raise ValueError(str(error)[:300]) from None
 
 

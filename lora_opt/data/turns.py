@@ -184,7 +184,7 @@ def _end(tokenizer, trial: _Trial) -> tuple[str, str]:
     # Every turn ends so, not only the last: Phi-3 ends the text there too.
     size = _common(tokenizer, after, trial.longer.partition(_ANSWER)[2])
     size = size if after[:size].strip() else len(after)
-  # Templates put a line break after the end: that is no part of the answer.
+  # Templates put a line break after the end: that is not a part of the answer.
   end = after[:size].rstrip()
   rest = after[len(end) :]
   ids = list(tokenizer.encode(trial.whole))

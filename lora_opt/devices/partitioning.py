@@ -77,8 +77,8 @@ class Partitioner:
     for name, axes in self.rules:
       if unknown := set(_as_tuple(axes)) - set(MESH_AXES):
         raise ValueError(
-          f'rule for {name!r}: {", ".join(sorted(unknown))} is no mesh axis; '
-          f'there are {", ".join(MESH_AXES)}'
+          f'rule for {name!r}: {", ".join(sorted(unknown))} is not a mesh '
+          f'axis; there are {", ".join(MESH_AXES)}'
         )
 
   def shape(self, devices: int) -> tuple[int, int, int]:

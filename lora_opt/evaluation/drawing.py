@@ -70,7 +70,7 @@ def caption(name: str) -> str:
 
 @contextlib.contextmanager
 def _as_it_is(style: Mapping[str, str]) -> Iterator[None]:
-  """Text is drawn as it is: a name such as $x_$ is no formula."""
+  """Text is drawn as it is: a name such as $x_$ is not a formula."""
   with (
     matplotlib.rc_context({'text.parse_math': False, **style}),
     warnings.catch_warnings(),

@@ -40,7 +40,9 @@ def require_finite(
 
 def not_finite(what: str, example: str, advice: str = WEIGHTS) -> ValueError:
   """The error, for who found something that is not finite."""
-  return ValueError(f'{example}: {what}, which is no number to score. {advice}')
+  return ValueError(
+    f'{example}: {what}, which is not a number to score. {advice}'
+  )
 
 
 def named(place: str, prompt: str) -> str:

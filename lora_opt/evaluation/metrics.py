@@ -177,8 +177,8 @@ def likelihood() -> Metric:
 def reward_margin() -> Metric:
   """By how much the chosen answer's reward is above the rejected one's.
 
-  It is no share of 1, and no headline: `reward_accuracy`, which says how often
-  it is above, stands first.
+  It is not a share of 1, and not the headline: that is `reward_accuracy`, which
+  says how often it is above.
   """
   return Metric('reward_margin', lambda row: (row['margin'],), is_number=True)
 

@@ -101,7 +101,7 @@ def data_url(path: pathlib.Path) -> str:
 
   Raises:
     OSError: it cannot be read.
-    ValueError: it is no picture.
+    ValueError: it is not a picture.
   """
   data = read_bytes(path, most=_MOST_BYTES)
   try:

@@ -125,7 +125,7 @@ def write_report(model_dir: str | Path) -> Path:
 def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:
   """Score and interval in percent, for the bars under the table."""
   if LOWER in {**before, **after}:
-    return []  # a loss is no share of 100
+    return []  # a loss is not a share of 100
   scores = (
     ('Before', comparison.score_interval(before)),
     ('After', comparison.score_interval(after)),

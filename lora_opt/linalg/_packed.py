@@ -113,7 +113,7 @@ def after(x: Array, y: Array) -> Array:
   the other, or an optimizer after the model. (`jax.lax.optimization_barrier` is
   gone when code is generated.)
   """
-  # A product with zero is no constant in floating point.
+  # A product with zero is not a constant in floating point.
   zero = 0 * jnp.nan_to_num(y.reshape(-1)[0])
   return x + zero.astype(x.dtype)
 

@@ -40,7 +40,7 @@ def refusal(
   if seen.key_segments is not None:
     return 'queries and keys are of different texts'
   if width & (width - 1) or not 16 <= width <= 256:
-    return f'head_dim={width} is no power of two from 16 to 256'
+    return f'head_dim={width} is not a power of two from 16 to 256'
   return ''
 
 
@@ -90,7 +90,7 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of q, k and v; see `forward` and `blockwise.backward`.
 
-  By the kernel's own rule, which is no public function: differentiating the
+  By the kernel's own rule, which is not a public function: differentiating the
   public one would run all of the forward pass again, only for its results.
   """
   kernels = _kernels()

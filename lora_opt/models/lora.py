@@ -68,7 +68,7 @@ class LoraConfig:
 
   Raises:
     ValueError: For a rank below 1, a dropout rate outside [0, 1), an alpha
-      that is no number above 0, or a setting of another type.
+      that is not a number above 0, or a setting of another type.
 
   >>> LoraConfig(rank=16, alpha=32).scale
   2.0

@@ -85,7 +85,7 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of q, k and v; see `forward` and `blockwise.backward`.
 
-  By the kernel's own rule, which is no public function: differentiating the
+  By the kernel's own rule, which is not a public function: differentiating the
   public one would run all of the forward pass again, only for its results.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (

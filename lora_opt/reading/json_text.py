@@ -73,7 +73,7 @@ def parse_json(
     most: Bytes or characters that it may have.
     depth: Lists and objects that may be within each other.
     surrogates: Let texts hold half surrogate pairs: the caller looks at each.
-    infinity: Read Infinity and -Infinity, which is no JSON, as Python does.
+    infinity: Read Infinity and -Infinity, which is not JSON, as Python does.
 
   Raises:
     ValueError: It is not such JSON; the message begins with `place`.
@@ -141,7 +141,7 @@ def _infinity(name: str) -> float:
 
 
 def _no_number(name: str) -> NoReturn:
-  raise ValueError(f'not JSON: {name} is no number')
+  raise ValueError(f'not JSON: {name} is not a number')
 
 
 def _check_depth(value: Any, place: str, depth: int) -> None:

@@ -17,7 +17,7 @@ class Lines(Sequence):
   """The lines of a file as bytes, by index, without their ends (LF or CRLF).
 
   Only the places of the lines are kept in memory. White space behind the last
-  end of a line is no line.
+  end of a line is not a line.
 
   Args:
     file: The file.
@@ -27,8 +27,8 @@ class Lines(Sequence):
   Raises:
     FileNotFoundError: There is no such file.
     OSError: It cannot be read, or was changed after its lines were found.
-    ValueError: It is no file, or has more than `MOST_LINES` lines; or, when a
-      line is asked for, that line is too long.
+    ValueError: It is not a file, or has more than `MOST_LINES` lines; or, when
+      a line is asked for, that line is too long.
   """
 
   def __init__(

@@ -41,7 +41,7 @@ def find(
     where there is no such group.
 
   Raises:
-    ValueError: It is no regular expression, or takes too long.
+    ValueError: It is not a regular expression, or takes too long.
 
   >>> find('.*_proj', ['q_proj', 'lm_head'], 'adapter_config.json')
   ['', None]
@@ -86,4 +86,4 @@ def _reason(error: Exception) -> str:
   text = str(error)
   if text.startswith(('took', 'its process')):
     return text
-  return f'is no regular expression: {text.partition(": ")[2] or text}'
+  return f'is not a regular expression: {text.partition(": ")[2] or text}'

@@ -12,7 +12,7 @@ _WANTED = {
 
 
 def check(**parts: Any) -> None:
-  """Raises ValueError for what is no model or no task, by its macro.
+  """Raises ValueError for what is neither a model nor a task, by its macro.
 
   They are of any type that offers what is used, so that the types of a
   configuration do not tell: MODEL = 3 would go wrong somewhere within.
@@ -20,7 +20,7 @@ def check(**parts: Any) -> None:
   >>> check(model=3)
   Traceback (most recent call last):
   ...
-  ValueError: MODEL=3 is no model: ...
+  ValueError: MODEL=3 is not a model: ...
   """
   for name, part in parts.items():
     attribute, example = _WANTED[name]

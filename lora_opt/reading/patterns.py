@@ -21,14 +21,14 @@ def check_pattern(pattern: str, what: str) -> None:
   >>> check_pattern('answer is ([A-E]', 'extract')
   Traceback (most recent call last):
   ...
-  ValueError: extract='answer is ([A-E]' is no regular expression: missing ), \
-unterminated subpattern at position 10
+  ValueError: extract='answer is ([A-E]' is not a regular expression: missing \
+), unterminated subpattern at position 10
   """
   try:
     re.compile(pattern)
   except (re.error, OverflowError, RecursionError) as error:
     raise ValueError(
-      f'{what}={shown(pattern)} is no regular expression: {error}'
+      f'{what}={shown(pattern)} is not a regular expression: {error}'
     ) from error
 
 
@@ -42,7 +42,7 @@ def find(pattern: str, text: str, *, last: bool = False) -> str | None:
 
   Returns:
     The text without white space at its ends; None where there is no match, or
-    the group is no part of it.
+    the group is not a part of it.
 
   Raises:
     ConfinedError: Finding it took more than a second of the processor.

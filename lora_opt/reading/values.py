@@ -58,7 +58,7 @@ def one_line(text: str, length: int = 500) -> str:
 
 
 def plain(name: str) -> str:
-  """A name for a message: as it is, or as `shown` if it is no usual one.
+  """A name for a message: as it is, or as `shown` if it is an unusual one.
 
   >>> plain('layers.0.weight'), plain('a b')
   ('layers.0.weight', "'a b'")
@@ -174,7 +174,7 @@ def text(value: Any, what: str) -> str:
   except UnicodeEncodeError as error:
     raise ValueError(
       f'{what}: {shown(value)} holds half a surrogate pair at position '
-      f'{error.start}, which is no text'
+      f'{error.start}, which is not text'
     ) from None
   return value
 

@@ -323,8 +323,8 @@ def _restarts() -> int:
   count = os.environ.get('SLURM_RESTART_COUNT') or '0'
   if not count.isdecimal():
     raise ValueError(
-      f'SLURM_RESTART_COUNT={shown(count)} is no whole number; SLURM sets it, '
-      'nobody else should'
+      f'SLURM_RESTART_COUNT={shown(count)} is not a whole number; SLURM sets '
+      'it, nobody else should'
     )
   return int(count)
 

@@ -26,7 +26,7 @@ def warmup_cosine(
     step -> learning rate.
 
   Raises:
-    ValueError: `train_steps` is no whole number from 0 on, or a share is not
+    ValueError: `train_steps` is not a whole number from 0 on, or a share is not
       in [0, 1).
 
   >>> rate = warmup_cosine(1.0, 100)

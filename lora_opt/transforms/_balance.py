@@ -263,7 +263,7 @@ def _check_can_move(state, structure):
         )
     elif not is_known(x) and jnp.ndim(x):
       raise ValueError(
-        f'inner keeps {jnp.shape(x)} at {place}, which is no moment of Adam '
+        f'inner keeps {jnp.shape(x)} at {place}, not a moment of Adam '
         'or momentum: it would not fit the pairs once they are balanced'
       )
 

@@ -145,7 +145,7 @@ def test_epochs_differ_and_the_seed_sets_the_order(toy):
   assert sorted(first) == sorted(second) == sorted(third)
   assert first != second != third
   assert order(0) == [first, second, third]
-  # Seed 1 is no shifted seed 0.
+  # Seed 1 is not a shifted seed 0.
   assert not [epoch for epoch in order(1) if epoch in (first, second, third)]
 
 

@@ -30,7 +30,7 @@ def damaged_lines(rng):
 
 
 def reference(line):
-  """What Python's json says, or None where that is no row."""
+  """What Python's json says, or None where that is not a row."""
   try:
     row = json.loads(line.decode('utf-8-sig'), object_pairs_hook=once)
     json.dumps(row, allow_nan=False)
@@ -98,7 +98,7 @@ def test_many_damaged_lines_are_bad_rows(tmp_path):
 
 LINE = json.dumps({'question': 'q', 'answer': 'a'})
 BAD = {
-  'NaN': ('{"question": NaN, "answer": "a"}', 'NaN is no number'),
+  'NaN': ('{"question": NaN, "answer": "a"}', 'NaN is not a number'),
   'NaN unused': ('{"question": "q", "answer": "a", "x": [NaN]}', 'NaN is no'),
   '1e400': ('{"question": 1e400, "answer": "a"}', "'1e400' is too large"),
   'surrogate': (r'{"question": "\ud800", "answer": "a"}', 'half a surrogate'),

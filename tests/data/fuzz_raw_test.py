@@ -90,7 +90,7 @@ CHANGES = {
     ('answer', 'So it is 4.', "no '####'"),
     ('question', None, "'question': expected a text, found None"),
     ('question', '\ud800', 'half a surrogate'),
-    ('answer', float('nan'), 'NaN is no number'),
+    ('answer', float('nan'), 'NaN is not a number'),
   ],
   'arc_easy': [
     ('answerKey', 'Z', 'is not in list'),

@@ -93,8 +93,16 @@ def test_rows_of_another_kind_are_named():
 @pytest.mark.parametrize(
   ('word', 'row', 'message'),
   [
-    ('answer', {'choices': ['a', 'b'], 'answer': 2}, 'answer 2 is no index'),
-    ('answer', {'choices': ['a', 'b'], 'answer': 'a'}, "answer 'a' is no in"),
+    (
+      'answer',
+      {'choices': ['a', 'b'], 'answer': 2},
+      'answer 2 is not an index',
+    ),
+    (
+      'answer',
+      {'choices': ['a', 'b'], 'answer': 'a'},
+      "answer 'a' is not an in",
+    ),
     ('answer', {'choices': ['a', 'b'], 'answer': True}, 'answer True is no'),
     (
       'answer',

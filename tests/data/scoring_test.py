@@ -110,7 +110,7 @@ def compare_with_reasoning_gym(name, size, seed=3):
   for place, row in enumerate(rows):
     for answer in honest_answers(row, rows[place - 1], rng):
       if 'Integral(' in answer:
-        continue  # an integral that is left standing is no antiderivative
+        continue  # an integral that is left standing is not an antiderivative
       wanted = theirs(dataset, answer, row)
       found = scoring.score(name, answer, row, dataset.score_answer)
       assert found == pytest.approx(wanted, abs=1e-12), (answer, row)

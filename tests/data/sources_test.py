@@ -140,7 +140,7 @@ def tfds_folder(tmp_path_factory):
     import tensorflow_datasets as tfds
 
     class LoraOptToy(tfds.core.GeneratorBasedBuilder):
-      """Three questions and an answer that is no text."""
+      """Three questions and an answer that is not text."""
 
       __module__ = '__main__'  # TFDS looks for the files of a real module
       VERSION = tfds.core.Version('1.0.0')

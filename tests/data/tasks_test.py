@@ -239,7 +239,7 @@ def test_braces_in_a_template_are_doubled():
 
 
 def test_bad_settings_are_refused_at_once():
-  with pytest.raises(ValueError, match=r"extract='\(' is no regular"):
+  with pytest.raises(ValueError, match=r"extract='\(' is not a regular"):
     sums(extract='(')
   with pytest.raises(ValueError, match="too_long='cut' must be one of"):
     sums(too_long='cut')

@@ -131,7 +131,7 @@ def test_added_tokens_are_part_of_the_vocabulary(folder, caplog):
     (
       'tokenizer_config.json',
       {'added_tokens_decoder': {'x': {}}},
-      "'x' is no id",
+      "'x' is not an id",
     ),
     (
       'tokenizer_config.json',

@@ -22,7 +22,7 @@ from lora_opt.evaluation.study import rows as study_rows
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
 BAD = (np.nan, np.inf, -np.inf)
-SAID = r'is (nan|-?inf|not finite), which is no number to score'
+SAID = r'is (nan|-?inf|not finite), which is not a number to score'
 CHOICES = MultipleChoice(
   name='choices',
   train=[{'question': 'q', 'choices': ['a', 'b'], 'answer': 0}],

@@ -126,7 +126,7 @@ def run_method(score, changes=None):
 
 
 def test_a_sweep_is_made_longer_where_its_best_is_at_an_end():
-  # The best is 0.003, the greatest: 0.009 is tried, and is no better.
+  # The best is 0.003, the greatest: 0.009 is tried, and is not better.
   pairs, _ = run_method(lambda rate, seed: -abs(rate - 0.003))
   assert pairs == [(0.001, 0), (0.003, 0), (0.009, 0), (0.003, 1)]
   # Downwards, and no further than is said.
@@ -185,7 +185,7 @@ def test_the_studies_here_give_every_method_the_same(name):
   ('change', 'said'),
   [
     ({'factors': [3, 1]}, 'factors must be one or more, ascending'),
-    ({'factors': [1]}, 'one factor is no sweep: widen must be 0'),
+    ({'factors': [1]}, 'one factor is not a sweep: widen must be 0'),
     ({'sweep_seeds': 0}, 'sweep_seeds must be 1 to the number of seeds'),
     ({'methods': {'a': {}}}, 'method a must hold flags and rate'),
     ({'more': 1}, 'must hold factors, flags'),

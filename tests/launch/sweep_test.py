@@ -212,7 +212,7 @@ def test_several_run_at_once(tmp_path, grid):
     ({'flags': [], 'grid': {'gin.A': [1, 1]}}, 'the same run twice: --gin.A=1'),
     ({'flags': [], 'grid': {'gin.A': [1, '1']}}, 'the same run twice'),
     ({'flags': [], 'grid': {'gin A': [1]}}, "'gin A' is not the name of a"),
-    ({'flags': [], 'grid': {'gin.A': [float('nan')]}}, 'NaN is no number'),
+    ({'flags': [], 'grid': {'gin.A': [float('nan')]}}, 'NaN is not a number'),
     ({'flags': [], 'grid': {x: [*range(99)] for x in 'abc'}}, '970,299 runs'),
   ],
 )

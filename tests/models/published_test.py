@@ -71,7 +71,7 @@ def test_every_name_is_a_parameter_and_back(published):
   for path, leaf in leaves_by_path(base).items():
     stacked = (path, None) not in parts
     assert layers[path] == (leaf.shape[0] if stacked else 1), path
-  # What the file has besides them is no parameter.
+  # What the file has besides them is not a parameter.
   assert all(
     name.endswith(NO_PARAMETERS) for name in set(names) - set(stored.values())
   )

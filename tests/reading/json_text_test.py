@@ -8,8 +8,8 @@ from lora_opt.reading.json_text import parse_json, read_json
 @pytest.mark.parametrize(
   ('data', 'reason'),
   [
-    ('{"a": NaN}', 'NaN is no number'),
-    ('[-Infinity]', 'Infinity is no number'),
+    ('{"a": NaN}', 'NaN is not a number'),
+    ('[-Infinity]', 'Infinity is not a number'),
     ('[1e999]', "the number '1e999' is too large"),
     ('[' + '9' * 5000 + ']', 'a whole number of 5000 digits'),
     ('{"a": 1, "a": 2}', "the key 'a' occurs twice"),

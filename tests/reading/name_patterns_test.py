@@ -32,8 +32,11 @@ def test_the_group_idx_is_returned():
 @pytest.mark.parametrize(
   ('pattern', 'message'),
   [
-    ('(', r"a.json: '\(' is no regular expression: missing \)"),
-    ('(?P<idx>a)(?P<idx>b)', 'is no regular expression: redefinition of group'),
+    ('(', r"a.json: '\(' is not a regular expression: missing \)"),
+    (
+      '(?P<idx>a)(?P<idx>b)',
+      'is not a regular expression: redefinition of group',
+    ),
     ('x' * 2_000_000, 'or 1000000 characters of them'),
     ('(a|a)*b', 'took more than 3 seconds'),
     ('(?:a{1000}){1000}{1000}', 'a.json: .* (regular expression|ended with)'),

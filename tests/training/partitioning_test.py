@@ -35,7 +35,7 @@ def test_data_takes_the_devices_that_are_left():
     ({'data': 2, 'tensor': 2}, 'data=2, fsdp=1, tensor=2 do not make a mesh'),
     ({'fsdp': 16}, 'fsdp=16'),
     ({'tensor': 0}, 'tensor=0 must be at least 1'),
-    ({'rules': [('mlp', 'model')]}, "rule for 'mlp': model is no mesh axis"),
+    ({'rules': [('mlp', 'model')]}, "rule for 'mlp': model is not a mesh axis"),
   ],
 )
 def test_meshes_that_cannot_be_are_refused(settings, message):

@@ -15,9 +15,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.mark.parametrize('value', [3, 'gemma', None, [1]])
 def test_what_is_no_model_or_task_is_named(value):
-  with pytest.raises(ValueError, match=r'^MODEL=.* is no model: give'):
+  with pytest.raises(ValueError, match=r'^MODEL=.* is not a model: give'):
     parts.check(model=value)
-  with pytest.raises(ValueError, match=r'^TASK=.* is no task: give'):
+  with pytest.raises(ValueError, match=r'^TASK=.* is not a task: give'):
     parts.check(model=random_model(), task=value)
 
 
@@ -40,14 +40,14 @@ def test_on_the_command_line_it_is_one_line(mode, tmp_path):
     text=True,
   )
   assert run.returncode == 1
-  assert 'error: MODEL=3 is no model' in run.stderr
+  assert 'error: MODEL=3 is not a model' in run.stderr
   assert 'Traceback' not in run.stderr
 
 
 def test_a_count_of_restarts_that_is_none_is_named(monkeypatch, tmp_path):
   monkeypatch.setenv('SLURM_RESTART_COUNT', 'x')
   with (
-    pytest.raises(ValueError, match="SLURM_RESTART_COUNT='x' is no whole"),
+    pytest.raises(ValueError, match="SLURM_RESTART_COUNT='x' is not a whole"),
     run_lock.hold(tmp_path),
   ):
     pass

@@ -117,7 +117,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[str, str | ValueError]]:
       # A byte order mark may open the file.
       text = lines[number].decode('utf-8' if number else 'utf-8-sig')
       if '\0' in text:
-        raise ValueError(f'{place}: holds NUL, which is no text')
+        raise ValueError(f'{place}: holds NUL, which is not text')
     except UnicodeDecodeError as error:
       yield (
         place,

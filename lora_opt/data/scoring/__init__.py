@@ -100,5 +100,5 @@ def _theirs(scorer: Scorer, answer: str, row: Mapping[str, Any]) -> float:
     try:
       found = float(scorer(answer, copy))
     except Exception:
-      return 0.0  # some fail on text that is no answer
+      return 0.0  # some fail on text that is not an answer
   return found if math.isfinite(found) else 0.0

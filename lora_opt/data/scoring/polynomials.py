@@ -1,7 +1,7 @@
 """Polynomials that were multiplied out, compared term by term.
 
 A product that is left standing scores nothing: the question is one, and
-copying it is no answer. A number before a sum is multiplied into it.
+copying it is not an answer. A number before a sum is multiplied into it.
 """
 
 from fractions import Fraction
@@ -57,7 +57,7 @@ class _Expanded(Algebra[Polynomial]):
     exponent = b.get((), Fraction())
     whole = exponent.denominator == 1 and abs(exponent) <= _EXPONENT
     if set(b) - {()} or not whole:
-      raise ArithmeticError('an exponent that is no small whole number')
+      raise ArithmeticError('an exponent that is not a small whole number')
     if exponent == 1:
       return a
     if exponent == 0:

@@ -30,8 +30,8 @@ class ClassFolders(Rows):
   The folder of evaluation may be called validation, valid, val or test as well.
   Without a folder train the images are split: of each class the share
   `eval_share` is evaluated on, chosen by the seed and the names alone, so that
-  it does not depend on the machine. A file that is no image by its name is a
-  row that cannot be used. Files with a dot in front are passed over.
+  it does not depend on the machine. A file whose name is not that of an image
+  is a row that cannot be used. Files with a dot in front are passed over.
 
   Args:
     folder: The folder.

@@ -66,7 +66,7 @@ class ListedChoices(Sequence):
       whole = isinstance(answer, int) and not isinstance(answer, bool)
       if not whole or not 0 <= answer < len(choices):
         raise self._error(
-          index, f'answer {shown(answer)} is no index of {shown(choices)}'
+          index, f'answer {shown(answer)} is not an index of {shown(choices)}'
         )
     added = {
       'listed': listed,

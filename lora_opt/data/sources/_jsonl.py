@@ -18,7 +18,7 @@ class JsonLines(Rows):
   """Rows of a file that holds one JSON object a line (UTF-8).
 
   A line is read and parsed when it is asked for, so a file may be larger than
-  the memory. A line that is no JSON object, or not the JSON of the standard
+  the memory. A line that is not a JSON object, or not the JSON of the standard
   (NaN, half a surrogate pair, a key twice), raises a ValueError.
 
   Args:

@@ -70,7 +70,7 @@ def _sliced(text: str, shards: Sequence[Shard], title: str) -> tuple[int, int]:
     or (units != {'%'} and any(side['part'] for side in given))
   ):
     raise ValueError(
-      f'{title}: {shown(text)} is no slice such as 10:20, :90% or 0shard'
+      f'{title}: {shown(text)} is not a slice such as 10:20, :90% or 0shard'
     )
   (unit,) = units
   counts = [shard.count for shard in shards]

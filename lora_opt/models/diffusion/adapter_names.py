@@ -136,7 +136,7 @@ def read_names(
         continue
       new = f'{module}.lora_{_FACTORS[match["factor"]]}.weight'
     if '.lora_' not in new:
-      raise ValueError(f'{tensor.where} is no factor of an adapter')
+      raise ValueError(f'{tensor.where} is not a factor of an adapter')
     if new in found:
       raise ValueError(
         f'{tensor.where} and {values.plain(found[new].name)} are names of the '

@@ -185,7 +185,7 @@ def read_vae(file: pathlib.Path) -> VaeConfig:
   settings.expect('out_channels', colours)
   settings.expect('latents_mean', None)
   settings.expect('latents_std', None)
-  # It is about float16, which is no type of computation here.
+  # It is about float16, which is not a type of computation here.
   settings.boolean('force_upcast', True)
   return _made(
     settings,

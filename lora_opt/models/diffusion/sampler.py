@@ -111,7 +111,7 @@ class Sampler:
       count: Steps.
 
     Raises:
-      ValueError: `count` is no number from 1 to the schedule's times.
+      ValueError: `count` is not a number from 1 to the schedule's times.
     """
     values.integer(count, 'steps', 1, schedule.timesteps)
     made = {'ddim': _ddim, 'euler': _euler, 'dpm_solver': _dpm_solver}

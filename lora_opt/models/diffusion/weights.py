@@ -108,9 +108,9 @@ def _file(place: pathlib.Path, part: Part, variant: str | None) -> pathlib.Path:
   )
   if pickles:
     raise ValueError(
-      f'{place / pickles[0]} is no safetensors file: opening it can run what '
-      'its author wrote, so it is not read. Get the safetensors files of the '
-      'model, or load it with diffusers where you trust it and save it by '
+      f'{place / pickles[0]} is not a safetensors file: opening it can run '
+      'what its author wrote, so it is not read. Get the safetensors files of '
+      'the model, or load it with diffusers where you trust it and save it by '
       'save_pretrained(folder, safe_serialization=True)'
     )
   raise FileNotFoundError(f'no {stem}{_END} in {place}, nor {stem}{_INDEX}')

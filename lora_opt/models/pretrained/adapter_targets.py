@@ -45,7 +45,7 @@ def adapted_modules(
     Name of each adapted module: its rank and alpha.
 
   Raises:
-    ValueError: A pattern is no regular expression, or takes too long.
+    ValueError: A pattern is not a regular expression, or takes too long.
   """
   names = [module.name for module in modules]
   targeted = _targeted(config, modules)

@@ -174,7 +174,7 @@ def parameter_names(
 ) -> dict[str, str]:
   """The full names of a checkpoint's parameters, and what they are there.
 
-  Leaves out what is no parameter (copies of tied weights, buffers; see
+  Leaves out what is not a parameter (copies of tied weights, buffers; see
   `Family.besides`), and adds the prefix that checkpoints without a head lack.
   Where a copy is there and what it is a copy of is not, the copy is taken.
 

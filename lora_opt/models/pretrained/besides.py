@@ -43,7 +43,7 @@ Besides = Mapping[str, Copy | Buffer | Unused]
 
 
 def rule_of(besides: Besides, name: str) -> Copy | Buffer | Unused | None:
-  """What is known of a tensor that is no parameter; None for nothing."""
+  """What is known of a tensor that is not a parameter; None for nothing."""
   for pattern, rule in besides.items():
     if re.fullmatch(pattern, name):
       return rule

@@ -57,15 +57,15 @@ def open_torch(file: pathlib.Path) -> dict[str, StoredTensor]:
     ) from error
   if not isinstance(content, Mapping):
     raise ValueError(
-      f'{file}: {type(content).__name__} is no tensor, expected a table of '
+      f'{file}: {type(content).__name__} is not a tensor, expected a table of '
       'tensors'
     )
   for name, tensor in content.items():
     if not isinstance(name, str):
-      raise ValueError(f'{file}: {shown(name)} is no name of a tensor')
+      raise ValueError(f'{file}: {shown(name)} is not a name of a tensor')
     if not isinstance(tensor, torch.Tensor):
       raise ValueError(
-        f'{file}: {plain(name)} is no tensor, expected a table of tensors'
+        f'{file}: {plain(name)} is not a tensor, expected a table of tensors'
       )
   return {name: _stored(file, name, t) for name, t in content.items()}
 
@@ -86,7 +86,7 @@ def _stored(file, name, tensor) -> StoredTensor:
       f'{where} is of layout {tensor.layout} on {tensor.device}, expected a '
       'dense tensor with values; save the model without it'
     )
-  # One number that stands for many is no weight, but may fill the memory.
+  # One number that stands for many is not a weight, but may fill the memory.
   if tensor.numel() > max(1, tensor.untyped_storage().nbytes()):
     raise ValueError(
       f'{where} has shape {tuple(tensor.shape)}, but the file holds fewer '

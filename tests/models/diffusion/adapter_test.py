@@ -165,7 +165,7 @@ def test_bad_files_are_refused(model, trainable, tmp_path):
     ({name: tensors[name][:, :1]}, {}, r'conv1\.lora_A\.weight has shape'),
     ({name: None}, {}, r'lacks tensor.*conv1\.lora_A'),
     ({name: tensors[name] * np.nan}, {}, 'not finite'),
-    ({'unet.conv_in.bias': np.ones(8)}, {}, 'conv_in.bias is no factor'),
+    ({'unet.conv_in.bias': np.ones(8)}, {}, 'conv_in.bias is not a factor'),
     (
       {name.replace('lora_A', 'lora.down'): tensors[name]},
       {},

@@ -151,7 +151,7 @@ def test_a_missing_file_is_named(folder):
 @pytest.mark.parametrize('name', ['diffusion_pytorch_model.bin', 'sd.ckpt'])
 def test_a_pickle_is_not_read(folder, name):
   (folder / UNET).rename(folder / 'unet' / name)
-  with pytest.raises(ValueError, match=f'{name} is no safetensors file'):
+  with pytest.raises(ValueError, match=f'{name} is not a safetensors file'):
     from_diffusers(folder)
 
 

@@ -159,7 +159,7 @@ def test_other_noise_is_refused(settings, message):
     ('DDIMScheduler', '"prediction_type": "sample",', "prediction='sample'"),
     ('DDIMScheduler', '"thresholding": true,', 'thresholding=True is not'),
     ('DDIMScheduler', '"eta": 1.0,', 'settings unknown here.*eta=1.0'),
-    ('DDIMScheduler', '"beta_end": NaN,', 'NaN is no number'),
+    ('DDIMScheduler', '"beta_end": NaN,', 'NaN is not a number'),
     (
       'DPMSolverMultistepScheduler',
       '"algorithm_type": "sde-dpmsolver++",',

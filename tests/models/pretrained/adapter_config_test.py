@@ -51,7 +51,10 @@ def change(folder, **settings):
     ({'use_rslora': 1}, 'use_rslora: expected true or false'),
     ({'target_modules': '(a.+)+b'}, 'adapts nothing; the model adapts'),
     ({'target_modules': '(.+)+!'}, 'took more than 3 seconds'),
-    ({'target_modules': '('}, r"target_modules: '\(' is no regular expression"),
+    (
+      {'target_modules': '('},
+      r"target_modules: '\(' is not a regular expression",
+    ),
     ({'target_modules': ['q_proj', 3]}, 'target_modules: expected a text'),
     ({'target_modules': {'q_proj': 1}}, 'target_modules: expected a list'),
     ({'target_modules': None}, 'adapts nothing'),

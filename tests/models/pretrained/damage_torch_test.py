@@ -106,5 +106,5 @@ def test_what_is_no_file_is_named(tmp_path):
 
 def test_names_that_are_no_text(tmp_path):
   torch.save({3: torch.zeros(2)}, tmp_path / 'x.bin')
-  with pytest.raises(ValueError, match='3 is no name of a tensor'):
+  with pytest.raises(ValueError, match='3 is not a name of a tensor'):
     open_torch(tmp_path / 'x.bin')

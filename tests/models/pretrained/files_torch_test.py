@@ -41,8 +41,8 @@ def test_index(tmp_path):
   ('content', 'message'),
   [
     (torch.nn.Linear(2, 2), 'is not a complete file of torch.save'),
-    ({'x': STATE['x'], 'step': 3}, 'step is no tensor, expected a table'),
-    ([STATE['x']], 'list is no tensor, expected a table'),
+    ({'x': STATE['x'], 'step': 3}, 'step is not a tensor, expected a table'),
+    ([STATE['x']], 'list is not a tensor, expected a table'),
   ],
 )
 def test_something_else(tmp_path, content, message):

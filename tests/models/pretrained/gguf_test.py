@@ -147,7 +147,7 @@ def test_cut_within_the_header(tmp_path, tiny, size):
 
 def test_another_kind_of_file(tmp_path):
   file = tmp_path / 'm.gguf'
-  file.write_text('This is no model. ' * 100)
+  file.write_text('This is not a model. ' * 100)
   with pytest.raises(ValueError, match='is not a GGUF file'):
     from_gguf(file)
 

@@ -132,7 +132,7 @@ NEXT = F32 | {'data_offsets': [8, 16]}
     (b'{"x": 1, "x": 1}', "the key 'x' occurs twice"),
     (b'\xef\xbb\xbf{}', 'no table in its header'),
     (b'[]', 'no table in its header'),
-    (b'{"a": {"dtype": NaN}}', 'NaN is no number'),
+    (b'{"a": {"dtype": NaN}}', 'NaN is not a number'),
     (b'{"a": "\xff"}', 'not UTF-8'),
     (b'{"a": ' + b'[' * 5000 + b']' * 5000 + b'}', 'nested more than'),
   ],
