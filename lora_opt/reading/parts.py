@@ -26,7 +26,7 @@ def check(**parts: Any) -> None:
     attribute, example = _WANTED[name]
     if not hasattr(part, attribute):
       raise ValueError(
-        f'{name.upper()}={shown(part)} is no {name}: give what makes one, such '
+        f'{name.upper()}={shown(part)} is not a {name}: give what makes one, such '
         f'as {example}'
       )
 

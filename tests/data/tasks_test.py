@@ -221,9 +221,9 @@ def test_empty_and_unknown_splits_are_refused():
   ('prompt', 'message'),
   [
     ('{question', 'expected .}.|braces'),
-    ('{question.x}', 'no plain field name'),
-    ('{}', 'no plain field name'),
-    ('{question:>9}', 'no plain field name'),
+    ('{question.x}', 'not a plain field name'),
+    ('{}', 'not a plain field name'),
+    ('{question:>9}', 'not a plain field name'),
   ],
 )
 def test_bad_templates_are_refused_at_once(prompt, message):
