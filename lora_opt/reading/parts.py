@@ -26,8 +26,8 @@ def check(**parts: Any) -> None:
     attribute, example = _WANTED[name]
     if not hasattr(part, attribute):
       raise ValueError(
-        f'{name.upper()}={shown(part)} is not a {name}: give what makes one, such '
-        f'as {example}'
+        f'{name.upper()}={shown(part)} is not a {name}: give what makes one, '
+        f'such as {example}'
       )
 
 
