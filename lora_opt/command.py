@@ -29,7 +29,7 @@ class Verb(NamedTuple):
 _RUN = '--gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine'
 VERBS = {
   'quickstart': Verb(
-    'fine-tune SmolLM2-135M on a task that it cannot do; no flags needed',
+    'fine-tune SmolLM2-135M on a task it cannot do yet; needs no flags',
     'lora-opt quickstart --gin.TRAIN_STEPS=100',
     ('--run_mode=train', '--gin_file=configs/runs/quickstart.gin'),
   ),
@@ -39,7 +39,7 @@ VERBS = {
     ('--run_mode=train',),
   ),
   'eval': Verb(
-    'score a model with an adapter, or without',
+    'score a model, with an adapter or without',
     f'lora-opt eval {_RUN}',
     ('--run_mode=eval',),
   ),
@@ -49,17 +49,17 @@ VERBS = {
     ('--run_mode=infer',),
   ),
   'merge': Verb(
-    'write the model with the adapter in its weights',
+    'add the adapter to the weights and write the model',
     f'lora-opt merge {_RUN}',
     ('--run_mode=merge',),
   ),
   'plan': Verb(
-    'what a training step takes on hardware that is not here',
+    'show what a training step needs on hardware you do not have',
     'lora-opt plan --gin_file=configs/runs/quickstart.gin --gin.TOPOLOGY=v5e-8',
     ('--run_mode=plan',),
   ),
   'compile': Verb(
-    "make a training step's program for a TPU topology, ahead of time",
+    'compile the training step for a TPU topology ahead of time',
     'lora-opt compile --gin_file=configs/runs/quickstart.gin '
     '--gin.TOPOLOGY=v5e-8',
     ('--run_mode=compile',),
@@ -106,10 +106,11 @@ def _parser(flags: Any) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     'lora-opt',
     usage='lora-opt COMMAND [FLAG ...]',
-    description='Fine-tune, evaluate, sample or plan, as gin files say.',
+    description='Fine-tune, evaluate, sample from or plan a model; gin files '
+    'set it up.',
     epilog=f'examples:\n{examples}\n\n'
-    'lora-opt COMMAND --help lists the flags. Gin files are found in the '
-    'working\ndirectory; configs/... also where lora_opt is installed.',
+    'lora-opt COMMAND --help lists the flags. Gin files are looked up in the '
+    'working\ndirectory, then where lora_opt is installed (configs/...).',
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('--version', action='version', version=_version())
@@ -134,7 +135,7 @@ def _parser(flags: Any) -> argparse.ArgumentParser:
       one.add_argument(words, **settings)
   completion = verbs.add_parser(
     _COMPLETION,
-    help='print what makes a shell complete this command',
+    help='print a script that completes this command in a shell',
     description='For bash: lora-opt completion bash > '
     '~/.local/share/bash-completion/completions/lora-opt',
   )
@@ -149,8 +150,8 @@ def _flags(flags: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     {
       'metavar': 'VALUE',
       'help': 'Set the macro NAME, such as --gin.TRAIN_STEPS=100, or an '
-      'argument of a function, as --gin.module.function.argument=VALUE; '
-      'repeatable, wins over the files.',
+      'argument of a function, such as --gin.module.function.argument=VALUE. '
+      'May be repeated; overrides the files.',
     },
   )
   for flag in flags.get_key_flags_for_module('lora_opt.main'):

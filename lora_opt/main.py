@@ -1,12 +1,12 @@
-"""Command line: fine-tune, evaluate, sample or plan, as gin files say.
+"""Fine-tunes, evaluates, samples from or plans a model set up by gin files.
 
     python -m lora_opt.main --run_mode=train \\
       --gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine
     python -m lora_opt.main --run_mode=report runs/sweep
 
 `--gin.NAME=VALUE` sets the macro NAME, `--gin.module.function.argument=VALUE`
-any argument of any function the files mention; both may be repeated, and win
-over the files.
+any argument of any function that the files mention. Both may be repeated, and
+override the files.
 """
 
 import atexit
@@ -42,45 +42,45 @@ flags.DEFINE_enum(
   ['train', 'eval', 'infer', 'merge', 'plan', 'compile', 'report'],
   'train: fine-tune, evaluate before and after, export the adapter. '
   'eval: score an adapter. infer: write completions for prompts. '
-  'merge: write the model with the adapter in its weights. '
-  'plan: what a training step takes on TOPOLOGY, without weights or data. '
-  'compile: its program, for the compilation cache of TOPOLOGY. '
-  'report STUDY: compare the runs of a sweep, or their results.jsonl, on a '
-  'page in their folder; takes no gin files.',
+  'merge: add the adapter to the weights and write the model. '
+  'plan: show what a training step needs on TOPOLOGY, without weights or '
+  'data. compile: compile the step for TOPOLOGY ahead of time. '
+  'report FOLDER: compare the runs of a sweep, or of a results.jsonl, on one '
+  'page in that folder; takes no gin files.',
 )
 flags.DEFINE_multi_string(
-  'gin_file', [], 'A gin file; repeat it for more, later ones override.'
+  'gin_file', [], 'A gin file. Later files override earlier ones'
 )
 flags.DEFINE_multi_string(
-  'gin_bindings', [], "A binding, as in 'TRAIN_STEPS = 100'; repeatable."
+  'gin_bindings', [], "A binding, such as 'TRAIN_STEPS = 100'"
 )
 flags.DEFINE_list(
-  'gin_search_paths', [], 'Further folders where gin files are looked up.'
+  'gin_search_paths', [], 'More folders in which gin files are looked up.'
 )
 flags.DEFINE_string(
   'tfds_data_dir', None, 'Folder of prepared TensorFlow Datasets.'
 )
 flags.DEFINE_bool(
-  'dry_run', False, 'Check and print the configuration, then stop.'
+  'dry_run', False, 'Check and print the configuration, then exit.'
 )
 flags.DEFINE_integer(
   'profile',
   None,
-  'Trace so many training steps into MODEL_DIR/profile, with a page that says '
-  'where their time goes; the same as --gin.PROFILE_STEPS=...',
+  'Trace this many training steps into MODEL_DIR/profile, with a page that '
+  'says where their time goes; the same as --gin.PROFILE_STEPS=...',
   lower_bound=1,
 )
 flags.DEFINE_string(
   'compilation_cache_dir',
   os.path.join('~', '.cache', 'lora_opt', 'compiled'),
-  'Compiled programs are kept here for the next run; empty for none. '
-  'JAX_COMPILATION_CACHE_DIR in the environment comes first.',
+  'Folder in which compiled programs are kept for the next run; empty: none. '
+  'The environment variable JAX_COMPILATION_CACHE_DIR overrides it.',
 )
 flags.DEFINE_string(
   'coordinator_address',
   None,
-  'For several processes: host:port of process 0, or auto where SLURM, Open '
-  'MPI, Cloud TPU or GKE say it all.',
+  'For several processes: host:port of process 0, or auto under SLURM, Open '
+  'MPI, Cloud TPU or GKE, which provide it.',
 )
 flags.DEFINE_integer(
   'process_count', None, 'Number of processes.', lower_bound=1
@@ -91,7 +91,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   'heartbeat_timeout_seconds',
   30,
-  'A process that is silent for so long is given up, and the others end.',
+  'A process that is silent for this long counts as lost; the others exit.',
   lower_bound=1,
 )
 
