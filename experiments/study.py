@@ -238,10 +238,14 @@ def _arguments() -> argparse.ArgumentParser:
   )
   parser.add_argument('study', type=pathlib.Path, metavar='STUDY.json')
   parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
-  parser.add_argument('--hours', type=float, help='stop then, to go on later')
-  parser.add_argument('--jobs', default='1', help='so many runs at once')
   parser.add_argument(
-    '--results', type=pathlib.Path, help='for results and report; else FOLDER'
+    '--hours', type=float, help='stop after so long, to continue later'
+  )
+  parser.add_argument('--jobs', default='1', help='runs at a time')
+  parser.add_argument(
+    '--results',
+    type=pathlib.Path,
+    help='folder of results and report; else FOLDER',
   )
   for part in ('methods', 'tasks', 'ranks'):
     parser.add_argument(f'--{part}', help='only these, separated by commas')

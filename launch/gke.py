@@ -133,21 +133,23 @@ def main(arguments: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--name', required=True, help='of the JobSet')
-  parser.add_argument('--image', required=True, help='of the container')
+  parser.add_argument('--name', required=True, help='name of the JobSet')
+  parser.add_argument('--image', required=True, help='container image')
   parser.add_argument(
     '--accelerator', required=True, help=', '.join(ONE_MACHINE)
   )
   parser.add_argument('--topology', required=True, help='of a slice: 4x4')
   parser.add_argument('--slices', type=whole(1, 10_000), default=1)
   parser.add_argument('--claim', required=True, help='PersistentVolumeClaim')
-  parser.add_argument('--mount', default='/shared', help='where it is mounted')
+  parser.add_argument(
+    '--mount', default='/shared', help='where the claim is mounted'
+  )
   parser.add_argument('--model_dir', required=True, help='folder of the run')
   parser.add_argument(
     '--restarts',
     type=whole(0),
     default=20,
-    help='then the JobSet has failed',
+    help='restarts after which the JobSet counts as failed',
   )
   parser.add_argument(
     '--dry_run', action='store_true', help='only print the manifest'

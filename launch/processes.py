@@ -168,7 +168,7 @@ def main(arguments: Sequence[str]) -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    '--processes', type=whole(1, 1024), default=2, help='how many'
+    '--processes', type=whole(1, 1024), default=2, help='number of processes'
   )
   parser.add_argument(
     '--devices',
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str]) -> int:
     '--port',
     type=whole(0, 65535),
     default=0,
-    help='of the first process; 0: a free one',
+    help='port of the first process; 0: a free one',
   )
   parser.add_argument('--grace_seconds', type=span, default=40)
   parser.add_argument(

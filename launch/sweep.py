@@ -186,13 +186,17 @@ def main(arguments: Sequence[str]) -> int:
   )
   parser.add_argument('grid', type=pathlib.Path, metavar='GRID')
   parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
-  parser.add_argument('--slurm', action='store_true', help='as a job array')
-  parser.add_argument('--hours', type=span, help='stop then, to go on later')
+  parser.add_argument(
+    '--slurm', action='store_true', help='submit a SLURM job array'
+  )
+  parser.add_argument(
+    '--hours', type=span, help='stop after so long, to continue later'
+  )
   parser.add_argument(
     '--jobs',
     type=whole(1),
     default=1,
-    help='so many at once, each on its cores',
+    help='runs at a time, each on its share of the cores',
   )
   parser.add_argument(
     '--dry_run',
