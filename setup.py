@@ -72,6 +72,8 @@ TEST = [
   'setuptools>=77',
   'twine',
 ]
+# The documentation as a site: launch/docs.sh. Its notebooks need the harness.
+DOCS = ['furo', 'myst-nb', 'sphinx', 'sphinx-copybutton']
 
 setuptools.setup(
   name='lora_opt',
@@ -104,5 +106,6 @@ setuptools.setup(
     'gpu': TRAIN + GPU,
     **{name: TRAIN + packages for name, packages in TRACKERS.items()},
     'buckets': TRAIN + BUCKETS,
+    'docs': TRAIN + DOCS,
   },
 )

