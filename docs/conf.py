@@ -54,13 +54,14 @@ autodoc_typehints_format = 'short'
 autosummary_generate = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 72
+napoleon_custom_sections = [('Raises at first use', 'params_style')]
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 nitpick_ignore_regex = [
-  ('py:obj', '.*'),  # the default role
-  # Types of other libraries, and our own that are not part of the reference.
-  ('py:.*', '.*'),
+  # Single backticks, and types in signatures: many are of other libraries, or
+  # are ours and not part of the reference.
+  ('py:(obj|class|data|exc)', '(?s).*'),
 ]
 
 html_theme = 'furo'

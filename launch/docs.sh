@@ -33,7 +33,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     cp "$constraints" .venv-docs/constraints.txt
     # The newest Sphinx for Python 3.11 needs an older docutils than the one
     # that the tests' packages are pinned to.
-    if grep -q '^sphinx==9\.0\.' "$constraints"; then
+    if grep -qi '^sphinx==9\.0\.' "$constraints"; then
       sed -i 's/^docutils==.*/docutils==0.22.4/' .venv-docs/constraints.txt
     fi
   fi

@@ -1,8 +1,12 @@
 """An "Open in Colab" badge below the title of every notebook."""
 
-import json
+from __future__ import annotations
 
-from sphinx.application import Sphinx
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from sphinx.application import Sphinx
 
 # Drawn here, so that reading a page asks no other site for a picture.
 BADGE = (

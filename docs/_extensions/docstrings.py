@@ -7,25 +7,38 @@ They are written to be read in an editor. Three things need help:
 - Fields of classes are explained by comments, which reach the reference here.
 """
 
+from __future__ import annotations
+
 import inspect
 import io
 import re
 import tokenize
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+  from sphinx.application import Sphinx
 
-_SECTION = re.compile(r'[A-Z]\w+:$')
+_SECTION = re.compile(
+  '(Args|Attributes|Notes?|Raises|Raises at first use|References|Returns|'
+  'Yields):$'
+)
+_PARENTHESES = re.compile(r'^(\w+) \(([\w ]+)\):$')
 _FIELD = re.compile(r'  (\w+): \S')
 
 
 def with_equations(lines: list[str]) -> list[str]:
   """Marks indented blocks between paragraphs as literal.
 
-  >>> with_equations(['With', '', '  A = |B|', '', 'the norm |x|.'])
-  ['With', '', '.. code-block:: text', '', '  A = |B|', '', 'the norm \\\\|x\\\\|.']
+  >>> print('\\n'.join(with_equations(['Norms |x|:', '', '  y = |x|'])))
+  Norms \\|x\\|:
+  <BLANKLINE>
+  .. code-block:: text
+  <BLANKLINE>
+    y = |x|
   """
   found, outside, block = [], True, False
+  # napoleon takes no parentheses in a heading.
+  lines = [_PARENTHESES.sub(r'\1 \2:', line) for line in lines]
   for i, line in enumerate(lines):
     if line and not line.startswith(' '):
       # Below a heading such as Args: indentation has its own meaning.

@@ -6,12 +6,15 @@ repository. A file that is not in the repository is a warning, and so an error
 of the build.
 """
 
+from __future__ import annotations
+
 import pathlib
 import re
 import subprocess
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
-from sphinx.util import logging
+if TYPE_CHECKING:
+  from sphinx.application import Sphinx
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
@@ -48,13 +51,14 @@ def links(text: str) -> list[str]:
 
 def resolve(page: pathlib.Path, target: str) -> pathlib.Path:
   """The file that a link of a page means."""
-  path = (page.parent / target.partition('#')[0]).as_posix()
-  return pathlib.Path(re.sub(r'[^/]+/\.\./', '', path)).resolve()
+  return (page.parent / target.partition('#')[0]).resolve()
 
 
 def _to_repository(app: Sphinx, docname: str, source: list[str]) -> None:
+  from sphinx.util import logging  # not in the tests' environment
+
   page = pathlib.Path(app.env.doc2path(docname))
-  root = f'{app.config.repository_links_url}'
+  root = app.config.repository_links_url
   branch = app.config.repository_links_branch
 
   def rewritten(match: re.Match) -> str:

@@ -70,10 +70,10 @@ def compile_ahead(
     optimizer: over the adapter parameters.
     empty_batch: see `lora_opt.planning.plan.plan`.
     topology: the devices, see `lora_opt.planning.chips.read_topology`.
-    batch_size, task_feature_lengths, clip_norm, microbatches,
-      loss_normalizing_factor, objective, seed, partitioner, log_period,
-      diagnostics: those of `lora_opt.training.loop.train`, and all of them part
-      of the program.
+    batch_size, task_feature_lengths, clip_norm, microbatches: see
+      `lora_opt.training.loop.train`; like the next ones, part of the program.
+    loss_normalizing_factor, objective, seed, partitioner: see `train`.
+    log_period, diagnostics: see `train`.
     record: the command line, for `ahead.json`.
 
   Returns:

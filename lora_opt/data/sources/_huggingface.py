@@ -36,7 +36,7 @@ _PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.\w+')
 class HuggingFace(Rows):
   """A split in a folder of Hugging Face `datasets`, read with pyarrow alone.
 
-  Two forms are known: what `save_to_disk` writes (data-*.arrow), and a clone
+  Two forms are known: what `save_to_disk` writes (`data-*.arrow`), and a clone
   of a data set repository (parquet files whose names begin with the split's,
   as train-00000-of-00001.parquet, in the folder itself or in data/).
 
