@@ -29,6 +29,25 @@ def test_dry_run_prints_the_configuration():
   assert 'OPTIMIZER = @lora_opt.lora_rite()' in done.stdout
 
 
+def test_a_start_imports_nothing_slow_before_it_is_needed():
+  """Each of these takes from a tenth of a second to two."""
+  code = (
+    'import contextlib, io, sys\n'
+    'from lora_opt import main\n'
+    f"sys.argv = ['main', '{QUICKSTART}', '--dry_run']\n"
+    'with contextlib.suppress(SystemExit):\n'
+    '  with contextlib.redirect_stdout(io.StringIO()):\n'
+    '    main.run()\n'
+    "slow = {'torch', 'matplotlib', 'scipy', 'tensorboardX', 'transformers',\n"
+    "  'huggingface_hub', 'tensorflow', 'sklearn', 'pyarrow'}\n"
+    'sys.exit(str(slow & set(sys.modules)))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
+  )
+  assert done.stderr.splitlines()[-1] == 'set()', done.stderr
+
+
 def test_configs_are_found_from_another_folder(tmp_path):
   project = str(pathlib.Path(__file__).parents[1])
   environment = os.environ | {'PYTHONPATH': project}

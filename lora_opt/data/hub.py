@@ -10,9 +10,6 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-import huggingface_hub
-from huggingface_hub import errors
-
 from lora_opt import progress
 from lora_opt.buckets.paths import is_bucket
 from lora_opt.reading import own_files
@@ -136,6 +133,10 @@ def fetch(
 
   Raises: as `model_folder`.
   """
+  # Here, since it takes a while and folders do not need it.
+  import huggingface_hub
+  from huggingface_hub import errors
+
   repository, _, revision = name.as_posix().partition('@')
   try:
     # On a terminal the hub's own bars say it.

@@ -19,7 +19,6 @@ from lora_opt.evaluation.classify import named_for
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.mixture import make_evaluator
 from lora_opt.evaluation.pictures import Strip
-from lora_opt.evaluation.report import write_report
 from lora_opt.reading import parts
 from lora_opt.reading.values import printable
 from lora_opt.run_folder import identity
@@ -278,6 +277,9 @@ def _labels_folder(folder: pathlib.Path, adapter: str | None) -> pathlib.Path:
 
 
 def _report(folder: pathlib.Path) -> None:
+  # Here, since matplotlib takes half a second of a start.
+  from lora_opt.evaluation.report import write_report
+
   print(f'report:  {write_report(folder)}')
 
 

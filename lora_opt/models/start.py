@@ -11,7 +11,6 @@ from collections.abc import Collection
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from flax import traverse_util
 from jax.experimental import multihost_utils
 
@@ -37,6 +36,8 @@ def pissa(
   >>> np.round(a @ b, 9).tolist()
   [[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
   """
+  import scipy.linalg  # slow, and only here
+
   wide = kernel.shape[0] <= kernel.shape[1]
   w = kernel if wide else kernel.T
   # Only the leading vectors are needed, of the smaller side.

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import tensorboardX
-
 from lora_opt import progress, writing
 from lora_opt.buckets.outbox import output_folder
 from lora_opt.devices.together import on_first
@@ -16,6 +14,7 @@ from lora_opt.evaluation.pictures import Strip
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import printable, shown
 from lora_opt.run_folder import identity, run_directory
+from lora_opt.training import events
 
 CLASS_FOLDER = 'class_pictures'
 _MADE_OF = 'made_of.json'
@@ -32,13 +31,13 @@ def keep(folder: pathlib.Path, step: int, strips: list[Strip]) -> None:
   picture_files.write(folder, step, strips)
   with (
     output_folder(folder / 'tensorboard' / 'pictures') as logdir,
-    tensorboardX.SummaryWriter(
-      logdir=str(logdir), filename_suffix=f'.{step}.{os.getpid()}'
-    ) as events,
+    events.writer(
+      str(logdir), filename_suffix=f'.{step}.{os.getpid()}'
+    ) as board,
   ):
     for strip in strips:
       grid = picture_files.side_by_side(strip.pictures)
-      events.add_image(strip.prompt, grid, step, dataformats='HWC')
+      board.add_image(strip.prompt, grid, step, dataformats='HWC')
 
 
 def with_class_pictures(

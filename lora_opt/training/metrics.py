@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-import tensorboardX
 import tqdm
 
 from lora_opt import writing
@@ -24,6 +23,7 @@ from lora_opt.buckets.outbox import Outbox
 from lora_opt.buckets.paths import as_path
 from lora_opt.evaluation import history
 from lora_opt.evaluation.history import METRICS_FILE
+from lora_opt.training import events
 
 # Seconds between two times that a bucket is given what was written.
 PUT_PERIOD = 30.0
@@ -60,7 +60,7 @@ class MetricWriter:
     self._model_dir = self._outbox.folder
     self._next_put = time.monotonic() + PUT_PERIOD
     self._path = self._model_dir / METRICS_FILE
-    self._events: dict[str, tensorboardX.SummaryWriter] = {}
+    self._events: dict[str, Any] = {}
     self._purge_step: int | None = None
     self._file = self._open()
 
@@ -97,8 +97,8 @@ class MetricWriter:
     Done every `PUT_PERIOD` seconds anyway, and at the end. A checkpoint must
     not be there before the steps that lead to it.
     """
-    for events in self._events.values():
-      events.flush()
+    for board in self._events.values():
+      board.flush()
     self._outbox.put()
     self._next_put = time.monotonic() + PUT_PERIOD
 
@@ -127,8 +127,8 @@ class MetricWriter:
 
   def _close_files(self) -> None:
     self._file.close()
-    for events in self._events.values():
-      events.close()
+    for board in self._events.values():
+      board.close()
     self._events.clear()
 
   def __enter__(self) -> Self:
@@ -149,10 +149,10 @@ class MetricWriter:
     file.truncate(file.read().rfind(b'\n') + 1)
     return io.TextIOWrapper(file, encoding='utf-8')
 
-  def _events_of(self, split: str) -> tensorboardX.SummaryWriter:
+  def _events_of(self, split: str) -> Any:
     if split not in self._events:
-      self._events[split] = tensorboardX.SummaryWriter(
-        logdir=str(self._model_dir / 'tensorboard' / split),
+      self._events[split] = events.writer(
+        str(self._model_dir / 'tensorboard' / split),
         purge_step=self._purge_step,
         flush_secs=10,
         # The default name counts seconds: a quick restart would overwrite.

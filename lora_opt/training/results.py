@@ -13,7 +13,7 @@ import jax
 from lora_opt import progress, writing
 from lora_opt.buckets.outbox import output_folder
 from lora_opt.evaluation import history
-from lora_opt.evaluation.report import format_table, write_report
+from lora_opt.evaluation.comparison import format_table
 from lora_opt.run_folder import run_directory
 from lora_opt.run_folder.run_directory import RunRecord
 from lora_opt.training.train_state import count_parameters
@@ -65,6 +65,9 @@ def write_results(
   operative = record.operative_config_text()
   writing.write_text(folder / 'operative_config.gin', operative)
   with progress.waiting('drawing the report'):
+    # Here, since matplotlib takes half a second of a start.
+    from lora_opt.evaluation.report import write_report
+
     report = write_report(folder)
   print(f'\n{format_table(*evaluations)}\n')
   print(f'adapter: {adapter}\nreport:  {report}')
