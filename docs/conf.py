@@ -43,7 +43,7 @@ suppress_warnings = ['misc.highlighting_failure']
 # Notebooks: an exception ends the build.
 nb_execution_mode = os.environ.get('NOTEBOOKS', 'force')
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 1200  # seconds, of one cell on a busy machine
 nb_merge_streams = True
 
 # Docstrings. What stands in single backticks is linked where it can be.
@@ -54,10 +54,12 @@ autodoc_typehints_format = 'short'
 autosummary_generate = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 72
-napoleon_custom_sections = [('Raises at first use', 'params_style')]
+napoleon_custom_sections = [
+  ('Attributes', 'params_style'),
+  ('Raises at first use', 'params_style'),
+]
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
 nitpick_ignore_regex = [
   # Single backticks, and types in signatures: many are of other libraries, or
   # are ours and not part of the reference.

@@ -3,7 +3,7 @@
 They are written to be read in an editor. Three things need help:
 
 - Equations are indented blocks. They are shown as they stand.
-- |x| is a norm, not a substitution.
+- |x| is a norm, not a substitution; A^T in a sentence becomes Aᵀ.
 - Fields of classes are explained by comments, which reach the reference here.
 """
 
@@ -23,14 +23,15 @@ _SECTION = re.compile(
   'Yields):$'
 )
 _PARENTHESES = re.compile(r'^(\w+) \(([\w ]+)\):$')
+_POWERS = {'T': 'ᵀ', '-T': '⁻ᵀ', '-1': '⁻¹', '2': '²'}
 _FIELD = re.compile(r'  (\w+): \S')
 
 
 def with_equations(lines: list[str]) -> list[str]:
   """Marks indented blocks between paragraphs as literal.
 
-  >>> print('\\n'.join(with_equations(['Norms |x|:', '', '  y = |x|'])))
-  Norms \\|x\\|:
+  >>> print('\\n'.join(with_equations(['Norms |A B^T|:', '', '  y = |x|'])))
+  Norms \\|A Bᵀ\\|:
   <BLANKLINE>
   .. code-block:: text
   <BLANKLINE>
@@ -48,8 +49,14 @@ def with_equations(lines: list[str]) -> list[str]:
       found += ['.. code-block:: text', '']
       block = True
     literal = block or line.lstrip().startswith(('>>>', '...'))
-    found.append(line if literal else line.replace('|', r'\|'))
+    found.append(line if literal else _prose(line))
   return found
+
+
+def _prose(line: str) -> str:
+  for power, shown in _POWERS.items():
+    line = re.sub(rf'(?<=[\w)\]])\^{power}(?![\w.])', shown, line)
+  return line.replace('|', r'\|')
 
 
 def field_comments(source: str) -> dict[str, str]:
@@ -99,8 +106,7 @@ def _process(
     if comments:
       lines += ['', 'Attributes:']
       lines += [
-        f'  {field}: {text}'.replace('|', r'\|')
-        for field, text in comments.items()
+        f'  {field}: {_prose(text)}' for field, text in comments.items()
       ]
       lines.append('')
 
