@@ -44,7 +44,9 @@ suppress_warnings = ['misc.highlighting_failure']
 nb_execution_mode = os.environ.get('NOTEBOOKS', 'force')
 nb_execution_raise_on_error = True
 nb_execution_timeout = 1200  # seconds, of one cell on a busy machine
+nb_execution_in_temp = True  # they write files
 nb_merge_streams = True
+nb_output_stderr = 'remove'  # progress
 
 # Docstrings. What stands in single backticks is linked where it can be.
 default_role = 'py:obj'

@@ -115,6 +115,20 @@ def test_notebooks_install_from_the_repository_of_conf_py(path):
   assert f'git+{repository}' in _text(path)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('MPLBACKEND', 'agg')
+  cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+  names = {}
+  for i, cell in enumerate(cells):
+    if cell['cell_type'] == 'code':
+      # Everything is installed, and this is no IPython.
+      code = re.sub(r'%pip .*', 'pass', ''.join(cell['source']))
+      exec(compile(code, f'{path.stem}, cell {i}', 'exec'), names)
+
+
 @pytest.mark.parametrize(
   ('module', 'pages'),
   [

@@ -48,6 +48,8 @@ def with_equations(lines: list[str]) -> list[str]:
     elif line and outside and not block and i and not lines[i - 1]:
       found += ['.. code-block:: text', '']
       block = True
+    if line == 'Returns:':
+      line = ':returns:'  # napoleon would take words before a colon for a type
     literal = block or line.lstrip().startswith(('>>>', '...'))
     found.append(line if literal else _prose(line))
   return found
