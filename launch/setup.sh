@@ -10,6 +10,7 @@
 #   WITH_TPU=1          the compiler of TPUs too, which needs none, for the
 #                       tests that ask it
 #   WITH_GPU=1          the compiler of NVIDIA's GPUs too, likewise (400 MB)
+#   WITH_BUCKETS=1      gcsfs and s3fs, for runs and data on gs:// and s3://
 #   WITH_CUDA=1         JAX for NVIDIA's GPUs, with that compiler (2.5 GB)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,6 +24,9 @@ if [ "${WITH_TPU:-0}" = 1 ]; then
 fi
 if [ "${WITH_GPU:-0}" = 1 ]; then
   extras=$extras,plan-gpu
+fi
+if [ "${WITH_BUCKETS:-0}" = 1 ]; then
+  extras=$extras,buckets
 fi
 if [ "${WITH_CUDA:-0}" = 1 ]; then
   extras=$extras,gpu

@@ -3,7 +3,7 @@
 #   TPU=name ZONE=zone launch/tpu_pod.sh [--dry_run] COMMAND
 # COMMANDs, in the order of use:
 #   copy            copies this project to ~/lora_opt of every worker
-#   setup           installs it there, with JAX for TPU
+#   setup           installs it there, with JAX for TPU and the clients of buckets
 #   run FLAG ...    starts the run everywhere, in the background; needs MODEL_DIR
 #   log             follows what the first worker says
 #   stop            SIGTERM: all workers save the same step and end
@@ -61,7 +61,8 @@ copy() {
 }
 
 setup() {
-  on all "cd lora_opt && bash launch/setup.sh && .venv/bin/python -m pip \
+  on all "cd lora_opt && WITH_BUCKETS=1 bash launch/setup.sh \
+&& .venv/bin/python -m pip \
 install --quiet --constraint constraints.txt 'jax[tpu]'"
 }
 
