@@ -111,9 +111,9 @@ def test_what_patterns_find(pattern, text, first, last):
 
 @pytest.mark.parametrize('pattern', ['(', '(?P<a>', '[', 'a{2,1}', '(' * 5000])
 def test_what_is_no_pattern_is_refused_when_the_task_is_made(pattern):
-  with pytest.raises(ValueError, match=r"task 't': extract=.*no regular"):
+  with pytest.raises(ValueError, match=r"task 't': extract=.*not a regular"):
     generation(extract=pattern)
-  with pytest.raises(ValueError, match=r'first_match\.pattern=.*no regular'):
+  with pytest.raises(ValueError, match=r'first_match\.pattern=.*not a regular'):
     extraction.first_match(pattern)
 
 
