@@ -5,7 +5,7 @@ optimizer asks for is a function of r x r Gram matrices, so the long axis is
 contracted in one place, `gram`, and the rest is r x r.
 
 Rank deficiency, one policy: a direction counts only if it is large enough,
-relative to the largest one, to be told from rounding. Eigenvalues of a Gram
+relative to the largest one, to stand out from rounding. Eigenvalues of a Gram
 or moment matrix at or below `cutoff(dtype)` times the largest are dead; a
 dead direction has inverse zero. `orthonormal_bases` resolves a factor itself
 beyond its Gram matrix and so may cut lower, at `RESOLUTION * cutoff`. An

@@ -119,7 +119,7 @@ def train(
       gradient or an update is not finite, before that counts as divergence; it
       must count them, as every recipe does.
     initial_adapter: folder of an exported adapter to start from.
-    trackers: of `lora_opt.training.trackers`: who else is told of the run. No
+    trackers: of `lora_opt.training.trackers`, which follow the run. No
       failure of theirs ends it.
     record: command line and configuration, for the folder and the report.
 

@@ -1,4 +1,4 @@
-"""How arrays are split over devices, as a training run is told it.
+"""How arrays are split over devices in a training run.
 
 The public place of `lora_opt.devices.partitioning`.
 """

@@ -1,4 +1,4 @@
-"""What every module of these networks is told."""
+"""The settings that every module of these networks shares."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a network is told of the time: waves of it, and an MLP on them."""
+"""The embedding of the time: sinusoids, and an MLP on them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Who is told of a run beside MODEL_DIR: one class for each service.
+"""Trackers, which follow a run beside MODEL_DIR: a class for each service.
 
 `--gin_file=configs/trackers/wandb.gin` chooses one, docs/trackers.md says more.
 A tracker of your own is any object with what `Tracker` asks for.

@@ -1,4 +1,4 @@
-"""What a tracker must offer, and what it is told."""
+"""What a tracker must offer, and what it receives."""
 
 import importlib
 import importlib.util
@@ -13,7 +13,7 @@ FINISHED, STOPPED, FAILED = 'finished', 'stopped', 'failed'
 
 
 class Run(NamedTuple):
-  """A run of MODEL_DIR, as a tracker is told of it.
+  """A run of MODEL_DIR, as a tracker sees it.
 
   Attributes:
     name: the folder's name.
