@@ -270,6 +270,13 @@ def test_a_circle_is_found():
   assert circle(imports(sources)) == [lm, peft, lm]
 
 
+def test_files_are_short():
+  """A file of more than 500 lines is more than one idea."""
+  for top in ('lora_opt', 'experiments', 'launch', 'tests'):
+    for path in (ROOT / top).rglob('*.py'):
+      assert len(path.read_text(encoding='utf-8').splitlines()) <= 500, path
+
+
 def test_base_install_imports_nothing_else():
   """`import lora_opt` must work with jax and optax alone."""
   code = (
