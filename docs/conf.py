@@ -35,7 +35,7 @@ repository_links_url = REPOSITORY
 repository_links_branch = BRANCH
 
 # Pages.
-myst_enable_extensions = ['colon_fence', 'deflist', 'dollarmath']
+myst_enable_extensions = ['colon_fence', 'deflist']
 myst_heading_anchors = 4
 highlight_language = 'text'  # most blocks without a language are output
 suppress_warnings = ['misc.highlighting_failure']

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets everything up and builds the documentation site, docs/_build/html. Every
-# warning is an error. The notebooks are executed (about three minutes on two
-# cores).
+# warning is an error. The notebooks are executed, which takes a few minutes on
+# two cores.
 #   PYTHON=python3.12   another interpreter than python3
 #   CONSTRAINTS=file    another set of pins than constraints.txt; empty for what
 #                       pip resolves today
