@@ -115,7 +115,6 @@ def test_notebooks_install_from_the_repository_of_conf_py(path):
   assert f'git+{repository}' in _text(path)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
