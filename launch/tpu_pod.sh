@@ -61,9 +61,8 @@ copy() {
 }
 
 setup() {
-  on all "cd lora_opt && WITH_BUCKETS=1 bash launch/setup.sh \
-&& .venv/bin/python -m pip \
-install --quiet --constraint constraints.txt 'jax[tpu]'"
+  on all "cd lora_opt && WITH_BUCKETS=1 bash launch/setup.sh && \
+.venv/bin/python -m pip install --quiet --constraint constraints.txt 'jax[tpu]'"
 }
 
 start() {

@@ -13,11 +13,7 @@ MODELS = sorted(p.stem for p in (ROOT / 'configs/models').glob('*.gin'))
 LORAS = sorted(p.stem for p in (ROOT / 'configs/lora').glob('*.gin'))
 FINETUNE = 'configs/runs/finetune.gin'
 
-
-@pytest.fixture(autouse=True)
-def leave_gin_as_it_was():
-  yield
-  config.gin.clear_config()
+pytestmark = pytest.mark.usefixtures('leave_gin_as_it_was')
 
 
 def files(**parts):

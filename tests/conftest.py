@@ -44,3 +44,12 @@ def fast_compile():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
+def leave_gin_as_it_was():
+  """What a test sets in gin does not reach the next one."""
+  yield
+  from lora_opt import config
+
+  config.gin.clear_config()

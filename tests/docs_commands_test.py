@@ -30,8 +30,10 @@ STARTS = re.compile(
   r'python3? -m lora_opt\.main|lora-opt (?P<mode>\w+)|launch/quickstart\.sh|'
   r'launch/(?:train\.sh|processes\.py|slurm\.sh|tpu_pod\.sh|gke\.py)'
 )
-
+# $1 and NAME stand for what the reader puts there.
 BLANK = r'\$\d|/NAME\b'
+
+pytestmark = pytest.mark.usefixtures('leave_gin_as_it_was')
 
 
 def commands(page: pathlib.Path) -> list[str]:
@@ -39,7 +41,6 @@ def commands(page: pathlib.Path) -> list[str]:
   text = page.read_text(encoding='utf-8')
   blocks = re.findall(r'^```(?:bash|sh)?\n(.*?)^```', text, re.S | re.M)
   lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
-  # $1 and NAME stand for what the reader puts there.
   return [
     ' '.join(line.split()) for line in lines if not re.search(BLANK, line)
   ]
@@ -55,12 +56,6 @@ def runs(page: pathlib.Path) -> list[str]:
     and ('--gin_file' in line or '--gin.' in line)
     and '...' not in line  # not the whole command
   ]
-
-
-@pytest.fixture(autouse=True)
-def leave_gin_as_it_was():
-  yield
-  config.gin.clear_config()
 
 
 @pytest.mark.parametrize(

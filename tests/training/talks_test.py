@@ -9,15 +9,9 @@ from lora_opt import config
 from lora_opt.evaluation.history import read_metrics
 from lora_opt.training import loop
 
-pytestmark = pytest.mark.usefixtures('fast_compile')
+pytestmark = pytest.mark.usefixtures('fast_compile', 'leave_gin_as_it_was')
 
 WORDS = ('red', 'blue', 'green', 'black', 'white')
-
-
-@pytest.fixture(autouse=True)
-def leave_gin_as_it_was():
-  yield
-  config.gin.clear_config()
 
 
 def write(folder, name, make):
