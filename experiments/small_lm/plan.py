@@ -81,11 +81,11 @@ def cells() -> list[Cell]:
   for domain in ('python', 'super_ni'):
     plan.append(Cell(none._replace(domain=domain), seeds=1))
     add(CORE, domain=domain)
+  add(VARIANTS)
   add(CORE, steps=100)
   add(CORE, steps=1000)
   add(CORE, steps=1000, schedule='constant')
   add(MORE, wide=True)
-  add(VARIANTS)
   for alpha in (4.0, 64.0):
     add(CORE, seeds=3, alpha=alpha)
   add(CORE, batch=32)
