@@ -204,15 +204,20 @@ def _losses(logits, targets, needed):
 def _chunk_losses_and_gradient(softcap, hidden, head, targets, needed):
   logits = project_to_vocabulary(hidden, head, softcap=softcap)
   target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-  normalizer = jax.nn.logsumexp(logits, axis=1)
-  of_logits = jnp.exp(logits - normalizer[:, None]) * slope(logits, softcap)
+  largest = jnp.max(logits, axis=1)
+  # The softmax times its sum: one exponential serves the loss and the
+  # gradient, whose rows are divided once they are short.
+  shares = jnp.exp(logits - largest[:, None])
+  total = jnp.sum(shares, axis=1)
+  shares *= slope(logits, softcap)
   gradient = jnp.dot(
-    of_logits.astype(head.dtype), head, preferred_element_type=jnp.float32
+    shares.astype(head.dtype), head, preferred_element_type=jnp.float32
   )
+  gradient /= total[:, None]
   of_target = head[targets].astype(jnp.float32)
   if softcap is not None:
     of_target *= slope(target, softcap)[:, None]
   gradient -= of_target
   gradient = jnp.where(needed[:, None], gradient, 0)
-  losses = jnp.where(needed, normalizer - target, 0)
+  losses = jnp.where(needed, largest + jnp.log(total) - target, 0)
   return losses, gradient.astype(hidden.dtype)

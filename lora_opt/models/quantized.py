@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from lora_opt.models.products import product, product_by_transposed
 from lora_opt.models.variables import Tree
 
 # Kinds of codes, and how many of them a byte holds.
@@ -130,7 +131,7 @@ def matmul(rows: jax.Array, kernel: QuantizedKernel) -> jax.Array:
   The backward pass dequantizes again, so that a layer keeps no copy of its
   kernel in full precision. The kernel is frozen: it has no gradient.
   """
-  return rows @ dequantize(kernel, rows.dtype)
+  return product(rows, dequantize(kernel, rows.dtype))
 
 
 def _forward(rows, kernel):
@@ -138,7 +139,8 @@ def _forward(rows, kernel):
 
 
 def _backward(kernel, gradient):
-  return gradient @ dequantize(kernel, gradient.dtype).T, None
+  back = product_by_transposed(gradient, dequantize(kernel, gradient.dtype))
+  return back, None
 
 
 matmul.defvjp(_forward, _backward)

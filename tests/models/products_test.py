@@ -59,3 +59,23 @@ def test_nothing_is_computed_for_a_frozen_weight():
   # Forward, once more in the backward pass, and the gradient of x: each twice.
   flops = product_flops(jax.make_jaxpr(gradient)(x, square))
   assert flops <= 3 * 2 * (2 * 6 * 8 * 8)
+
+
+@pytest.mark.parametrize('against', ['product', 'product_by_transposed'])
+def test_on_cpus_bfloat16_is_added_in_float32_and_rounded_once(against):
+  """Which also is what its fast instructions give."""
+  function = getattr(products, against)
+  x, weight, _ = (a.astype(jnp.bfloat16) for a in arrays())
+  if against == 'product_by_transposed':
+    weight = weight.T
+  traced = jax.jit(function).trace(x, weight)
+  text = traced.lower(lowering_platforms=('cpu',)).as_text()
+  (line,) = (line for line in text.splitlines() if 'dot_general' in line)
+  assert (
+    line.endswith('-> tensor<6x5xf32>') and 'stablehlo.transpose' not in text
+  )
+  wide, other = (np.asarray(a, np.float64) for a in (x, weight))
+  exact = wide @ (other if against == 'product' else other.T)
+  found = np.asarray(jax.jit(function)(x, weight), np.float64)
+  # Half a unit of the last of its 8 bits.
+  np.testing.assert_allclose(found, exact, rtol=2**-8, atol=1e-6)
