@@ -94,7 +94,8 @@ def make_decoder(
   Args:
     model: has `start_decoding(base, lora, tokens, valid, max_new_tokens)` and
       `decode_step(base, lora, cache, tokens)`; both return the logits of the
-      next token of each row, and a cache.
+      next token of each row, and a cache. If it has `by_layer(base, lora)`,
+      steps on CPUs get what that returns.
     max_new_tokens: decoding stops after so many tokens, or as soon as every row
       has ended.
     end_ids: tokens that end a completion, at least one.
@@ -110,6 +111,8 @@ def make_decoder(
     prompt consist of it. A row whose logits are not finite ends with
     `NO_TOKEN`.
   """
+
+  on_cpus = placement.mesh.devices.flat[0].platform == 'cpu'
 
   def decode(base, lora, tokens, valid, example):
     ends = jnp.asarray(end_ids, jnp.int32)
@@ -133,7 +136,7 @@ def make_decoder(
 
     def advance(carry):
       count, token, ended, cache, out = carry
-      logits, cache = model.decode_step(base, lora, cache, token)
+      logits, cache = model.decode_step(*weights, cache, token)
       token, ended, out = pick(logits, count, ended, out)
       return count + 1, token, ended, cache, out
 
@@ -144,6 +147,9 @@ def make_decoder(
     out = jnp.full((tokens.shape[0], max_new_tokens), end_ids[0], jnp.int32)
     token, ended, out = pick(logits, first, ~jnp.any(valid, axis=1), out)
     start = (first + 1, token, ended, cache, out)
+    weights = base, lora
+    if on_cpus and hasattr(model, 'by_layer'):
+      weights = model.by_layer(base, lora)
     return jax.lax.while_loop(unfinished, advance, start)[-1]
 
   return placement.jit(decode, out_shardings=placement.whole)

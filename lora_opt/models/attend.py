@@ -5,8 +5,9 @@
   blockwise  block after block, in ordinary JAX operations
   splash     JAX's kernel for TPUs
   flash      JAX's kernel for NVIDIA GPUs
-  auto       plain on rows of at most `SHORT` keys; beyond, the kernel of the
-             platform where it can do what is asked, and blockwise elsewhere
+  auto       on rows of at most `SHORT` keys plain, on CPUs blockwise; beyond,
+             the kernel of the platform where it can do what is asked, and
+             blockwise elsewhere
 
 The platform is the one that a program is lowered for, also when that happens
 on another machine (`--run_mode=plan`). What is chosen for long rows is logged,
@@ -19,10 +20,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models import blockwise, flash, splash
-from lora_opt.models.axes import is_split, on_shards
+from lora_opt.models.axes import is_split, on_shards, row_shards
+from lora_opt.models.kept import kept, kept_in_rule
 from lora_opt.models.offset_bias import OffsetBias, frozen
 from lora_opt.models.softcap import capped
 from lora_opt.models.visibility import Visibility, limit_of
@@ -31,7 +32,7 @@ LOGGER = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ('auto', 'plain', 'blockwise', 'splash', 'flash')
 
-# Keys of a row up to which all its scores are taken at once.
+# Keys of a row up to which accelerators take all its scores at once.
 SHORT = 512
 
 # What the backward pass needs of the forward pass, besides its inputs.
@@ -89,23 +90,26 @@ def attend(
     window, windowed = (window if windowed else None), None
   if not is_plain(implementation, k.shape[1]) and _is_dense(bias):
     implementation = _plain_instead(implementation)
-  if is_plain(implementation, k.shape[1]):
-    limit = limit_of(window, windowed)
-    mask = seen.mask(limit)
-    out = plain(q, k, v, mask, scale=scale, softcap=softcap, bias=bias)
-    return checkpoint_name(out, 'attended')
+  short = is_plain(implementation, k.shape[1])
+  uneven = len(q) % row_shards() != 0  # kernels need as many rows everywhere
+  if implementation == 'plain' or (short and (uneven or _is_dense(bias))):
+    out = _plain(q, k, v, seen, windowed, bias, scale, softcap, window)
+    return kept(out, 'attended')
   group = q.shape[2] // k.shape[2]
   if group > 1 and is_split('heads') and not is_split('kv_heads'):
     # The heads of one device need not share keys evenly.
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
-  kernels = _kernels(implementation, q, seen, window, bias, softcap)
+  if short:
+    kernels = _SHORT_KERNELS
+  else:
+    kernels = _kernels(implementation, q, seen, window, bias, softcap)
   bias = None if bias is None else frozen(bias)
   settings = _Settings(scale, softcap, window, kernels)
   return _attended(settings, q, k, v, seen, windowed, bias)
 
 
 def is_plain(implementation: str, keys: int) -> bool:
-  """Whether all scores of rows with so many keys are taken at once."""
+  """Whether an accelerator takes all scores of so many keys at once."""
   short = implementation == 'auto' and keys <= SHORT
   return short or implementation == 'plain'
 
@@ -154,6 +158,26 @@ def _capped(q, k, v, mask, scale, softcap):
   return jnp.einsum('bkgqs,bskd->bqkgd', weights, v).reshape(q.shape)
 
 
+def _plain(q, k, v, seen, windowed, bias, scale, softcap, window):
+  mask = seen.mask(limit_of(window, windowed))
+  return plain(q, k, v, mask, scale=scale, softcap=softcap, bias=bias)
+
+
+def _plain_forward(q, k, v, seen, windowed, bias, **settings):
+  """`plain` as a kernel: it needs no sums, and leaves zeros."""
+  out = _plain(q, k, v, seen, windowed, bias, **settings)
+  return out, jnp.zeros((len(q), q.shape[2], q.shape[1]), jnp.float32)
+
+
+def _plain_backward(q, k, v, seen, windowed, bias, _, sums, change, **settings):
+  del sums
+
+  def again(q, k, v):
+    return _plain(q, k, v, seen, windowed, bias, **settings)
+
+  return jax.vjp(again, q, k, v)[1](change)
+
+
 def _is_dense(bias):
   return bias is not None and not isinstance(bias, OffsetBias)
 
@@ -178,7 +202,12 @@ class _Settings(NamedTuple):
 
 
 _KERNELS = {
+  'plain': (_plain_forward, _plain_backward),
   'blockwise': (blockwise.forward, blockwise.backward),
+  'blockwise on CPUs': tuple(
+    functools.partial(each, block=blockwise.BLOCK_ON_CPUS)
+    for each in (blockwise.forward, blockwise.backward)
+  ),
   'splash': (splash.forward, splash.backward),
   'flash': (flash.forward, flash.backward),
 }
@@ -196,11 +225,16 @@ _OF_PLATFORM = {
 }
 
 
+# Pairs of a platform, or 'default', and the kernel to be used there.
+_BLOCKWISE = (('cpu', 'blockwise on CPUs'), ('default', 'blockwise'))
+_SHORT_KERNELS = (('cpu', 'blockwise on CPUs'), ('default', 'plain'))
+
+
 def _kernels(implementation, *asked):
-  """Pairs of a platform, or 'default', and the kernel to be used there."""
+  """Those of long rows."""
   if implementation == 'blockwise':
     _say('blockwise')
-    return (('default', 'blockwise'),)
+    return _BLOCKWISE
   chosen, said = [], []
   for platform, (name, refusal) in _OF_PLATFORM.items():
     reason = refusal(*asked)
@@ -213,7 +247,7 @@ def _kernels(implementation, *asked):
       chosen.append((platform, name))
     said.append(f'{platform} {f"blockwise ({reason})" if reason else name}')
   _say(', '.join([*said, 'elsewhere blockwise']))
-  return (*chosen, ('default', 'blockwise'))
+  return (*chosen, *_BLOCKWISE)
 
 
 @functools.cache
@@ -228,7 +262,7 @@ def _attended(settings, q, k, v, seen, windowed, bias):
 
 def _attended_forward(settings, *given):
   results = _forward(settings, *given)
-  results = tuple(map(checkpoint_name, results, RESULTS))
+  results = tuple(map(kept_in_rule, results, RESULTS))
   return results[0], (*given, *results)
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attend import attend
 from lora_opt.models.axes import constrain
 from lora_opt.models.config import DecoderConfig
+from lora_opt.models.kept import kept
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
 from lora_opt.models.rotary import Rotation, rotate
@@ -69,9 +69,9 @@ class Attention(nn.Module):
       (batch, length, embed), and the cache with the new keys and values.
     """
     q, k, v = self._queries_keys_values(x)
-    q = checkpoint_name(self._placed(q, 'q', 'heads', view.rotation), 'q')
-    k = checkpoint_name(self._placed(k, 'k', 'kv_heads', view.rotation), 'k')
-    v = checkpoint_name(v, 'v')
+    q = kept(self._placed(q, 'q', 'heads', view.rotation), 'q')
+    k = kept(self._placed(k, 'k', 'kv_heads', view.rotation), 'k')
+    v = kept(v, 'v')
     c = self.config
     scores = {'scale': c.attention_scale, 'softcap': c.attention_softcap}
     if isinstance(cache, StepCache):

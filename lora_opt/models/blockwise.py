@@ -3,8 +3,10 @@
 A block of queries meets the keys block after block: a running maximum and a
 running sum make the softmax of the whole row in the end (arXiv 1805.02867,
 2112.05682). The backward pass computes the scores of each block again from the
-logarithm of that sum (arXiv 2205.14135). Blocks that causality or a window
-rules out are not visited. Ordinary JAX operations, so it runs everywhere.
+logarithm of that sum (arXiv 2205.14135). Blocks are not visited that causality
+or a window rules out, or that have no segment in common in any row: in rows of
+packed examples that is most of them. Ordinary JAX operations, so it runs
+everywhere.
 """
 
 from typing import NamedTuple
@@ -21,8 +23,9 @@ from lora_opt.models.visibility import (
   visible_pairs,
 )
 
-# Queries, and keys, at a time.
-BLOCK = 256
+# Queries, and keys, at a time. On a CPU scores of more fall out of its caches,
+# and smaller blocks leave more of them out (experiments/training_step).
+BLOCK, BLOCK_ON_CPUS = 256, 64
 
 
 def forward(
@@ -177,6 +180,15 @@ def _product(spec, x, y):
   return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
 
 
+def _ends(segments):
+  """The least and the largest number of the last axis; padding has none."""
+  real, most = segments > 0, jnp.iinfo(jnp.int32).max
+  return (
+    jnp.where(real, segments, most).min(-1),
+    jnp.where(real, segments, -1).max(-1),
+  )
+
+
 class _Rows(NamedTuple):
   """How rows are cut into blocks."""
 
@@ -204,18 +216,32 @@ class _Rows(NamedTuple):
       state: What to start from.
       i: () int32.
     """
-    blocks = jnp.arange(-(-self.keys // self.block), dtype=jnp.int32)
-    if not self.seen.causal:
-      return jax.lax.scan(lambda s, j: (add(s, j), None), state, blocks)[0]
-    first = 0
-    if self.window is not None and self.seen.branches is None:
-      first = jnp.maximum(i * self.block - (self.window - 1), 0) // self.block
+    shared = self.shared(i)
+    first, last = 0, len(shared) - 1
+    if self.seen.causal:
+      last = i
+      if self.window is not None and self.seen.branches is None:
+        first = jnp.maximum(i * self.block - (self.window - 1), 0) // self.block
 
-    def step(state, j):
-      visible = (first <= j) & (j <= i)
+    def step(state, given):
+      j, shared = given
+      visible = shared & (first <= j) & (j <= last)
       return jax.lax.cond(visible, add, lambda state, j: state, state, j), None
 
-    return jax.lax.scan(step, state, blocks)[0]
+    blocks = jnp.arange(len(shared), dtype=jnp.int32)
+    return jax.lax.scan(step, state, (blocks, shared))[0]
+
+  def shared(self, i):
+    """Whether block i of the queries may see a segment of each block of keys.
+
+    Returns:
+      (blocks,) bool; False where the numbers of segments lie apart in all rows.
+    """
+    first, last = _ends(self.side(i).segments)
+    blocks = jnp.arange(-(-self.keys // self.block), dtype=jnp.int32)
+    segments = jax.vmap(lambda j: self.side(j, True).segments)(blocks)
+    first_key, last_key = _ends(segments)
+    return ((first[None] <= last_key) & (first_key <= last[None])).any(-1)
 
   def scores(self, query, key, i, j, scale):
     """Scores (batch, kv_heads, group, queries, keys), and who is visible."""

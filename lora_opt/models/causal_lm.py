@@ -15,6 +15,7 @@ from lora_opt.models.language_model import Batch, LanguageModel
 from lora_opt.models.loss import project_to_vocabulary
 from lora_opt.models.rotary import text_lengths
 from lora_opt.models.step_cache import StepCache
+from lora_opt.models.unstacked import unstacked
 from lora_opt.models.variables import Tree, abstract_params, init_collection
 from lora_opt.models.visibility import Visibility
 
@@ -93,7 +94,7 @@ class CausalLM(LanguageModel):
     """Appends one token to every row and predicts the next.
 
     Args:
-      base: Frozen weights.
+      base: Frozen weights, as they are or from `by_layer`, as the adapter.
       lora: Adapter, or None for the base model.
       cache: From `start_decoding` or an earlier call.
       tokens: (batch,) int32.
@@ -108,6 +109,13 @@ class CausalLM(LanguageModel):
     given = tokens[:, None], positions, seen[:, None], cache.layers, slot
     logits, layers = self._next(base, lora, *given, self._room(cache.valid))
     return logits, DecodeCache(layers, seen, slot + 1)
+
+  def by_layer(self, base: Tree, lora: Tree | None) -> tuple[Tree, Tree | None]:
+    """Both cut up for `decode_step`, to be called outside of a loop of steps.
+
+    Worth its memory on CPUs: see `lora_opt.models.unstacked`.
+    """
+    return unstacked(base), unstacked(lora)
 
   def _room(self, written):
     """Tokens that a row may have in the end, if rotations depend on them.

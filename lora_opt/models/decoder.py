@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attend import RESULTS
 from lora_opt.models.attention import (
@@ -15,10 +14,12 @@ from lora_opt.models.attention import (
 )
 from lora_opt.models.axes import constrain
 from lora_opt.models.config import ACTIVATIONS, DecoderConfig
+from lora_opt.models.kept import kept
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import NORMS
 from lora_opt.models.rotary import rotation
 from lora_opt.models.step_cache import StepCache
+from lora_opt.models.unstacked import layer_of
 from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
@@ -68,11 +69,11 @@ class MLP(nn.Module):
     else:
       gate = widened('gate') if c.gated_mlp else None
       up = widened('up')
-    up = checkpoint_name(up, 'up')
+    up = kept(up, 'up')
     if gate is None:
       hidden = activation(up)
     else:
-      hidden = activation(checkpoint_name(gate, 'gate')) * up
+      hidden = activation(kept(gate, 'gate')) * up
     down = Projection(x.shape[-1], ('mlp', 'embed'), *settings, name='down')
     return down(hidden)
 
@@ -123,7 +124,7 @@ class Block(nn.Module):
     if c.post_norms:
       attended = norm('attention_post_norm')(attended)
     x = constrain(x + attended, 'batch', None, None)
-    x = checkpoint_name(x, 'middle')
+    x = kept(x, 'middle')
     y = norm('mlp_norm')(x) if c.pre_norms else x
     y = MLP(*settings, name='mlp')(y)
     if c.post_norms:
@@ -234,7 +235,8 @@ class Decoder(nn.Module):
     """Layer after layer, each with a cache of its own.
 
     A scan would copy every layer's weights and cache out of the stack, and the
-    cache back into it: for one token that is most of the work.
+    cache back into it: for one token that is most of the work. The weights
+    may be `unstacked`.
     """
     layer = _Layer(
       self.config, self.lora, self.dtype, self.param_dtype, parent=None
@@ -246,7 +248,7 @@ class Decoder(nn.Module):
     }
     new = []
     for i, cache in enumerate(caches):
-      own = jax.tree.map(lambda stack, i=i: stack[i], stacks)
+      own = layer_of(stacks, i)
       local = kind.windowed is not None and self.config.windowed_layers[i]
       own_view = local_view if local else view
       if kind.rotated is not None and self.config.unrotated_layers[i]:

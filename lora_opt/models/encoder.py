@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attend import attend
 from lora_opt.models.axes import constrain
 from lora_opt.models.decoder import REMAT_POLICIES
 from lora_opt.models.disentangled import distance_products, table_rows
 from lora_opt.models.encoder_config import EncoderConfig
+from lora_opt.models.kept import kept
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import LayerNorm
 from lora_opt.models.visibility import Visibility
@@ -60,9 +60,7 @@ class EncoderAttention(nn.Module):
     c = self.config
     own = c.relative.projections if c.relative else ()
     project = {name: self._projection(name) for name in ('q', 'k', 'v', *own)}
-    q, k, v = (
-      checkpoint_name(self._split(project[name](x)), name) for name in 'qkv'
-    )
+    q, k, v = (kept(self._split(project[name](x)), name) for name in 'qkv')
     terms = c.relative.terms if c.relative else ()
     # The variance of the scores grows with the number of products in them.
     scale = (c.head_dim * (1 + len(terms))) ** -0.5
@@ -142,7 +140,7 @@ class EncoderBlock(nn.Module):
 
     attention = EncoderAttention(c, *settings, self.attention, name='attention')
     x = residual(x, attention(x, seen, table), 'attention_norm')
-    x = checkpoint_name(x, 'middle')
+    x = kept(x, 'middle')
     mlp = MLP(c.mlp_dim, c.activation, *settings, name='mlp')
     return residual(x, mlp(x), 'mlp_norm'), None
 
@@ -173,7 +171,7 @@ class MLP(nn.Module):
       return Projection(width, axes, *settings, use_bias=True, name=name)
 
     up = projection(self.width, ('embed', 'mlp'), 'up')(x)
-    up = ACTIVATIONS[self.activation](checkpoint_name(up, 'up'))
+    up = ACTIVATIONS[self.activation](kept(up, 'up'))
     return projection(x.shape[-1], ('mlp', 'embed'), 'down')(up)
 
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attend import is_plain
 from lora_opt.models.attention import LayerCache
 from lora_opt.models.axes import constrain
 from lora_opt.models.decoder import MLP, REMAT_POLICIES
 from lora_opt.models.encoder_decoder_config import EncoderDecoderConfig
+from lora_opt.models.kept import kept
 from lora_opt.models.lora import LoraConfig
 from lora_opt.models.norms import RMSNorm
 from lora_opt.models.offset_bias import OffsetBias
@@ -102,7 +102,7 @@ class Block(nn.Module):
 
   def _kept(self, x: jax.Array) -> jax.Array:
     """Hidden states between two parts, which the backward pass may keep."""
-    return checkpoint_name(constrain(x, 'batch', None, None), 'middle')
+    return kept(constrain(x, 'batch', None, None), 'middle')
 
 
 class Stack(nn.Module):

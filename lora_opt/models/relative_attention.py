@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attend import attend, plain
 from lora_opt.models.attention import LayerCache
 from lora_opt.models.axes import constrain
+from lora_opt.models.kept import kept
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
@@ -159,7 +159,7 @@ class RelativeAttention(nn.Module):
       y = self._projection(name, width, ('embed', 'heads'))(y)
       y = y.reshape(*y.shape[:2], self.heads, self.head_dim)
       y = constrain(y, 'batch', None, 'heads', None)
-      return checkpoint_name(y, name)
+      return kept(y, name)
 
     q = heads('q', x)
     if source is None:

@@ -78,6 +78,9 @@ def attend_to_cache(
   lowest = jnp.finfo(jnp.float32).min
   weights = jax.nn.softmax(jnp.where(mask[:, None], scores, lowest))
   out = jnp.einsum(
-    'bkgs,bksd->bkgd', weights.astype(cache.values.dtype), cache.values
+    'bkgs,bksd->bkgd',
+    weights.astype(cache.values.dtype),
+    cache.values,
+    preferred_element_type=jnp.float32,
   )
   return out.reshape(queries.shape).astype(queries.dtype)

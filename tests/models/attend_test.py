@@ -31,7 +31,8 @@ def _small_blocks(monkeypatch):
     functools.partial(each, block=32)
     for each in (blockwise.forward, blockwise.backward)
   )
-  monkeypatch.setitem(attend_module._KERNELS, 'blockwise', kernels)
+  for name in ('blockwise', 'blockwise on CPUs'):
+    monkeypatch.setitem(attend_module._KERNELS, name, kernels)
 
 
 def segments(rows=2):
@@ -209,14 +210,33 @@ def test_who_sees_nobody_gets_nothing_from_blockwise():
   assert not np.any(out)
 
 
-def test_short_rows_are_plain_and_long_ones_are_not():
-  def primitives(length):
-    q, k, v, _ = arrays(length=length)
+def test_short_rows_are_plain_on_accelerators_alone():
+  def program(length, platform):
+    shapes = [
+      jax.ShapeDtypeStruct((2, length, HEADS, WIDTH), 'float32')
+      for _ in range(3)
+    ]
     seen = Visibility(jnp.ones((2, length), jnp.int32))
-    return str(jax.make_jaxpr(lambda *x: attend(*x, seen))(q, k, v))
+    traced = jax.jit(lambda *x: attend(*x, seen)).trace(*shapes)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
 
-  assert 'custom_vjp' not in primitives(attend_module.SHORT)
-  assert 'splash' in primitives(attend_module.SHORT + 1)
+  short, long = attend_module.SHORT, attend_module.SHORT + 128
+  scores = f'2x{HEADS}x{short}x{short}xf32'
+  assert scores in program(short, 'tpu')
+  for case in ((short, 'cpu'), (long, 'cpu'), (long, 'tpu')):
+    assert f'{case[0]}x{case[0]}x' not in program(*case)
+
+
+def test_blocks_without_a_segment_in_common_are_not_visited():
+  """What stands there would spoil the sums if it was."""
+  seen = Visibility(segments())
+  q, k, v, _ = arrays()
+  # The second example is all in blocks 2 to 4 of 32, the first in 0 to 2.
+  spoiled = v.at[:, :32].set(jnp.nan)
+  expected = attend(q, k, v, seen, implementation='plain')
+  for x in (v, spoiled):
+    actual = attend(q, k, x, seen, implementation='blockwise')[:, 96:130]
+    np.testing.assert_allclose(actual, expected[:, 96:130], rtol=0, atol=2e-6)
 
 
 def test_what_a_kernel_cannot_do_is_refused_by_name():

@@ -86,8 +86,9 @@ def products(tokens, fan_in, fan_out):
 def test_operations_are_those_of_the_closed_form(program):
   tokens = ROWS * LENGTH
   layer = 4 * products(tokens, WIDTH, WIDTH) + 3 * products(tokens, WIDTH, MLP)
-  # Scores and mixing of values; each has two gradients.
-  layer += 3 * 2 * 2 * ROWS * LENGTH * LENGTH * WIDTH
+  # Scores and mixing of values; each has two gradients, for which the scores
+  # are computed once more.
+  layer += (3 * 2 + 1) * 2 * ROWS * LENGTH * LENGTH * WIDTH
   head = 2 * 2 * tokens * WIDTH * VOCABULARY
   # The rest is what the optimizer does with factors.
   assert program.costs.flops == pytest.approx(LAYERS * layer + head, rel=0.01)

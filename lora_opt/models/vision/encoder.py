@@ -8,12 +8,12 @@ References:
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 
 from lora_opt.models.attend import attend
 from lora_opt.models.axes import constrain, gathered
 from lora_opt.models.decoder import REMAT_POLICIES
 from lora_opt.models.encoder import MLP, drop
+from lora_opt.models.kept import kept
 from lora_opt.models.lora import LoraConfig, Projection
 from lora_opt.models.norms import LayerNorm
 from lora_opt.models.products import product
@@ -91,7 +91,7 @@ class VisionBlock(nn.Module):
 
     attention = VisionAttention(c, *settings, self.attention, name='attention')
     x = residual(x, attention(norm('attention_norm')(x), seen))
-    x = checkpoint_name(x, 'middle')
+    x = kept(x, 'middle')
     mlp = MLP(c.mlp_dim, c.activation, *settings, name='mlp')
     return residual(x, mlp(norm('mlp_norm')(x))), None
 
@@ -120,7 +120,7 @@ class VisionAttention(nn.Module):
     def heads(name):
       y = projection(name, ('embed', 'heads'), c.qkv_bias)(x)
       y = y.reshape(*x.shape[:2], c.num_heads, c.head_dim)
-      return checkpoint_name(y, name)
+      return kept(y, name)
 
     q, k, v = (heads(name) for name in 'qkv')
     out = attend(q, k, v, seen, implementation=self.attention)

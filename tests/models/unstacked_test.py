@@ -1,0 +1,43 @@
+"""Weights layer by layer give what their stacks give."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_opt.devices.partitioning import DATA_PARALLEL
+from lora_opt.evaluation.decoding import make_decoder
+from lora_opt.models import LoraConfig, unstacked
+from lora_opt.models.random_model import random_model
+
+
+def test_layers_are_those_of_the_stacks():
+  stacks = {'q': {'kernel': jnp.arange(12.0).reshape(3, 2, 2)}}
+  tree = {'layers': stacks, 'embedding': jnp.ones(2)}
+  cut = unstacked.unstacked(tree)
+  assert cut['embedding'] is tree['embedding']
+  for index in range(3):
+    expected = stacks['q']['kernel'][index]
+    for given in (stacks, cut['layers']):
+      found = unstacked.layer_of(given, index)['q']['kernel']
+      np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_too_large_to_be_there_twice_stays_stacked(monkeypatch):
+  tree = {'layers': {'kernel': jnp.ones((2, 4))}}
+  monkeypatch.setattr(unstacked, 'MOST_BYTES', 31)
+  assert unstacked.unstacked(tree) is tree
+  assert unstacked.unstacked(None) is None
+
+
+def test_the_same_tokens_are_written(monkeypatch):
+  written = []
+  for quantize in (None, 'int8'):
+    model = random_model(LoraConfig(rank=2), quantize=quantize, embed_dim=64)
+    lora = jax.tree.map(lambda x: x + 0.1, model.init(jax.random.key(0)))
+    tokens, valid = jnp.arange(8).reshape(2, 4), jnp.ones((2, 4), bool)
+    for most in (0, 2**30):
+      monkeypatch.setattr(unstacked, 'MOST_BYTES', most)
+      decode = make_decoder(model, 5, [-1], DATA_PARALLEL.place(model))
+      rows = jnp.arange(2)
+      written.append(decode(model.base, lora, tokens, valid, rows))
+    np.testing.assert_array_equal(*written[-2:])
