@@ -1,8 +1,8 @@
 """Packing: which examples share a row, and what stands in it.
 
 The size of every example is known, so that a whole epoch can be planned with
-integers: examples in random order, each put into the row that it fills best,
-the rows in random order.
+integers: examples in random order, of every few hundred the longest first, each
+put into the row that it fills best, the rows in random order.
 """
 
 import bisect
@@ -13,6 +13,11 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from lora_opt.data.order import Order
+
+# So many examples at a time are taken in order of their size. In random order
+# the rows begun early fill up with the short ones that long ones need beside
+# them; sorting a whole epoch would put examples of one size into every row.
+WINDOW = 256
 
 Row = dict[str, np.ndarray]
 Sizes = tuple[int, ...]
@@ -200,6 +205,21 @@ def best_fit(
   return rows
 
 
+def longest_first(
+  sizes: Sequence[Sizes], order: Sequence[int], window: int = WINDOW
+) -> list[int]:
+  """Sorts every `window` items of an order by their size on the first axis.
+
+  >>> longest_first([(3,), (4,), (2,), (5,)], [0, 1, 2, 3], window=2)
+  [1, 0, 3, 2]
+  """
+  ordered: list[int] = []
+  for start in range(0, len(order), window):
+    items = order[start : start + window]
+    ordered += sorted(items, key=lambda item: -sizes[item][0])
+  return ordered
+
+
 def _fits(size: Sizes, room: Sizes) -> bool:
   return all(s <= r for s, r in zip(size, room, strict=True))
 
@@ -219,6 +239,8 @@ class Rows(NamedTuple):
     if not self.packing:
       return [[index] for index in order]
     sizes = [example.sizes for example in self.examples]
+    if rng is not None:
+      order = longest_first(sizes, order)
     rows = best_fit(sizes, order, self._kind.capacity(self.length))
     if rng is not None:
       # Rows begun late are emptier: they must not all come last.
@@ -232,7 +254,7 @@ class Rows(NamedTuple):
 
   def fingerprint(self) -> int:
     """A number that changes with the examples and with their order."""
-    settings = (self.length, self.packing, self.order)
+    settings = (self.length, self.packing and WINDOW, self.order)
     total = zlib.crc32(repr(settings).encode())
     for example in self.examples:
       total = example.checksum(total)
