@@ -62,6 +62,7 @@ def forward(
     (batch, length, heads, head_dim) of the type of q, and the logarithm of the
     sum of exponentials of each row of scores, (batch, heads, length) float32.
   """
+  q, seen = _tied(q, seen)
   rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, softcap, block)
   keys, values = rows.split_keys(k), rows.split_keys(v)
 
@@ -119,6 +120,7 @@ def backward(
   Returns:
     Arrays like q, k and v, summed in float32.
   """
+  q, seen = _tied(q, seen)
   rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, softcap, block)
   keys, values = rows.split_keys(k), rows.split_keys(v)
   inner = (out.astype(jnp.float32) * cotangent.astype(jnp.float32)).sum(-1)
@@ -178,6 +180,15 @@ _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 def _product(spec, x, y):
   return jnp.einsum(spec, x, y, preferred_element_type=jnp.float32)
+
+
+def _tied(q, seen):
+  """Both, so that masks are made anew in every layer.
+
+  They are the same in all, so JAX would make those of all pairs of blocks
+  before the first layer: memory that grows with the square of the length.
+  """
+  return jax.lax.optimization_barrier((q, seen))
 
 
 def _ends(segments):
