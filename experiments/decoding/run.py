@@ -1,19 +1,22 @@
 """Is cached generation as fast as `transformers` on the same machine?
 
-SmolLM2-135M-Instruct writes 256 tokens for each of 16 prompts, greedily and
-without an early end: once by lora_opt, once by `transformers` generate with
-torch on the same dequantised weights, in turn, several times. Needs torch and
-transformers. Prints the seconds of every round, the median ratio, and how many
-tokens are the same.
+SmolLM2-135M-Instruct continues 16 prompts of unequal lengths greedily: once by
+lora_opt, once by `transformers` generate with torch on the same dequantised
+weights, in turn, several times. `full` writes all tokens of every row, `ending`
+stops at a row's own end, and altogether when the last row has ended. Needs
+torch and transformers.
 """
 
 import argparse
+import pathlib
 import time
 
 import jax
 import numpy as np
 import torch
 
+from experiments import results
+from experiments.decoding.table import table
 from experiments.smollm2_torch import smollm2_in_torch
 from lora_opt.devices.partitioning import DATA_PARALLEL
 from lora_opt.evaluation.decoding import make_decoder
@@ -27,13 +30,19 @@ SUBJECTS = (
 )  # fmt: skip
 
 
+FOLDER = pathlib.Path(__file__).parent
+# What an instruction is lengthened by, row by row a little more.
+DETAIL = ' It should be told by somebody who was there, and in plain words.'
+
+
 def prompts(tokenizer, rows, length):
   """Token ids (rows, length) padded on the left, and which are real."""
   tokens = np.zeros((rows, length), np.int32)
   valid = np.zeros((rows, length), bool)
   for row in range(rows):
     subject = SUBJECTS[row % len(SUBJECTS)]
-    turn = {'role': 'user', 'content': f'Write a long story about {subject}.'}
+    asked = f'Write a long story about {subject}.' + row % 3 * DETAIL
+    turn = {'role': 'user', 'content': asked}
     text = tokenizer.apply_chat([turn], add_generation_prompt=True)
     ids = tokenizer.encode(text)[-length:]
     tokens[row, length - len(ids) :] = ids
@@ -47,21 +56,12 @@ def timed(function):
   return time.perf_counter() - began, result
 
 
-def main(argv=None):
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-  )
-  parser.add_argument('--rows', type=int, default=16)
-  parser.add_argument('--length', type=int, default=64, help='of a prompt')
-  parser.add_argument('--new', type=int, default=256, help='tokens written')
-  parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--threads', type=int, default=2, help="torch's")
-  args = parser.parse_args(argv)
-  torch.set_num_threads(args.threads)
-  model = smollm2_135m()
-  theirs = smollm2_in_torch(model)
+def measure(model, theirs, args, ending: bool) -> dict:
+  """Seconds of both sides, in turn, and how many tokens are the same."""
   tokens, valid = prompts(model.tokenizer, args.rows, args.length)
-  decode = make_decoder(model, args.new, [-1], DATA_PARALLEL.place(model))
+  end = model.tokenizer.eos_id
+  placement = DATA_PARALLEL.place(model)
+  decode = make_decoder(model, args.new, [end if ending else -1], placement)
   rows = np.arange(args.rows, dtype=np.int32)
   inputs = {
     'input_ids': torch.tensor(tokens, dtype=torch.long),
@@ -77,25 +77,59 @@ def main(argv=None):
         **inputs,
         do_sample=False,
         max_new_tokens=args.new,
-        min_new_tokens=args.new,
-        pad_token_id=0,
+        min_new_tokens=None if ending else args.new,
+        eos_token_id=end if ending else None,
+        pad_token_id=end,
       )
-    return out[:, args.length :]
+    out = np.asarray(out[:, args.length :])
+    room = [(0, 0), (0, args.new - out.shape[1])]
+    return np.pad(out, room, constant_values=end)
 
-  print(f'compiled in {timed(ours)[0]:.1f} s')
-  ratios = []
+  first, _ = timed(ours)
+  seconds, ids = {'ours': [], 'theirs': []}, {}
   for number in range(args.rounds):
-    our_seconds, our_ids = timed(ours)
-    their_seconds, their_ids = timed(transformers)
-    ratios.append(our_seconds / their_seconds)
-    print(
-      f'round {number + 1}: lora_opt {our_seconds:.2f} s, transformers '
-      f'{their_seconds:.2f} s, ratio {ratios[-1]:.2f}, '
-      f'same tokens {100 * np.mean(our_ids == their_ids):.1f} %',
-      flush=True,
-    )
-  low, middle, high = np.percentile(ratios, [25, 50, 75])
-  print(f'time over transformers: {middle:.2f} [{low:.2f}, {high:.2f}]')
+    sides = [('ours', ours), ('theirs', transformers)]
+    for name, side in sides if number % 2 else sides[::-1]:
+      spent, ids[name] = timed(side)
+      seconds[name].append(spent)
+  ratios = np.divide(seconds['theirs'], seconds['ours'])
+  return {
+    'case': 'ending' if ending else 'full',
+    'rows': args.rows,
+    'new': args.new,
+    'first': first,
+    'ours': float(np.median(seconds['ours'])),
+    'theirs': float(np.median(seconds['theirs'])),
+    'ratio': float(np.median(ratios)),
+    'lowest': float(ratios.min()),
+    'highest': float(ratios.max()),
+    'same': float(np.mean(ids['ours'] == ids['theirs'])),
+  }
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+  )
+  parser.add_argument('--rows', type=int, default=16)
+  parser.add_argument('--length', type=int, default=64, help='of a prompt')
+  parser.add_argument('--new', type=int, default=256, help='tokens written')
+  parser.add_argument('--cases', nargs='+', default=['full', 'ending'])
+  parser.add_argument('--dtypes', nargs='+', default=['float32', 'bfloat16'])
+  parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--threads', type=int, default=2, help="torch's")
+  parser.add_argument('--out', type=pathlib.Path, default=FOLDER)
+  args = parser.parse_args(argv)
+  torch.set_num_threads(args.threads)
+  found = []
+  for dtype in args.dtypes:
+    model = smollm2_135m(dtype=dtype)
+    theirs = smollm2_in_torch(smollm2_135m()).to(getattr(torch, dtype))
+    for case in args.cases:
+      row = measure(model, theirs, args, case == 'ending')
+      found.append({'dtype': dtype, **row})
+      print(table(found), flush=True)
+  results.save_rows(args.out / 'results.jsonl', found)
 
 
 if __name__ == '__main__':

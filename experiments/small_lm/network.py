@@ -48,7 +48,7 @@ def network(width: int, rank: int = 0, alpha: float = 0.0) -> CausalLM:
     lora_config=lora,
     remat='none',
     unroll=LAYERS,
-    # Of the ways to compute it the one whose bits do not change with its blocks.
+    # The way whose bits do not depend on the size of its blocks.
     attention='plain',
   )
 

@@ -2,7 +2,7 @@
 
 `padded`: every row is full, 8 x 128 tokens, all of them targets. A task of real
 examples: batches of 8 padded to their longest for transformers, as its Trainer
-does; packed into rows of 4 x 256 for lora_opt, as its main job does.
+does; packed into rows of 2 x 512 for lora_opt, as its main job does.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from lora_opt.data import sources
 from lora_opt.data.tasks import Generation
 
 ROWS, LENGTH = 8, 128
-PACKED_ROWS, PACKED_LENGTH = 4, 256
+PACKED_ROWS, PACKED_LENGTH = 2, 512
 PADDED = 'padded'
 
 

@@ -6,21 +6,22 @@ its own, on the same dequantised weights. Needs torch, transformers and peft.
 """
 
 import argparse
-import json
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 
 import tqdm
 
+from experiments import results
 from experiments.smollm2_torch import smollm2_in_torch
 from experiments.training_step import cases
+from experiments.training_step.table import table
 from experiments.worker import Worker
 from lora_opt.models import smollm2_135m
 
+FOLDER = pathlib.Path(__file__).parent
 HUGE_PAGES = {'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'}
 
 
@@ -34,7 +35,7 @@ def parse(argv):
   add('--dtypes', nargs='+', default=['float32', 'bfloat16'])
   add('--rounds', type=int, default=10)
   add('--threads', type=int, default=os.cpu_count(), help="torch's")
-  add('--out', type=pathlib.Path, default=pathlib.Path('runs/training_step'))
+  add('--out', type=pathlib.Path, default=FOLDER)
   return parser.parse_args(argv)
 
 
@@ -83,40 +84,13 @@ def measure(args, model, folder, case, dtype) -> dict:
     'quartiles': statistics.quantiles(ratios, n=4)[::2],
     'peak_bytes': memory,
     'seconds_to_first_step': start | {'lora_opt, nothing compiled yet': cold},
-    'steps': steps,
   }
-
-
-def table(rows: list[dict]) -> str:
-  """Markdown."""
-  lines = [
-    '| rows | type | tokens/s, ours | theirs | speed, ours / theirs '
-    '| memory, ours / theirs | first step, ours (nothing compiled yet) '
-    '| theirs |',
-    '|' + ' --- |' * 8,
-  ]
-  for row in rows:
-    speed, memory = row['tokens_per_second'], row['peak_bytes']
-    first = row['seconds_to_first_step']
-    low, high = row['quartiles']
-    ours, theirs = memory.values()
-    lines.append(
-      f'| {row["case"]} | {row["dtype"]} | {speed["lora_opt"]:.0f} '
-      f'| {speed["transformers + peft"]:.0f} '
-      f'| **{row["speed_ratio"]:.2f}** [{low:.2f}, {high:.2f}] '
-      f'| {ours / 2**30:.2f} / {theirs / 2**30:.2f} GiB = {ours / theirs:.2f} '
-      f'| {first["lora_opt"]:.1f} '
-      f'({first["lora_opt, nothing compiled yet"]:.1f}) s '
-      f'| {first["transformers + peft"]:.1f} s |'
-    )
-  return '\n'.join(lines)
 
 
 def main(argv=None):
   args = parse(argv)
   if args.tasks and not args.data_dir:
     raise SystemExit('--tasks needs --data_dir; or give --tasks alone for none')
-  args.out.mkdir(parents=True, exist_ok=True)
   rows = []
   with tempfile.TemporaryDirectory() as folder:
     model = smollm2_135m()
@@ -125,16 +99,7 @@ def main(argv=None):
       for dtype in args.dtypes:
         rows.append(measure(args, model, folder, case, dtype))
         print(table(rows), flush=True)
-  result = {
-    'machine': f'{platform.machine()}, {os.cpu_count()} cores',
-    'rounds': args.rounds,
-    'rows': rows,
-  }
-  (args.out / 'result.json').write_text(
-    json.dumps(result, indent=1), encoding='utf-8'
-  )
-  (args.out / 'table.md').write_text(table(rows) + '\n', encoding='utf-8')
-  print(f'{args.out}/result.json, {args.out}/table.md')
+  results.save_rows(args.out / 'results.jsonl', rows)
 
 
 if __name__ == '__main__':

@@ -303,6 +303,24 @@ def test_blocks_of_a_mask_are_known_by_their_distance(window):
     np.testing.assert_array_equal(quick[block], exact[block])
 
 
+def test_masks_of_all_pairs_of_blocks_never_exist_together():
+  """They are the same in all layers, but not worth the memory."""
+  q, k, v, _ = arrays()
+  seen = Visibility(segments())
+
+  @jax.checkpoint
+  def layer(x, _):
+    return attend(x, k, v, seen, implementation='blockwise'), None
+
+  def loss(q):
+    return jax.lax.scan(layer, q, None, length=2)[0].sum()
+
+  program = str(jax.make_jaxpr(jax.grad(loss))(q))
+  blocks = -(-LENGTH // 32)
+  assert f'[{blocks},2,{HEADS}' in program
+  assert f'[{blocks},{blocks},' not in program
+
+
 def test_memory_grows_with_the_length_here_too():
   def needed(length):
     x = jax.ShapeDtypeStruct((1, length, 2, WIDTH), 'float32')
