@@ -134,6 +134,9 @@ def table(rows: list[dict]) -> str:
   return results.markdown(header, lines)
 
 
+TICKS = (1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20)
+
+
 def draw(folder: pathlib.Path) -> None:
   rows = results.load_rows(folder / 'results.jsonl')
   kinds = list(dict.fromkeys(row['about'] for row in rows))
@@ -148,6 +151,10 @@ def draw(folder: pathlib.Path) -> None:
       panel.loglog(found['point'], values, 'o-', color=colour, label=label)
     panel.set_xlabel(TITLES[about], fontsize=8)
     panel.set_xticks(found['point'], map(str, found['point']))
+    low, high = panel.get_ylim()
+    fine = high < 3  # else their numbers would overlap
+    ticks = [t for t in TICKS if low <= t <= high and (fine or t == round(t))]
+    panel.set_yticks(ticks, map(str, ticks))
     panel.minorticks_off()
   axes[0, 0].set_ylabel('relative to the first', fontsize=8)
   axes[0, 0].legend(fontsize=7, frameon=False)
