@@ -161,10 +161,6 @@ def draw(folder: pathlib.Path) -> None:
   drawing.save(canvas, folder / 'growth.png')
 
 
-def report(folder: pathlib.Path) -> dict[str, str]:
-  return {'table': table(results.load_rows(folder / 'results.jsonl'))}
-
-
 def main(argv=None):
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
