@@ -10,13 +10,14 @@ from experiments.decoding import report as decoding_report
 from experiments.growth import report as growth_report
 from experiments.growth import run as growth
 from experiments.scoring import report as scoring_report
+from experiments.startup import report as startup_report
 from experiments.training_step import report as step_report
 from experiments.training_step import where
 
 
 @pytest.mark.parametrize(
   'report',
-  [decoding_report, growth_report, scoring_report, step_report],
+  [decoding_report, growth_report, scoring_report, startup_report, step_report],
 )
 def test_tables_are_those_of_the_results(report):
   """No table is typed by hand, and every picture is shown."""
