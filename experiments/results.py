@@ -86,11 +86,18 @@ def with_section(readme: str, name: str, text: str) -> str:
   return f'{before}{begin}\n{text.strip()}\n{end}{after}'
 
 
+def table_section(
+  table: Callable[[list[dict]], str], folder: pathlib.Path
+) -> dict[str, str]:
+  """The sections of a README whose one table is of results.jsonl."""
+  return {'table': table(load_rows(folder / 'results.jsonl'))}
+
+
 def rebuild(
   about: str,
   folder: pathlib.Path,
   sections: Callable[[pathlib.Path], dict[str, str]],
-  draw: Callable[[pathlib.Path], None],
+  draw: Callable[[pathlib.Path], None] | None = None,
   argv: Sequence[str] | None = None,
 ) -> None:
   """The command line of a report: tables into the README, and pictures.
@@ -99,7 +106,7 @@ def rebuild(
     about: what --help says.
     folder: where results and README are; --folder is another.
     sections: folder -> {name of a section of the README: its text}.
-    draw: folder -> None; draws into it.
+    draw: folder -> None; draws into it. None where there are no pictures.
     argv: arguments; None: of the command line.
   """
   parser = argparse.ArgumentParser(description=about)
@@ -110,4 +117,5 @@ def rebuild(
   for name, section in sections(folder).items():
     text = with_section(text, name, section)
   readme.write_text(text, encoding='utf-8')
-  draw(folder)
+  if draw:
+    draw(folder)

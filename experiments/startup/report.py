@@ -1,5 +1,6 @@
 """Makes the table of the README from results.jsonl."""
 
+import functools
 import pathlib
 
 from experiments import results
@@ -7,14 +8,7 @@ from experiments.startup.table import table
 
 FOLDER = pathlib.Path(__file__).parent
 
-
-def sections(folder: pathlib.Path) -> dict[str, str]:
-  return {'table': table(results.load_rows(folder / 'results.jsonl'))}
-
-
-def main(argv=None):
-  results.rebuild(__doc__, FOLDER, sections, lambda folder: None, argv)
-
+sections = functools.partial(results.table_section, table)
 
 if __name__ == '__main__':
-  main()
+  results.rebuild(__doc__, FOLDER, sections)

@@ -17,9 +17,5 @@ def sections(folder: pathlib.Path) -> dict[str, str]:
   }
 
 
-def main(argv=None):
-  results.rebuild(__doc__, FOLDER, sections, lambda folder: None, argv)
-
-
 if __name__ == '__main__':
-  main()
+  results.rebuild(__doc__, FOLDER, sections)

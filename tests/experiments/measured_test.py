@@ -1,4 +1,4 @@
-"""READMEs of what was measured beside other libraries say the results."""
+"""What the experiments on time and memory compute from what they measure."""
 
 import types
 
@@ -6,28 +6,8 @@ import numpy as np
 import pytest
 
 from experiments import results
-from experiments.decoding import report as decoding_report
-from experiments.growth import report as growth_report
 from experiments.growth import run as growth
-from experiments.scoring import report as scoring_report
-from experiments.startup import report as startup_report
-from experiments.training_step import report as step_report
 from experiments.training_step import where
-
-
-@pytest.mark.parametrize(
-  'report',
-  [decoding_report, growth_report, scoring_report, startup_report, step_report],
-)
-def test_tables_are_those_of_the_results(report):
-  """No table is typed by hand, and every picture is shown."""
-  text = (report.FOLDER / 'README.md').read_text(encoding='utf-8')
-  made = report.sections(report.FOLDER)
-  assert made
-  for name, section in made.items():
-    assert results.with_section(text, name, section) == text
-  for path in report.FOLDER.glob('*.png'):
-    assert f']({path.name})' in text
 
 
 def test_nothing_grows_faster_than_its_work():

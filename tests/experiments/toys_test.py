@@ -10,18 +10,12 @@ import pytest
 
 import lora_opt
 from experiments import results, sweeps
-from experiments.ablation import report as ablation_report
 from experiments.ablation import run as ablation
 from experiments.ablation.transport import scale_by_rite_carrying
-from experiments.feature_learning import report as features_report
 from experiments.feature_learning import run as features
-from experiments.invariance import report as invariance_report
 from experiments.invariance import run as invariance
-from experiments.learning_rate_transfer import report as transfer_report
 from experiments.learning_rate_transfer import run as transfer
-from experiments.matrix_factorization import report as factorization_report
 from experiments.matrix_factorization import run as factorization
-from experiments.overhead import report as overhead_report
 from lora_opt import transforms
 
 
@@ -54,29 +48,6 @@ def test_runs(tmp_path, run, flags, file):
   assert [r.keys() for r in rows] == [committed[0].keys()] * len(rows)
   name = 'largest' if run is invariance else 'losses'
   assert all(np.isfinite(row[name]).any() for row in rows)
-
-
-@pytest.mark.parametrize(
-  'report',
-  [
-    invariance_report,
-    factorization_report,
-    ablation_report,
-    transfer_report,
-    features_report,
-    overhead_report,
-  ],
-)
-def test_tables_are_those_of_the_results(report):
-  """No table is typed by hand, and every picture is shown."""
-  text = (report.FOLDER / 'README.md').read_text(encoding='utf-8')
-  made = report.sections(report.FOLDER)
-  assert made
-  for name, section in made.items():
-    assert results.with_section(text, name, section) == text
-  pictures = list(report.FOLDER.glob('*.png'))
-  assert pictures
-  assert all(f']({path.name})' in text for path in pictures)
 
 
 def test_rows_come_back(tmp_path):
