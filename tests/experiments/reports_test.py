@@ -10,7 +10,7 @@ from experiments import results
 NAMES = (
   'ablation', 'decoding', 'feature_learning', 'growth', 'invariance',
   'learning_rate_transfer', 'matrix_factorization', 'overhead', 'scoring',
-  'startup', 'training_step',
+  'small_lm', 'startup', 'training_step',
 )  # fmt: skip
 
 
