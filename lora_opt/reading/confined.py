@@ -28,6 +28,14 @@ _START_SECONDS = 600.0
 # many seconds more: a process that waits for its turn or for a disk is not to
 # blame either, one that waits for ever is.
 _PATIENCE = 120.0
+# Libraries start a thread for every core, and the C library keeps 64 MiB of
+# addresses for each: a machine with many would have none left for the work.
+_ENVIRONMENT = {
+  'MALLOC_ARENA_MAX': '1',
+  'OMP_NUM_THREADS': '1',
+  'OPENBLAS_NUM_THREADS': '1',
+  'RAYON_NUM_THREADS': '1',
+}
 _LENGTH = struct.Struct('<cQ')
 _STARTED: weakref.WeakSet = weakref.WeakSet()
 
@@ -145,6 +153,7 @@ class Confined:
     command = [sys.executable, '-I', '-c', _PROGRAM, json.dumps(settings)]
     self._process = subprocess.Popen(
       command,
+      env=os.environ | _ENVIRONMENT,
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import pytest
 from array_record.python import array_record_module
 
 from lora_opt.data import sources
-from lora_opt.data.sources import _tfds_features
+from lora_opt.data.sources import _tfds, _tfds_features
 from tests import fuzzing
 from tests.data import raw_files
 
@@ -412,3 +412,11 @@ def test_a_small_file_of_a_large_record_takes_little_memory(copy):
     assert shard.stat().st_size < 2**20
     row = fuzzing.outcome(lambda: source(copy, 'test')[0], 'rows_toy')
     assert isinstance(row, kind), row
+
+
+def test_a_reader_has_most_of_its_memory_left(copy):
+  len(source(copy, 'test'))
+  process = _tfds._process()
+  status = pathlib.Path(f'/proc/{process._process.pid}/status').read_text()
+  peak = int(status.split('VmPeak:')[1].split()[0]) * 1024
+  assert peak < process.memory / 2

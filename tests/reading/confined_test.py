@@ -24,6 +24,16 @@ def work(what, value=None):
   if what == 'crash': os.abort()
   if what == 'exit': sys.exit(3)
   if what == 'jax': return 'jax' in sys.modules
+  if what == 'threads':
+    import ctypes, threading
+    malloc, gate = ctypes.CDLL(None).malloc, threading.Barrier(value)
+    def one():
+      malloc(64)
+      gate.wait()
+    threads = [threading.Thread(target=one) for _ in range(value)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    return value
 """
 
 
@@ -61,6 +71,17 @@ def test_whatever_happens_there_is_an_error_and_the_next_call_works(
     work(what, value)
   assert time.monotonic() - start < 20
   assert work('echo', 3) == 3
+
+
+def test_threads_of_a_large_machine_leave_memory_for_the_work(tmp_path):
+  """32 stacks of 8 MiB are half of it; an arena for each would be 2 GiB."""
+  (tmp_path / 'work.py').write_text(WORK)
+  work = Confined(tmp_path / 'work.py', 'work', memory=2**29 + 2**27)
+  try:
+    assert work('threads', 32) == 32
+    assert work('memory', 2**27) == 2**27
+  finally:
+    work.close()
 
 
 DEAF = """
