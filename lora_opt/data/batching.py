@@ -12,6 +12,7 @@ lora_opt.data.packing, by default the one of decoders.
 
 import bisect
 import concurrent.futures
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from lora_opt.data.order import Order
 from lora_opt.data.packing import Encoded, EncodedExample, Rows
 from lora_opt.data.stream import Batches
 
+_TOGETHER = 64  # examples that are tokenised in one call
 POLICIES = ('drop', 'truncate', 'error')
 
 
@@ -271,7 +273,7 @@ def _shortened(
     shorter.append(example)
 
   def fits(number: int) -> bool:
-    found[number] = kind.of(task, shorter[number], tokenizer)
+    (found[number],) = kind.of_all(task, [shorter[number]], tokenizer)
     return _fit(found[number].sizes, capacity)
 
   found: dict[int, Encoded] = {}
@@ -311,10 +313,13 @@ def _encoded(
   """Tokenises in threads: tokenizers let go of the interpreter's lock."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
     # Rows are read and checked here, one after the other.
-    made = (examples[index] for index in indices)
-    futures = pool.map(lambda example: kind.of(task, example, tokenizer), made)
+    made = (
+      [examples[index] for index in indices[start : start + _TOGETHER]]
+      for start in range(0, len(indices), _TOGETHER)
+    )
+    futures = pool.map(lambda some: kind.of_all(task, some, tokenizer), made)
     try:
-      yield from futures
+      yield from itertools.chain.from_iterable(futures)
     finally:
       pool.shutdown(cancel_futures=True)  # after an error nothing is waited for
 

@@ -109,7 +109,9 @@ class Conversation(Task):
     (dialogue,) = example.dialogues
     return encode_asked(tokenizer, dialogue)
 
-  def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
+  def encode_all(
+    self, examples: Sequence[Example], tokenizer
+  ) -> list[tuple[list[int], list[int]]]:
     raise ValueError(
       f'task {self.name!r} has conversations of several turns, which only '
       'decoders read'

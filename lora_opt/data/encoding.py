@@ -60,8 +60,31 @@ def encode_completions(
     ValueError: the tokenizer lacks what is asked for, its template cannot be
       cut, or there are no ids to start from.
   """
+  asked = [(prompt, completions)]
+  return encode_all(tokenizer, asked, chat=chat, system=system, end=end)[0]
+
+
+def encode_all(
+  tokenizer,
+  asked: Sequence[tuple[str, Sequence[str]]],
+  *,
+  chat: bool,
+  system: str | None = None,
+  end: bool = True,
+) -> list[tuple[list[int], list[list[int]]]]:
+  """`encode_completions` of several prompts, whose chats are rendered at once.
+
+  A template is rendered by another process: asking it takes longer than it
+  needs for one chat.
+  """
   if chat:
-    return _encode_chat(tokenizer, prompt, completions, system)
+    return _encode_chats(tokenizer, asked, system)
+  return [_encode_plain(tokenizer, *one, end) for one in asked]
+
+
+def _encode_plain(
+  tokenizer, prompt: str, completions: Sequence[str], end: bool
+) -> tuple[list[int], list[list[int]]]:
   text, between = _plain_prompt(prompt)
   prompt_ids = list(tokenizer.encode(text)) if text else []
   tail = end_ids(tokenizer) if end else []
@@ -130,27 +153,47 @@ def opened(tokenizer, ids: Sequence[int]) -> list[int]:
   return list(ids)
 
 
-def _encode_chat(
-  tokenizer, prompt: str, completions: Sequence[str], system: str | None
-) -> tuple[list[int], list[list[int]]]:
+def _encode_chats(
+  tokenizer, asked: Sequence[tuple[str, Sequence[str]]], system: str | None
+) -> list[tuple[list[int], list[list[int]]]]:
   if tokenizer.chat_template is None:
     place = getattr(tokenizer, 'template_place', PLACE)
     missing = ChatTemplate(None, place).missing
     raise ValueError(f'{missing}: set chat=False on the task')
   cut = cut_of(tokenizer, system)
-  asked = [cut.message('user', prompt)]
-  if system is not None:
-    asked.insert(0, cut.message('system', system))
-  text, *wholes = tokenizer.apply_chats(
-    [(asked, cut.opened)]
-    + [([*asked, cut.message('assistant', c)], False) for c in completions]
-  )
+  first = [] if system is None else [cut.message('system', system)]
+  chats = []
+  for prompt, completions in asked:
+    messages = [*first, cut.message('user', prompt)]
+    chats.append((messages, cut.opened))
+    for completion in completions:
+      answer = cut.message('assistant', completion)
+      chats.append(([*messages, answer], False))
+  texts = iter(_rendered(tokenizer, chats))
+  return [
+    _cut_chat(tokenizer, cut, next(texts), [(c, next(texts)) for c in answers])
+    for _, answers in asked
+  ]
+
+
+def _rendered(tokenizer, chats: Sequence[tuple[list, bool]]) -> Sequence[str]:
+  """All at once; one by one if that is too much for the template's limits."""
+  try:
+    return tokenizer.apply_chats(chats)
+  except ValueError:
+    return [tokenizer.apply_chats([chat])[0] for chat in chats]
+
+
+def _cut_chat(
+  tokenizer, cut, text: str, answered: Sequence[tuple[str, str]]
+) -> tuple[list[int], list[list[int]]]:
+  """The ids of a rendered prompt and of what follows it, for each answer."""
   text += cut.header
   prompt_ids = list(tokenizer.encode(text))
   tail = [] if cut.end else end_ids(tokenizer)
   rows = [
     list(tokenizer.encode(_closed(tokenizer, cut, text, whole, completion)))
-    for whole, completion in zip(wholes, completions, strict=True)
+    for completion, whole in answered
   ]
   # Less than the prompt only where a token reaches across its end.
   size = common_length([prompt_ids, *rows])

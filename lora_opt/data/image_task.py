@@ -75,7 +75,9 @@ class ImageTask(Task):
   def encode_prompt(self, example: Example, tokenizer) -> list[int]:
     raise ValueError(self._no_text)
 
-  def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
+  def encode_all(
+    self, examples: Sequence[Example], tokenizer
+  ) -> list[tuple[list[int], list[int]]]:
     raise ValueError(self._no_text)
 
   def encode_choices(

@@ -31,8 +31,8 @@ class Encoded(Protocol):
   """
 
   @classmethod
-  def of(cls, task, example, tokenizer) -> Self:
-    """Tokenises an example of a task."""
+  def of_all(cls, task, examples, tokenizer) -> list[Self]:
+    """Tokenises examples of a task."""
 
   @classmethod
   def capacity(cls, length: Any) -> Sizes:
@@ -68,16 +68,24 @@ class EncodedExample(NamedTuple):
   learned: np.ndarray | None = None  # (n,) bool; None: all behind the prompt
 
   @classmethod
-  def of(cls, task, example, tokenizer) -> Self:
-    if example.dialogues:
-      prompt, (rest,), (scored,) = task.encode_scored(example, tokenizer)
-      learned = np.array([False] * len(prompt) + scored)
-      return cls(
-        np.array(prompt + rest, np.int32), len(prompt), (0, 0), learned
+  def of_all(cls, task, examples, tokenizer) -> list[Self]:
+    if any(example.dialogues for example in examples):
+      return [cls._of_dialogue(task, one, tokenizer) for one in examples]
+    found = task.encode_all(examples, tokenizer)
+    return [
+      cls(
+        np.array(prompt + completion, np.int32),
+        len(prompt),
+        task.frame(tokenizer),
       )
-    prompt, completion = task.encode(example, tokenizer)
-    ids = np.array(prompt + completion, np.int32)
-    return cls(ids, len(prompt), task.frame(tokenizer))
+      for prompt, completion in found
+    ]
+
+  @classmethod
+  def _of_dialogue(cls, task, example, tokenizer) -> Self:
+    prompt, (rest,), (scored,) = task.encode_scored(example, tokenizer)
+    learned = np.array([False] * len(prompt) + scored)
+    return cls(np.array(prompt + rest, np.int32), len(prompt), (0, 0), learned)
 
   @classmethod
   def capacity(cls, length: int) -> Sizes:

@@ -29,6 +29,10 @@ class EncodedPreference(NamedTuple):
   frame: tuple[int, int] | None = None  # of the prompt; None: it is not cut
 
   @classmethod
+  def of_all(cls, task, examples, tokenizer) -> list[Self]:
+    return [cls.of(task, example, tokenizer) for example in examples]
+
+  @classmethod
   def of(cls, task, example, tokenizer) -> Self:
     prompt, answers, scored = task.encode_scored(example, tokenizer)
     return cls(

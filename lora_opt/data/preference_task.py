@@ -130,7 +130,9 @@ class Preference(Task):
     first = example.dialogues[0]
     return encode_asked(tokenizer, first.up_to(first.learned[0]))
 
-  def encode(self, example: Example, tokenizer) -> tuple[list[int], list[int]]:
+  def encode_all(
+    self, examples: Sequence[Example], tokenizer
+  ) -> list[tuple[list[int], list[int]]]:
     raise ValueError(
       f'task {self.name!r} has pairs of answers, which only decoders compare'
     )

@@ -36,6 +36,10 @@ class EncodedPair(NamedTuple):
   start_id: int  # what the decoder reads first
 
   @classmethod
+  def of_all(cls, task, examples, tokenizer) -> list[Self]:
+    return [cls.of(task, example, tokenizer) for example in examples]
+
+  @classmethod
   def of(cls, task, example, tokenizer) -> Self:
     inputs, (targets,) = encode(task, tokenizer, example, [example.completion])
     return cls(

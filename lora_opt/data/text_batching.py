@@ -39,6 +39,10 @@ class LabelledTexts(NamedTuple):
   label: float  # index of a label, or the number of a regression
 
   @classmethod
+  def of_all(cls, task, examples, tokenizer) -> list[Self]:
+    return [cls.of(task, example, tokenizer) for example in examples]
+
+  @classmethod
   def of(cls, task, example, tokenizer) -> Self:
     if task.kind not in KINDS:
       raise ValueError(

@@ -282,7 +282,8 @@ def test_the_oldest_turns_are_left_out_first():
     {'messages': list(talk('x' * 900, 'y').messages)},
   ]
   task = tasks.Conversation(name='t', train=rows, eval=rows)
-  whole = EncodedExample.of(task, task.examples('train')[0], tokenizer)
+  first = task.examples('train')[0]
+  (whole,) = EncodedExample.of_all(task, [first], tokenizer)
   length = whole.sizes[0] - 1
   split = batching.encode_split(
     task, tokenizer, 'train', length=length, too_long='truncate'

@@ -108,3 +108,27 @@ def test_generation_learns_to_stop(toy):
     task = tasks.Generation(name='why', train=rows, eval=rows, chat=chat)
     _, completion = task.encode(task.examples('train')[0], toy)
     assert toy.show(completion).endswith(end)
+
+
+@pytest.mark.parametrize('chat', [True, False])
+def test_several_are_encoded_as_each_alone(toy, chat):
+  asked = [('Why?', ['So.']), ('A:', []), ('What?', ['This.', 'That.'])]
+  assert encoding.encode_all(toy, asked, chat=chat) == [
+    encoding.encode_completions(toy, *one, chat=chat) for one in asked
+  ]
+
+
+def test_chats_beyond_the_limits_of_one_call_are_rendered_one_by_one(
+  toy, monkeypatch
+):
+  whole = toy.apply_chats
+
+  def limited(chats, **others):
+    if len(chats) > 1:
+      raise ValueError('took more than 5 seconds')
+    return whole(chats, **others)
+
+  asked = [('Why?', ['So.']), ('What?', ['This.'])]
+  expected = encoding.encode_all(toy, asked, chat=True)
+  monkeypatch.setattr(toy, 'apply_chats', limited)
+  assert encoding.encode_all(toy, asked, chat=True) == expected
