@@ -197,6 +197,10 @@ def _keep_compiled_programs(folder: str) -> None:
   if folder and not jax.config.jax_compilation_cache_dir:
     folder = os.path.abspath(os.path.expanduser(folder))
     jax.config.update('jax_compilation_cache_dir', folder)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    # JAX keeps what took a second: all that a start compiles in less takes
+    # longer, together, than its imports.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   ahead.heed(jax.config.jax_compilation_cache_dir)
 
 

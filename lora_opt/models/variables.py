@@ -22,6 +22,12 @@ def apply_variables(base: Tree, lora: Tree | None) -> Tree:
 
 def abstract_variables(network: nn.Module) -> Tree:
   """Shapes of all variables of a network, boxed with their logical axes."""
+  return _abstract_variables(network, jax.sharding.get_abstract_mesh())
+
+
+@functools.lru_cache(maxsize=8)  # a start asks for them five times
+def _abstract_variables(network: nn.Module, mesh: Any) -> Tree:
+  del mesh  # that tracing takes from where it is called
   return jax.eval_shape(lambda: _boxed_variables(network, {}))
 
 
