@@ -16,8 +16,9 @@ from flax import linen as nn
 
 from lora_opt.models.axes import gathered
 from lora_opt.models.dora import column_gain
-from lora_opt.models.products import product
+from lora_opt.models.products import product, product_by_turned
 from lora_opt.models.quantized import QuantizedKernel, matmul
+from lora_opt.models.unstacked import TurnedKernel
 from lora_opt.reading import values
 
 Initializer = jax.nn.initializers.Initializer
@@ -191,6 +192,10 @@ class Projection(nn.Module):
       parts = jax.tree.map(lambda part: gathered(part, *self.axes), kernel)
       y = matmul(x.reshape(-1, fan_in), parts)
       y = y.reshape(*x.shape[:-1], self.features)
+    elif isinstance(kernel, TurnedKernel):
+      y = product_by_turned(x, kernel.turned.astype(self.dtype))
+      y = y.astype(self.dtype)
+      kernel = kernel.turned.T
     else:
       y = product(x, gathered(kernel.astype(self.dtype), *self.axes))
     if self.lora is not None and self.lora.adapts('/'.join(self.path)):
@@ -206,9 +211,9 @@ class Projection(nn.Module):
       y += jnp.broadcast_to(bias.astype(self.dtype), y.shape)
     return y
 
-  def _kernel(self, fan_in: int) -> jax.Array | QuantizedKernel:
+  def _kernel(self, fan_in: int) -> jax.Array | QuantizedKernel | TurnedKernel:
     stored = self.get_variable('params', 'kernel')
-    if isinstance(stored, QuantizedKernel):
+    if isinstance(stored, QuantizedKernel | TurnedKernel):
       return stored
     return self.param(
       'kernel',

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lora_opt.models.axes import row_shards
+from lora_opt.models.products import product_by_turned
 from lora_opt.models.softcap import capped, slope
 
 # Positions whose logits a device holds together, unless a number is given.
@@ -38,15 +39,12 @@ def project_to_vocabulary(
   Returns:
     (..., vocab) float32.
   """
-  rows = hidden.reshape(-1, hidden.shape[-1])
-  logits = jax.lax.dot_general(
-    rows, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-  )
+  logits = product_by_turned(hidden, head)
   if codes is not None:
     rows = codes.reshape(-1, codes.shape[-1])
-    logits += jnp.dot(rows, up, preferred_element_type=jnp.float32)
-  logits = capped(logits, softcap)
-  return logits.reshape(*hidden.shape[:-1], head.shape[0])
+    change = jnp.dot(rows, up, preferred_element_type=jnp.float32)
+    logits += change.reshape(logits.shape)
+  return capped(logits, softcap)
 
 
 def adapted_cross_entropy(

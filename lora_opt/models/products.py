@@ -62,6 +62,38 @@ def _backward(kept, gradient):
 
 product.defvjp(_forward, _backward, symbolic_zeros=True)
 
+# Up to so many rows the CPU's product is faster with the weight on its left.
+FEW_ROWS = 64
+
+
+def product_by_turned(x: jax.Array, turned: jax.Array) -> jax.Array:
+  """x @ turned.T, for x (..., fan_in) and a weight (fan_out, fan_in).
+
+  With few rows, as in decoding, this takes a third to a half of the time of
+  `product` on a CPU: there a product brings both of its sides into another
+  order first, and it does so faster with a large matrix on its left, whose rows
+  are summed over (experiments/decoding).
+
+  Returns:
+    (..., fan_out), at least in float32.
+
+  >>> product_by_turned(jnp.ones((2, 3, 4)), jnp.ones((5, 4))).shape
+  (2, 3, 5)
+  """
+  rows = x.reshape(-1, x.shape[-1])
+
+  def from_the_left(rows, turned):
+    # Without the barriers both transpositions become a part of the product.
+    columns = lax.optimization_barrier(rows.T)
+    return lax.optimization_barrier(_sum_over(turned, columns, 1, 0)).T
+
+  def plain(rows, turned):
+    return _sum_over(rows, turned, 1, 1)
+
+  cpu = from_the_left if 1 < len(rows) <= FEW_ROWS else plain
+  y = lax.platform_dependent(rows, turned, cpu=cpu, default=plain)
+  return y.reshape(*x.shape[:-1], -1)
+
 
 def product_by_transposed(x: jax.Array, weight: jax.Array) -> jax.Array:
   """x @ weight.T, for x (..., fan_out) and a weight (fan_in, fan_out).

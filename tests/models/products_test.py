@@ -79,3 +79,35 @@ def test_on_cpus_bfloat16_is_added_in_float32_and_rounded_once(against):
   found = np.asarray(jax.jit(function)(x, weight), np.float64)
   # Half a unit of the last of its 8 bits.
   np.testing.assert_allclose(found, exact, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('platform', ['cpu', 'default'])
+@pytest.mark.parametrize('rows', [1, 6, products.FEW_ROWS + 1])
+def test_a_turned_weight_gives_the_same_product(
+  rows, platform, dtype, monkeypatch
+):
+  monkeypatch.setattr(
+    lax, 'platform_dependent', lambda *given, **by: by[platform](*given)
+  )
+  keys = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(keys[0], (rows, 1, 8)).astype(dtype)
+  turned = jax.random.normal(keys[1], (5, 8)).astype(dtype)
+  y = products.product_by_turned(x, turned)
+  assert y.dtype == jnp.float32
+  wide = [np.asarray(z, np.float64) for z in (x, turned)]
+  # Sums of at most eight terms of size one; products of bfloat16 are exact.
+  np.testing.assert_allclose(y, wide[0] @ wide[1].T, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('rows', 'shape'),
+  [(6, '5x8xf32'), (products.FEW_ROWS + 1, f'{products.FEW_ROWS + 1}x8xf32')],
+)
+def test_few_rows_are_on_the_right_of_a_product_on_cpus(rows, shape):
+  traced = jax.jit(products.product_by_turned).trace(
+    jnp.ones((rows, 8)), jnp.ones((5, 8))
+  )
+  text = traced.lower(lowering_platforms=('cpu',)).as_text()
+  (line,) = (line for line in text.splitlines() if 'dot_general' in line)
+  assert f': (tensor<{shape}>' in line

@@ -11,15 +11,23 @@ from lora_opt.models.random_model import random_model
 
 
 def test_layers_are_those_of_the_stacks():
-  stacks = {'q': {'kernel': jnp.arange(12.0).reshape(3, 2, 2)}}
+  kernel = jnp.arange(12.0).reshape(3, 2, 2)
+  stacks = {'q': {'kernel': kernel, 'bias': kernel[:, 0]}}
   tree = {'layers': stacks, 'embedding': jnp.ones(2)}
   cut = unstacked.unstacked(tree)
   assert cut['embedding'] is tree['embedding']
   for index in range(3):
-    expected = stacks['q']['kernel'][index]
-    for given in (stacks, cut['layers']):
-      found = unstacked.layer_of(given, index)['q']['kernel']
-      np.testing.assert_array_equal(found, expected)
+    found = unstacked.layer_of(stacks, index)['q']
+    np.testing.assert_array_equal(found['kernel'], kernel[index])
+    found = unstacked.layer_of(cut['layers'], index)['q']
+    np.testing.assert_array_equal(found['kernel'].turned, kernel[index].T)
+    np.testing.assert_array_equal(found['bias'], kernel[index, 0])
+
+
+def test_kernels_of_other_types_are_not_turned():
+  stacks = {'kernel': jnp.ones((3, 2, 2), jnp.bfloat16)}
+  cut = unstacked.unstacked({'layers': stacks})
+  assert cut['layers']['kernel'][0].shape == (2, 2)
 
 
 def test_what_is_too_large_to_be_there_twice_stays_stacked(monkeypatch):
