@@ -129,7 +129,7 @@ def main(argv=None):
       row = measure(model, theirs, args, case == 'ending')
       found.append({'dtype': dtype, **row})
       print(table(found), flush=True)
-  results.save_rows(args.out / 'results.jsonl', found)
+      results.save_rows(args.out / 'results.jsonl', found)
 
 
 if __name__ == '__main__':

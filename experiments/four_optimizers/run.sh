@@ -8,5 +8,6 @@ out=${OUT:-$project/runs/four_optimizers}
 for optimizer in adamw lora_plus reflora lora_rite; do
   echo "== $optimizer"
   MODEL_DIR="$out/$optimizer" bash "$project/launch/quickstart.sh" \
-    --gin_file="configs/optimizers/$optimizer.gin" "$@"
+    --gin_file="configs/optimizers/$optimizer.gin" \
+    --gin.TASK_FEATURE_LENGTHS="{'targets': 256}" "$@"
 done

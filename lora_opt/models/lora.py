@@ -193,8 +193,8 @@ class Projection(nn.Module):
       y = matmul(x.reshape(-1, fan_in), parts)
       y = y.reshape(*x.shape[:-1], self.features)
     elif isinstance(kernel, TurnedKernel):
-      y = product_by_turned(x, kernel.turned.astype(self.dtype))
-      y = y.astype(self.dtype)
+      turned = gathered(kernel.turned.astype(self.dtype), *self.axes[::-1])
+      y = product_by_turned(x, turned).astype(self.dtype)
       kernel = kernel.turned.T
     else:
       y = product(x, gathered(kernel.astype(self.dtype), *self.axes))
