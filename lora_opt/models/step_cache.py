@@ -3,6 +3,8 @@
 The slots of a head lie together, so that scores and sums over the slots are
 plain matrix products. With the heads between the slots, the CPU would copy the
 whole cache for each of them, which costs more than everything else in a step.
+Keys have their slots last, since a product with few rows is faster there if
+nothing of its other side has to be transposed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from lora_opt.models.softcap import capped
 class StepCache(NamedTuple):
   """Keys and values of one layer; the slots beyond those written are empty."""
 
-  keys: jax.Array  # (batch, kv_heads, slots, head_dim)
+  keys: jax.Array  # (batch, kv_heads, head_dim, slots)
   values: jax.Array  # (batch, kv_heads, slots, head_dim)
 
   @classmethod
@@ -34,18 +36,22 @@ class StepCache(NamedTuple):
       max_new_tokens: Empty slots to add.
     """
     room = [(0, 0), (0, 0), (0, max_new_tokens), (0, 0)]
-    return cls(*(jnp.pad(x.swapaxes(1, 2), room) for x in (keys, values)))
+    keys, values = (jnp.pad(x.swapaxes(1, 2), room) for x in (keys, values))
+    return cls(keys.swapaxes(2, 3), values)
 
   def append(
     self, keys: jax.Array, values: jax.Array, slot: jax.Array
   ) -> StepCache:
     """The cache with one more token, (batch, 1, kv_heads, head_dim) each."""
 
-    def put(cache, x):
-      x = x.swapaxes(1, 2).astype(cache.dtype)
-      return jax.lax.dynamic_update_slice_in_dim(cache, x, slot, axis=2)
+    def put(cache, x, axis):
+      x = x.astype(cache.dtype)
+      return jax.lax.dynamic_update_slice_in_dim(cache, x, slot, axis)
 
-    return StepCache(put(self.keys, keys), put(self.values, values))
+    keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
+    return StepCache(
+      put(self.keys, keys.swapaxes(2, 3), 3), put(self.values, values, 2)
+    )
 
 
 def attend_to_cache(
@@ -72,7 +78,7 @@ def attend_to_cache(
   scale = 1 / math.sqrt(head_dim) if scale is None else scale
   rows = queries.reshape(batch, kv_heads, heads // kv_heads, head_dim)
   scores = scale * jnp.einsum(
-    'bkgd,bksd->bkgs', rows, cache.keys, preferred_element_type=jnp.float32
+    'bkgd,bkds->bkgs', rows, cache.keys, preferred_element_type=jnp.float32
   )
   scores = capped(scores, softcap)
   lowest = jnp.finfo(jnp.float32).min
