@@ -1,5 +1,7 @@
 """Weights layer by layer give what their stacks give."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,3 +51,33 @@ def test_the_same_tokens_are_written(monkeypatch):
       rows = jnp.arange(2)
       written.append(decode(model.base, lora, tokens, valid, rows))
     np.testing.assert_array_equal(*written[-2:])
+
+
+def test_the_loop_neither_turns_nor_copies_a_kernel():
+  model = random_model(LoraConfig(rank=2), embed_dim=64)
+  decode = make_decoder(model, 5, [-1], DATA_PARALLEL.place(model))
+  given = jnp.ones((8, 4), jnp.int32), jnp.ones((8, 4), bool), jnp.arange(8)
+  compiled = decode.lower(model.base, None, *given).compile().as_text()
+  # Not that of the layers, which reads the prompt.
+  loop = r' while\(.*body=%?([\w.-]+).*op_name="jit\(decode\)/while"'
+  name = re.search(loop, compiled)[1]
+  body = re.search(rf'^%?{re.escape(name)} .*?^}}', compiled, re.M | re.S)[0]
+  shapes = {k.shape[1:] for k in kernels(model.base['layers'])}
+  of_kernels = [f'f32[{m},{n}]' for shape in shapes for m, n in both(shape)]
+  assert any(shape in body for shape in of_kernels)
+  made = [
+    line
+    for line in body.splitlines()
+    for shape in of_kernels
+    if f'= {shape}' in line and 'get-tuple-element(' not in line
+  ]
+  assert not made
+
+
+def kernels(layers):
+  leaves = jax.tree_util.tree_leaves_with_path(layers)
+  return [leaf for path, leaf in leaves if path[-1].key == 'kernel']
+
+
+def both(shape):
+  return shape, shape[::-1]
