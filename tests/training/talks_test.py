@@ -105,7 +105,9 @@ def test_preferences_are_learned(tmp_path):
   assert after['metrics']['reward_margin']['score'] > 0
   assert after['loss'] < before['loss']
   rows = [r for r in read_metrics(tmp_path / 'run') if r['split'] == 'train']
-  assert rows[0]['rewards/margin'] == 0
+  # Adapted and bare log-likelihoods, of a few nats to some dozen, come from two
+  # programs, whose sums processors may take in different orders.
+  assert rows[0]['rewards/margin'] == pytest.approx(0, abs=1e-5)
   assert rows[0]['loss'] == pytest.approx(math.log(2), abs=1e-6)
   assert rows[-1]['rewards/margin'] > 0
   assert 0 <= rows[-1]['rewards/accuracy'] <= 1
