@@ -69,7 +69,7 @@ FEW_ROWS = 64
 def product_by_turned(x: jax.Array, turned: jax.Array) -> jax.Array:
   """x @ turned.T, for x (..., fan_in) and a weight (fan_out, fan_in).
 
-  With few rows, as in decoding, this takes a third to a half of the time of
+  With few rows, as in decoding, this takes a third to two thirds of the time of
   `product` on a CPU: there a product brings both of its sides into another
   order first, and it does so faster with a large matrix on its left, whose rows
   are summed over (experiments/decoding).

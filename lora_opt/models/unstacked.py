@@ -58,6 +58,6 @@ def _cut(path, stack: jax.Array) -> tuple:
   name = getattr(path[-1], 'key', None)
   if name != 'kernel' or stack.dtype != jnp.float32:
     return tuple(stack)
-  # The barrier keeps them as they are laid out here, outside of the loop.
+  # The barrier: no compiler is to move the transposition into the loop.
   turned = jax.lax.optimization_barrier([kernel.T for kernel in stack])
   return tuple(map(TurnedKernel, turned))
