@@ -18,7 +18,7 @@ CHUNK = 25  # steps of one call
 MOST_STEPS = 3000
 CURVE_POINTS = 12  # about so many evaluations of a run at a constant rate
 # Windows of the curve, and of the pretraining text that is not to be forgotten.
-CURVE_WINDOWS, KEPT_WINDOWS = 512, 1024
+CURVE_WINDOWS, KEPT_WINDOWS = 256, 512
 
 
 class Programs(NamedTuple):
@@ -29,7 +29,7 @@ class Programs(NamedTuple):
   evaluate: Callable[..., Any]  # (params, base, windows) -> loss
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)
 def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
   """What a method does to a network of this size."""
   how = METHODS[method]

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from safetensors import flax as safetensors
 
 from experiments.small_lm.corpus import LENGTH, VOCABULARY, digest
+from lora_opt import writing
 from lora_opt.models import causal_lm
 from lora_opt.models.causal_lm import CausalLM
 from lora_opt.models.config import DecoderConfig
@@ -16,6 +18,8 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.variables import Tree
 
+# Where the weights of the committed results are.
+FOLDER = pathlib.Path(__file__).parent
 LAYERS, HEAD_DIM, MLP_RATIO = 4, 32, 3
 # Windows that are evaluated at a time.
 EVALUATED = 32
@@ -88,24 +92,35 @@ def mean_loss(
   return jnp.mean(jax.lax.map(lambda w: loss(model, base, lora, w), parts))
 
 
-def weights_file(work: pathlib.Path, width: int) -> pathlib.Path:
-  return work / f'base_{width}.npz'
+def weights_file(folder: pathlib.Path, width: int) -> pathlib.Path:
+  return folder / f'base_{width}.safetensors'
+
+
+def write_base(file: pathlib.Path, base: Tree) -> None:
+  """Writes the weights, rounded to bfloat16: 2 MB at width 128."""
+  flat = traverse_util.flatten_dict(base, sep='/')
+  rounded = {path: x.astype(jnp.bfloat16) for path, x in flat.items()}
+  with writing.draft(file) as part:
+    safetensors.save_file(rounded, part)
 
 
 def load_base(work: pathlib.Path, width: int) -> Tree:
-  """The pretrained weights.
+  """The pretrained weights, in float32: those in `work`, else the committed.
 
   Raises:
-    FileNotFoundError: Pretraining has not come to its end.
+    FileNotFoundError: There are neither.
   """
-  file = weights_file(work, width)
-  if not file.exists():
+  places = [weights_file(folder, width) for folder in (work, FOLDER)]
+  file = next(filter(pathlib.Path.exists, places), None)
+  if file is None:
     raise FileNotFoundError(
-      f'{file}: first python -m experiments.small_lm.pretrain --width {width} '
-      f'{work}'
+      f'{places[0]}: first python -m experiments.small_lm.pretrain --width '
+      f'{width} {work}'
     )
-  with np.load(file) as arrays:
-    flat = {path: jnp.asarray(arrays[path]) for path in arrays}
+  flat = {
+    path: x.astype(jnp.float32)
+    for path, x in safetensors.load_file(file).items()
+  }
   return traverse_util.unflatten_dict(flat, sep='/')
 
 

@@ -1,7 +1,7 @@
 """Which runs the study has, the most telling first, and which one is next.
 
-A setting's learning rate is swept with seed 0: powers of 1.6, at first every
-second one, to both sides until the best lies inside, and then its neighbours.
+A setting's learning rate is swept with seed 0: powers of 1.6, from the best of
+the nearest setting to both sides, until the best has a worse neighbour on each.
 Where the width of the good range is asked for, the sweep goes on until it ends
 on both sides. More seeds run at the best rate.
 """
@@ -41,6 +41,8 @@ class Cell(NamedTuple):
 
 
 CORE = ('adamw', 'lora_plus', 'lora_rite', 'reflora', 'polora', 'lora_muon')
+# Of these it is also asked how many steps they take on other text and ranks.
+FEWER_STEPS = ('adamw', 'polora', 'lora_muon')
 FULL = ('full adamw', 'full muon')
 MORE = (
   'reflora, real', 'reflora_s', 'muon', 'scaled_adamw', 'lora_pro', 'altlora',
@@ -54,6 +56,7 @@ VARIANTS = (
   'lora_rite, b2: 0.99', "lora_rite, authors' code",
   'reflora, virtual, warm-up 50', 'reflora, virtual, any spread',
 )  # fmt: skip
+OTHERS = ('python', 'super_ni')
 
 
 def cells() -> list[Cell]:
@@ -78,20 +81,22 @@ def cells() -> list[Cell]:
   add(FULL)
   for rank in (2, 32):
     add(CORE, **of_rank(rank))
-  for domain in ('python', 'super_ni'):
+  for domain in OTHERS:
     plan.append(Cell(none._replace(domain=domain), seeds=1))
     add(CORE, domain=domain)
   add(VARIANTS)
   add(CORE, steps=100)
+  for changes in (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS)):
+    add(FEWER_STEPS, schedule='constant', **changes)
   add(CORE, steps=1000)
-  add(CORE, steps=1000, schedule='constant')
-  add(MORE, wide=True)
+  add(MORE, seeds=3)
   for alpha in (4.0, 64.0):
     add(CORE, seeds=3, alpha=alpha)
   add(CORE, batch=32)
   add(FULL, steps=1000)
   plan.append(Cell(none._replace(width=64), seeds=1))
   add(CORE, width=64)
+  add(FEWER_STEPS, steps=1000, schedule='constant')
   add(CORE, steps=3000, seeds=3)
   return plan
 
@@ -129,18 +134,17 @@ def next_run(cell: Cell, found: Found, start: int) -> tuple[int, int] | None:
   >>> while run := next_run(cell, found, start=-10):
   ...   found[run] = abs(run[0] + 7.4)
   >>> sorted(found)
-  [(-12, 0), (-10, 0), (-9, 0), (-8, 0), (-7, 0), (-7, 1), (-6, 0)]
+  [(-11, 0), (-10, 0), (-9, 0), (-8, 0), (-7, 0), (-7, 1), (-6, 0)]
   """
   if cell.setting.method == 'none':
     return None if (0, 0) in found else (0, 0)
   first = {power: loss for (power, seed), loss in found.items() if seed == 0}
-  for power in (start, start - 2, start + 2):
-    if power not in first:
-      return power, 0
+  if start not in first:
+    return start, 0
   best, low, high = best_power(first), min(first), max(first)
-  asked = [low - 2] if best == low else []
-  asked += [high + 2] if best == high else []
-  asked += [best - 1, best + 1]
+  # Where even the best diverged, the good rates are far.
+  step = 1 if math.isfinite(first[best]) else 2
+  asked = [best - step, best + step]
   if cell.wide:
     limit = first[best] + GOOD
     asked += [low - 2] if first[low] <= limit else []
@@ -178,11 +182,19 @@ def swept(runs: Runs) -> dict[int, float]:
   return {p: row['loss'] for (p, seed), row in runs.items() if seed == 0}
 
 
-def start_near(setting: Setting, found: Mapping[Setting, Runs]) -> int:
+def start_near(
+  setting: Setting, found: Mapping[Setting, Runs], *earlier
+) -> int:
   """Where a sweep begins: where it has begun, if it has.
 
   Else at the best power of the same method in the setting that differs in the
   fewest ways, of those that have come to more than one seed.
+
+  Args:
+    setting: What is swept.
+    found: What has run.
+    *earlier: What has run with other weights; of equal distance, the first
+      counts.
   """
   if begun := swept(found.get(setting, {})):
     return next(iter(begun))
@@ -191,12 +203,14 @@ def start_near(setting: Setting, found: Mapping[Setting, Runs]) -> int:
     return sum(a != b for a, b in zip(setting, other, strict=True))
 
   known = [
-    other
-    for other, runs in found.items()
+    (other, runs)
+    for study in (found, *earlier)
+    for other, runs in study.items()
     if other.method == setting.method
     and math.isfinite(min(swept(runs).values(), default=math.inf))
     and any(seed for _, seed in runs)
   ]
   if not known:
     return start_of(setting.method)
-  return best_power(swept(found[min(known, key=distance)]))
+  _, runs = min(known, key=lambda of: distance(of[0]))
+  return best_power(swept(runs))

@@ -2,9 +2,9 @@
 
     python -m experiments.small_lm.pretrain WORK
 
-needs what experiments.small_lm.corpus writes, and writes WORK/base_128.npz. On
-one type of processor the weights are the same bit by bit, stopped in between
-or not.
+needs what experiments.small_lm.corpus writes, and writes
+WORK/base_128.safetensors. On one type of processor the weights are the same bit
+by bit, stopped in between or not.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 
 from experiments.small_lm import corpus, network
 from lora_opt import writing
@@ -102,12 +101,6 @@ def pretrain(
   return state[0]
 
 
-def write_base(file: pathlib.Path, base: network.Tree) -> None:
-  """What `network.load_base` reads."""
-  with writing.draft(file) as part, part.open('wb') as out:
-    np.savez(out, **traverse_util.flatten_dict(base, sep='/'))
-
-
 def write_state(file, state, done):
   leaves = {str(i): x for i, x in enumerate(jax.tree.leaves(state))}
   with writing.draft(file) as part, part.open('wb') as out:
@@ -135,8 +128,9 @@ def main(argv=None):
   file = network.weights_file(args.work, args.width)
   saved = file.with_name(f'pretraining_{args.width}.npz')
   base = pretrain(windows['pretraining'].train, args.width, args.steps, saved)
-  write_base(file, base)
+  network.write_base(file, base)
   saved.unlink()
+  base = network.load_base(args.work, args.width)
   model = network.network(args.width)
   evaluate = jax.jit(functools.partial(network.mean_loss, model))
   for name, (_, held_out) in windows.items():

@@ -1,5 +1,6 @@
 """Tables and pictures of `run.py`, from the committed results."""
 
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib import figure
 
 from experiments import drawing, results, sweeps
 from experiments.small_lm import measures, pictures, plan
-from experiments.small_lm.run import FOLDER
+from experiments.small_lm.run import EARLIER, FOLDER
 
 CAPTIONS = {
   'sweeps': 'loss against the learning rate; grey: within 0.02 of the best; '
@@ -18,9 +19,11 @@ CAPTIONS = {
 NAMES = {'gsm8k': 'GSM8K', 'super_ni': 'Super-NI', 'python': 'Python'}
 
 
-def load(folder) -> dict[plan.Setting, plan.Runs]:
+def load(
+  folder: pathlib.Path, name: str = 'results.jsonl'
+) -> dict[plan.Setting, plan.Runs]:
   """All runs by setting; none before the first."""
-  file = folder / 'results.jsonl'
+  file = folder / name
   return plan.found_of(results.load_rows(file) if file.exists() else [])
 
 
@@ -118,23 +121,40 @@ def table_of(methods, before) -> str:
   return results.markdown(header, lines)
 
 
-def across(of_groups) -> str:
-  """A line a setting, a column a method: the difference from AdamW."""
-  header = ('setting', 'adamw', *plan.CORE[1:])
-  lines = []
-  for place, methods in of_groups.items():
-    if len(methods.keys() & set(plan.CORE)) < 2:
-      continue
-    own = measures.best(methods['adamw'])
-    loss = sweeps.mean([row['loss'] for row in own.values()])
-    cells = [
+def differences(methods) -> list[str]:
+  """AdamW's loss, and the differences from it of the first methods."""
+  own = measures.best(methods['adamw'])
+  loss = sweeps.mean([row['loss'] for row in own.values()])
+  return [
+    f'{loss.middle:.4f}',
+    *(
       signed(measures.paired(methods[name], methods['adamw']))
       if name in methods
       else ''
       for name in plan.CORE[1:]
-    ]
-    lines.append((label(place), f'{loss.middle:.4f}', *cells))
-  return results.markdown(header, lines)
+    ),
+  ]
+
+
+def across(of_groups) -> str:
+  """A line a setting, a column a method: the difference from AdamW."""
+  lines = [
+    (label(place), *differences(methods))
+    for place, methods in of_groups.items()
+    if len(methods.keys() & set(plan.CORE)) > 1
+  ]
+  return results.markdown(('setting', *plan.CORE), lines)
+
+
+def replicated(of_groups, others) -> str:
+  """What two pretrainings agree on: `differences` of both."""
+  lines = [
+    (label(place), weights, *differences(groups_of[place]))
+    for place in others
+    if place in of_groups
+    for weights, groups_of in (('these', of_groups), ('others', others))
+  ]
+  return results.markdown(('setting', 'weights', *plan.CORE), lines)
 
 
 def steps_text(interval: sweeps.Interval) -> str:
@@ -251,6 +271,8 @@ def sections(folder):
     table_of(of_groups[place], before[0, 0]) if place in of_groups else ''
   )
   out['across'], out['steps'] = across(of_groups), steps(of_groups)
+  others = groups(done(load(folder, EARLIER.name)))
+  out['replicated'] = replicated(of_groups, others)
   out['rates'], out['variants'] = rates(of_groups), variants(of_groups)
   out['pictures'] = '\n\n'.join(
     f'![{CAPTIONS[name]}]({name}.png)' for name in drawings(of_groups)

@@ -2,7 +2,8 @@
 
     python -m experiments.small_lm.run WORK
 
-needs what experiments.small_lm.pretrain writes. It can be stopped at any time
+needs what experiments.small_lm.corpus writes, and weights: those that
+experiments.small_lm.pretrain wrote to WORK, else the committed ones. It can be stopped at any time
 and started again. Two of them, --part 0/2 and --part 1/2, share the work.
 """
 
@@ -17,7 +18,9 @@ from experiments import results
 from experiments.small_lm import corpus, network, plan
 from experiments.small_lm.finetune import finetune
 
-FOLDER = pathlib.Path(__file__).parent
+FOLDER = network.FOLDER
+# Runs with the weights of another pretraining, on another type of processor.
+EARLIER = FOLDER / 'other_weights.jsonl'
 DIGITS = 6
 
 
@@ -72,8 +75,8 @@ def check_same(bench: Bench, setting: plan.Setting, rows: list[dict]) -> None:
       if row[name] != value:
         raise ValueError(
           f'{bench.work}: {name} is {value}, in the results {row[name]}. '
-          'Another processor pretrains to other bits, another Python has other '
-          'sources. Give --other_weights to mix them (the report says so), or '
+          'Take the committed weights (WORK without any), and the Python that '
+          'the README names (another has other sources). Give --other_weights to mix them (the report says so), or '
           '--out for results of their own'
         )
 
@@ -94,6 +97,7 @@ def main(argv=None):
   part, parts = map(int, args.part.split('/'))
   bench, path = Bench(args.work), args.out / 'results.jsonl'
   end = time.monotonic() + 60 * args.minutes
+  earlier = plan.found_of(results.load_rows(EARLIER))
   for cell in tqdm.tqdm(plan.part_of(plan.cells(), part, parts)):
     setting = cell.setting
     if args.methods and setting.method not in args.methods:
@@ -103,7 +107,7 @@ def main(argv=None):
     while True:
       rows = results.load_rows(path) if path.exists() else []
       found = plan.found_of(rows)
-      start = plan.start_near(setting, found)
+      start = plan.start_near(setting, found, earlier)
       run = plan.next_run(cell, plan.losses(found.get(setting, {})), start)
       if run is None:
         break

@@ -75,7 +75,7 @@ def work(data, tmp_path_factory):
     corpus.build(data, folder)
   key = jax.random.key(0)
   base = causal_lm.init_base(network.config(WIDTH), key, 'float32')
-  pretrain.write_base(network.weights_file(folder, WIDTH), base)
+  network.write_base(network.weights_file(folder, WIDTH), base)
   return folder
 
 
@@ -183,14 +183,14 @@ def test_a_sweep_finds_its_way_from_where_all_diverge():
   cell = plan.Cell(SMALL, seeds=3)
   found = all_runs(cell, lambda p, s: abs(p + 9.2) if p < 0 else np.inf, 6)
   assert {(-9, 1), (-9, 2), (-8, 0), (-10, 0)} <= found.keys()
-  assert all(np.isinf(found[p, 0]) for p in (0, 2, 4, 6, 8))
+  assert all(np.isinf(found[p, 0]) for p in (0, 2, 4, 6))
 
 
 def test_a_wide_sweep_ends_beyond_the_good_range():
   cell = plan.Cell(SMALL, seeds=1, wide=True)
-  found = all_runs(cell, lambda p, s: plan.GOOD / 25 * (p + 10) ** 2, -10)
+  found = all_runs(cell, lambda p, s: plan.GOOD / 24 * (p + 10) ** 2, -10)
   powers = [p for p, _ in found]
-  assert (min(powers), max(powers)) == (-16, -4)
+  assert (min(powers), max(powers)) == (-15, -5)
 
 
 def test_a_sweep_without_a_best_rate_ends():
