@@ -82,6 +82,24 @@ def _adapter(model, key, b_std):
   return jax.tree_util.tree_map_with_path(moved, model.init(keys[0]))
 
 
+def _linear(steps: int) -> np.ndarray:
+  count = np.arange(steps)
+  up, down = count / (0.1 * steps), (steps - count) / (0.9 * steps)
+  return np.minimum(up, down)
+
+
+# Rates over the peak, of a number of steps. Cosine and linear warm up for a
+# tenth of the steps; a cool-down is a line to zero in the last fifth.
+SCHEDULES = {
+  'cosine': lambda steps: warmup_cosine(1.0, steps)(np.arange(steps)),
+  'linear': _linear,
+  'constant': np.ones,
+  'cool-down': lambda steps: np.minimum(
+    1.0, (steps - np.arange(steps)) / (0.2 * steps)
+  ),
+}
+
+
 def rate_table(schedule: str, steps: int, peak: float) -> np.ndarray:
   """The learning rate of every step, (MOST_STEPS,); zero behind the last.
 
@@ -89,13 +107,10 @@ def rate_table(schedule: str, steps: int, peak: float) -> np.ndarray:
   [0.5, 0.5, 0.0]
   """
   table = np.zeros(MOST_STEPS, np.float32)
-  count = np.arange(steps)
-  if schedule == 'cosine':
-    table[:steps] = peak * np.asarray(warmup_cosine(1.0, steps)(count))
-  elif schedule == 'constant':
-    table[:steps] = peak
-  elif steps:
-    raise ValueError(f"schedule={schedule!r}: 'cosine' or 'constant'?")
+  if steps and schedule not in SCHEDULES:
+    raise ValueError(f'schedule={schedule!r}: one of {", ".join(SCHEDULES)}?')
+  if steps:
+    table[:steps] = peak * np.asarray(SCHEDULES[schedule](steps))
   return table
 
 

@@ -1,4 +1,4 @@
-"""What is compared: recipes, variants of two of them, and full fine-tuning."""
+"""What is compared: recipes, variants of three of them, full fine-tuning."""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import optax
 
+import lora_opt
 from experiments import recipes
 from experiments.ablation.variants import FAMILIES
 
@@ -21,7 +22,7 @@ class Method(NamedTuple):
 
 # Where the first sweep of a method begins: rates are powers of 1.6.
 STARTS = {
-  'polora': -8,
+  'polora': -3,
   'lora_muon': -7,
   'muon': -7,
   'lamb': -7,
@@ -62,9 +63,28 @@ def _variants() -> dict[str, Method]:
   }
 
 
+def _faster_b(times: float):
+  def make(learning_rate):
+    step = lora_opt.polora(learning_rate)
+    ratio = lora_opt.transforms.scale_by_lora_plus(times)
+    return optax.chain(step, lora_opt.on_lora_pairs(ratio, elementwise=True))
+
+  return make
+
+
+POLORA = {
+  'polora, b1: 0.95': functools.partial(lora_opt.polora, b1=0.95),
+  'polora, b1: 0.8': functools.partial(lora_opt.polora, b1=0.8),
+  'polora, b2: 0.95': functools.partial(lora_opt.polora, b2=0.95),
+  'polora, damping: 0.01': functools.partial(lora_opt.polora, damping=1e-2),
+  'polora, damping: 0.1': functools.partial(lora_opt.polora, damping=0.1),
+  'polora, B 4 times as fast': _faster_b(4.0),
+  'polora, A 4 times as fast': _faster_b(0.25),
+}
 METHODS = (
   {name: Method(make) for name, make in recipes.RECIPES.items()}
   | _variants()
+  | {name: Method(make) for name, make in POLORA.items()}
   | {
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True

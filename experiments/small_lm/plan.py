@@ -29,7 +29,7 @@ class Setting(NamedTuple):
   alpha: float = 16.0
   batch: int = 8  # windows of 64 tokens
   steps: int = 300
-  schedule: str = 'cosine'  # with warm-up of a tenth; or 'constant'
+  schedule: str = 'cosine'  # see SCHEDULES in finetune.py
 
 
 class Cell(NamedTuple):
@@ -55,6 +55,9 @@ VARIANTS = (
   'lora_rite, cold start: B of 0.01', 'lora_rite, b1: 0',
   'lora_rite, b2: 0.99', "lora_rite, authors' code",
   'reflora, virtual, warm-up 50', 'reflora, virtual, any spread',
+  'polora, b1: 0.95', 'polora, b1: 0.8', 'polora, b2: 0.95',
+  'polora, damping: 0.01', 'polora, damping: 0.1', 'polora, B 4 times as fast',
+  'polora, A 4 times as fast',
 )  # fmt: skip
 OTHERS = ('python', 'super_ni')
 
@@ -85,6 +88,8 @@ def cells() -> list[Cell]:
     plan.append(Cell(none._replace(domain=domain), seeds=1))
     add(CORE, domain=domain)
   add(VARIANTS)
+  for schedule in ('linear', 'cool-down'):
+    add(FEWER_STEPS, schedule=schedule)
   add(CORE, steps=100)
   for changes in (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS)):
     add(FEWER_STEPS, schedule='constant', **changes)

@@ -3,8 +3,9 @@
     python -m experiments.small_lm.run WORK
 
 needs what experiments.small_lm.corpus writes, and weights: those that
-experiments.small_lm.pretrain wrote to WORK, else the committed ones. It can be stopped at any time
-and started again. Two of them, --part 0/2 and --part 1/2, share the work.
+experiments.small_lm.pretrain wrote to WORK, else the committed ones. It can be
+stopped at any time and started again. Two of them, --part 0/2 and --part 1/2,
+share the work.
 """
 
 import argparse
@@ -75,8 +76,9 @@ def check_same(bench: Bench, setting: plan.Setting, rows: list[dict]) -> None:
       if row[name] != value:
         raise ValueError(
           f'{bench.work}: {name} is {value}, in the results {row[name]}. '
-          'Take the committed weights (WORK without any), and the Python that '
-          'the README names (another has other sources). Give --other_weights to mix them (the report says so), or '
+          'Take the committed weights (a WORK without any), and the Python '
+          'that the README names. Give --other_weights to mix them (the report '
+          'says so), or '
           '--out for results of their own'
         )
 
