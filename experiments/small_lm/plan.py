@@ -87,12 +87,12 @@ def cells() -> list[Cell]:
   for domain in OTHERS:
     plan.append(Cell(none._replace(domain=domain), seeds=1))
     add(CORE, domain=domain)
+  for changes in (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS)):
+    add(FEWER_STEPS, schedule='constant', **changes)
   add(VARIANTS)
   for schedule in ('linear', 'cool-down'):
     add(FEWER_STEPS, schedule=schedule)
   add(CORE, steps=100)
-  for changes in (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS)):
-    add(FEWER_STEPS, schedule='constant', **changes)
   add(CORE, steps=1000)
   add(MORE, seeds=3)
   for alpha in (4.0, 64.0):
