@@ -11,6 +11,7 @@ import argparse
 import pathlib
 import time
 
+import jax
 import numpy as np
 import torch
 import tqdm
@@ -52,13 +53,38 @@ def pairs(task, tokenizer) -> list:
   return asked
 
 
+def saved(model, task, batch_size: int) -> float:
+  """Products that `HFLM` computes, over those without which none is scored.
+
+  It multiplies every token of every pair, and what fills up its batches, by
+  the layers and by the vocabulary. Needed are every prompt and choice once by
+  the layers, and the tokens of choices by the vocabulary. (Products within
+  attention are left out on both sides.)
+  """
+  vocabulary = model.config.vocab_size * model.config.embed_dim
+  whole = sum(x.size for x in jax.tree.leaves(model.base)) - vocabulary
+  prompts, choices, pairs = 0, 0, []
+  for example in task.examples('eval'):
+    prompt, rests, _ = task.encode_scored(example, model.tokenizer)
+    prompts += len(prompt)
+    choices += sum(map(len, rests))
+    pairs += [len(prompt) + len(rest) - 1 for rest in rests]
+  pairs.sort(reverse=True)
+  batches = [
+    pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)
+  ]
+  tokens = sum(batch[0] * len(batch) for batch in batches)
+  needed = (prompts + choices) * whole + choices * vocabulary
+  return tokens * (whole + vocabulary) / needed
+
+
 def timed(function):
   began = time.perf_counter()
   result = function()
   return time.perf_counter() - began, result
 
 
-def measure(model, peer, task, rounds: int) -> dict:
+def measure(model, peer, task, rounds: int, batch_size: int) -> dict:
   """Seconds of both sides, in turn, and how far their answers are apart."""
   evaluate = Evaluator(model, task, DATA_PARALLEL.place(model), batch_size=4)
   asked = pairs(task, model.tokenizer)
@@ -93,6 +119,7 @@ def measure(model, peer, task, rounds: int) -> dict:
     'lowest': float(ratios.min()),
     'highest': float(ratios.max()),
     'apart': float(apart.max()),
+    'saved': saved(model, task, batch_size),
   }
 
 
@@ -117,7 +144,8 @@ def main(argv=None):
       source = questions.rows(args.data_dir, name)
       some = [source[i] for i in range(min(args.questions, len(source)))]
       task = questions.task(name, some)
-      rows.append({'dtype': dtype, **measure(model, peer, task, args.rounds)})
+      found = measure(model, peer, task, args.rounds, args.batch_size)
+      rows.append({'dtype': dtype, **found})
       print(table(rows), flush=True)
   results.save_rows(args.out / 'results.jsonl', rows)
 

@@ -9,7 +9,7 @@ def table(rows: list[dict]) -> str:
   return results.markdown(
     [
       'set', 'type', 'questions', 'choices', 'ours, s', "lm-eval's, s",
-      'times as fast', 'largest difference, nats',
+      'times as fast', 'products, theirs / needed', 'largest difference, nats',
     ],
     [
       (
@@ -20,6 +20,7 @@ def table(rows: list[dict]) -> str:
         f'{row["ours"]:.1f} (first: {row["first"]:.1f})',
         f'{row["theirs"]:.1f}',
         f'**{row["ratio"]:.2f}** [{row["lowest"]:.2f}, {row["highest"]:.2f}]',
+        f'{row["saved"]:.2f}',
         f'{row["apart"]:.1g}',
       )
       for row in rows
