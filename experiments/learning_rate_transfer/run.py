@@ -1,6 +1,6 @@
 """Does the best learning rate stay where it is over rank, alpha and width?
 
-Sweeps the learning rate of every recipe, and of four that can be told alpha /
+Sweeps the learning rate of every recipe, and of five that can be told alpha /
 rank (normalised), on students of several widths, ranks and alphas, over seeds.
 What stands in results.jsonl is not run again: delete it to begin anew.
 """
@@ -33,6 +33,7 @@ NORMALISED = {
   'lora_muon, normalised': lora_opt.lora_muon,
   'scaled_gd, normalised': lora_opt.scaled_gd,
   'altlora, normalised': lora_opt.altlora,
+  'polora, normalised': lora_opt.polora,
 }
 METHODS = (*NORMALISED, *recipes.RECIPES)
 # An octave apart; each method's own decades, the first that fits its name.
