@@ -1,10 +1,10 @@
-"""Files that are at every moment the old one or the new one, never half.
+"""Writes files atomically: readers see the old or the new one, never a half.
 
-A file is written under a name that nothing else has, and then takes the place
-of the one that was there. A link that stands in its place is replaced: what it
-points to, which may be anyone's, is not touched. Text is UTF-8, whatever the
-locale. In a bucket a file is an object, which is put once it is whole. The
-standard library alone is needed here, until a bucket is named.
+A file is written under a unique temporary name and then replaces the existing
+file. If a symbolic link exists under the final name, the link is replaced; its
+target, which may belong to anyone, is not touched. Text is UTF-8, whatever the
+locale. In a bucket a file is an object, which is uploaded once it is complete.
+This module needs only the standard library, unless a path is in a bucket.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from lora_opt.buckets.paths import is_bucket, put_file
 
 
 def write_text(file: str | os.PathLike, text: str) -> None:
-  """Writes a file of text; its folder is made if it is missing.
+  """Writes a text file; its folder is created if it is missing.
 
   Args:
-    file: Where to; replaced if it is there.
-    text: What it is to hold. Half a surrogate pair, as a model's answer may
-      have it, is not UTF-8, and becomes U+FFFD.
+    file: The file to write; replaced if it exists.
+    text: The new content. A lone surrogate, which a model's answer may contain,
+      cannot be encoded as UTF-8 and becomes U+FFFD.
 
   Raises:
-    OSError: It cannot be written. What was there then still is.
+    OSError: The file cannot be written. An existing file is then unchanged.
 
   >>> import tempfile
   >>> file = pathlib.Path(tempfile.mkdtemp()) / 'new/é.txt'
@@ -48,10 +48,10 @@ def write_text(file: str | os.PathLike, text: str) -> None:
 
 
 def write_bytes(file: str | os.PathLike, data: bytes) -> None:
-  """Writes a file as `write_text` does.
+  """Writes a file of bytes, atomically as `write_text` does.
 
   Raises:
-    OSError: It cannot be written. What was there then still is.
+    OSError: The file cannot be written. An existing file is then unchanged.
   """
   with draft(file) as part:
     part.write_bytes(data)
@@ -59,16 +59,16 @@ def write_bytes(file: str | os.PathLike, data: bytes) -> None:
 
 @contextlib.contextmanager
 def draft(file: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """The path of a new, empty file that becomes `file` if all goes well.
+  """Yields the path of a new, empty file that becomes `file` on success.
 
-  For what a library writes, which wants a path. The folder is made if it is
-  missing; after an error in the body nothing is left.
+  For libraries that write to a path. The folder is created if it is missing.
+  After an error in the body the new file is removed.
 
   Args:
-    file: What is replaced in the end.
+    file: The file to replace at the end.
 
   Raises:
-    OSError: It cannot be written. What was there then still is.
+    OSError: The file cannot be written. An existing file is then unchanged.
   """
   if is_bucket(file):
     with tempfile.TemporaryDirectory(prefix='lora_opt_') as folder:
@@ -80,7 +80,7 @@ def draft(file: str | os.PathLike) -> Iterator[pathlib.Path]:
   file = pathlib.Path(file)
   file.parent.mkdir(parents=True, exist_ok=True)
   part = _unused(file)
-  # Made here, and only if nothing is there: no link is followed.
+  # O_EXCL fails if the name exists already, so no link is followed.
   os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
   try:
     yield part
@@ -92,13 +92,13 @@ def draft(file: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def draft_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """The path of a new, empty folder that becomes `folder` if all goes well.
+  """Yields the path of a new, empty folder that becomes `folder` on success.
 
   Args:
-    folder: Must not be there, or be empty: nothing is ever removed for it.
+    folder: Must not exist, or must be empty: nothing is ever removed for it.
 
   Raises:
-    OSError: It cannot be written, or something is there.
+    OSError: It cannot be written, or it exists and is not empty.
   """
   folder = pathlib.Path(folder)
   part = _unused(folder)
@@ -107,18 +107,18 @@ def draft_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     yield part
     part.rename(folder)
   except BaseException:
-    shutil.rmtree(part, ignore_errors=True)  # made here, and by us alone
+    shutil.rmtree(part, ignore_errors=True)  # created here, not by anyone else
     raise
 
 
 def append(file: str | os.PathLike) -> BinaryIO:
-  """Opens a file to read it and to write behind what it holds.
+  """Opens a file for reading and appending.
 
   Args:
-    file: Made if it is missing.
+    file: Created if it is missing.
 
   Raises:
-    OSError: It is a link, or cannot be written.
+    OSError: It is a symbolic link, or cannot be written.
   """
   flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0)
   try:
@@ -133,14 +133,17 @@ def append(file: str | os.PathLike) -> BinaryIO:
 
 
 def file_name(name: str) -> str:
-  """A user's name, of a task say, as the name of one file in a folder.
+  """Turns a name chosen by a user, such as a task's, into a safe file name.
 
-  Different names stay different; those of letters, digits, spaces and the
-  usual signs stay as they are.
+  Different names stay different, on disks that distinguish upper and lower
+  case. Names of letters, digits, spaces and common punctuation stay as they
+  are. The result is never empty, nor `.` or `..`.
 
-  >>> file_name('cola 2'), file_name('../a')
-  ('cola 2', '..%2Fa')
+  >>> file_name('cola 2'), file_name('../a'), file_name('..')
+  ('cola 2', '..%2Fa', '%2E%2E')
   """
+  if not name.strip('.'):
+    return ''.join(map(_code, name)) or '%'
   found = ''.join(
     c if c.isalnum() or c in ' _-.,+()=' else _code(c) for c in name
   )
@@ -156,9 +159,10 @@ def _code(character: str) -> str:
 
 
 def print_anything() -> None:
-  """Lets `print` write what the terminal's encoding lacks as \\u escapes.
+  """Lets `print` write characters the terminal cannot encode as \\u escapes.
 
-  Else the first such letter, of a task's or folder's name, ends the program.
+  Otherwise the first such character, say in the name of a task or folder, would
+  end the program.
   """
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, 'reconfigure'):
@@ -166,5 +170,5 @@ def print_anything() -> None:
 
 
 def _unused(path: pathlib.Path) -> pathlib.Path:
-  """A name beside `path` that nobody else has, however long its own is."""
+  """A unique, short name in the folder of `path`, however long its own is."""
   return path.with_name(f'.{secrets.token_hex(8)}.part')

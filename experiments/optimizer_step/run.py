@@ -1,8 +1,8 @@
-"""What does an optimizer step cost, beside optax.adamw?
+"""What does an optimizer step cost, compared with optax.adamw?
 
-Every method takes one step in turn, round after round, in one process (the
-authors' PyTorch code in processes of its own, one waiting while others work).
-The ratio of a round is to optax.adamw on the stacked tree in the same round.
+In each round, every method takes one step, in random order. (The
+authors' PyTorch code has separate processes, which wait while others work.)
+Ratios are to optax.adamw on the stacked tree in the same round.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import statistics
 import sys
 
@@ -96,7 +97,7 @@ def measure(args, tree: str, layout: str) -> list[dict]:
   for name, tx in tqdm.tqdm(txs.items(), f'{tree} {layout}: compiling'):
     runners[name] = JaxRunner(tx, params, gradients)
   if layout != 'stacked':
-    # What all ratios are to; the other one stays in the table.
+    # All ratios are to the stacked one; the other one stays in the table.
     runners[f'{BASELINE}, separate'] = runners.pop(BASELINE)
     stacked = make_tree(tree, args.rank, 'stacked', seed=0)
     runners[BASELINE] = JaxRunner(
@@ -108,11 +109,12 @@ def measure(args, tree: str, layout: str) -> list[dict]:
   for runner in runners.values():
     runner()
     runner()
-  order = list(runners)
+  # In random order, so that nobody always follows the same neighbour.
+  order, shuffle = list(runners), random.Random(0).shuffle
   for _ in tqdm.trange(args.rounds, desc=f'{tree} {layout}: measuring'):
+    shuffle(order)
     for name in order:
       seconds[name].append(runners[name]())
-    order = order[1:] + order[:1]  # nobody always follows the same neighbour
   for runner in others.values():
     runner.close()
   base = runners[BASELINE]

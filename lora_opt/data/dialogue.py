@@ -8,14 +8,14 @@ Message = dict[str, Any]
 
 
 class Dialogue(NamedTuple):
-  """A conversation that a row holds.
+  """The conversation of a row.
 
   Attributes:
-    messages: dicts with role, content and what else their template may read.
-      The last one is learned.
-    trained: which of them are learned; only the assistant's are.
-    tools: the definitions of tools, as JSON has them; None for none.
-    place: where it stands, for messages.
+    messages: dicts with role, content and other keys that the chat template
+      may read. The last message is learned.
+    trained: for each message whether it is learned; only the assistant's are.
+    tools: the definitions of tools, as in JSON; None if there are none.
+    place: where the conversation comes from, for error messages.
   """
 
   messages: tuple[Message, ...]
@@ -25,33 +25,37 @@ class Dialogue(NamedTuple):
 
   @property
   def learned(self) -> list[int]:
-    """The places of the answers that are learned."""
+    """The indices of the answers that are learned."""
     return [i for i, trained in enumerate(self.trained) if trained]
 
   def characters(self) -> int:
-    """How many there are to tokenize, but for what a template adds."""
-    rest = [(m.get('tool_calls'), m.get('thinking')) for m in self.messages]
+    """Number of characters to tokenize, without those a template adds."""
+    # Templates write the other fields too, such as tool calls and reasoning.
+    rest = [
+      {k: v for k, v in message.items() if k not in ('role', 'content')}
+      for message in self.messages
+    ]
     texts = [m['content'] for m in self.messages]
     return sum(map(len, texts)) + len(json.dumps([rest, self.tools]))
 
   def prompt(self) -> str:
-    """All that stands before the last answer, to be read by people."""
+    """Everything before the last answer, as text for people."""
     return transcript(self.messages[:-1])
 
   def answers(self) -> list[str]:
-    """What is learned, to be read by people."""
+    """The learned answers, as texts for people."""
     return [_words(self.messages[place]) for place in self.learned]
 
   def up_to(self, place: int) -> 'Dialogue':
-    """The conversation up to this answer, of which it alone is learned."""
+    """The conversation up to this answer, the only one that is learned."""
     trained = (*[False] * place, True)
     return self._replace(messages=self.messages[: place + 1], trained=trained)
 
   def shorter(self) -> 'Dialogue | None':
-    """Without its oldest turns: a user's, and all up to the next user's.
+    """Leaves out the oldest turns: a user's, and all up to the next user's.
 
-    What stands before the first user's turn, such as the system's, stays. None
-    if nothing that is learned would be left.
+    Turns before the first user's, such as the system's, stay. Returns None if
+    there are fewer than two turns of a user.
     """
     asked = [i for i, m in enumerate(self.messages) if m['role'] == 'user']
     if len(asked) < 2:
@@ -63,7 +67,7 @@ class Dialogue(NamedTuple):
 
 
 def transcript(messages: Sequence[Message]) -> str:
-  """Messages as a text for people.
+  """Writes messages as text for people.
 
   >>> transcript([{'role': 'user', 'content': 'Hi'}])
   'user: Hi'

@@ -20,20 +20,23 @@ from lora_opt.evaluation.finite import named, not_finite, require_finite
 from lora_opt.reading import parts
 from lora_opt.reading.parts import PREFERENCE
 
-# Positions of a row for the loss of generation tasks, as of one of choices.
+# Most positions in a row for the loss of generation tasks, as for choices.
 LONGEST = 2048
 
 
 class Evaluator:
   """Loss and main metric of one model on one task, for any adapters.
 
-  Tasks with choices: the choice of greatest log-likelihood is the prediction;
-  all choices of a question share one pass over its prompt. Generation tasks:
-  cached decoding, scored by the task. The loss is the mean negative
-  log-likelihood of a token of the right completion. Preferences: whether the
-  chosen answer gained on the rejected one, beside the base without adapter;
-  the loss is the objective's, a pair each. Encoders: the likeliest label, or
-  the number, and its mean loss.
+  - Tasks with choices: the choice with the greatest log-likelihood is the
+    prediction. All choices of a question share one pass over its prompt.
+  - Generation tasks: completions are decoded with a cache and scored by the
+    task. For these and for choices, the loss is the mean negative
+    log-likelihood of a token of the right completion.
+  - Preferences: the score is whether the chosen answer gained on the rejected
+    one, compared with the base without an adapter. The loss is the mean of the
+    objective's loss of each pair.
+  - Encoders: the prediction is the likeliest label, or the number; the loss is
+    the mean over examples.
   """
 
   def __init__(
@@ -52,18 +55,18 @@ class Evaluator:
     """Prepares the compiled functions; nothing runs yet.
 
     Args:
-      model: a `lora_opt.models.CausalLM` or what offers the same.
-      task: a task of `lora_opt.data.tasks` or what offers the same.
+      model: a `lora_opt.models.CausalLM`, or a model with the same interface.
+      task: a task of `lora_opt.data.tasks`, or one with the same interface.
       placement: from `lora_opt.devices.partitioning.Partitioner.place`.
       batch_size: questions or prompts in a batch, rounded up so that the
         devices share them evenly.
-      max_new_tokens: limit of a generated completion.
-      sampling: how its tokens are drawn, by default the likeliest ones.
+      max_new_tokens: the most tokens in a generated completion.
+      sampling: how its tokens are drawn; by default the likeliest is taken.
       loss_batch_size: packed rows in a batch for the loss of generation tasks,
-        rounded up likewise.
-      length: positions of such a row, or more where an example needs them, up
-        to `LONGEST`; longer texts of an encoder are cut.
-      objective: what training lowers; `objective.DPO()` judges the pairs of a
+        rounded up in the same way.
+      length: positions in such a row, or more if an example needs them, up to
+        `LONGEST`. Texts of an encoder are cut at this length.
+      objective: the training objective; `objective.DPO()` judges the pairs of a
         preference task.
     """
     if batch_form(model) == 'text_to_image':
@@ -83,7 +86,7 @@ class Evaluator:
     if getattr(task, 'kind', None) == PREFERENCE:
       parts.check_objective(objective, task)
     self._labels = batch_form(model) in ('encoder', 'image')
-    # Every process sees all results: they are whole on every device.
+    # Results are replicated on all devices, so that every process sees them.
     if self._labels:
       classify.check_outputs(model, task)
       self._predict = placement.jit(
@@ -97,22 +100,22 @@ class Evaluator:
     self._sampling = sampling
 
   def __call__(self, base: Any, lora: Any, step: int = 0) -> dict[str, Any]:
-    """Evaluates.
+    """Evaluates adapters on the evaluation split.
 
     Args:
       base: the frozen parameters.
       lora: the adapters.
-      step: finished training steps, for the record.
+      step: number of finished training steps, which is recorded.
 
     Returns:
       A JSON-able dict: step, task, metrics (score and 95 % interval of each, by
-      name), metric (the first of them), its score and interval, loss,
+      name), metric (the name of the first), its score and interval, loss,
       num_examples, halves (the scores of the even and of the odd examples: the
-      one to choose settings by, the other to report), overlap (how many
-      examples also stand in train, with the metrics without these; left out
-      where there are none or train is not at hand) and predictions (a dict per
-      example: prompt, reference, prediction, score, and more for choices, see
-      `likelihood.predict`).
+      former to choose settings by, the latter to report), overlap (how many
+      examples are also in the training data, and the metrics without them; left
+      out if there are none or the training data cannot be read) and predictions
+      (a dict per example: prompt, reference, prediction, score, and more for
+      choices, see `likelihood.predict`).
     """
     examples = self._task.examples('eval')
     if self._labels:
@@ -143,11 +146,11 @@ class Evaluator:
   def generate(self, base: Any, lora: Any) -> list[dict[str, Any]]:
     """Completes the prompt of every example of the evaluation split.
 
-    A model that says labels or numbers says them.
+    A model with labels or numbers as outputs predicts those instead.
 
     Returns:
-      For each example prompt, reference, references (if several texts are
-      right), prediction and score.
+      For each example a dict with prompt, reference, references (if several
+      texts are right), prediction and score.
     """
     examples = self._task.examples('eval')
     if self._labels:
@@ -175,11 +178,9 @@ class Evaluator:
           example = examples[int(index)]
           self._check_ids(ids, int(index), example)
           text = stops.text(ids)
-          several = tuple(getattr(example, 'references', ()))
           predictions[index] = {
             'prompt': example.prompt,
             'reference': example.completion,
-            **({'references': several} if several else {}),
             'prediction': text,
             'score': float(self._task.score(example, text)),
           }
@@ -198,7 +199,7 @@ class Evaluator:
 
   @property
   def _has_table_of_positions(self) -> bool:
-    """As GPT-2, which has no rows for what is longer."""
+    """Whether positions come from a table of limited size, as in GPT-2."""
     return getattr(self._model.config, 'learned_positions', False)
 
   def _check_positions(self, needed: int) -> None:
@@ -212,7 +213,7 @@ class Evaluator:
 
   @functools.cached_property
   def _decoder(self):
-    """What ends a completion, and the compiled decoder."""
+    """The conditions that end a completion, and the compiled decoder."""
     stops = self._task.stops(self._model.tokenizer)
     return stops, make_decoder(
       self._model,
@@ -283,7 +284,7 @@ class Evaluator:
     return float(np.mean(losses)), predictions
 
   def _likelihoods(self, base, lora, examples):
-    """Log-likelihood and tokens of every choice, (examples, choices) each."""
+    """Log-likelihoods and token counts of choices, both (examples, choices)."""
     batches = self._task.choice_batches(
       self._model.tokenizer,
       batch_size=self._batch_size,
@@ -302,7 +303,7 @@ class Evaluator:
     )
 
   def _scores(self, predictions) -> dict[str, float]:
-    """The score by every metric; none of no predictions."""
+    """The score by every metric; empty without predictions."""
     if not predictions:
       return {}
     return {
@@ -313,7 +314,7 @@ class Evaluator:
   def _without_overlap(self, predictions) -> dict[str, Any]:
     try:
       shared = set(self._task.overlap())
-    except (OSError, ValueError):  # evaluating needs no (good) training data
+    except (OSError, ValueError):  # evaluation does without training data
       return {}
     rest = [p for i, p in enumerate(predictions) if i not in shared]
     if not shared or not rest:
@@ -322,7 +323,7 @@ class Evaluator:
     return {'overlap': {'num_examples': len(shared), 'metrics': scores}}
 
   def _metrics(self) -> Sequence[metrics.Metric]:
-    """Those of the task, or what its kind is usually judged by."""
+    """The metrics of the task, or the usual ones for its kind."""
     if named := tuple(getattr(self._task, 'metrics', ())):
       return named
     if self._labels:
@@ -374,5 +375,5 @@ class Evaluator:
 
 
 def batch_form(model: Any) -> str:
-  """How a model wants its batches; a decoder need not say it."""
+  """The form of batches that a model needs; 'decoder' if it names none."""
   return getattr(model, 'batch_form', 'decoder')

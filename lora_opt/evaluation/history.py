@@ -1,4 +1,4 @@
-"""The history of a run: `metrics.jsonl`, read back."""
+"""Reads back the history of a run: `metrics.jsonl`."""
 
 import io
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from lora_opt.reading import values
 from lora_opt.reading.json_text import parse_json
 from lora_opt.run_folder.run_files import METRICS_FILE
 
-# Of one line; more is none that was written here.
+# Of one line; this library writes no longer ones.
 _MOST_BYTES = 2**20
 
 
@@ -25,9 +25,9 @@ class Line(NamedTuple):
 def read_metrics(model_dir: str | Path) -> list[dict[str, Any]]:
   """Reads a run's metrics, one row for each split and step, in step order.
 
-  A line that is not a whole row is left out; `problems` names those. Where a
-  step was logged twice the later values stand. A missing file is an empty
-  history.
+  A line that is not a whole row is left out; `problems` names those lines. If a
+  step was logged twice, the later values are used. If the file is missing, the
+  history is empty.
 
   Args:
     model_dir: the folder of the run.
@@ -49,22 +49,23 @@ def read_metrics(model_dir: str | Path) -> list[dict[str, Any]]:
 def problems(model_dir: str | Path) -> str:
   """Says which lines cannot be read; '' if all can.
 
-  A last line without an end is what a killed run leaves, and no problem.
+  A killed run leaves a last line without a line end; that is not a problem.
   """
   path = as_path(model_dir) / METRICS_FILE
   found = [line.problem for line in read_lines(path) if line.problem]
   if not found:
     return ''
-  more = f', and {len(found) - 1} more lines' if found[1:] else ''
+  rest = len(found) - 1
+  more = f', and {rest} more line{"s" if rest > 1 else ""}' if rest else ''
   return f'{found[0]}{more}: left out, the others are used'
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[Line]:
-  """All lines of a file of metrics; none if it is missing.
+  """Yields all lines of a metrics file; none if it is missing.
 
   Args:
-    path: of the file.
-    start: bytes that are passed over, of whole lines.
+    path: the file.
+    start: number of bytes to skip, which must be whole lines.
 
   Raises:
     OSError: it cannot be read.
@@ -84,7 +85,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[Line]:
 
 
 def _opened(path: Path) -> BinaryIO:
-  # The files of fsspec do not bound a line.
+  # The `readline` of fsspec's files cannot limit the length of a line.
   return io.BytesIO(path.read_bytes()) if is_bucket(path) else path.open('rb')
 
 
@@ -99,10 +100,10 @@ def _row(data: bytes, place: str) -> dict[str, Any]:
 
 
 def data_wait_fraction(model_dir: str | Path) -> float | None:
-  """The share of making and placing batches in the time of the logged steps.
+  """The share of the logged steps' time that making and placing batches took.
 
-  The first step of a process is left out: its time is the compiler's. None if
-  no step is left.
+  The first step of a process is left out, because compilation takes most of its
+  time. None if no step is left.
   """
   steps = [
     (row['timing/data_wait_fraction'], 1 / row['timing/steps_per_second'])
@@ -116,6 +117,6 @@ def data_wait_fraction(model_dir: str | Path) -> float | None:
 
 
 def skipped_steps(model_dir: str | Path) -> int:
-  """How many steps the optimizer did not take, as far as it counts them."""
+  """How many steps the optimizer skipped; 0 if it does not count them."""
   rows = read_metrics(model_dir)
   return int(max((row.get('skipped_steps') or 0 for row in rows), default=0))

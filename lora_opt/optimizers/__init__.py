@@ -1,16 +1,16 @@
 """The recipes: complete optimizers, each an optax chain.
 
-They take any parameter tree in which the LoRA pairs can be found
-(`lora_opt.pairs`), train the pairs and nothing else: leaves outside get zero
-updates, or go to the transformation passed as `other`.
+They take any parameter tree in which `lora_opt.pairs` finds LoRA pairs, and
+train only these pairs. All other leaves get zero updates, or go to the
+transformation passed as `other`.
 
-All of them share what `_recipe` adds: one guard. A step with gradients that
-contain NaN or inf, or overflow when squared, does not happen (zero updates,
-unchanged state); neither a learning rate nor a parameter that is not finite
-spreads; all of this is counted, and after `max_consecutive_skips` in a row
-updates are NaN (see `transforms.skip_nonfinite`). Settings out of their range
-are refused by name. Work is done in float32 or wider, and updates come back in
-the dtype of the gradients.
+All recipes share one guard, which `_recipe` adds. If gradients contain NaN or
+inf, or overflow when squared, the step is skipped: updates are zero and the
+state does not change. A learning rate or a parameter that is not finite does
+not spread. All such steps are counted, and after `max_consecutive_skips` of
+them in a row updates are NaN (see `transforms.skip_nonfinite`). A setting that
+is out of range raises an error with its name. The recipes compute in float32
+or wider and return updates in the dtype of the gradients.
 """
 
 from lora_opt.optimizers._adamw import adamw

@@ -21,42 +21,47 @@ def altlora(
   *,
   reg: float = 0.0,
   lora_scale: float = 1.0,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """AltLoRA: projected gradient descent with momentum, factors in turns.
+  """AltLoRA: projected gradient descent with momentum, one factor at a time.
 
-  In its turn a factor moves along the momentum of the projected full
-  gradient, which is carried into the new span of the other factor;
-  `transforms.scale_by_altlora` has the formulas. B has the even steps, A the
-  odd ones. Good learning rates are of the size of the inverse curvature of
-  the loss, not of Adam's.
+  The two factors take turns: B moves in even steps, A in odd ones. A factor
+  moves along the momentum of the projected full gradient, which is carried
+  over into the new span of the other factor; `transforms.scale_by_altlora` has
+  the formulas. Good learning rates are of the size of the inverse curvature of
+  the loss, not of the size of Adam's.
 
   Args:
     learning_rate: a float or a schedule.
     b1: decay of the momentum.
-    reg: added to the Gram matrices; 0: directions in which the partner is
-      zero rest instead.
-    lora_scale: s of W + s A B^T.
-    weight_decay: decoupled, times the learning rate; of both factors, at
-      every step.
-    mask: which leaves decay; default all.
+    reg: multiple of the identity that is added to the Gram matrices. With 0,
+      a factor instead does not move in directions in which the other factor
+      is zero.
+    lora_scale: the scale s in W + s A B^T.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate. It
+      acts on both factors at every step.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the momentum.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -67,7 +72,8 @@ def altlora(
   [[-0.025 -0.025]]
 
   Notes:
-    Invariant to every invertible T for reg = 0.
+    With reg = 0 the path of A B^T is the same for (A T, B T^-T), for every
+    invertible T.
 
   References:
     Yu et al., AltLoRA: Towards Better Gradient Approximation in Low-Rank

@@ -1,4 +1,4 @@
-"""Rebalancing around any optimizer."""
+"""A wrapper that rebalances the factors before each step."""
 
 import optax
 
@@ -17,32 +17,37 @@ def balanced(
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """Any optimizer, on factors kept balanced: A^T A = B^T B.
+  """Runs any optimizer on factors that are kept balanced: A^T A = B^T B.
 
-  Before a step of `inner` the pair becomes (A P, B P^-T), the same A B^T, and
-  the gradients and moments of Adam and momentum found in the state of `inner`
-  move along; `transforms.refactor_by_balance` has the formulas.
+  Before a step of `inner` the pair becomes (A P, B P^-T), which has the same
+  A B^T. The gradients are transformed accordingly, and so are the Adam moments
+  and momenta in the state of `inner`. `transforms.refactor_by_balance` has the
+  formulas.
 
   Args:
-    inner: a complete optimizer, learning rate included; it sees LoRA leaves
-      alone. Its moments must be of the gradients as they come: those of
-      `scaled_adamw`, `lora_pro` or `scaled_gd` with momentum are of what they
-      made of them, and would be moved wrongly; so would the largest elements
-      that `optax.adamax` keeps where Adam has squares.
-    warmup_steps: nothing is done before so many steps.
-    every: steps from one balancing to the next.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    inner: a complete optimizer, learning rate included. It sees only the LoRA
+      leaves. Its moments must be those of the gradients that it receives. The
+      moments of `scaled_adamw`, of `lora_pro` and of `scaled_gd` with momentum
+      are of preconditioned gradients and would be transformed wrongly. So
+      would the largest elements that `optax.adamax` keeps in place of Adam's
+      squares.
+    warmup_steps: number of steps before the first balancing.
+    every: number of steps from one balancing to the next.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found, or the state of
-      `inner` has more than moments of Adam and momentum (but that of LoRA-RITE
-      and AltLoRA, which find their way by themselves).
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found, or if the state of `inner` has arrays other than Adam moments and
+      momenta. (The states of LoRA-RITE and AltLoRA are allowed, since these two
+      adapt to a new factorisation by themselves.)
 
   >>> import jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.ones((1, 1))}}
@@ -58,8 +63,8 @@ def balanced(
   References:
     BaLoRA, arXiv 2605.31484.
   """
-  # Guarded as well: what `inner` cannot do must not keep the factors from the
-  # factorisation that its moments went over to.
+  # `inner` gets its own guard: even if its step fails, the factors must move to
+  # the factorisation that its moments were transformed to.
   inner = transforms.skip_nonfinite(
     inner, max_consecutive=max_consecutive_skips
   )

@@ -1,4 +1,4 @@
-"""Known optimizers, factor by factor: what LoRA methods must beat."""
+"""Standard optimizers applied to each factor: baselines for LoRA methods."""
 
 from typing import Any
 
@@ -21,34 +21,39 @@ def lamb(
   b2: float = 0.999,
   eps: float = 1e-6,
   *,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """LAMB: Adam's direction, with the norm of the factor it moves.
+  """LAMB: Adam's direction, scaled to the norm of each factor.
 
   Args:
-    learning_rate: a float or a schedule: the relative change of a factor.
+    learning_rate: a float or a schedule; the relative change of a factor in
+      one step.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the square root of the second moment.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the first moment.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -81,34 +86,38 @@ def muon(
   b1: float = 0.95,
   *,
   nesterov: bool = True,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """Muon on each factor, as if it were a weight matrix of its own.
+  """Muon on each factor, as if the factor were a weight matrix.
 
   Args:
-    learning_rate: a float or a schedule; steps have a root mean square of
-      about 0.2 of it, as usual for Adam.
+    learning_rate: a float or a schedule. The root mean square of a step is
+      about 0.2 times the learning rate, as is usual for Adam.
     b1: decay of the momentum.
     nesterov: Nesterov momentum.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the momentum.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -143,36 +152,41 @@ def shampoo(
   b2: float = 0.999,
   eps: float = 1e-8,
   *,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """One-sided Shampoo on each factor: an r x r preconditioner.
+  """One-sided Shampoo on each factor, with an r x r preconditioner.
 
-  `transforms.scale_by_one_sided_shampoo` says what of Shampoo is left out.
+  `transforms.scale_by_one_sided_shampoo` describes which part of Shampoo is
+  left out.
 
   Args:
     learning_rate: a float or a schedule.
     b1: decay of the momentum.
     b2: decay of the preconditioner.
-    eps: added to the square root of its eigenvalues.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
+    eps: added to the square root of the eigenvalues of the preconditioner.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the momentum.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}

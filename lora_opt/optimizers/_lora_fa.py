@@ -22,38 +22,42 @@ def lora_fa(
   eps: float = 1e-8,
   *,
   lora_scale: float = 1.0,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """LoRA-FA: A is frozen, B moves towards the projected full gradient.
+  """LoRA-FA: freezes A and moves B along the projected full gradient.
 
-  AdamW receives G_B (A^T A)^-1 / s^2: the matrix D for which s A D^T is
-  closest to the full gradient. A gets zero updates, and no state.
+  AdamW receives G_B (A^T A)^-1 / s^2, the matrix D for which s A D^T is
+  closest to the full gradient. A gets zero updates and has no state.
 
   Args:
     learning_rate: a float or a schedule.
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the square root of the second moment.
-    lora_scale: s of W + s A B^T.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
+    lora_scale: the scale s in W + s A B^T.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the first moment.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -64,7 +68,7 @@ def lora_fa(
   [[-0.001 -0.001]]
 
   Notes:
-    State: that of Adam for B alone.
+    State: Adam's, for B only.
 
   References:
     Zhang et al., LoRA-FA: Memory-efficient Low-rank Adaptation for Large

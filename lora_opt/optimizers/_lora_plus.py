@@ -24,7 +24,7 @@ def lora_plus(
   lr_ratio: float = 4.0,
   embedding_ratio: float | None = None,
   embeddings: str = transforms.EMBEDDINGS,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
@@ -33,40 +33,45 @@ def lora_plus(
 ) -> optax.GradientTransformationExtraArgs:
   """LoRA+: AdamW with a larger learning rate for the up factor B.
 
-  A moves with `learning_rate`, B with `lr_ratio * learning_rate`, decay
-  included. B is the factor that starts at zero, as the layout says.
+  A moves with `learning_rate` and B with `lr_ratio * learning_rate`, weight
+  decay included. B is the factor that starts at zero; the layout says which
+  one that is.
 
-  The paper's ratio of 16 was found with the roles of initialisation exchanged
-  (A zero, B random). With the usual start, random A and zero B, which every
-  layout here describes, 4 to 8 (Llama: 2 to 4) were better: hence 4.
+  The paper found its ratio of 16 with the initialisation exchanged (A zero, B
+  random). With the usual start, random A and zero B, which every layout here
+  describes, 4 to 8 (Llama: 2 to 4) were better. Hence the default of 4.
 
   Args:
-    learning_rate: of A; a float or a schedule.
+    learning_rate: learning rate of A; a float or a schedule.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
     eps: added to the square root of the second moment.
-    lr_ratio: learning rate of B over that of A.
-    embedding_ratio: learning rate of both factors of an adapter on an
-      embedding, over `learning_rate`; None: as of any other adapter. The
-      authors' code gives these a rate of their own, 1e-6: here, 1e-6 over the
-      peak of `learning_rate`.
-    embeddings: regular expression, searched in the path of the module, that
-      says which adapters these are; the default goes by a module's own name,
-      not by those of the modules around it.
-    weight_decay: decoupled, times each factor's own learning rate.
-    mask: which leaves decay; default all.
+    lr_ratio: learning rate of B divided by that of A.
+    embedding_ratio: for adapters on embeddings, the learning rate of both
+      factors divided by `learning_rate`. None: the same as for other adapters.
+      The authors' code gives these adapters a separate rate of 1e-6. For the
+      same effect, pass 1e-6 divided by the peak of `learning_rate`.
+    embeddings: regular expression that is searched in the path of a module to
+      find the adapters on embeddings. The default looks at the name of the
+      module itself, not at the names of the modules around it.
+    weight_decay: decoupled weight decay, multiplied by the learning rate of
+      each factor.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the first moment.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax, jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}}

@@ -21,7 +21,7 @@ def lora_rite(
   b2: float = 0.999,
   eps: float = 1e-6,
   *,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   clip_norm: float | None = 1.0,
   skip_rms: float | None = None,
@@ -48,77 +48,87 @@ def lora_rite(
     M <- b1' M P^T + (1 - b1') g V^(-1/2)
     A <- A - learning_rate * (M R_B^-T + weight_decay * A)
 
-  and the same for B with the roles exchanged, from the same gradients. The
+  and likewise for B with the roles exchanged, from the same gradients. The
   trajectory of A B^T is the same for (A T, B T^-T), for every invertible T.
-  The paper's best learning rates are 20 to 100 times Adam's; on a small
-  encoder (experiments/minilm_glue) a third of Adam's worked, and Adam's own
-  did not: sweep to both sides.
+  The paper's best learning rates are 20 to 100 times Adam's. On a small
+  encoder (experiments/minilm_glue) a third of Adam's rate worked, and Adam's
+  own rate did not: sweep in both directions.
 
-  Rank deficiency (B = 0, gradients of low rank, zero-padded ranks): dead
-  directions rest, by the relative cut-offs of `lora_opt.linalg` and `rtol`,
-  so nothing turns into NaN and nothing is amplified from rounding.
+  Rank deficiency (B = 0, gradients of low rank, zero-padded ranks): directions
+  below the relative cut-offs of `lora_opt.linalg` and `rtol` are dead and get
+  no step. So nothing becomes NaN, and no rounding error is amplified.
 
-  Weak directions: A's step is divided by B. At B = 0 only B moves in the
-  first step; then B is of the size of the learning rate and the step of A,
-  divided by it, of the size of A itself, whatever the learning rate. The same
-  happens later in each direction in which A B^T is weak, and the term of
-  second order of A B^T can then grow without bound. `max_relative_step` holds
-  A back in such directions, until B has grown there: its step is multiplied
-  by W = H (H + size^2 I)^-1, H with the squared singular values of A B^T and
-  size = learning_rate sqrt(m) / (2 max_relative_step). This depends on A B^T
-  alone, so the invariance stays. B is free.
+  Weak directions: the step of A is divided by B. At B = 0 only B moves in the
+  first step. After it, B is of the size of the learning rate, and the step of
+  A, divided by B, is of the size of A itself, whatever the learning rate. The
+  same happens later in each direction in which A B^T is weak, and the
+  second-order term of A B^T can then grow without bound. `max_relative_step`
+  damps A in such directions until B has grown there: the step of A is
+  multiplied by W = H (H + size^2 I)^-1, where the eigenvalues of H are the
+  squared singular values of A B^T and
+  size = learning_rate sqrt(m) / (2 max_relative_step). W depends on A B^T
+  alone, so the method stays invariant. B is never damped.
 
   Args:
     learning_rate: a float or a schedule.
     b1: decay of the momentum M.
     b2: decay of the second moment V.
     eps: added to the square root of V's eigenvalues.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
-    clip_norm: clip the global norm, over all pairs, of the unmagnified
-      gradients; None for none. Clipping the raw gradients in front of this
-      optimizer would break the invariance.
-    skip_rms: a factor whose unmagnified gradient has a larger root mean
-      square takes it as zero. The authors' code uses 1; default None, since
-      a large loss scale then stops training silently.
-    cap_rms: largest root mean square of a factor's M; None for any.
-    escaped_mass: add what V loses when the basis turns, so that V never
-      shrinks by turning: 'eigenvalues', the paper's rule, 'trace', an upper
-      bound of it without eigenvalues, or None, the default of the authors'
-      code. Without it training on a target of low rank diverges after it has
-      converged.
-    rtol: a direction in which the root of V is smaller than this part of its
-      largest takes no step; 0: down to the cut-off of `lora_opt.linalg`.
-    rebalance: give both factors the same norm after each step. It keeps
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
+    clip_norm: clip the global norm of the unmagnified gradients, over all
+      pairs, to this value. None: no clipping. Clipping the raw gradients
+      before this optimizer would break the invariance.
+    skip_rms: if the unmagnified gradient of a factor has a larger root mean
+      square than this, it is taken as zero. The authors' code uses 1. The
+      default is None, since with 1 a large loss scale stops training silently.
+    cap_rms: upper limit of the root mean square of a factor's M. None: no
+      limit.
+    escaped_mass: add back what V loses when the basis turns, so that turning
+      never shrinks V. 'eigenvalues' is the paper's rule, 'trace' an upper bound
+      of it that needs no eigenvalues, and None, the default of the authors'
+      code, adds nothing. With None, training on a target of low rank diverges
+      after it has converged.
+    rtol: a direction in which the root of V is smaller than this fraction of
+      its largest takes no step. With 0, only the cut-off of `lora_opt.linalg`
+      applies.
+    rebalance: give both factors the same norm after each step. This keeps
       A B^T, and so the trajectory.
-    max_relative_step: see above; None is the paper's rule.
-    mean_square: V averages over m, as in the authors' code; False sums, as in
-      the paper, and the learning rate is then sqrt(m) times larger.
-    lora_scale: s = alpha / rank of W + s A B^T. Steps are divided by it, and
-      eps, clip_norm and skip_rms are of gradients of W, which are s times
-      smaller than those of A B^T: the path of s A B^T is then the same for
-      every alpha, and a learning rate transfers over the rank. 1 is the paper.
-    width_scaling: multiply steps by sqrt(fan_out / fan_in) and divide them by
-      sqrt(m), so that a learning rate transfers over width: the singular
-      values of a step of A B^T are then of the size of the learning rate
-      times sqrt(fan_out / fan_in), as in the maximal update parametrisation.
-    low_memory: keep no copy of the last step's factors, which makes the state
-      half of Adam's; they are found from the momentum. Only for a trainer
-      that applies the updates as they are: nothing may scale, average or
-      delay them, or move the factors otherwise. In float32 a start at which A
-      lacks rank may now and then learn more slowly than with the copy.
+    max_relative_step: see above. None, as in the paper: no damping.
+    mean_square: if True, V averages over m, as in the authors' code. If False,
+      V sums, as in the paper, and the learning rate is then sqrt(m) times
+      larger.
+    lora_scale: the scale s = alpha / rank in W + s A B^T. Steps are divided by
+      it, and eps, clip_norm and skip_rms refer to gradients of W, which are s
+      times smaller than those of A B^T. So the path of s A B^T is the same for
+      every alpha, and a learning rate transfers across ranks. The paper has 1.
+    width_scaling: multiply steps by sqrt(fan_out / fan_in) and, if
+      `mean_square`, divide them by sqrt(m), so that a learning rate transfers
+      across widths: the singular values of a step of A B^T are then of the size
+      of the learning rate times sqrt(fan_out / fan_in), as in the maximal
+      update parametrisation.
+    low_memory: keep no copy of the factors of the last step, which makes the
+      state half the size of Adam's; they are computed from the momentum. Only
+      for trainers that apply the updates unchanged: nothing may scale, average
+      or delay them, or move the factors in another way. In float32, training
+      from an A that lacks rank may sometimes be slower than with the copy.
     mu_dtype: dtype of the momentum; default float32 or wider.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found; for `low_memory` with
-      `mask` or `rebalance`, which move the factors otherwise.
+    ValueError: if a setting is out of range; for `low_memory` with `mask` or
+      `rebalance`, which change how the factors move; at init, if no valid pairs
+      are found.
 
   >>> import jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}}
@@ -129,8 +139,8 @@ def lora_rite(
 
   Notes:
     State: two factor-sized arrays per factor, as for Adam (`low_memory`: one),
-    and two r x r matrices per factor. float32 bases are good to a condition
-    of 1e4; a weaker direction of a factor counts as dead.
+    and two r x r matrices per factor. In float32 the bases are accurate up to
+    a condition of 1e4; a weaker direction of a factor counts as dead.
 
   References:
     Yen et al., LoRA Done RITE: Robust Invariant Transformation Equilibration

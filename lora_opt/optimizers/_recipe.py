@@ -1,4 +1,4 @@
-"""What all recipes share."""
+"""The parts that all recipes share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,9 @@ import optax
 from lora_opt import pairs, transforms
 
 ScalarOrSchedule = transforms.ScalarOrSchedule
-# Which leaves decay: a function from parameters to a tree of booleans. (A
-# tree does not fit, since leaves outside pairs are hidden from the chain.)
+# Selects the leaves that decay: a function from parameters to a tree of
+# booleans. (A fixed tree would not fit, since leaves outside pairs are hidden
+# from the chain.)
 Mask = Callable[[Any], Any] | None
 MAX_SKIPS = transforms.MAX_CONSECUTIVE_SKIPS
 
@@ -24,10 +25,10 @@ def recipe(
   elementwise: bool = False,
   reports: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-  """A chain for the LoRA leaves, `other` for the rest, and one guard.
+  """Builds a chain for the LoRA leaves, `other` for the rest, and one guard.
 
-  Gradients of leaves that rest are nobody's business, and not looked at.
-  `elementwise` and `reports` are said of the chain: see
+  Without `other`, the gradients of the other leaves are not used and the guard
+  does not check them. `elementwise` and `reports` describe the chain; see
   `transforms.skip_nonfinite`.
   """
 

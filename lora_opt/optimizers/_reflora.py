@@ -21,7 +21,7 @@ def reflora(
   b2: float = 0.999,
   eps: float = 1e-8,
   *,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   refactoring: Literal['virtual', 'real'] = 'virtual',
   warmup_steps: int = 0,
@@ -38,44 +38,49 @@ def reflora(
   S = (A^T A)^-1 # (B^T B), the matrix geometric mean, solves
   S A^T A S = B^T B. AdamW receives G_A S^-1 and G_B S.
 
-  At B = 0, S would be zero: directions in which A B^T is zero are treated as
-  the strongest one, and a pair that is zero altogether is trained as by
-  AdamW. So no warm-up is needed for safety; the papers' runs use 100 to 200
-  steps of it.
+  At B = 0, S would be zero. Therefore directions in which A B^T is zero are
+  treated like the strongest direction, and a pair whose A B^T is zero
+  altogether is trained as by AdamW. So no warm-up is needed for safety; the
+  papers' runs have 100 to 200 warm-up steps.
 
   Args:
     learning_rate: a float or a schedule.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
     eps: added to the square root of the second moment.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
-    refactoring: 'virtual' (the papers') leaves the factors where they are and
-      gives Adam other gradients; 'real' carries the factors over to the
-      balanced factorisation, and Adam's moments with them. Both are the same
-      for SGD; for Adam the moments of 'virtual' mix gradients of different
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
+    refactoring: 'virtual' (as in the papers) leaves the factors as they are
+      and gives Adam other gradients. 'real' transforms the factors to the
+      balanced factorisation, and Adam's moments with them. For SGD both are
+      the same. For Adam, the moments of 'virtual' mix gradients of different
       factorisations.
-    warmup_steps: steps of plain AdamW first.
-    every: then precondition one step in so many (as the authors' `interval`);
-      'real': balance so often.
-    blend_steps: after warm-up, go over to S in so many steps; see
+    warmup_steps: number of initial steps of plain AdamW.
+    every: after the warm-up, number of steps from one preconditioned step to
+      the next (the authors' `interval`), or with 'real' from one balancing to
+      the next.
+    blend_steps: after the warm-up, number of steps of the transition to S; see
       `transforms.precondition_by_refactoring`.
-    max_spread: of S in 'virtual': tr(S) tr(S^-1) / rank^2 at most; None, the
-      papers': any. Adam works by elements, so a direction that S^-1 makes
-      much smaller than another drowns in it: from a factor that lacks
-      directions, 1000 steps came 20 to 250 times nearer with the bound.
+    max_spread: for 'virtual', upper limit of tr(S) tr(S^-1) / rank^2. None, as
+      in the papers: no limit. Adam works elementwise, so a direction that S^-1
+      makes much smaller than another drowns in it. From a factor that lacks
+      directions, 1000 steps came 20 to 250 times nearer with the limit.
     mu_dtype: dtype of the first moment.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: at init, when no proper pairs are found; for an unknown
-      `refactoring`, and for `blend_steps` with 'real', which has no jump.
+    ValueError: if a setting is out of range; for `blend_steps` with 'real',
+      where gradients do not jump; at init, if no valid pairs are found.
 
   >>> import jax, jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}}
@@ -86,8 +91,9 @@ def reflora(
   [[-0.001 -0.001]]
 
   Notes:
-    Invariant (to every invertible T) in front of SGD, not in front of Adam,
-    which works by elements.
+    With SGD in place of Adam and `max_spread=None`, the path of A B^T would be
+    the same for (A T, B T^-T), for every invertible T. With Adam, which works
+    elementwise, it is not.
 
   References:
     Zhang et al., RefLoRA: Refactored Low-Rank Adaptation for Efficient
@@ -138,7 +144,7 @@ def reflora_s(
   b2: float = 0.999,
   eps: float = 1e-8,
   *,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   warmup_steps: int = 0,
   every: int = 1,
@@ -147,34 +153,38 @@ def reflora_s(
   other: optax.GradientTransformation | None = None,
   max_consecutive_skips: int | None = MAX_SKIPS,
 ) -> optax.GradientTransformationExtraArgs:
-  """RefLoRA-S: AdamW, and both factors of a pair keep the same norm.
+  """RefLoRA-S: AdamW that keeps both factors of a pair at the same norm.
 
-  Before each step, s = |B| / |A|: A <- A sqrt(s), B <- B / sqrt(s), and Adam's
-  moments go with them (mu_A / sqrt(s), nu_A / s, the inverse for B). A pair
-  with a zero factor is left alone until the factor has moved. (The authors'
-  code rescales after the step: the same path of A B^T.)
+  Before each step, with s = |B| / |A|, A <- A sqrt(s) and B <- B / sqrt(s).
+  Adam's moments are rescaled accordingly (mu_A / sqrt(s), nu_A / s, the inverse
+  for B). A pair with a zero factor is left alone until the factor has moved.
+  (The authors' code rescales after the step; the path of A B^T is the same.)
 
   Args:
     learning_rate: a float or a schedule.
     b1: decay of Adam's first moment.
     b2: decay of Adam's second moment.
     eps: added to the square root of the second moment.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
-    warmup_steps: steps of plain AdamW first.
-    every: steps from one rescaling to the next.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
+    warmup_steps: number of initial steps of plain AdamW.
+    every: number of steps from one rescaling to the next.
     mu_dtype: dtype of the first moment.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'q': {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.ones((1, 4))}}

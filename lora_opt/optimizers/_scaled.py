@@ -22,7 +22,7 @@ def scaled_gd(
   nesterov: bool = False,
   reg: float = 1e-2,
   lora_scale: float = 1.0,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
@@ -32,31 +32,36 @@ def scaled_gd(
   """ScaledGD: gradient descent in the Riemannian metric of A B^T.
 
   A moves along G_A (B^T B + reg I)^-1 / s^2 and B along
-  G_B (A^T A + reg I)^-1 / s^2. With reg = 0 a step depends on the product
-  A B^T alone. Good learning rates are of the size of the inverse curvature of
-  the loss, not of Adam's.
+  G_B (A^T A + reg I)^-1 / s^2. With reg = 0 a step depends only on the product
+  A B^T. Good learning rates are of the size of the inverse curvature of the
+  loss, not of the size of Adam's.
 
   Args:
     learning_rate: a float or a schedule.
-    momentum: decay of a momentum of the scaled gradients; None: none.
+    momentum: decay of a momentum of the scaled gradients. None: no momentum.
     nesterov: Nesterov momentum.
-    reg: added to the Gram matrices; 0: directions in which the partner is
-      zero rest instead.
-    lora_scale: s of W + s A B^T.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
+    reg: multiple of the identity that is added to the Gram matrices. With 0,
+      a factor instead does not move in directions in which the other factor
+      is zero.
+    lora_scale: the scale s in W + s A B^T.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the momentum.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -67,7 +72,8 @@ def scaled_gd(
   [[-0.025 -0.025]]
 
   Notes:
-    No state without momentum. Invariant to every invertible T for reg = 0.
+    Without momentum there is no state. With reg = 0 the path of A B^T is the
+    same for (A T, B T^-T), for every invertible T.
 
   References:
     Zhang and Pilanci, Riemannian Preconditioned LoRA for Fine-Tuning
@@ -75,7 +81,7 @@ def scaled_gd(
   """
   direction = transforms.precondition_by_grams(reg, lora_scale=lora_scale)
   if momentum is not None:
-    # Among pairs, where everything is float32 or wider.
+    # Inside `on_lora_pairs`, where everything is float32 or wider.
     direction = optax.chain(
       direction, optax.trace(momentum, nesterov, mu_dtype)
     )
@@ -99,7 +105,7 @@ def scaled_adamw(
   *,
   reg: float = 1e-2,
   lora_scale: float = 1.0,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
   layout: pairs.Layouts = pairs.AUTO,
@@ -115,23 +121,28 @@ def scaled_adamw(
     b1: decay of the first moment.
     b2: decay of the second moment.
     eps: added to the square root of the second moment.
-    reg: added to the Gram matrices; 0: directions in which the partner is
-      zero rest instead.
-    lora_scale: s of W + s A B^T.
-    weight_decay: decoupled, times the learning rate.
-    mask: which leaves decay; default all.
+    reg: multiple of the identity that is added to the Gram matrices. With 0,
+      a factor instead does not move in directions in which the other factor
+      is zero.
+    lora_scale: the scale s in W + s A B^T.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
     mu_dtype: dtype of the first moment.
-    layout: where the pairs are, `lora_opt.pairs`.
-    other: transformation for leaves outside pairs; default: they rest.
-    max_consecutive_skips: bad steps in a row that are skipped before updates
-      are NaN (`transforms.skip_nonfinite`); None: any.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    other: transformation for the leaves outside the pairs. Default: these
+      leaves get zero updates.
+    max_consecutive_skips: number of bad steps in a row that are skipped
+      before updates become NaN (see `transforms.skip_nonfinite`). None: no
+      limit.
 
   Returns:
     An optax transformation; `update` needs `params`.
 
   Raises:
-    ValueError: for a setting out of its range; at init, when no proper pairs
-      are found.
+    ValueError: if a setting is out of range; at init, if no valid pairs are
+      found.
 
   >>> import jax.numpy as jnp
   >>> params = {'lora_a': jnp.ones((4, 1)), 'lora_b': jnp.zeros((1, 2))}
@@ -142,7 +153,8 @@ def scaled_adamw(
   [[-0.001 -0.001]]
 
   Notes:
-    Adam works by elements, so this is not invariant, whatever reg.
+    Adam works elementwise, so the path of A B^T depends on the factorisation,
+    whatever the value of reg.
 
   References:
     Zhang and Pilanci, arXiv 2402.02347.

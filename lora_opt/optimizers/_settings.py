@@ -1,4 +1,4 @@
-"""The settings of the recipes: what each may be, by its name."""
+"""The allowed range of each setting of the recipes, by its name."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# (what a number must be, whether it is)
+# (description of the allowed range, test for it)
 _DECAY = ('at least 0 and less than 1', lambda x: 0 <= x < 1)
 _AT_LEAST_ZERO = ('finite and at least 0', lambda x: 0 <= x < math.inf)
 _AT_LEAST_ONE = ('finite and at least 1', lambda x: 1 <= x < math.inf)
@@ -53,23 +53,23 @@ _MAY_BE_NONE = frozenset(
   }
 )
 _MAY_BE_SCHEDULES = frozenset({'learning_rate', 'weight_decay'})
-# In 16 bits 0.999 is one, and 1e-8 may be zero.
+# In 16 bits 0.999 may round to one, and 1e-8 to zero.
 _NEED_32_BITS = frozenset({'b1', 'b2', 'momentum', 'eps', 'rtol'})
 
 Recipe = Callable[..., optax.GradientTransformationExtraArgs]
 
 
 def checked(recipe: Recipe) -> Recipe:
-  """A recipe that refuses settings out of their range, by name.
+  """Makes a recipe reject settings that are out of range, by name.
 
-  Numbers that are not known yet, since they are traced, are let through; of
-  those only the type is looked at.
+  The values of traced numbers are not known yet, so their range is not
+  checked, only their shape and dtype.
 
   Args:
     recipe: a function that makes an optimizer.
 
   Returns:
-    The same, with a `ValueError` for such a setting.
+    The same function, which raises `ValueError` for such a setting.
 
   >>> @checked
   ... def rest(learning_rate):
@@ -88,7 +88,7 @@ def checked(recipe: Recipe) -> Recipe:
         _check(f'{recipe.__name__}: {name}', name, value)
     return recipe(*args, **kwargs)
 
-  # For gin, which asks the function itself for its parameters.
+  # For gin, which reads the parameters from the function itself.
   make.__signature__ = signature
   return make
 

@@ -1,4 +1,4 @@
-"""Transformations over LoRA pairs, one algorithm a file."""
+"""Transformations over LoRA pairs, one algorithm per file."""
 
 from lora_opt.transforms._adam import ScaleByAdamState, scale_by_adam
 from lora_opt.transforms._altlora import ScaleByAltLoraState, scale_by_altlora

@@ -1,4 +1,4 @@
-"""Adam's direction, in float32, that can sit out a step in place."""
+"""Adam's direction in float32, which can skip a step in place."""
 
 from typing import Any
 
@@ -22,13 +22,14 @@ def scale_by_adam(
 ) -> optax.GradientTransformationExtraArgs:
   """`optax.scale_by_adam`, for every float dtype and inside `skip_nonfinite`.
 
-  Three things are added. Moments are float32 or wider whatever the gradients
-  are: in float16 the square of 1e-4, and eps, are zero. And an extra argument
-  `finite`, as `skip_nonfinite` passes it: where it is False the gradients
-  count as zero and both decays as one, so the moments stay what they are by
-  arithmetic. Choosing afterwards between old and new moments would keep both
-  in memory, which doubles the time of the step on CPU. And where a moment would
-  overflow it stays what it is, and the update is NaN, for `skip_nonfinite`.
+  It adds three things. First, moments are float32 or wider, whatever the dtype
+  of the gradients: in float16 the square of 1e-4, and eps, are zero. Second,
+  there is an extra argument `finite`, which `skip_nonfinite` passes. Where it
+  is False, the gradients count as zero and both decays as one, so arithmetic
+  alone keeps the moments. Selecting between old and new moments afterwards
+  would keep both in memory, which doubles the time of the step on CPU. Third,
+  where a moment would overflow, it keeps its value and the update is NaN, for
+  `skip_nonfinite` to handle.
 
   Args:
     b1: decay of the first moment.
@@ -73,7 +74,7 @@ def scale_by_adam(
     )
 
     def step(u, m, g, fits):
-      # Of 0 / 0, as with eps = 0, a zero.
+      # 0 / 0, which occurs with eps = 0, counts as zero.
       u = jnp.where(m == 0, 0, u)
       return jnp.where(fits, u, jnp.nan).astype(g.dtype)
 

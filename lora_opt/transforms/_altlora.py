@@ -1,4 +1,4 @@
-"""AltLoRA: one factor a step, and a momentum that follows its partner."""
+"""AltLoRA: one factor per step, with a momentum that follows its partner."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ def scale_by_altlora(
   lora_scale: float = 1.0,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The momentum of a projected full gradient, for A and B in turns.
+  """The momentum of the projected full gradient; A and B take turns.
 
   In A's turn G_A (B^T B)^-1 / s^2 is the matrix D for which s D B^T is
   closest to the full gradient. M_A B_old^T, the momentum as a step of the
@@ -33,13 +33,14 @@ def scale_by_altlora(
 
     M_A <- b1 M_A (B_old^T B) (B^T B)^-1 + (1 - b1) G_A (B^T B)^-1 / s^2
 
-  and so for B. The factor that is not in turn rests. B begins, since A has no
-  gradient at B = 0.
+  and likewise for B. The factor whose turn it is not does not move. B begins,
+  since A has no gradient at B = 0.
 
   Args:
     b1: decay of the momentum.
-    reg: added to the Gram matrices; 0: the cut-off of `lora_opt.linalg`.
-    lora_scale: s of W + s A B^T.
+    reg: multiple of the identity that is added to the Gram matrices. With 0,
+      the cut-off of `lora_opt.linalg` applies instead.
+    lora_scale: the scale s in W + s A B^T.
     mu_dtype: dtype of the momentum.
 
   Returns:
@@ -73,7 +74,7 @@ def scale_by_altlora(
         jnp.broadcast_to(turn_of_b, b.shape),
       ]
     )[:, None, None]
-    # Out of turn the momentum follows its partner and takes nothing in.
+    # Out of turn, the momentum follows its partner and takes in no gradient.
     carry = jnp.where(in_turn, b1 * carry, carry)
     take = jnp.where(in_turn, (1 - b1) / lora_scale**2 * inverse, 0)
     old = [

@@ -1,4 +1,4 @@
-"""A refactoring that is carried out: factors, gradients and moments move."""
+"""Refactoring that transforms the factors, their gradients and moments."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class RefactorState(NamedTuple):
 
 
 class _Change(NamedTuple):
-  """What (A, B) -> (A P, B P^-T) does, each a function of pairs."""
+  """The effects of (A, B) -> (A P, B P^-T), each as a function of pairs."""
 
   factors: Callable[[Any], Any]
   gradients: Callable[[Any], Any]
@@ -39,30 +39,31 @@ def refactor_by_norms(
   warmup_steps: int = 0,
   every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-  """Before a step of `inner`, gives both factors the same norm, moments too.
+  """Before a step of `inner`, rescales both factors to the same norm.
 
-  With s = |B| / |A| the pair becomes (A sqrt(s), B / sqrt(s)): the same
-  delta_w. What an Adam (or a momentum) in `inner` knows of gradients is
-  rescaled with them: mu_A / sqrt(s) and nu_A / s, and the inverse for B.
-  Where a factor is zero there is no s, and the pair is left alone.
+  With s = |B| / |A| the pair becomes (A sqrt(s), B / sqrt(s)), which has the
+  same delta_w. The moments of an Adam (or a momentum) in `inner` are rescaled
+  with the gradients: mu_A / sqrt(s) and nu_A / s, and the inverse for B. If a
+  factor is zero, s is not defined and the pair is left alone.
 
-  The papers' code does this after the step; before the next one is the same
-  path of delta_w, and a whole pass over factors and moments less. Only norms
-  are needed beforehand; the rescaling melts into the step of `inner`.
+  The papers' code rescales after the step. Rescaling before the next step gives
+  the same path of delta_w, and saves a whole pass over factors and moments:
+  only norms are needed beforehand, and the rescaling is fused into the step of
+  `inner`.
 
   Args:
-    inner: a complete optimizer over the tree, learning rate included; its
-      moments, of Adam or momentum, are of the gradients as they come.
-    layout: where the pairs are, `lora_opt.pairs`.
-    warmup_steps: no rescaling before so many steps.
-    every: steps from one rescaling to the next.
+    inner: a complete optimizer over the tree, learning rate included. Its
+      Adam moments or momenta must be those of the gradients that it receives.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    warmup_steps: number of steps before the first rescaling.
+    every: number of steps from one rescaling to the next.
 
   Returns:
     A transformation over the tree. `update` needs `params`.
 
   Raises:
-    ValueError: for a tree without proper pairs, or an inner optimizer whose
-      state cannot be moved.
+    ValueError: if the tree has no valid pairs, or if the state of `inner`
+      cannot be transformed.
 
   References:
     Zhang et al., RefLoRA-S, arXiv 2505.18877.
@@ -97,32 +98,33 @@ def refactor_by_balance(
   warmup_steps: int = 0,
   every: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
-  """Before a step of `inner`, makes A^T A = B^T B, and moves moments along.
+  """Before a step of `inner`, balances the factors: A^T A = B^T B.
 
-  With S = (A^T A)^-1 # (B^T B), the geometric mean, and P = S^(1/2) the pair
-  becomes (A P, B P^-T): balanced, and the same delta_w. Of all balancing
-  changes this one turns the columns least. Gradients and momenta become
-  G_A P^-T and G_B P. Second moments of Adam belong to elements, not to a
-  matrix; they go over as those of independent elements would, by the squares
-  of the elements of P^-T and P.
+  With S = (A^T A)^-1 # (B^T B), the geometric mean, and P = S^(1/2), the pair
+  becomes (A P, B P^-T), which is balanced and has the same delta_w. Of all
+  balancing changes this one turns the columns least. Gradients and momenta
+  become G_A P^-T and G_B P. Adam's second moments belong to elements, not to a
+  matrix. They are transformed like those of independent elements, by the
+  squares of the elements of P^-T and P.
 
   Weak directions are balanced as far as `linalg.balancing_change` resolves
-  them; a pair with a factor of zero stays as it is, and one whose rank is above
-  its inputs or outputs gets equal norms alone, as in `refactor_by_norms`.
+  them. A pair with a zero factor does not change. A pair whose rank is larger
+  than its number of inputs or outputs only gets equal norms, as in
+  `refactor_by_norms`.
 
   Args:
-    inner: a complete optimizer over the tree, learning rate included; its
-      moments, of Adam or momentum, are of the gradients as they come.
-    layout: where the pairs are, `lora_opt.pairs`.
-    warmup_steps: nothing is done before so many steps.
-    every: steps from one balancing to the next.
+    inner: a complete optimizer over the tree, learning rate included. Its
+      Adam moments or momenta must be those of the gradients that it receives.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    warmup_steps: number of steps before the first balancing.
+    every: number of steps from one balancing to the next.
 
   Returns:
     A transformation over the tree. `update` needs `params`.
 
   Raises:
-    ValueError: for a tree without proper pairs, or an inner optimizer whose
-      state cannot be moved.
+    ValueError: if the tree has no valid pairs, or if the state of `inner`
+      cannot be transformed.
 
   References:
     Zhang et al., RefLoRA, arXiv 2505.18877. BaLoRA, arXiv 2605.31484.
@@ -134,8 +136,8 @@ def refactor_by_balance(
     )
     grams = factors.grams(factors.flatten(params))
     p, p_inverse = linalg.balancing_change(*factors.halves(grams), method)
-    # Fewer outputs or inputs than the rank: that factor's directions turn from
-    # step to step, and moments carried along with them would diverge.
+    # If a factor has fewer outputs or inputs than the rank, its directions turn
+    # from step to step, and moments transformed with them would diverge.
     narrow = factors.repeat_ranks() > factors.repeat_dims()
     narrow = jnp.any(jnp.stack(factors.halves(narrow)), axis=0)
     norms = jnp.sqrt(jnp.trace(grams, axis1=1, axis2=2))
@@ -165,7 +167,7 @@ def refactor_by_balance(
 
 
 def _root_of_norms(pair, due):
-  """sqrt(|B| / |A|) (batch, 1, 1); one where nothing is to be done."""
+  """sqrt(|B| / |A|), (batch, 1, 1); one if no rescaling is due."""
   a, b = (
     jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)) for x in pair
   )
@@ -173,7 +175,7 @@ def _root_of_norms(pair, due):
 
 
 def _root_of_ratio(a, b):
-  """sqrt(b / a) of two norms, in bounds; one where one of them is zero."""
+  """sqrt(b / a) of two norms, clipped; one where either norm is zero."""
   usable = (a > 0) & (b > 0)
   root = jnp.sqrt(jnp.where(usable, b, 1) / jnp.where(usable, a, 1))
   return jnp.clip(root, 1 / linalg.MAX_CHANGE, linalg.MAX_CHANGE)
@@ -182,7 +184,7 @@ def _root_of_ratio(a, b):
 def _refactored(
   inner, layout, change_of, warmup_steps, every, **pairing_options
 ):
-  """Refactors, then steps."""
+  """Refactors the pairs, then runs a step of `inner`."""
   inner = optax.with_extra_args_support(inner)
 
   def init(params):
@@ -211,7 +213,8 @@ def _refactored(
     )
     due = is_due(state.count, warmup_steps, every)
     if finite is not None:
-      # The step will not happen; moments must then stay with the factors.
+      # If the step is skipped, the factors do not move, so the moments must not
+      # be transformed.
       due &= finite
       extra_args['finite'] = finite
     method = extra_args.get('matrix_method', 'platform')
@@ -241,13 +244,14 @@ def _refactored(
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-# What can be moved, and what finds its way to another factorisation itself.
+# States that can be transformed, and states that adapt to another factorisation
+# by themselves.
 _MOMENTS = (optax.ScaleByAdamState, optax.TraceState)
 _INVARIANT = (ScaleByLoraRiteState, ScaleByAltLoraState)
 
 
 def _check_can_move(state, structure):
-  """Refuses an inner optimizer that keeps what would be left behind."""
+  """Raises `ValueError` for an inner state that cannot be transformed."""
 
   def is_known(x):
     return isinstance(x, (*_MOMENTS, *_INVARIANT))
@@ -269,7 +273,7 @@ def _check_can_move(state, structure):
 
 
 def _transport(state, change, moved):
-  """Every Adam moment and momentum of an optimizer state, refactored."""
+  """Transforms every Adam moment and momentum of an optimizer state."""
 
   def is_moments(x):
     return isinstance(x, _MOMENTS)

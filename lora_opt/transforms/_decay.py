@@ -1,4 +1,4 @@
-"""Weight decay in the type of the updates."""
+"""Weight decay in the dtype of the updates."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +14,10 @@ def add_decayed_weights(
   """`optax.add_decayed_weights`, with parameters cast to the updates' dtype.
 
   Args:
-    weight_decay: what the parameters are multiplied by; or a schedule.
-    mask: which leaves decay; default all.
+    weight_decay: the number that the parameters are multiplied by, or a
+      schedule of it.
+    mask: function from the parameters to a tree of booleans, true for the
+      leaves that decay. Default: all leaves.
 
   Returns:
     A transformation. `update` needs `params`.

@@ -11,17 +11,17 @@ from lora_opt.pairs import LoraPair, PairMatrices
 
 
 class Factors(NamedTuple):
-  """How pairs are a list: A of each pair, then B of each.
+  """The order of all factors in a list: A of each pair, then B of each pair.
 
-  r x r matrices of all factors lie packed in one batch in the same order, so
-  that every LAPACK routine runs once.
+  The r x r matrices of all factors are packed in one batch in the same order,
+  so that every LAPACK routine runs once.
   """
 
   names: tuple[str, ...]
   packing: linalg.Packing
   dims: tuple[int, ...]
   wide: tuple[bool, ...]  # which are (batch, rank, dim), as in their leaves
-  # The relative rounding of each in its leaf: 0 if not below float32.
+  # The relative rounding error of each in its leaf; 0 for float32 or wider.
   roundings: tuple[float, ...]
   method: linalg.Method = 'platform'  # of the r x r work
 
@@ -36,9 +36,9 @@ class Factors(NamedTuple):
     matrix_method: linalg.Method = 'platform',
     **others,
   ) -> 'Factors':
-    """The order of these pairs; the rest are extra arguments of `update`.
+    """The order of these pairs, given the extra arguments of `update`.
 
-    As `on_lora_pairs` and `with_matrix_method` give them; others do not matter.
+    `on_lora_pairs` and `with_matrix_method` pass these; others are ignored.
     """
     del others
     factors = [pairs[name][field] for field in (0, 1) for name in pairs]
@@ -117,11 +117,11 @@ class Factors(NamedTuple):
     }
 
   def swap(self, packed) -> jax.Array:
-    """What belongs to B where that of A was, and the reverse."""
+    """Exchanges the entries of A and the entries of B."""
     return jnp.concatenate(self.halves(packed)[::-1])
 
   def halves(self, packed) -> tuple[jax.Array, jax.Array]:
-    """What belongs to A, and what to B."""
+    """The entries of A, and the entries of B."""
     half = packed.shape[0] // 2
     return packed[:half], packed[half:]
 
@@ -135,9 +135,9 @@ class Factors(NamedTuple):
 
 
 class Bases(NamedTuple):
-  """What orthonormal bases U = F R^-1 are used for, without the bases.
+  """What a step needs of orthonormal bases U = F R^-1, without the bases.
 
-  All packed, (total, R, R).
+  All are packed, (total, R, R).
   """
 
   inverses: jax.Array  # R^-1 of each factor
@@ -157,17 +157,18 @@ def through_bases(
 ) -> Bases:
   """The r x r matrices of a step that does not depend on the factorisation.
 
-  From Gram matrices where every factor is well conditioned; otherwise from
-  bases and unmagnified gradients, formed as arrays, since a Gram matrix has
-  the square of the condition. Directions of a factor that may be no more than
-  the rounding of a leaf in 16 bits are dead.
+  If every factor is well conditioned, they come from Gram matrices. Otherwise
+  they come from bases and unmagnified gradients, formed as arrays, since a Gram
+  matrix has the square of the condition. Directions of a factor that may be
+  nothing but the rounding error of a 16-bit leaf are dead.
 
   Args:
-    factors: the order.
-    values: F of each.
-    gradients: G of each, or a momentum of it.
-    old_grams: F_old^T F, packed, from F^T F.
-    old: F_old of each; used only where Gram matrices are too coarse.
+    factors: the order of the factors.
+    values: F of each factor.
+    gradients: G of each factor, or its momentum.
+    old_grams: function from F^T F to F_old^T F, both packed.
+    old: function that returns F_old of each factor; used only if Gram matrices
+      are too coarse.
 
   Returns:
     `Bases`.
@@ -190,7 +191,7 @@ def through_bases(
     rtol = None
     if any(factors.roundings):
       rtol = 4 * packing.repeat(factors.roundings).astype(grams.dtype)
-    # Under vmap both sides are computed, and only `after` keeps the order.
+    # Under vmap both branches are computed; only `after` keeps their order.
     resolved = linalg.resolved_inverses(
       packing,
       linalg.after(grams, inverse),
@@ -214,39 +215,40 @@ def through_bases(
 def hold_weak_directions(
   factors: Factors, bases: Bases, sizes: jax.Array, last: jax.Array
 ) -> jax.Array:
-  """W (total, r, r), by which a step M of A is damped where A B^T is weak.
+  """W (total, r, r), which damps a step M of A where A B^T is weak.
 
-  M_A moves A by M_A R_B^-T, and A's coefficients in its own basis by
-  M_A K^-1, with K = R_B R_A^T, whose singular values are those of A B^T. So a
-  step changes A the more, relatively, the weaker A B^T is in a direction:
-  without bound from B = 0, where the second-order term of A B^T takes over.
-  With H = K K^T
+  M_A moves A by M_A R_B^-T, and the coefficients of A in its own basis by
+  M_A K^-1. Here K = R_B R_A^T, whose singular values are those of A B^T. So the
+  weaker A B^T is in a direction, the larger is the relative change of A there.
+  From B = 0 it has no bound, and the second-order term of A B^T takes over.
+  With H = K K^T,
 
     W = H (H + size^2 I)^-1,      size: a singular value of A B^T,
 
-  holds A back in directions weaker than `size`, and no relative step is
-  larger than |M| / (2 size). It depends on A B^T only and so keeps the
-  invariance. B is never held back. Neither is A where A itself is zero: there
-  it is B that cannot move.
+  damps A in directions weaker than `size`, and no relative step is larger than
+  |M| / (2 size). W depends only on A B^T and so keeps the invariance. B is
+  never damped. Neither is A in directions in which A itself is zero: there it
+  is B that cannot move.
 
   Args:
-    factors: the order.
-    bases: of all factors.
-    sizes: (total,), the size for each factor; used for A.
-    last: of the LAPACK calls before; those in here wait for it.
+    factors: the order of the factors.
+    bases: the bases of all factors.
+    sizes: (total,), the size for each factor; only those of A are used.
+    last: a result of the last LAPACK call before this function; the calls in
+      here wait for it.
 
   Returns:
-    The identity for every B.
+    W of every factor, which is the identity for every B.
   """
   matmul = linalg.matmul
-  # H = R_B (A^T A) R_B^T. R_B = R_B^-T (B^T B). A and B each in units of its
-  # own size: H would soon be out of the range of float32.
+  # H = R_B (A^T A) R_B^T, and R_B = R_B^-T (B^T B). A and B are each divided by
+  # their own size: otherwise H would soon leave the range of float32.
   units = linalg.root_size(bases.grams)
   of_a, of_b = factors.halves(bases.grams / units / units)
   resting_a, _ = factors.halves(bases.resting)
   _, inverse_b = factors.halves(bases.inverses * units)
   r_b = matmul(inverse_b.mT, of_b)
-  # Where A rests it counts as strong, also if all of it is zero.
+  # Dead directions of A count as strong, even if all of A is zero.
   strength = jnp.trace(of_a + of_b, axis1=1, axis2=2)[:, None, None]
   h = matmul(matmul(r_b, of_a + strength * resting_a), r_b.mT)
   h = linalg.symmetrize(h)
@@ -255,15 +257,16 @@ def hold_weak_directions(
   unit_a, unit_b = factors.halves(units)
   size = size[:, None, None] / unit_a / unit_b
   square = jnp.square(size)
-  # At B = 0, and at a learning rate of zero, nothing is to be resolved.
+  # The floor is for B = 0 and for a learning rate of zero, where there is
+  # nothing to resolve.
   floor = linalg.cutoff(h.dtype) * jnp.trace(h, axis1=1, axis2=2)
   floor = jnp.maximum(floor[:, None, None], jnp.finfo(h.dtype).tiny)
   solved = linalg.solve_positive(
     h + jnp.maximum(square, floor) * eye, h, factors.method
   )
-  # Eigenvalues of W lie between zero and one, so tr W^2 <= tr W. If not, or if
-  # it is NaN, rounding has made H indefinite, since the factors are too far
-  # from balanced, or the square of the size overflows: A rests.
+  # Eigenvalues of W lie between zero and one, so tr W^2 <= tr W. If this fails
+  # or is NaN, rounding has made H indefinite, since the factors are too far
+  # from balanced, or the square of the size overflows. A does not move then.
   trace = jnp.trace(solved, axis1=1, axis2=2)
   resolved = jnp.sum(solved * solved.mT, axis=(1, 2)) <= trace + 0.1
   solved = jnp.where(resolved[:, None, None], solved, 0)

@@ -1,4 +1,4 @@
-"""Riemannian preconditioning: gradients over the partner's Gram matrix."""
+"""Riemannian preconditioning of gradients by the partner's Gram matrix."""
 
 from typing import Literal
 
@@ -14,16 +14,17 @@ def precondition_by_grams(
   lora_scale: float = 1.0,
   factor: Literal['both', 'b'] = 'both',
 ) -> optax.GradientTransformationExtraArgs:
-  """G_A (B^T B + reg I)^-1 and G_B (A^T A + reg I)^-1, divided by s^2.
+  """Turns G_A into G_A (B^T B + reg I)^-1 / s^2, and G_B likewise.
 
-  With reg = 0 a gradient step moves A B^T by the projection of the full
-  gradient, whatever the factorisation; directions in which the partner is
-  zero, up to the cut-off of `lora_opt.linalg`, then rest.
+  G_B becomes G_B (A^T A + reg I)^-1 / s^2. With reg = 0 a gradient step moves
+  A B^T by the projection of the full gradient, whatever the factorisation.
+  A factor then does not move in directions in which its partner is zero, up to
+  the cut-off of `lora_opt.linalg`.
 
   Args:
-    reg: added to the Gram matrices.
-    lora_scale: s of W + s A B^T.
-    factor: 'b' leaves the gradients of A as they are.
+    reg: multiple of the identity that is added to the Gram matrices.
+    lora_scale: the scale s in W + s A B^T.
+    factor: 'b' leaves the gradients of A unchanged.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.

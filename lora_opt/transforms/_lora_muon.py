@@ -31,24 +31,26 @@ def scale_by_lora_muon(
   learning_rate: ScalarOrSchedule = 1.0,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """msign(M_A S_B^(-1/2)) S_B^(-1/2) / 2 with S_B = B^T B; and so for B.
+  """The direction msign(M_A S_B^(-1/2)) S_B^(-1/2) / 2, and likewise for B.
 
-  msign(X) = X (X^T X)^(-1/2) sets all singular values to one: each half moves
-  A B^T by a matrix of singular values 1/2. Any root R^T R = S_B gives the
-  same step, M R^-1 (R^-T M^T M R^-1)^(-1/2) R^-T, which is how it is formed:
-  from Gram matrices, with eigenvectors in place of Newton-Schulz iterations.
-  The momentum is that of the raw gradients, which transform like the
-  preconditioner, so the path of A B^T is the same for (A T, B T^-T).
+  S_B = B^T B, and msign(X) = X (X^T X)^(-1/2) sets all singular values to one.
+  So each of the two directions moves A B^T by a matrix with singular values
+  1/2. Any root R^T R = S_B gives the same step,
+  M R^-1 (R^-T M^T M R^-1)^(-1/2) R^-T. It is computed in this form, from Gram
+  matrices, with eigenvectors in place of Newton-Schulz iterations. The momentum
+  is that of the raw gradients, which transform like the preconditioner, so the
+  path of A B^T is the same for (A T, B T^-T).
 
   Args:
     b1: decay of the momentum, M <- b1 M + G.
     nesterov: use G + b1 M in place of M.
-    lora_scale: s of W + s A B^T; steps are divided by it.
-    max_relative_step: a step of A is damped in the directions of A B^T that
-      are so weak that it would change A there by more than this part; None:
-      any. See `hold_weak_directions`.
-    learning_rate: the one applied later in the chain; used only for
-      `max_relative_step`.
+    lora_scale: the scale s in W + s A B^T. Steps are divided by it.
+    max_relative_step: largest relative change of A in one step. The step is
+      damped in directions in which A B^T is so weak that the step would change
+      A by more than this fraction. None: no damping. See
+      `hold_weak_directions`.
+    learning_rate: the learning rate that is applied later in the chain; used
+      only for `max_relative_step`.
     mu_dtype: dtype of the momentum.
 
   Returns:

@@ -1,20 +1,21 @@
-"""LoRA+: the zero factor learns faster."""
+"""LoRA+: a larger learning rate for the factor that starts at zero."""
 
 import re
 
 import jax.numpy as jnp
 import optax
 
-# A module by its own name, the last component of its path, as libraries call
-# their embeddings: embed_tokens, word_embeddings, token_embedder, Embed_0, wte
-# ... What lies inside of a module that is called so, as the projection in
-# text_embedding_model/q, is none, and neither is one of patches of an image.
+# Matches a module by its own name, the last component of its path. Libraries
+# call their embeddings embed_tokens, word_embeddings, token_embedder, Embed_0,
+# wte ... A module inside a module of such a name, such as the projection in
+# text_embedding_model/q, does not match, and neither does an embedding of image
+# patches.
 EMBEDDINGS = (
   r'(?i)(?:^|[./])'
   r'(?:(?!patch|un_?embed)\w*embed(?:s|der|dings?)?'
   r'(?:_(?:tokens|positions|in|table|tokens_per_layer))?(?:_\d+)?'
   r'|wte|wpe|shared)'
-  # The name of the weight, where a library has it in the path as well.
+  # The name of the weight, if the library has it in the path as well.
   r'(?:[./](?:embeddings?|weight|kernel|input_embedding))?$'
 )
 
@@ -27,15 +28,16 @@ def scale_by_lora_plus(
 ) -> optax.GradientTransformation:
   """Multiplies the updates of every up factor B by `lr_ratio`.
 
-  Stands behind everything that normalises, and behind weight decay: the
-  factor's whole learning rate is scaled.
+  It belongs after everything that normalises, and after weight decay, so that
+  it scales the whole learning rate of the factor.
 
   Args:
-    lr_ratio: learning rate of B over that of A.
-    embedding_ratio: what the updates of both factors of an adapter on an
-      embedding are multiplied by instead; None: as of any other.
-    embeddings: regular expression, searched in the path of the module (with
-      dots, without the 'lora' at its end), that says which these are.
+    lr_ratio: learning rate of B divided by that of A.
+    embedding_ratio: for adapters on embeddings, the number that multiplies the
+      updates of both factors instead. None: the same as for other adapters.
+    embeddings: regular expression that is searched in the path of a module
+      (with dots, without the 'lora' at its end) to find the adapters on
+      embeddings.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.

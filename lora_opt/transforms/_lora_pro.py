@@ -11,24 +11,24 @@ from lora_opt.transforms._grams import stateless
 def precondition_by_full_gradient(
   *, lora_scale: float = 1.0
 ) -> optax.GradientTransformationExtraArgs:
-  """Gradients of A and B that together stand for that of the whole matrix.
+  """Gradients of A and B that together approximate that of the whole matrix.
 
-  A step along g_A, g_B moves W by s (g_A B^T + A g_B^T). Closest to the full
-  gradient, in the Frobenius norm, is for every r x r matrix X
+  A step along g_A, g_B moves W by s (g_A B^T + A g_B^T). This is closest to the
+  full gradient, in the Frobenius norm, for
 
     g_A = G_A (B^T B)^-1 / s^2 + A X^T
     g_B = (I - P) G_B (A^T A)^-1 / s^2 - B X,   P = B (B^T B)^-1 B^T,
 
-  and of these the ones nearest to G_A and G_B have
+  with any r x r matrix X. Of these, the ones nearest to G_A and G_B have
 
     B^T B X + X A^T A = -(B^T B)^-1 G_A^T A / s^2,
 
   a Sylvester equation, solved in the eigenbases of both Gram matrices.
-  Directions in which a factor is zero, up to the cut-off of
-  `lora_opt.linalg`, have inverse zero: at B = 0 only B moves.
+  In directions in which a factor is zero, up to the cut-off of
+  `lora_opt.linalg`, the inverse is taken as zero: at B = 0 only B moves.
 
   Args:
-    lora_scale: s of W + s A B^T.
+    lora_scale: the scale s in W + s A B^T.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.

@@ -15,7 +15,7 @@ from lora_opt.transforms._lora_rite_step import (
   kept_unless,
 )
 from lora_opt.transforms._moments import MomentSettings
-from lora_opt.transforms._rates import ScalarOrSchedule
+from lora_opt.transforms._rates import ScalarOrSchedule, raw_rate_at
 
 
 class ScaleByLoraRiteState(NamedTuple):
@@ -59,46 +59,52 @@ def scale_by_lora_rite(
   learning_rate: ScalarOrSchedule = 1.0,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The LoRA-RITE direction, over pairs: `lora_opt.lora_rite` has the maths.
+  """The LoRA-RITE direction, over pairs; `lora_opt.lora_rite` has the maths.
 
-  The factors of the last step are kept, so whatever else in a chain may move
-  the parameters in between. Everything is asked of Gram matrices; clipping
-  and skipping cost no pass over a gradient. One whose square overflows counts
-  as zero for that factor.
+  The state keeps the factors of the last step, so other parts of a chain may
+  move the parameters in between. Everything is computed from Gram matrices, so
+  clipping and skipping need no pass over a gradient. A gradient whose square
+  overflows counts as zero for its factor.
 
   Args:
     b1: decay of the momentum.
     b2: decay of the second moment.
     eps: added to the square root of the second moment.
-    clip_norm: global norm over all pairs of the unmagnified gradients (an
-      invariant, unlike that of the raw ones); None: no clipping.
-    skip_rms: a factor's unmagnified gradient with a larger root mean square
-      is taken as zero; None: never. (The authors' default is 1.)
-    cap_rms: largest root mean square of a factor's M; None: any.
-    escaped_mass: what of V the change of basis lost, d, is added to V as
-      rho I, rho <- b2' (rho + d). 'eigenvalues', the paper's:
+    clip_norm: upper limit of the global norm of the unmagnified gradients over
+      all pairs. (It is invariant, unlike the norm of the raw gradients.) None:
+      no clipping.
+    skip_rms: if the unmagnified gradient of a factor has a larger root mean
+      square than this, it is taken as zero. None: never. (The authors' default
+      is 1.)
+    cap_rms: upper limit of the root mean square of a factor's M. None: no
+      limit.
+    escaped_mass: rule for d, the part of V that the change of basis loses. It
+      is added to V as rho I, with rho <- b2' (rho + d). 'eigenvalues' is the
+      paper's rule:
       d = min(max_i [lambda_i(V) - lambda_i(P V P^T)]_+, d_trace) with
       d_trace = [tr V - tr P V P^T]_+. 'trace': d = d_trace, an upper bound
       that needs no eigenvalues. None, the default of the authors' code: no
       rho. (The paper does not multiply by b2'.)
-    rtol: a direction in which the root of V is smaller than this part of its
-      largest counts as dead: it takes nothing in. Divided by V, rounding and
-      vanishing directions would make steps as large as all others.
-    mean_square: divide g^T g by the dimension m as the authors' code does;
+    rtol: a direction in which the root of V is smaller than this fraction of
+      its largest counts as dead, and nothing is taken in there. Otherwise the
+      division by V would turn rounding errors and vanishing directions into
+      steps as large as all others.
+    mean_square: divide g^T g by the dimension m, as the authors' code does.
       False is the paper's formula, whose learning rate is sqrt(m) times
       larger.
-    lora_scale: s of W + s A B^T. Steps are divided by it, and eps, clip_norm
-      and skip_rms are of gradients of W, s times smaller than those of A B^T:
-      the path of s A B^T is then the same for every s.
-    width_scaling: steps are multiplied by sqrt(fan_out / fan_in), and divided
-      by sqrt(m) with `mean_square`: then the singular values of a step of
-      delta_w are of the size of lr sqrt(fan_out / fan_in) for every width,
+    lora_scale: the scale s in W + s A B^T. Steps are divided by it, and eps,
+      clip_norm and skip_rms refer to gradients of W, which are s times smaller
+      than those of A B^T. So the path of s A B^T is the same for every s.
+    width_scaling: steps are multiplied by sqrt(fan_out / fan_in) and, with
+      `mean_square`, divided by sqrt(m). The singular values of a step of
+      delta_w are then of the size of lr sqrt(fan_out / fan_in) for every width,
       which keeps its effect on the features the same.
-    max_relative_step: a step of A is damped in the directions of A B^T that
-      are so weak that it would change A there by more than this part; None:
-      any. See `hold_weak_directions`.
-    learning_rate: the one applied later in the chain; used only for
-      `max_relative_step`, not applied.
+    max_relative_step: largest relative change of A in one step. The step is
+      damped in directions in which A B^T is so weak that the step would change
+      A by more than this fraction. None: no damping. See
+      `hold_weak_directions`.
+    learning_rate: the learning rate that is applied later in the chain. Here
+      it is used only for `max_relative_step`, not applied.
     mu_dtype: dtype of the momentum.
 
   Returns:
@@ -176,7 +182,7 @@ def step_by_lora_rite(
   b2: float = 0.999,
   eps: float = 1e-6,
   *,
-  weight_decay: float = 0.0,
+  weight_decay: ScalarOrSchedule = 0.0,
   clip_norm: float | None = 1.0,
   skip_rms: float | None = None,
   cap_rms: float | None = None,
@@ -188,29 +194,31 @@ def step_by_lora_rite(
   max_relative_step: float | None = None,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """`scale_by_lora_rite`, decay and learning rate in one, with half the state.
+  """`scale_by_lora_rite` with decay and learning rate, and half the state.
 
-  The factors of the last step are not kept but found from the momentum, since
-  nothing else moves them. So this must be the whole optimizer: a chain or a
-  wrapper that changes its updates, or moves the parameters otherwise
-  (averaging, look-ahead, schedule-free), makes the transport wrong.
+  The factors of the last step are not kept but computed from the momentum,
+  which is possible only because nothing else moves them. So this must be the
+  whole optimizer: a chain or a wrapper that changes its updates, or moves the
+  parameters in another way (averaging, look-ahead, schedule-free), makes the
+  change of basis wrong.
 
   Args:
     learning_rate: a float or a schedule.
-    b1: as in `scale_by_lora_rite`, as all that is not listed.
-    b2: the same.
-    eps: the same.
-    weight_decay: decoupled, times the learning rate.
-    clip_norm: the same.
-    skip_rms: the same.
-    cap_rms: the same.
-    escaped_mass: the same.
-    rtol: the same.
-    mean_square: the same.
-    lora_scale: the same.
-    width_scaling: the same.
-    max_relative_step: the same.
-    mu_dtype: the same.
+    b1: as in `scale_by_lora_rite`.
+    b2: as in `scale_by_lora_rite`.
+    eps: as in `scale_by_lora_rite`.
+    weight_decay: decoupled weight decay, a float or a schedule. It is
+      multiplied by the learning rate.
+    clip_norm: as in `scale_by_lora_rite`.
+    skip_rms: as in `scale_by_lora_rite`.
+    cap_rms: as in `scale_by_lora_rite`.
+    escaped_mass: as in `scale_by_lora_rite`.
+    rtol: as in `scale_by_lora_rite`.
+    mean_square: as in `scale_by_lora_rite`.
+    lora_scale: as in `scale_by_lora_rite`.
+    width_scaling: as in `scale_by_lora_rite`.
+    max_relative_step: as in `scale_by_lora_rite`.
+    mu_dtype: as in `scale_by_lora_rite`.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`; its updates are final.
@@ -271,9 +279,9 @@ def step_by_lora_rite(
       report,
     )
     rate = jnp.asarray(settings.rate(state.count), step.scale.dtype)
-    decay = rate * weight_decay
-    # Decay of about one leaves too little of the factors to find the last ones
-    # from: they count as zero then, and V and M start anew.
+    decay = rate * raw_rate_at(weight_decay, state.count)
+    # A decay of about one leaves too little of the factors to compute the last
+    # ones from. These count as zero then, and V and M start anew.
     shrunk = 1 - decay
     rest = jnp.sqrt(jnp.finfo(shrunk.dtype).eps)
     undo = jnp.where(jnp.abs(shrunk) > rest, 1 / shrunk, 0)
@@ -300,8 +308,8 @@ def step_by_lora_rite(
 def rebalance_norms() -> optax.GradientTransformationExtraArgs:
   """After the step, gives both factors the same Frobenius norm.
 
-  A <- A sqrt(|B| / |A|) and B <- B sqrt(|A| / |B|): the same delta_w. Stands
-  at the end of a chain, behind the learning rate.
+  A <- A sqrt(|B| / |A|) and B <- B sqrt(|A| / |B|), which keeps delta_w. It
+  belongs at the end of a chain, after the learning rate.
 
   Returns:
     A transformation over pairs.
@@ -310,7 +318,7 @@ def rebalance_norms() -> optax.GradientTransformationExtraArgs:
   def update(updates, params):
     def each(pair, step):
       new = jax.tree.map(jnp.add, pair, step)
-      # 1e-6, as in the authors' code, keeps a zero factor from dividing.
+      # 1e-6, as in the authors' code, avoids a division by zero.
       a, b = (
         jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-6 for x in new
       )

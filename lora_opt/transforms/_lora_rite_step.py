@@ -1,4 +1,4 @@
-"""One step of LoRA-RITE by Gram matrices: what both of its forms share."""
+"""One step of LoRA-RITE by Gram matrices, shared by both of its forms."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from lora_opt.transforms._rates import ScalarOrSchedule, rate_at
 
 
 class Settings(NamedTuple):
-  """All that both forms share."""
+  """The settings that both forms share."""
 
   moments: MomentSettings
   cap_rms: float | None
@@ -33,7 +33,7 @@ class Settings(NamedTuple):
 
 
 class Advance(NamedTuple):
-  """One step: the new momentum, and what it is to be multiplied by."""
+  """The result of one step: the new momentum, and how to scale and turn it."""
 
   mu: list[jax.Array]
   scale: jax.Array  # (total,)
@@ -42,12 +42,12 @@ class Advance(NamedTuple):
   taken: jax.Array  # (total,): whether the step of this factor happens
 
   def steps(self, factors: Factors) -> list[jax.Array]:
-    """Of each factor, before the learning rate."""
+    """The step of each factor, before the learning rate."""
     if self.turns is None:
       return factors.scaled(self.mu, self.scale)
     half = len(self.mu) // 2
     turned = factors.products(self.mu, self.turns * self.scale[:, None, None])
-    # What stands for B there is never computed.
+    # The entries of B in `turned` are unused, so they are never computed.
     return turned[:half] + factors.scaled(self.mu, self.scale)[half:]
 
 
@@ -71,7 +71,7 @@ def init_small(params):
 def advance(
   settings, factors, gradients, values, state, old_grams, old, finite, report
 ):
-  """M and V of the next step, by Gram matrices.
+  """Computes M and V of the next step from Gram matrices.
 
   With C = R^T R the Gram matrix of the other factor, the unmagnified gradient
   g = G R^-1 and the bases U = F R^-1 are never formed:
@@ -81,23 +81,28 @@ def advance(
 
   Args:
     settings: `Settings`.
-    factors: the order of all that follows.
-    gradients: list of (batch, dim, rank), or wide as `factors` says.
-    values: F, the same.
-    state: of either form.
-    old_grams: from the packed Gram matrices of the factors, F_old^T F, packed.
-    old: F_old of each factor; used only where Gram matrices are too coarse.
-    finite: (), whether the gradients are; None: they are, unless a report is
-      asked for, which says so from their squares. If not, momentum
-      and r x r state stay as they were. So do those of a pair of which the
-      r x r matrices are not finite; its step is NaN.
+    factors: the order of the factors in the following arguments.
+    gradients: list of (batch, dim, rank), or of (batch, rank, dim) where
+      `factors.wide` is true.
+    values: F, in the same form.
+    state: the state of either form.
+    old_grams: function from the packed Gram matrices of the factors to
+      F_old^T F, packed.
+    old: function that returns F_old of each factor; used only if Gram matrices
+      are too coarse.
+    finite: (), whether the gradients are finite. If not, momentum and r x r
+      state do not change. None: they count as finite; if there is a report, it
+      is found from their squares. The momentum and r x r state of a pair whose
+      r x r matrices are not finite do not change either, and its step is NaN.
+    report: receives whether the gradients and the step are finite; None: no
+      report.
 
   Returns:
     `Advance`.
   """
   matmul = linalg.matmul
   bases = through_bases(factors, values, gradients, old_grams, old)
-  # The bases that matter to a factor are those of its partner.
+  # Each factor works in the basis of its partner.
   inverse, cross = factors.swap(bases.inverses), factors.swap(bases.cross)
   count = optax.safe_increment(state.count)
   moments = update_moments(
@@ -112,7 +117,7 @@ def advance(
     factors.method,
   )
   decay = moments.decay
-  # M from old coordinates of the partner to the new.
+  # Carries M from the old coordinates of the partner to the new ones.
   carry = matmul(decay * cross, inverse.mT)
   take = matmul((1 - decay) * matmul(inverse, moments.root), inverse.mT)
   if report is not None:
@@ -125,8 +130,8 @@ def advance(
   taken = usable if finite is None else usable & finite
   if report is not None:
     report.updates = jnp.all(usable)
-  # Where nothing is taken in, M times I, and nothing more, is M: choosing
-  # between new and old would read the old momentum once more.
+  # Where no step is taken, M is multiplied by I and nothing is added, which
+  # keeps it. Selecting between new and old would read the old momentum again.
   eye = jnp.eye(carry.shape[-1], dtype=carry.dtype)[None]
   carry = jnp.where(taken[:, None, None], carry, eye)
   mu = [
@@ -155,7 +160,7 @@ def advance(
 
 
 def _pairs_are_finite(factors, *matrices):
-  """Whether all of a pair is finite, said of both factors (total,)."""
+  """Whether a pair is finite, with one entry for each factor, (total,)."""
   sums = [jnp.sum(x, axis=(1, 2)) for x in matrices]
   finite = jnp.all(jnp.isfinite(jnp.stack(sums)), axis=0)
   both = jnp.all(jnp.stack(factors.halves(finite)), axis=0)
@@ -163,7 +168,7 @@ def _pairs_are_finite(factors, *matrices):
 
 
 def kept_unless(taken, factors, new, state):
-  """{part: packed} as the state has it; the old where nothing is taken in."""
+  """Unpacks {part: packed}, with the old state where no step is taken."""
   out = {}
   for name, x in new.items():
     here = taken if x.ndim == 1 else taken[:, None, None]
@@ -173,7 +178,7 @@ def kept_unless(taken, factors, new, state):
 
 
 def _sizes_of_steps(settings, factors, dtype):
-  """What M is multiplied by, before the learning rate (total,)."""
+  """The number that scales each M, before the learning rate, (total,)."""
   scale = jnp.full(sum(factors.packing.counts), 1 / settings.lora_scale, dtype)
   if settings.width_scaling:
     own = factors.repeat_dims().astype(dtype)
@@ -190,7 +195,7 @@ def _turns(settings, factors, bases, scale, count, root):
     return None
   sizes = jnp.asarray(settings.rate(count), scale.dtype) * scale
   if settings.moments.mean_square:
-    # Singular values of M are about sqrt(m), or else about one.
+    # Singular values of M are about sqrt(m) here, and about one otherwise.
     sizes = sizes * jnp.sqrt(factors.repeat_dims().astype(scale.dtype))
   sizes = sizes / (2 * settings.max_relative_step)
   held = hold_weak_directions(factors, bases, sizes, last=root)
@@ -200,7 +205,7 @@ def _turns(settings, factors, bases, scale, count, root):
 
 
 def _cap(cap_rms, factors, mu, grams):
-  """What brings the root mean square of each M down to `cap_rms`."""
+  """The number that scales the root mean square of each M to `cap_rms`."""
   squared = jnp.sum(factors.grams(mu) * factors.swap(grams), axis=(1, 2))
   norms = jnp.sqrt(jnp.maximum(squared, 0))
   sizes = factors.repeat_dims() * factors.repeat_ranks()

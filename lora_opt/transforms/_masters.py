@@ -14,7 +14,7 @@ class Float32MastersState(NamedTuple):
   """State of `float32_masters`."""
 
   masters: Any  # float32, for each 16-bit factor of a pair
-  inner_state: Any  # of the masters
+  inner_state: Any  # state of `inner`, for the masters
 
 
 def float32_masters(
@@ -22,23 +22,24 @@ def float32_masters(
   *,
   layout: pairs_lib.Layouts = pairs_lib.AUTO,
 ) -> optax.GradientTransformationExtraArgs:
-  """Any optimizer, on float32 copies that 16-bit factors are rounded from.
+  """Runs any optimizer on float32 copies of the 16-bit factors.
 
-  A bfloat16 number keeps 8 bits: an update below 1/512 of it is lost, at every
-  step anew. An element of 0.1 does not move at a learning rate of 1e-4.
-  `lora_opt.diagnostics.lost_updates` counts how many are lost. Here `inner`
-  moves float32 copies, kept in the state, and the updates bring each factor to
-  its rounded copy.
+  A bfloat16 number has 8 bits, so an update below 1/512 of the number is lost,
+  in every step again: an element of 0.1 does not move at a learning rate of
+  1e-4. `lora_opt.diagnostics.lost_updates` counts the lost updates. Here
+  `inner` moves float32 copies, which are kept in the state, and the updates
+  bring each factor to its rounded copy.
 
-  The factors stay what counts: where one is not its copy rounded, somebody
-  else has moved it (averaging, a restored checkpoint; or a change to more than
-  twice the number, which a 16-bit update cannot carry out exactly), and the
-  copy starts again from there.
+  The factors have precedence over the copies. If a number in a factor is not
+  its rounded copy, something else has moved it (averaging, a restored
+  checkpoint; or a change to more than twice the number, which a 16-bit update
+  cannot carry out exactly). The copy then starts again from the factor.
 
   Args:
     inner: a complete optimizer, learning rate included, such as a recipe.
-    layout: where the pairs are, `lora_opt.pairs`. Leaves outside, and factors
-      of 32 bits or more, go to `inner` as they are.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`. Leaves
+      outside the pairs, and factors of 32 bits or more, go to `inner`
+      unchanged.
 
   Returns:
     An optax transformation; `update` needs `params`. It costs 4 bytes of state
@@ -46,7 +47,7 @@ def float32_masters(
     parameters.
 
   Raises:
-    ValueError: at init, when no proper pairs are found.
+    ValueError: at init, if no valid pairs are found.
 
   >>> params = {'lora_a': jnp.ones((4, 1), jnp.bfloat16),
   ...           'lora_b': jnp.ones((1, 2), jnp.bfloat16)}
@@ -114,7 +115,7 @@ def _where_16_bits(
   here: Callable[[Any], Any],
   elsewhere: Callable[[Any], Any],
 ) -> Any:
-  """A function of each 16-bit factor, another of every other leaf."""
+  """Applies `here` to each 16-bit factor and `elsewhere` to other leaves."""
   labels = pairs_lib.lora_labels(tree, layout)
   return jax.tree.map(
     lambda x, label: (
@@ -126,7 +127,7 @@ def _where_16_bits(
 
 
 def _map(function, masters, tree):
-  """A function of each master and what stands in its place in a tree."""
+  """Applies a function to each master and the leaf at its place in a tree."""
   return jax.tree.map(
     lambda m, x: m if _is_nothing(m) else function(m, x),
     masters,
@@ -136,7 +137,7 @@ def _map(function, masters, tree):
 
 
 def _shown(masters, tree):
-  """The tree, with masters where there are any."""
+  """The tree, with masters in place of the leaves that have one."""
   return jax.tree.map(
     lambda m, x: x if _is_nothing(m) else m, masters, tree, is_leaf=_is_nothing
   )

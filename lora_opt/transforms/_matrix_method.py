@@ -1,4 +1,4 @@
-"""How the r x r work of an optimizer is done, said from outside."""
+"""Sets, from outside, the method of an optimizer's r x r work."""
 
 import optax
 
@@ -8,15 +8,16 @@ from lora_opt.linalg import Method
 def with_matrix_method(
   tx: optax.GradientTransformation, method: Method
 ) -> optax.GradientTransformationExtraArgs:
-  """The same optimizer with its r x r work done by one method everywhere.
+  """The same optimizer, with one method for all of its r x r work.
 
-  Optimizers choose by the platform that they are compiled for, and need no
-  telling. This is for comparisons of the methods.
+  By default optimizers choose the method for the platform that they are
+  compiled for. This function is for comparisons of the methods.
 
   Args:
-    tx: a recipe of lora_opt, a transformation of `lora_opt.transforms`, or what
-      optax makes of them.
-    method: 'lapack' or 'products' on any platform; 'platform': the choice.
+    tx: a recipe of lora_opt, a transformation of `lora_opt.transforms`, or an
+      optax combination of them.
+    method: 'lapack' or 'products', on any platform; 'platform': the default,
+      which depends on the platform.
 
   Returns:
     A transformation with the state of `tx`.

@@ -13,7 +13,7 @@ from lora_opt import linalg
 
 
 class MomentSettings(NamedTuple):
-  """Of LoRA-RITE's moments; see `lora_opt.lora_rite`."""
+  """Settings of LoRA-RITE's moments; see `lora_opt.lora_rite`."""
 
   b1: float = 0.9
   b2: float = 0.999
@@ -25,7 +25,7 @@ class MomentSettings(NamedTuple):
   mean_square: bool = True
 
   def of_product(self, scale: float) -> 'MomentSettings':
-    """For gradients of A B^T, where those of W + scale A B^T are bounded."""
+    """Converts limits for gradients of W + scale A B^T to limits for A B^T."""
 
     def times(bound):
       return None if bound is None else bound * scale
@@ -38,12 +38,12 @@ class MomentSettings(NamedTuple):
 
 
 class Moments(NamedTuple):
-  """What the moments of one step come to."""
+  """The result of one update of the moments."""
 
   nu: jax.Array  # (total, r, r): V
   escaped: jax.Array  # (total,): rho
-  root: jax.Array  # (total, r, r): (V + rho I)^(-1/2), times what is kept of g
-  squares: jax.Array  # (total, r, r): g^T g as it came
+  root: jax.Array  # (total, r, r): (V + rho I)^(-1/2) times the kept part of g
+  squares: jax.Array  # (total, r, r): g^T g as passed in
   decay: jax.Array  # (): b1'
 
 
@@ -58,10 +58,10 @@ def update_moments(
   ranks: jax.Array,
   method: linalg.Method = 'platform',
 ) -> Moments:
-  """V <- b2' P V P^T + (1 - b2') g^T g / m, and its inverse root.
+  """Computes V <- b2' P V P^T + (1 - b2') g^T g / m, and its inverse root.
 
   Args:
-    settings: of the moments.
+    settings: settings of the moments.
     squares: (total, r, r), g^T g of the unmagnified gradients.
     change: (total, r, r), P, from the old basis to the new.
     nu: (total, r, r), V.
@@ -69,7 +69,7 @@ def update_moments(
     count: (), steps taken, this one included.
     dims: (total,), m of each g.
     ranks: (total,), true ranks, without padding.
-    method: of the r x r work.
+    method: method of the r x r work.
 
   Returns:
     `Moments`.
@@ -79,7 +79,7 @@ def update_moments(
   decay1 = corrected_decay(settings.b1, count, dtype)
   decay2 = corrected_decay(settings.b2, count, dtype)
   keep = _kept_part(settings, squares, dims * ranks)
-  # Not by multiplication alone: what is not kept may be NaN.
+  # Multiplication alone is not enough: squares that are not kept may be NaN.
   kept = jnp.where(keep > 0, squares * jnp.square(keep), 0)
   if settings.mean_square:
     kept = kept / dims[:, None, None]
@@ -105,7 +105,7 @@ def update_moments(
 
 
 def _kept_part(settings, squares, sizes):
-  """The factor (total, 1, 1) that each gradient is multiplied by."""
+  """The number, (total, 1, 1), that each gradient is multiplied by."""
   sums = jnp.trace(squares, axis1=1, axis2=2)
   keep = jnp.isfinite(sums)
   if settings.skip_rms is not None:
@@ -132,7 +132,7 @@ def _lost_trace(old, carried):
 
 
 def _lost_eigenvalue(old, carried, method):
-  """The largest loss of an eigenvalue, at most that of the trace."""
+  """The largest loss of an eigenvalue, limited to the loss of the trace."""
   values, _ = linalg.eigh(jnp.concatenate([old, carried]), method)
   before, after = jnp.split(jnp.sort(values, axis=1), 2)
   largest = jnp.max(before - after, axis=1)

@@ -1,4 +1,4 @@
-"""What is not finite changes nothing, is counted, and ends by being seen."""
+"""Skips and counts steps that are not finite, and shows when a run is stuck."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,22 +14,23 @@ from lora_opt.transforms._lora_rite import (
 )
 from lora_opt.transforms._rates import ScalarOrSchedule, raw_rate_at
 
-# States that keep themselves finite, and still where `finite` is False.
+# States that stay finite by themselves, and do not change where `finite` is
+# False.
 SELF_KEEPING = (ScaleByAdamState, ScaleByLoraRiteState, StepByLoraRiteState)
 
-# More than the overflows in which dynamic loss scaling finds its scale (from
-# 2^24 down to 1), and few enough that a run that is stuck shows it.
+# More than the overflows that dynamic loss scaling needs to find its scale
+# (from 2^24 down to 1), and few enough that a stuck run is noticed.
 MAX_CONSECUTIVE_SKIPS = 50
 
 
 class Report:
-  """What a transformation finds out on its way, for the guard around it.
+  """The results of checks that a transformation makes for its guard.
 
-  Filled while `update` is traced, within one trace.
+  It is filled while `update` is traced, within one trace.
 
   Attributes:
-    gradients: (), whether all gradients are finite, as the guard would say.
-    updates: (), whether all updates are, given that.
+    gradients: (), whether all gradients are finite, by the guard's criterion.
+    updates: (), whether all updates are finite, if the gradients are.
   """
 
   gradients: jax.Array | None = None
@@ -39,9 +40,9 @@ class Report:
 class SkipNonfiniteState(NamedTuple):
   """State of `skip_nonfinite`; `lora_opt.diagnostics.skips` reads it."""
 
-  count: jax.Array  # () int32: steps with finite gradients, as schedules count
-  skipped: jax.Array  # () int32: skipped steps, all together
-  consecutive: jax.Array  # () int32: skipped steps since the last whole one
+  count: jax.Array  # () int32: finite-gradient steps, as schedules count them
+  skipped: jax.Array  # () int32: skipped steps in total
+  consecutive: jax.Array  # () int32: skipped steps since the last good one
   inner_state: Any
 
 
@@ -54,49 +55,55 @@ def skip_nonfinite(
   elementwise: bool = False,
   reports: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-  """The one guard against NaN, inf and overflow. A bad step is skipped:
+  """Guards `inner` against NaN, inf and overflow by skipping bad steps.
 
-  - Gradients whose squared norm, over all of them, is not finite: the step
-    does not happen. Every update is zero, and the state of `inner`, its step
-    count and schedule included, stays as it is. (A gradient whose square
-    overflows would leave an infinite second moment behind.)
-  - An update that is not finite, though the gradients are, as from a parameter
-    that is NaN or out of range: its elements are zero. For methods that work
-    with matrices these are all of the pair. The others are applied. Elements
-    of the state that would not be finite stay as they were; counts go on.
-  - A learning rate that is not finite: `scale_by_finite_rate` takes it as zero.
+  There are three kinds of bad steps:
+
+  - The squared norm of all gradients together is not finite. The whole step is
+    skipped: every update is zero, and the state of `inner`, including its step
+    count and schedule, does not change. (A gradient whose square overflows
+    would leave an infinite second moment behind.)
+  - An update is not finite although the gradients are, for example because a
+    parameter is NaN or out of range. These elements of the update become zero;
+    for methods that work with matrices, these are all elements of the pair.
+    The other elements are applied. Elements of the state that would not be
+    finite keep their values; counts go on.
+  - The learning rate is not finite. `scale_by_finite_rate` takes it as zero.
 
   Each of these counts as one skipped step. As in `optax.apply_if_finite` there
-  is an end to it: after `max_consecutive` skipped steps in a row, skipped steps
-  give updates of NaN, so that a run that is stuck shows it (where the gradients
-  are finite, those elements that would have been zero). One bad gradient
+  is a limit: after `max_consecutive` skipped steps in a row, skipped steps
+  give updates of NaN, so that a stuck run is noticed. (If the gradients are
+  finite, only the elements that would have been zero are NaN.) One bad gradient
   in `optax.MultiSteps` is such a case: its accumulator stays NaN, unless it has
   `should_skip_update_fn=optax.skip_not_finite`. The state of `inner` remains
-  finite also then.
+  finite even then.
 
-  `inner` gets gradients in float32 or wider, whatever they are, and the
-  verdict on them as an extra argument, `finite`, a boolean scalar. What keeps
-  its own state still by it, as `scale_by_adam`, says so with a state type in
-  `SELF_KEEPING`, and is spared the selection. Inside another `skip_nonfinite`
-  the verdict is the outer one's.
+  `inner` gets the gradients in float32 or wider, whatever their dtype. It also
+  gets the extra argument `finite`, a boolean scalar that says whether the
+  gradients are finite. A transformation that itself leaves its state unchanged
+  where `finite` is False, such as `scale_by_adam`, has a state type in
+  `SELF_KEEPING`; the guard then does not select between old and new state.
+  Inside another `skip_nonfinite`, the outer one's `finite` is used.
 
-  The bad gradients themselves reach `inner` as they are: zeroing them first
-  would cost a copy of every good one. What comes of them is thrown away.
+  Bad gradients reach `inner` unchanged: setting them to zero first would cost a
+  copy of every good gradient. The results computed from them are discarded.
 
   Args:
     inner: the transformation to protect.
-    max_consecutive: skipped steps in a row before updates are NaN; None: any.
-    learning_rate: the one that `inner` applies, to count steps at which it is
-      not finite.
-    gives_up_on: from updates to a tree of booleans: which of them are NaN at
-      the end; None: all.
-    elementwise: `inner` makes finite updates of finite gradients and a finite
-      parameter, as Adam does. Then updates are not looked at to count steps,
-      which spares a pass over them: one that is not finite, since its parameter
-      is not, is made zero without being counted.
-    reports: `inner` forms squares of all gradients and sees its updates come
-      anyway, and fills the `Report` that it gets as the extra argument
-      `report`; it keeps still by its own verdict.
+    max_consecutive: number of skipped steps in a row before updates become
+      NaN. None: no limit.
+    learning_rate: the learning rate that `inner` applies. It is used to count
+      the steps at which it is not finite.
+    gives_up_on: function from the updates to a tree of booleans, true for the
+      updates that become NaN at the limit. None: all.
+    elementwise: says that `inner` makes finite updates from finite gradients
+      and finite parameters, as Adam does. Updates are then not checked to count
+      steps, which saves a pass over them. An update that is not finite because
+      its parameter is not becomes zero without being counted.
+    reports: says that `inner` computes the squares of all gradients and knows
+      whether its updates are finite anyway. `inner` then fills the `Report`
+      that it gets as the extra argument `report`, and leaves its state
+      unchanged by its own check.
 
   Returns:
     A transformation. Updates have the dtype of the gradients.
@@ -119,7 +126,7 @@ def skip_nonfinite(
   def update(
     updates, state, params=None, *, finite=None, report=None, **extra_args
   ):
-    del report  # that of a guard further out, which judges by itself
+    del report  # from an outer guard, which makes its own checks
     report = Report() if reports and finite is None else None
     good = finite
     if finite is None and report is None:
@@ -161,11 +168,11 @@ def skip_nonfinite(
 def _instead_of_nonfinite(
   new, good, going, consecutive, max_consecutive, gives_up_on
 ):
-  """Zero, or NaN at the end of patience.
+  """Replaces bad updates by zero, or by NaN once the limit is reached.
 
-  What is known before the updates are decides for all of them, an update that
-  is not finite for its own elements only: were it to decide for others, they
-  all would have to be kept until it is known, and read once more.
+  A check that is made before the updates exist decides for all of them. An
+  update that is not finite decides only for its own elements: if it decided for
+  others, all updates would have to be kept until then, and read once more.
   """
   if max_consecutive is None:
     return _kept_finite(good, new, jax.tree.map(jnp.zeros_like, new))
@@ -190,12 +197,13 @@ def _nan(x):
 
 
 def _kept_finite(good, new, old):
-  """The new where gradients are good and it is finite, by elements.
+  """Selects elements of `new` that are finite, if the gradients are good.
 
-  Selecting, and not branching: outside of jit a branch would be compiled anew
-  at every step, and inside it keeps XLA from updating in place. By elements,
-  and not by a verdict on all of them: the selection is then part of the loop
-  that computes them, where a verdict would need a second one.
+  All other elements come from `old`. This is a selection, not a branch: outside
+  of jit a branch would be compiled anew at every step, and inside jit it keeps
+  XLA from updating in place. It is elementwise, not one check of all elements:
+  the selection is then part of the loop that computes the elements, whereas one
+  check of all would need a second loop.
   """
 
   def keeps_itself(x):
@@ -224,6 +232,6 @@ def _all_finite(tree):
 
 
 def _stack(scalars, first):
-  # An array, and not one by one: XLA would copy the whole chain of scalars
-  # into the loop over every leaf, which then takes ever longer to compile.
+  # As one array, not combined one by one: XLA would copy the whole chain of
+  # scalars into the loop over every leaf, which takes ever longer to compile.
   return jnp.stack([first, *scalars])

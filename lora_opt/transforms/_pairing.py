@@ -1,4 +1,4 @@
-"""An optax transformation over pairs becomes one over any LoRA tree."""
+"""Turns an optax transformation over pairs into one over any LoRA tree."""
 
 import functools
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ PyTree = Any
 class OnLoraPairsState(NamedTuple):
   """State of `on_lora_pairs`."""
 
-  # As the inner transformation made it, but at rest: factor-sized parts in
-  # trees of the parameters' structure. Small ones stay as they are, a dict by
-  # group: split up by site, each would be a kernel of its own to compile.
+  # The inner transformation's state in its stored form: factor-sized parts are
+  # trees with the structure of the parameters. Small parts stay dicts by group:
+  # split up by site, each piece would be a separate kernel to compile.
   inner_state: Any
 
 
 class Pairing:
-  """Sites of one tree, grouped; the way from the tree to groups and back.
+  """The sites of one tree in groups, and conversions between both forms.
 
-  A group is what one array operation handles: equal sites that are not
-  scanned are stacked, a scanned site is a stack already.
+  One array operation handles one group: equal sites that are not scanned are
+  stacked, a scanned site is a stack already.
   """
 
   def __init__(
@@ -51,7 +51,7 @@ class Pairing:
   def extract(
     self, tree: PyTree, rank_last: bool | None = None
   ) -> dict[str, LoraPair]:
-    """Groups of canonical pairs, at least float32."""
+    """Converts a tree to groups of canonical pairs, in float32 or wider."""
     rank_last = self.rank_last if rank_last is None else rank_last
     pairs = pairs_lib.extract_pairs(tree, self.sites, rank_last=rank_last)
     pairs = jax.tree.map(_at_least_float32, pairs)
@@ -63,7 +63,7 @@ class Pairing:
   def restore(
     self, groups: dict[str, Any], outside, like: PyTree = None
   ) -> PyTree:
-    """A tree like the parameters, or `like` another with the same pairs."""
+    """Converts groups to a tree like the parameters, or like a given tree."""
     like = self.tree if like is None else like
     pairs = {}
     for key, sites in self.groups.items():
@@ -75,7 +75,7 @@ class Pairing:
     )
 
   def transposed(self) -> dict[str, PairMatrices]:
-    """{group: which factors have the rank axis in front in their leaf}."""
+    """{group: which factors have the rank axis first in their leaf}."""
     out = {}
     for key, (site, *_) in self.groups.items():
       out[key] = PairMatrices(
@@ -96,7 +96,7 @@ class Pairing:
     return isinstance(x, dict) and x.keys() == self.groups.keys()
 
   def abstract(self) -> dict[str, LoraPair]:
-    """The parameters as `inner.init` saw them, which is never natively."""
+    """Shapes of the pairs as `inner.init` saw them, which is never natively."""
     extract = functools.partial(self.extract, rank_last=self._rank_last_at_init)
     return jax.eval_shape(extract, self.tree)
 
@@ -110,7 +110,7 @@ def _concatenate(*xs):
 
 
 def _split(x, sites: Sequence[Site]):
-  """The inverse of concatenating what belongs to these sites."""
+  """The inverse of concatenating the arrays of these sites."""
   out, start = [], 0
   for s in sites:
     out.append(x[start : start + s.batch])
@@ -137,27 +137,28 @@ def on_lora_pairs(
   gradients. Leaves outside any pair pass through unchanged (the recipes route
   them elsewhere with `optax.partition`).
 
-  The state is stored in the shape that optax, orbax and sharding rules expect:
-  dicts of `LoraPair` as trees of the parameters' structure (vectors, of which
-  the rank axis has length one, keep that axis), all else, such as dicts of
-  `PairMatrices`, as it is.
+  The state is stored in the form that optax, orbax and sharding rules expect.
+  Dicts of `LoraPair` become trees with the structure of the parameters
+  (vectors, whose rank axis has length one, keep that axis). Everything else,
+  such as dicts of `PairMatrices`, is stored unchanged.
 
   Args:
     inner: a transformation over pairs.
-    layout: where the pairs are; see `lora_opt.pairs`.
-    elementwise: `inner` works by elements and norms of whole factors. Then
-      nothing is stacked (which compiles much faster for r x r work, but
-      copies), and the rank axis stays where the leaf has it.
-    native: `inner.update` sees the rank axis where the leaf has it, and is
-      told by the extra argument `transposed`, {name: PairMatrices} of
-      booleans, which factors are (batch, rank, dim). It spares transpositions.
-      And `dtypes`, the same of dtypes: what its leaves are stored in.
+    layout: where to find the pairs in the tree; see `lora_opt.pairs`.
+    elementwise: says that `inner` works elementwise and with norms of whole
+      factors. Then sites are not stacked (stacking makes r x r work compile
+      much faster, but copies), and the rank axis stays where it is in the leaf.
+    native: `inner.update` sees the rank axis where it is in the leaf, which
+      saves transpositions. It gets two extra arguments: `transposed`,
+      {name: PairMatrices} of booleans, says which factors are
+      (batch, rank, dim), and `dtypes`, {name: PairMatrices} of dtypes, says in
+      which dtypes the leaves are stored.
 
   Returns:
     A transformation over the tree. `update` needs `params`.
 
   Raises:
-    ValueError: at init and update, for a tree without proper pairs.
+    ValueError: at init and update, if the tree has no valid pairs.
 
   >>> double = optax.stateless(lambda g, _: jax.tree.map(lambda x: 2 * x, g))
   >>> tree = {'lora_a': jnp.ones((4, 2)), 'lora_b': jnp.ones((2, 3))}
@@ -205,7 +206,7 @@ def on_lora_pairs(
       updates,
       new,
     )
-    # Pairs of several types are worked on in the widest of them.
+    # Pairs of different dtypes are computed in the widest of them.
     rest = jax.tree.map(
       lambda x, old: x.astype(old.dtype),
       _to_rest(pairing, inner_state),
@@ -250,9 +251,10 @@ def _from_rest(pairing: Pairing, inner, state):
 
 
 def _placeholder_state(inner, placeholder):
-  """What `optax.tree_map_params` wants: the placeholder for each moment tree.
+  """The state with the placeholder in the place of each moment tree.
 
-  It calls init with an object without leaves and looks where it ends up.
+  `optax.tree_map_params` needs this: it calls init with an object without
+  leaves, and looks where the object ends up in the state.
   """
   dummy = {
     'lora': LoraPair(*[jax.ShapeDtypeStruct((1, 1, 1), jnp.float32)] * 2)

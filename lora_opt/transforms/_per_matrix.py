@@ -1,4 +1,4 @@
-"""What optax offers for one matrix, for every matrix of every pair."""
+"""Transformations of optax, applied to every matrix of every pair."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from jax.sharding import AxisType
 
 
 def scale_by_trust_ratio_per_matrix() -> optax.GradientTransformation:
-  """LAMB's |F| / |update|, for each layer of a stack by itself.
+  """LAMB's trust ratio |F| / |update|, for each layer of a stack separately.
 
-  `optax.scale_by_trust_ratio` would take scanned layers for one matrix. Where
-  a norm is zero, as that of B at the start, the ratio is one.
+  `optax.scale_by_trust_ratio` would treat scanned layers as one matrix. Where
+  a norm is zero, like that of B at the start, the ratio is one.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
@@ -73,7 +73,7 @@ def scale_by_muon_per_matrix(
 
 
 def _on_automatic_axes(update):
-  """optax's update, which does not say where its products lie."""
+  """Wraps an update of optax, which gives no sharding for its products."""
 
   def wrapped(updates, state, params=None):
     shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))

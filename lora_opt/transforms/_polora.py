@@ -11,11 +11,11 @@ from lora_opt.transforms._factors import Factors
 
 
 class ScaleByPoloraState(NamedTuple):
-  """State of `scale_by_polora`: half of Adam's, and two vectors a pair."""
+  """State of `scale_by_polora`: half of Adam's, plus two vectors per pair."""
 
   mu: Any  # tree of LoraPair: M, the momentum of the gradients
-  # Tree of LoraPair, (batch, dim, 1): q beside A and p beside B, the curvature
-  # along the long axes. Its leaves have a rank axis of length one.
+  # Tree of LoraPair, (batch, dim, 1): q in the place of A and p in that of B,
+  # the curvature along the long axes. The rank axis has length one.
   nu: Any
 
 
@@ -28,25 +28,26 @@ def scale_by_polora(
   lora_scale: float = 1.0,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """The PoLoRA direction, over pairs: `lora_opt.polora` has the maths.
+  """The PoLoRA direction, over pairs; `lora_opt.polora` has the maths.
 
-  The largest singular values, and off CPUs the roots, come from products of
-  r x r matrices alone. msign takes directions in whose square the gradient is
-  below the cut-off of `lora_opt.linalg` for dead and leaves them at zero.
+  The largest singular values, and on platforms other than CPUs also the roots,
+  are computed by products of r x r matrices alone. For msign, directions in
+  which the squared gradient is below the cut-off of `lora_opt.linalg` are dead
+  and stay at zero.
 
   Args:
     b1: decay of the momentum.
     b2: decay of q and p.
-    eps: what q and p start from, and the least damping of C; 0: they start
-      flat, and only relative damping counts.
+    eps: initial value of q and p, and the smallest damping of C. With 0, q and
+      p start flat and only the relative damping counts.
     damping: delta, relative to the largest entry of q and p, and to the
       largest eigenvalue of C.
-    lora_scale: s of W + s A B^T; steps are divided by it.
+    lora_scale: the scale s in W + s A B^T. Steps are divided by it.
     mu_dtype: dtype of the momentum.
 
   Returns:
-    A transformation over pairs, for `on_lora_pairs`. Its updates move A B^T by
-    singular values of at most one, in first order.
+    A transformation over pairs, for `on_lora_pairs`. To first order, its
+    updates move s A B^T by a matrix with singular values of at most one.
 
   References:
     Ghosh et al., PoLoRA: A Preconditioned Orthogonalized LoRA Optimizer,
@@ -69,8 +70,8 @@ def scale_by_polora(
     ahead = [b1 * m + (1 - b1) * g for m, g in zip(mu, gradients, strict=True)]
     nu = factors.flatten(state.nu)
     curvature = [_relative(v) + damping for v in nu]
-    # C of each factor; what a factor's own gradient is divided by is its
-    # partner's.
+    # C of each factor. The gradient of a factor is divided by the C of its
+    # partner.
     weighted = [c * x for c, x in zip(curvature, values, strict=True)]
     own = linalg.symmetrize(factors.grams(values, weighted))
     root = factors.swap(
@@ -92,13 +93,13 @@ def scale_by_polora(
 
 
 def _relative(v):
-  """Divided by the largest entry of each matrix; ones if all are zero."""
+  """v divided by the largest entry of each matrix; ones if all are zero."""
   largest = jnp.max(v, axis=(1, 2), keepdims=True)
   return jnp.where(largest == 0, 1, v / jnp.where(largest == 0, 1, largest))
 
 
 def _directions(factors, ahead, curvature, root):
-  """D = c^(-1/2) msign(Z) C^(-1/2) with Z = c^(-1/2) M C^(-1/2), of each."""
+  """D = c^(-1/2) msign(Z) C^(-1/2), Z = c^(-1/2) M C^(-1/2), of each factor."""
   long_roots = [jax.lax.rsqrt(c) for c in curvature]
   z = [
     c * m
@@ -113,7 +114,7 @@ def _directions(factors, ahead, curvature, root):
 
 
 def _sizes(factors, steps, values):
-  """1 / (s(D) (s(A) + s(B))) with s the largest singular value (total,)."""
+  """1 / (s(D) (s(A) + s(B))), s the largest singular value, as (total,)."""
   grams = jnp.concatenate([factors.grams(values), factors.grams(steps)])
   largest = linalg.largest_eigenvalue(grams, factors.method)
   of_values, of_steps = jnp.split(jnp.sqrt(largest), 2)
@@ -122,5 +123,5 @@ def _sizes(factors, steps, values):
 
 
 def _mean_square(x, wide):
-  """Over the rank, which stays as an axis of length one."""
+  """The mean square over the rank axis, which is kept with length one."""
   return jnp.mean(jnp.square(x), axis=1 if wide else 2, keepdims=True)

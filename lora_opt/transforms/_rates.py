@@ -21,7 +21,7 @@ def rate_at(learning_rate: ScalarOrSchedule, count: jax.Array) -> Any:
 
 
 def raw_rate_at(learning_rate: ScalarOrSchedule, count: jax.Array) -> Any:
-  """The same as it comes."""
+  """The learning rate of the step `count`, even where it is not finite."""
   return learning_rate(count) if callable(learning_rate) else learning_rate
 
 
@@ -30,9 +30,10 @@ def scale_by_finite_rate(
 ) -> optax.GradientTransformation:
   """`optax.scale_by_learning_rate`, where a rate of NaN or inf counts as 0.
 
-  `skip_nonfinite`, when it is told the same learning rate, counts such a step
-  as skipped. That the rate is zero, and not the updates, keeps what is done
-  in front of it, such as the moments of a refactored pair, consistent.
+  If `skip_nonfinite` gets the same learning rate, it counts such a step as
+  skipped. The rate becomes zero rather than the final updates. This keeps the
+  results of earlier stages consistent, such as the moments of a refactored
+  pair.
 
   Args:
     learning_rate: a float or a schedule.

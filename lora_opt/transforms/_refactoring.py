@@ -1,4 +1,4 @@
-"""RefLoRA: gradients as the best factorisation of A B^T would see them."""
+"""RefLoRA: the gradients of the best factorisation of A B^T."""
 
 from typing import NamedTuple
 
@@ -23,24 +23,24 @@ def precondition_by_refactoring(
   blend_steps: int = 0,
   max_spread: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """G_A S^-1 and G_B S, with S = (A^T A)^-1 # (B^T B).
+  """Makes gradients G_A S^-1 and G_B S, with S = (A^T A)^-1 # (B^T B).
 
   # is the matrix geometric mean. With P P^T = S the pair (A P, B P^-T) is
   balanced, (A P)^T A P = (B P^-T)^T B P^-T, and a plain gradient step of that
-  pair moves delta_w as this one does. Directions in which A B^T is (still)
-  zero are treated as in `linalg.geometric_mean_pair`: at B = 0 the
+  pair moves delta_w as the new gradients do. Directions in which A B^T is
+  (still) zero are treated as in `linalg.geometric_mean_pair`: at B = 0 the
   gradients pass unchanged, and nothing freezes.
 
   Args:
-    warmup_steps: so many steps pass unchanged.
-    every: then one step in so many is preconditioned, as in the authors' code;
-      the others pass unchanged.
-    blend_steps: after the warm-up, go from I to the preconditioner linearly
-      in so many steps. The gradients jump by up to S^-1 otherwise, while a
-      following Adam has second moments of the old ones.
-    max_spread: largest tr(S) tr(S^-1) / rank^2, which is one for S = I; S is
-      drawn towards its mean beyond it. None: any, as a plain gradient step
-      needs to be invariant.
+    warmup_steps: number of initial steps whose gradients pass unchanged.
+    every: after the warm-up, number of steps from one preconditioned step to
+      the next, as in the authors' code. Gradients in between pass unchanged.
+    blend_steps: after the warm-up, number of steps of a linear transition from
+      I to the preconditioner. Otherwise the gradients jump by up to S^-1, while
+      an Adam after this one still has the second moments of the old gradients.
+    max_spread: upper limit of tr(S) tr(S^-1) / rank^2, which is one for S = I.
+      Beyond it, S is drawn towards its mean. None: no limit, which a plain
+      gradient step needs to be invariant.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
@@ -73,7 +73,7 @@ def precondition_by_refactoring(
 
 
 def _bounded(s, s_inverse, ranks, max_spread):
-  """S and S^-1 blended with c I and I / c, so that neither spreads more."""
+  """Blends S with c I and S^-1 with I / c to keep to `max_spread`."""
   size = s.shape[-1]
   counted = jnp.where(jnp.arange(size)[None] < ranks[:, None], 1, 0)  # unpadded
 
@@ -94,7 +94,7 @@ def is_due(count, warmup_steps, every):
 
 
 def _weight(count, warmup_steps, every, blend_steps, dtype):
-  """How much of the preconditioner this step takes, 0 to 1."""
+  """The weight of the preconditioner in this step, 0 to 1."""
   since = (count - warmup_steps + 1).astype(dtype)
   steps = jnp.maximum(blend_steps, 1).astype(dtype)
   blend = jnp.clip(since / steps, 0, 1)

@@ -27,13 +27,13 @@ def scale_by_one_sided_shampoo(
   *,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """G V^(-1/2) with V the mean of G^T G / m, then momentum.
+  """Computes G V^(-1/2), with V the mean of G^T G / m, and then momentum.
 
-  Shampoo has one preconditioner a side and the power -1/4. The one of the
-  long side would be m x m; leaving it out, the power is -1/2, as for one
-  matrix all gradients share. In contrast to LoRA-RITE the gradients are the
-  raw ones, of whatever magnitude the partner has. Both decays are corrected
-  for bias as in Adam.
+  Shampoo has one preconditioner per side, with the power -1/4. The one of the
+  long side would be m x m. Without it the power is -1/2, as for a single matrix
+  that all gradients share. In contrast to LoRA-RITE, the gradients are the raw
+  ones, whose magnitude depends on that of the partner. Both decays are
+  corrected for bias as in Adam.
 
   Args:
     b1: decay of the momentum.

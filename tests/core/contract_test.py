@@ -234,6 +234,22 @@ def test_inside_and_around_optax(name):
 
 
 @some_recipes
+def test_weight_decay_may_be_a_schedule(name):
+  params = {'head': problems.mixed_tree(zero_b=False)['head']}
+  rate = problems.RATES[name]
+
+  def step_of(decay):
+    tx = problems.RECIPES[name](rate, weight_decay=decay)
+    return tx.update(params, tx.init(params), params)[0]
+
+  number, schedule = step_of(0.1), step_of(lambda count: 0.1 / (1 + count))
+  jax.tree.map(np.testing.assert_array_equal, number, schedule)
+  without = jax.tree.leaves(step_of(0.0))
+  pairs = zip(without, jax.tree.leaves(number), strict=True)
+  assert any(np.any(x != y) for x, y in pairs)
+
+
+@some_recipes
 def test_schedule_and_mu_dtype_and_mask(name):
   params = {'head': problems.mixed_tree(zero_b=False)['head']}
   options = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lora_opt.data import sources, tasks
+from lora_opt.data import messages, sources, tasks
 
 OPENAI = [
   {'role': 'system', 'content': 'Be kind'},
@@ -149,3 +149,13 @@ def test_bad_tools(tools):
 def test_settings_of_other_tasks_are_refused(settings):
   with pytest.raises(ValueError, match="task 't'"):
     tasks.Conversation(name='t', train=[{}], eval=[{}], **settings)
+
+
+@pytest.mark.parametrize('field', ['content', *messages.TEXTS])
+def test_every_text_of_a_message_counts_as_characters(field):
+  """A limit on the characters of a row holds for whatever a template writes."""
+  talk = [
+    {'role': 'user', 'content': 'Hi'},
+    {'role': 'assistant', 'content': 'Hello', field: 'a' * 5000},
+  ]
+  assert 5000 <= dialogue({'messages': talk}).characters() < 5200
