@@ -1,10 +1,10 @@
-"""One look for the pictures of all experiments."""
+"""A common style for the plots of all experiments."""
 
 import pathlib
 
 from matplotlib import figure
 
-# Told apart in print and by colour-blind readers (Okabe and Ito's palette).
+# Distinct in print and for colour-blind readers (Okabe and Ito's palette).
 COLOURS = (
   '#0072b2',
   '#d55e00',
@@ -19,7 +19,7 @@ GREY = '#9aa0a6'
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options):
-  """(figure, axes (rows, columns)); width and height of a panel, in inches."""
+  """Returns (figure, axes (rows, columns)); panel sizes are in inches."""
   canvas = figure.Figure(
     figsize=(width * columns, height * rows), layout='constrained'
   )
@@ -31,5 +31,5 @@ def panels(rows: int, columns: int, width: float, height: float, **options):
 
 
 def save(canvas: figure.Figure, path: pathlib.Path) -> None:
-  """As PNG, without the software's version: the same input, the same file."""
+  """Saves a PNG without the software's version: same input, same file."""
   canvas.savefig(path, dpi=110, metadata={'Software': None})

@@ -133,9 +133,7 @@ def main(argv=None):
     argv
   )
   page = PAGE.read_text(encoding='utf-8')
-  PAGE.write_text(
-    results.with_section(page, 'all', table()), encoding='utf-8'
-  )
+  PAGE.write_text(results.with_section(page, 'all', table()), encoding='utf-8')
 
 
 if __name__ == '__main__':

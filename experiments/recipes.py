@@ -1,4 +1,4 @@
-"""Every recipe as a function of its learning rate alone, defaults otherwise."""
+"""Every recipe as a function of its learning rate, with defaults otherwise."""
 
 import functools
 

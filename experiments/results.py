@@ -12,20 +12,20 @@ DIGITS = 4
 
 
 def save_rows(path: pathlib.Path, rows: Iterable[dict]) -> None:
-  """One JSON object a line, numbers to four digits, null for inf and NaN."""
+  """Writes one JSON object per line: four digits, null for inf and NaN."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(''.join(_line(row, DIGITS) for row in rows), encoding='utf-8')
 
 
 def append_row(path: pathlib.Path, row: dict, digits: int = DIGITS) -> None:
-  """Adds a line by one write, so that two programs may share a file."""
+  """Appends a line with one write, so that two programs can share a file."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('ab', buffering=0) as file:
     file.write(_line(row, digits).encode())
 
 
 def load_rows(path: pathlib.Path) -> list[dict]:
-  """What `save_rows` wrote, lists of numbers as arrays, inf for null."""
+  """Reads what `save_rows` wrote, lists as arrays, and null as inf."""
   lines = path.read_text(encoding='utf-8').splitlines()
   return [{k: _array(v) for k, v in json.loads(line).items()} for line in lines]
 
@@ -57,7 +57,7 @@ def _array(x: Any) -> Any:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-  """A table.
+  """A table in Markdown.
 
   >>> print(markdown(['a', 'b'], [[1, 'x']]))
   | a | b |
@@ -69,7 +69,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def with_section(readme: str, name: str, text: str) -> str:
-  """The README with this text between the marks of this name.
+  """Replaces the text between the README's marks of this name.
 
   Raises:
     ValueError: the README lacks `<!-- NAME -->` ... `<!-- end of NAME -->`.
@@ -89,7 +89,7 @@ def with_section(readme: str, name: str, text: str) -> str:
 def table_section(
   table: Callable[[list[dict]], str], folder: pathlib.Path
 ) -> dict[str, str]:
-  """The sections of a README whose one table is of results.jsonl."""
+  """The sections of a README whose only table is made from results.jsonl."""
   return {'table': table(load_rows(folder / 'results.jsonl'))}
 
 
@@ -100,14 +100,14 @@ def rebuild(
   draw: Callable[[pathlib.Path], None] | None = None,
   argv: Sequence[str] | None = None,
 ) -> None:
-  """The command line of a report: tables into the README, and pictures.
+  """The command line of a report: writes the README's tables and the plots.
 
   Args:
-    about: what --help says.
-    folder: where results and README are; --folder is another.
+    about: the text of --help.
+    folder: the default folder of results and README; --folder changes it.
     sections: folder -> {name of a section of the README: its text}.
-    draw: folder -> None; draws into it. None where there are no pictures.
-    argv: arguments; None: of the command line.
+    draw: folder -> None; draws plots into it. None if there are no plots.
+    argv: arguments; None for those of the command line.
   """
   parser = argparse.ArgumentParser(description=about)
   parser.add_argument('--folder', type=pathlib.Path, default=folder)

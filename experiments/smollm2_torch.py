@@ -1,4 +1,4 @@
-"""SmolLM2, as dequantised here, in the Llama class of transformers."""
+"""SmolLM2, dequantised by lora_opt, in the Llama class of transformers."""
 
 import torch
 import transformers
@@ -7,10 +7,10 @@ from tests.models.batches import hugging_face_tensors
 
 
 def smollm2_in_torch(model) -> transformers.LlamaForCausalLM:
-  """The same weights in torch.
+  """Makes a torch model with the same weights.
 
   Args:
-    model: of `lora_opt.models.smollm2_135m`.
+    model: from `lora_opt.models.smollm2_135m`.
   """
   c = model.config
   config = transformers.LlamaConfig(

@@ -1,8 +1,8 @@
 """A network small enough for hundreds of runs: a student with LoRA, a teacher.
 
-The teacher is the student with a planted change of rank four, of spectral
-norm one, in each of its two square layers. All layers are scaled so that
-activations are of one size at any width. Inputs are fresh in every step.
+The teacher is the student with a planted change of rank four and spectral norm
+one in each of its two square layers. All layers are scaled so that activations
+have the same size at any width. Every step gets new inputs.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ INPUTS, OUTPUTS, PLANTED_RANK, BATCH = 32, 16, 4, 256
 
 
 class Problem(NamedTuple):
-  """Frozen arrays; LoRA belongs to the two middle layers."""
+  """Frozen arrays; LoRA is added to the two middle layers."""
 
   first: jax.Array  # (INPUTS, width)
   middle: jax.Array  # (2, width, width)
@@ -51,7 +51,7 @@ def init_lora(key: jax.Array, width: int, rank: int) -> dict[str, jax.Array]:
 
 
 def loss_fn(lora: dict[str, Any], problem: Problem, key: jax.Array):
-  """Mean squared distance to the teacher, relative to that of the student."""
+  """Mean squared distance to the teacher, relative to that without LoRA."""
   x = jax.random.normal(key, (BATCH, INPUTS)) @ problem.first
 
   def run(change):
@@ -70,7 +70,7 @@ def loss_fn(lora: dict[str, Any], problem: Problem, key: jax.Array):
 
 
 def train(tx, problem: Problem, lora, key: jax.Array, steps: int):
-  """(factors, losses (steps,)); to be jitted and vmapped."""
+  """Returns (factors, losses (steps,)); meant to be jitted and vmapped."""
 
   def step(carry, key):
     lora, state = carry

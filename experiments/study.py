@@ -4,9 +4,9 @@
       [--results FOLDER] [--methods A,B] [--tasks A,B] [--ranks 4] [--dry_run]
       [-- FLAG ...]
 
-STUDY.json names the methods, each with the learning rate around which its sweep
-lies, the tasks, ranks and seeds; FLAGs go to every run, such as
---gin.DATA_DIR=data. Runs are made in FOLDER/0000 and so on by launch/sweep.py:
+STUDY.json lists the methods, each with the learning rate around which it is
+swept, and the tasks, ranks and seeds. FLAGs are passed to every run, such as
+--gin.DATA_DIR=data. launch/sweep.py makes the runs in FOLDER/0000 and so on:
 
     {"title": "Which optimizer?",
      "flags": ["--gin_file=experiments/glue/run.gin"],
@@ -15,16 +15,18 @@ lies, the tasks, ranks and seeds; FLAGs go to every run, such as
      "tasks": {"cola": ["--gin_file=configs/tasks/cola.gin"]},
      "ranks": [4], "seeds": [0, 1, 2], "sweep_seeds": 1}
 
-"factors" times "rate" are the learning rates of a method. All of them are run
-with the first "sweep_seeds" of the seeds, and one more beyond an end of the
-sweep if the best one lies there, or a lower one if all diverged, up to "widen"
-times; the best one is run with the other seeds. Rank by rank and task by task:
-a study which stops early is a fair one of fewer tasks.
+The learning rates of a method are "factors" times "rate". All of them are run
+with the first "sweep_seeds" of the seeds. If the best rate is at an end of the
+sweep, one more rate beyond that end is run, or a lower one if all diverged, up
+to "widen" times. The best rate is then run with the other seeds. The study goes
+rank by rank and task by task: if it stops early, it is a fair study of fewer
+tasks.
 
-At every end, what the runs came to is written to results.jsonl, and the report
-beside it, in FOLDER or the folder of results. The same command goes on, without
-the runs whose results are there: FOLDER may be gone, or on another machine.
-Delete results.jsonl to begin anew, as after a change of what a run is.
+Whenever the study stops, the results of its runs are written to results.jsonl,
+and the report beside it, in FOLDER or the folder of results. The same command
+continues, without the runs that have results: FOLDER may be deleted, or be on
+another machine. Delete results.jsonl to start over, for example if runs are now
+defined differently.
 """
 
 import argparse
@@ -53,10 +55,10 @@ Row = Mapping[str, Any]
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """A study file.
+  """Reads a study file.
 
   Raises:
-    ValueError: it is not one; says where and why.
+    ValueError: the file is not a study; the message says where and why.
   """
   study = read_json(path)
   if set(study) != _FIELDS:
@@ -105,7 +107,7 @@ def _check_flags(flags: Any, what: str) -> None:
 def only(
   study: Mapping[str, Any], part: str, wanted: str | None
 ) -> Mapping[str, Any]:
-  """The study with some of its methods, tasks or ranks, named by commas.
+  """The study with only some methods, tasks or ranks, separated by commas.
 
   >>> only({'ranks': [4, 16]}, 'ranks', '16')
   {'ranks': [16]}
@@ -125,7 +127,7 @@ def only(
 
 
 def blocks(study: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-  """Ranks and tasks, in the order in which they are run."""
+  """Pairs of rank and task, in the order in which they are run."""
   return itertools.product(study['ranks'], study['tasks'])
 
 
@@ -135,12 +137,12 @@ def plan(
   method: str,
   known: Mapping[Flags, Row],
 ) -> list[Flags | None]:
-  """The runs of a method at a rank on a task; None where what is open decides.
+  """The runs of a method in a block; None for each run that is still undecided.
 
   Args:
     study: as `read` returns it.
     block: rank and task.
-    method: its name.
+    method: name of the method.
     known: rows of the runs that have ended, by flags.
   """
   rank, task = block
@@ -189,7 +191,7 @@ def _three_digits(rate: float) -> float:
 def ready(
   study: Mapping[str, Any], known: Mapping[Flags, Row]
 ) -> Iterator[list[Flags]]:
-  """What can be run now of each block that is not whole."""
+  """Yields the runs of each unfinished block that can be started now."""
   for block in blocks(study):
     wanted = [
       flags
@@ -202,23 +204,23 @@ def ready(
 
 
 def count_runs(study: Mapping[str, Any], known: Mapping[Flags, Row]) -> int:
-  """How many runs the study has, by what is known of its sweeps."""
+  """The number of runs of the study, as far as its sweeps are known."""
   places = itertools.product(blocks(study), study['methods'])
   return sum(len(plan(study, *place, known)) for place in places)
 
 
 class Sweep:
-  """launch/sweep.py as a process, which a signal to this one stops."""
+  """Runs launch/sweep.py as a process; a signal to this process stops it."""
 
   def __init__(self, folder: pathlib.Path, flags: Sequence[str], jobs: str):
-    """Runs will be made in `folder`, `jobs` at once, each with `flags`."""
+    """Prepares runs in `folder`, `jobs` of them at once, each with `flags`."""
     self._folder, self._flags, self._jobs = folder, list(flags), jobs
     self._process: subprocess.Popen | None = None
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._stop)
 
   def run(self, runs: Sequence[Flags], *options: str) -> int:
-    """Makes these runs, and returns how that ended."""
+    """Makes these runs, and returns the exit code."""
     grid = self._folder / 'grid.json'
     writing.write_text(grid, json.dumps({'flags': self._flags, 'runs': runs}))
     command = [sys.executable, str(ROOT / 'launch/sweep.py'), str(grid)]
@@ -260,7 +262,7 @@ def _arguments() -> argparse.ArgumentParser:
 def _collect(
   study: Mapping[str, Any], folder: pathlib.Path, results: pathlib.Path
 ) -> dict[Flags, Row]:
-  """Rows of all runs that have ended, by flags; written where there are any."""
+  """Rows of all runs that have ended, by flags; written if there are runs."""
   if not (folder / 'runs.json').exists():
     return rows.by_flags(rows.read_rows(results))
   known = rows.by_flags(rows.collect(folder, results))
@@ -274,9 +276,9 @@ def _collect(
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Runs what is asked for, and returns how that ended."""
+  """Runs the command line, and returns the exit code."""
   parser = _arguments()
-  # By hand, since argparse takes positional arguments in one piece only.
+  # Split by hand, since argparse takes positional arguments in one piece only.
   cut = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:cut])
   try:

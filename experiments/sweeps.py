@@ -1,4 +1,4 @@
-"""Sweeps of the learning rate over seeds, and how sure their results are."""
+"""Sweeps of the learning rate over seeds, with confidence intervals."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from scipy import stats
 
 
 def short(x: float, digits: int = 2) -> str:
-  """Rounded, and without an exponent where it can be read.
+  """Rounds a number, and writes it without an exponent where that is readable.
 
   >>> short(275.2), short(0.00123), short(1.23e-9)
   ('280', '0.0012', '1.2e-09')
@@ -27,7 +27,7 @@ class Interval(NamedTuple):
   high: float
 
   def text(self, digits: int = 2) -> str:
-    """As in a table.
+    """The interval as text for a table.
 
     >>> Interval(275.2, 261.0, 0.00123).text()
     '280 [260, 0.0012]'
@@ -39,12 +39,12 @@ class Interval(NamedTuple):
 
 
 class Best(NamedTuple):
-  """What the best learning rate of a sweep gives."""
+  """The best learning rate of a sweep, and its loss."""
 
   index: int
   rate: float
   loss: Interval
-  octaves: float  # of learning rates whose loss is at most twice the best
+  octaves: float  # range of learning rates with at most twice the best loss
   at_edge: bool  # the sweep ends here: a better rate may lie outside
 
   def rate_text(self) -> str:
@@ -57,11 +57,11 @@ def sweep(
   """Trains with every learning rate and every seed in one compiled call.
 
   Args:
-    train: (rate, seed, options) -> tree of arrays. What depends on the seed
-      alone, such as the problem, is computed once for all rates. The same
-      function is compiled once.
+    train: (rate, seed, options) -> tree of arrays. What depends only on the
+      seed, such as the problem, is computed once for all rates. The same
+      function is compiled only once.
     rates: learning rates.
-    seeds: 0 to seeds - 1 are taken.
+    seeds: number of seeds, which are 0 to seeds - 1.
     options: a tree of arrays for `train`.
 
   Returns:
@@ -85,9 +85,9 @@ def _compiled(train):
 def geometric_mean(values: Sequence[float]) -> Interval:
   """The geometric mean over seeds, with the interval of Student's t.
 
-  Losses of different seeds differ by factors, so logarithms are averaged. (To
-  resample three to five numbers would make the interval too narrow.) If one
-  of them is infinite, all three numbers are.
+  Losses of different seeds differ by factors, so logarithms are averaged.
+  (Resampling three to five numbers would make the interval too narrow.) If one
+  of the values is infinite, all three numbers are.
 
   >>> print(geometric_mean([1.0, 2.0, 4.0]).text())
   2 [0.36, 11]
@@ -99,8 +99,8 @@ def geometric_mean(values: Sequence[float]) -> Interval:
 def mean(values: Sequence[float]) -> Interval:
   """The mean over seeds, with the interval of Student's t.
 
-  For differences of two methods, seed by seed, say. If one of the values is
-  infinite, all three numbers are.
+  For example for differences of two methods, seed by seed. If one of the values
+  is infinite, all three numbers are.
 
   >>> print(mean([1.0, 2.0, 3.0]).text())
   2 [-0.48, 4.5]
@@ -117,10 +117,10 @@ def mean(values: Sequence[float]) -> Interval:
 
 
 def best_rate(rates: Sequence[float], losses: np.ndarray) -> Best:
-  """The rate of the least geometric mean over seeds.
+  """Finds the rate with the smallest geometric mean over seeds.
 
-  The interval is that of the loss at this rate: it does not know that the
-  rate was chosen by the same seeds.
+  The interval is that of the loss at this rate. It does not account for the
+  fact that the same seeds were used to choose the rate.
 
   Args:
     rates: learning rates, ascending by equal factors.

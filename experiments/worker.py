@@ -1,7 +1,8 @@
-"""A process that is asked for one measurement at a time, and waits meanwhile.
+"""A process that makes a measurement on request, and waits in between.
 
-Programs compared side by side run in processes of their own, so that neither
-has the other's threads or memory; taking turns, they meet the same machine.
+Programs that are compared run in separate processes, so that neither has the
+other's threads or memory. They take turns, so that the machine is in the same
+state for both.
 """
 
 import json
@@ -17,8 +18,8 @@ class Worker:
   """The side that asks.
 
   Args:
-    command: of a process that calls `serve`.
-    environment: its variables; None for those of this process.
+    command: command of a process that calls `serve`.
+    environment: its environment variables; None for those of this process.
   """
 
   def __init__(self, command: Sequence[str], environment=None):
@@ -32,14 +33,14 @@ class Worker:
     )
 
   def ask(self, question: str) -> Any:
-    """What the process answers to a line.
+    """Sends a line to the process, and returns its answer.
 
     Raises:
-      RuntimeError: it ended instead.
+      RuntimeError: the process ended instead.
     """
     self._process.stdin.write(question + '\n')
     while line := self._process.stdout.readline():
-      # Others print, too.
+      # Other code in the process prints, too.
       if line.startswith(_MARK):
         return json.loads(line.removeprefix(_MARK))
     raise RuntimeError(
@@ -54,6 +55,6 @@ class Worker:
 
 
 def serve(answer: Callable[[str], Any]) -> None:
-  """Answers lines until there are none."""
+  """Answers lines of standard input until it ends."""
   for line in sys.stdin:
     print(_MARK + json.dumps(answer(line.strip())), flush=True)

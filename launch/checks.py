@@ -1,6 +1,6 @@
-"""What the launchers check and write; the standard library alone.
+"""Checks and file writing for the launchers, using only the standard library.
 
-They run where the project's packages may be missing, as on a login node.
+Launchers run where the project's packages may be missing, as on a login node.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 
 def whole(least: int, most: int = 10**6) -> Callable[[str], int]:
-  """For argparse: a whole number within bounds.
+  """Makes a type for argparse: a whole number within bounds.
 
   >>> whole(1)('3')
   3
@@ -39,7 +39,7 @@ def whole(least: int, most: int = 10**6) -> Callable[[str], int]:
 
 
 def span(text: str) -> float:
-  """For argparse: a time of zero or more.
+  """A type for argparse: a time of zero or more.
 
   >>> span('0.5')
   0.5
@@ -56,11 +56,11 @@ def span(text: str) -> float:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """What a file of JSON says, if it says one thing only.
+  """Reads a JSON file whose content must be unambiguous.
 
   Raises:
-    ValueError: It is not UTF-8, not JSON, or holds a key twice, or a number
-      that is none; names the file.
+    ValueError: It is not UTF-8 or not JSON, or has a key twice or a number that
+      is not finite. The message names the file.
   """
   try:
     return json.loads(
@@ -104,9 +104,9 @@ def is_plain(text: Any) -> bool:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file that is the old or the new one, never half; follows no link.
+  """Writes a file atomically; does not follow links.
 
-  As `lora_opt.writing` does.
+  Does the same as `lora_opt.writing`.
   """
   part = path.with_name(f'.{secrets.token_hex(8)}.part')
   try:
@@ -119,7 +119,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def append(path: pathlib.Path) -> BinaryIO:
-  """Opens a log to write behind what it holds; refuses a link."""
+  """Opens a log to append to it; refuses a link."""
   if path.is_symlink():
     raise OSError(f'{path} is a link, which is not written to; remove it')
   follow_none = getattr(os, 'O_NOFOLLOW', 0)
@@ -130,12 +130,12 @@ def append(path: pathlib.Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def alone_in(folder: pathlib.Path) -> Iterator[None]:
-  """Holds a folder against a second program that would do the same there.
+  """Locks a folder, so that a second program cannot lock it too.
 
-  The system gives it back when the program ends, however it ends.
+  The system releases the lock when the program ends, however it ends.
 
   Raises:
-    OSError: Another one holds it; says which.
+    OSError: Another program holds the lock; the message says which.
   """
   folder.mkdir(parents=True, exist_ok=True)
   with append(folder / '.sweep.lock') as file:

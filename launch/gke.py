@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Runs on TPU slices of a GKE cluster, as a JobSet.
+"""Runs a training on TPU slices of a GKE cluster, as a JobSet.
 
     launch/gke.py --name=reversal --image=REGISTRY/lora_opt:1 \\
       --accelerator=tpu-v5-lite-podslice --topology=4x4 [--slices=2] \\
       --claim=shared --model_dir=/shared/runs/reversal [--dry_run] -- FLAG ...
 
-FLAGs are those of `python -m lora_opt.main`. The image has this project as its
-working directory and the packages of constraints.txt with jax[tpu]; the claim
-is a volume that all machines write (ReadWriteMany). Needs kubectl, and the
-JobSet controller in the cluster. --dry_run prints the manifest.
+FLAGs are those of `python -m lora_opt.main`. The image must have this project
+as its working directory, and the packages of constraints.txt with jax[tpu]. The
+claim is a volume that all machines can write to (ReadWriteMany). Needs kubectl,
+and the JobSet controller in the cluster. --dry_run prints the manifest.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from checks import is_plain, whole
 
 TEMPLATE = pathlib.Path(__file__).with_name('jobset.yaml')
 
-# Chips of a machine in a slice of several machines.
+# Chips per machine in a slice of several machines.
 CHIPS_OF_A_MACHINE = 4
 # Chips of the largest slice that one machine holds, by GKE's accelerator name.
 ONE_MACHINE = {
@@ -34,22 +34,22 @@ ONE_MACHINE = {
   'tpu-v5p-slice': 4,
   'tpu-v6e-slice': 8,
 }
-# What Kubernetes takes as a name; pods append to it within 63 characters.
+# A name that Kubernetes accepts; pods append to it, within 63 characters.
 _NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')
-# Of a volume's claim, whose name nothing is appended to.
+# A name of a volume claim; nothing is appended to it.
 _CLAIM = re.compile(r'[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?')
 _IMAGE = re.compile(r'[\w][\w./:@-]{0,400}', re.ASCII)
 
 
 def machines(accelerator: str, topology: str) -> tuple[int, int]:
-  """Number of machines of a slice, and chips of each.
+  """The number of machines in a slice, and of chips in each.
 
   Args:
     accelerator: as in the label cloud.google.com/gke-tpu-accelerator.
     topology: chips along each axis, such as 4x4 or 2x2x4.
 
   Raises:
-    ValueError: an unknown accelerator, or no topology.
+    ValueError: the accelerator is unknown, or the topology is invalid.
 
   >>> machines('tpu-v5-lite-podslice', '2x4')
   (1, 8)
@@ -77,7 +77,7 @@ def manifest(options: argparse.Namespace) -> str:
   """The JobSet, in YAML.
 
   Raises:
-    ValueError: an option that Kubernetes would not take.
+    ValueError: Kubernetes would not accept an option.
   """
   if not _NAME.fullmatch(options.name):
     raise ValueError(
@@ -123,7 +123,7 @@ def manifest(options: argparse.Namespace) -> str:
     'hosts': hosts,
     'chips': chips,
   }
-  # JSON is YAML, with all that needs quotes in quotes.
+  # JSON is YAML, and quotes everything that needs quotes.
   return string.Template(TEMPLATE.read_text(encoding='utf-8')).substitute(
     {n: json.dumps(value, ensure_ascii=False) for n, value in values.items()}
   )

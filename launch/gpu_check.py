@@ -1,23 +1,25 @@
 #!/usr/bin/env python3
-"""Tries on a GPU all that needs one, and writes down what it took.
+"""Runs all checks that need a GPU, and records their results.
 
     launch/gpu_check.py [--out=runs/gpu_check] [--steps NAME ...] [--dry_run]
 
 installs the project into .venv with jax[cuda13] (2.5 GB, once), and then runs
-one after the other:
+these steps one after the other:
 
     quickstart      the quickstart, on the GPU
-    optimizer_step  the time of a step of every recipe over optax.adamw's
-    golden          the authors' trajectories, in float64, with r x r work by
-                    LAPACK's kind of calls and by products
+    optimizer_step  step times of every recipe, relative to optax.adamw
+    golden_lapack   the authors' trajectories, in float64, with r x r work by
+                    LAPACK-like calls
+    golden_products the same, with r x r work by products
     accuracy        tests of r x r work and of attention, on the GPU
-    plans           tests that ask the compiler of GPUs, on the host
+    plans           tests that use the GPU compiler, on the host
 
-What each says is in OUT/NAME.log; OUT/result.json and OUT/result.md have times,
-figures and versions. A step that fails is written down, and the others go on.
+OUT/NAME.log has the output of each step; OUT/result.json and OUT/result.md have
+times, figures and versions. If a step fails, this is recorded and the others
+still run.
 
-    PYTHON=program  has everything already: nothing is installed
-    PLATFORM=cpu    the same steps, in small, on a machine without a GPU
+    PYTHON=program  this Python has everything already: nothing is installed
+    PLATFORM=cpu    the same steps, but smaller, on a machine without a GPU
 """
 
 import argparse
@@ -38,7 +40,7 @@ from processes import ROOT, shown
 
 # NVIDIA's first driver for CUDA 13.
 LEAST_DRIVER = 580
-# What a Python has: its devices and the versions that matter, as JSON.
+# Prints a Python's devices and the versions that matter, as JSON.
 _ABOUT = """
 import importlib.metadata, json, jax
 names = {'jax', 'jaxlib', 'jax-cuda13-plugin', 'optax', 'nvidia-cudnn-cu13'}
@@ -52,12 +54,12 @@ print(json.dumps({
 
 
 class Step(NamedTuple):
-  """One thing that is tried.
+  """One step of the check.
 
   Attributes:
-    command: What is run, in the project's root.
+    command: The command, which is run in the project's root.
     settings: Environment variables that it needs.
-    read: Finds its figures, from the folder of results and what it said.
+    read: Finds its figures, from the folder of results and its output.
   """
 
   command: Sequence[str]
@@ -66,14 +68,14 @@ class Step(NamedTuple):
 
 
 class MissingError(Exception):
-  """What is not as it must be for the steps to begin."""
+  """A requirement of the steps is not met, so they cannot start."""
 
 
 def steps(python: str, out: pathlib.Path, small: bool) -> dict[str, Step]:
-  """Name -> what is run; in small where there is no GPU."""
+  """Name -> step; if `small`, steps for a machine without a GPU."""
   platform = {'JAX_PLATFORMS': 'cpu' if small else 'cuda,cpu'}
-  # As accurate as tests written for CPUs expect; and one process at a time,
-  # since each takes most of the GPU's memory.
+  # Products are as accurate as tests written for CPUs expect. One process runs
+  # at a time, since each takes most of the GPU's memory.
   tests = platform | {'JAX_DEFAULT_MATMUL_PRECISION': 'highest'}
   pytest = [python, '-m', 'pytest', '-n0', '-p', 'no:cacheprovider', '-m', '']
   few = {
@@ -170,10 +172,10 @@ def _read_pytest(out: pathlib.Path, said: str) -> dict[str, Any]:
 
 
 def find_gpus() -> list[str]:
-  """Name, driver and memory of each.
+  """Name, driver and memory of each GPU.
 
   Raises:
-    MissingError: There is none, or its driver is too old.
+    MissingError: There is no GPU, or its driver is too old.
   """
   program = shutil.which('nvidia-smi')
   without = 'PLATFORM=cpu tries the same steps without a GPU'
@@ -203,10 +205,10 @@ def find_gpus() -> list[str]:
 
 
 def about(python: str, small: bool) -> dict[str, Any]:
-  """What JAX calls the device, and versions.
+  """JAX's name of the device, and package versions.
 
   Raises:
-    MissingError: It finds no such device.
+    MissingError: JAX finds no such device.
   """
   platform = 'cpu' if small else 'cuda'
   asked = subprocess.run(
@@ -226,7 +228,7 @@ def about(python: str, small: bool) -> dict[str, Any]:
 
 
 def run_step(step: Step, log: pathlib.Path, out: pathlib.Path) -> dict:
-  """Runs it to its end and reads its figures."""
+  """Runs a step to its end and reads its figures."""
   start = time.monotonic()
   done = subprocess.run(
     step.command,
@@ -254,7 +256,7 @@ def run_step(step: Step, log: pathlib.Path, out: pathlib.Path) -> dict:
 
 
 def as_text(result: dict, out: pathlib.Path) -> str:
-  """The page."""
+  """The report in Markdown."""
   lines = [
     f'# {result["device"]}, {result["when"]}',
     '',
@@ -290,7 +292,7 @@ def dry_run(chosen: dict[str, Step], setup: Step | None, small: bool) -> int:
 
 
 def run_all(chosen: dict[str, Step], result: dict, out: pathlib.Path) -> int:
-  """Runs all; what is there so far is written after each."""
+  """Runs all steps; writes the results so far after each."""
   for name, step in chosen.items():
     print(f'gpu_check: {name} ...', flush=True)
     found = run_step(step, out / f'{name}.log', out)
@@ -329,7 +331,7 @@ def main(arguments: Sequence[str]) -> int:
     return 2
   small, given = platform == 'cpu', os.environ.get('PYTHON')
   python = str(ROOT / '.venv/bin/python')
-  if given:  # as seen from here: the steps run in the project's root
+  if given:  # relative to the current folder; steps run in the project's root
     python = os.path.abspath(shutil.which(given) or given)
   options = parse(arguments, list(steps(python, ROOT, small)))
   out, every = options.out, steps(python, options.out, small)

@@ -20,24 +20,24 @@ class Run(NamedTuple):
 
   folder: pathlib.Path
   choice: list[str]  # its flags that differ from run to run
-  flags: list[str]  # all of them
+  flags: list[str]  # all its flags
 
   def finished(self) -> bool:
-    """Whether its outcome is known; that it diverged is one too."""
+    """Whether its outcome is known; having diverged is an outcome too."""
     ends = ('run.json', 'diverged.json')
     return any((self.folder / name).exists() for name in ends)
 
 
 class Training:
-  """A run in a process of its own."""
+  """A run in its own process."""
 
   def __init__(self, run: Run, head: str, cores: Collection[int]):
-    """Starts it.
+    """Starts the run.
 
     Args:
       run: what to run.
-      head: how lines about it begin.
-      cores: those that it may use; empty for all.
+      head: start of the lines that are printed about it.
+      cores: cores that it may use; empty for all.
     """
     self.run = run
     self._head = head
@@ -55,17 +55,17 @@ class Training:
       )
 
   def ended(self) -> bool:
-    """Whether the process is gone."""
+    """Whether the process has ended."""
     return self.process.poll() is not None
 
   def report(self, stopped: bool) -> bool:
-    """Says how it ended.
+    """Prints how the run ended.
 
     Args:
-      stopped: it was asked to end.
+      stopped: whether it was asked to end.
 
     Returns:
-      Whether that is how it should end.
+      Whether it ended as it should.
     """
     code = self.process.returncode
     seconds = time.monotonic() - self._started
@@ -82,7 +82,7 @@ class Training:
 
 @contextlib.contextmanager
 def _confined(cores: Collection[int]) -> Iterator[None]:
-  """What is started inside may use these cores only; empty for all."""
+  """Limits processes started inside to these cores; empty for all cores."""
   if not cores:
     yield
     return
@@ -95,7 +95,7 @@ def _confined(cores: Collection[int]) -> Iterator[None]:
 
 
 def shares(cores: Collection[int], jobs: int) -> list[list[int]]:
-  """Cores for each of several jobs; none named where each may use all.
+  """Cores for each of several jobs; an empty list if a job may use all.
 
   >>> shares({0, 1, 2, 3, 4}, 2)
   [[0, 2, 4], [1, 3]]
@@ -110,18 +110,18 @@ def shares(cores: Collection[int], jobs: int) -> list[list[int]]:
 def run_all(
   runs: Sequence[Run], *, jobs: int = 1, hours: float | None = None
 ) -> tuple[list[Run], bool]:
-  """Trains one after another, or several at once, and says how far it is.
+  """Trains one after another, or several at once, and prints the progress.
 
-  SIGTERM and Ctrl-C let the runs that are under way save and end.
+  On SIGTERM and Ctrl-C, the current runs save and end.
 
   Args:
     runs: what to run, in this order.
-    jobs: how many at once, on a share of the cores each.
-    hours: then those under way are stopped too.
+    jobs: number of runs at a time, each on its share of the cores.
+    hours: after this time, the current runs are stopped in the same way.
 
   Returns:
-    The runs that failed (the others went on all the same), and whether a
-    signal stopped the sweep.
+    The runs that failed (they do not stop the others), and whether a signal
+    stopped the sweep.
   """
   deadline = math.inf if hours is None else time.monotonic() + 3600 * hours
   signals: list[int] = []

@@ -4,10 +4,11 @@
     MODEL_DIR=folder launch/processes.py [--processes=2] [--devices=4] \\
       [--dry_run] -- FLAG ...
 
-FLAGs are those of `python -m lora_opt.main`. What process I says is in
-MODEL_DIR/logs/process_I.log; what the first says is shown too. SIGTERM and the
-first Ctrl-C let all of them save the same step and end, the second Ctrl-C kills
-them. When one fails, the others have --grace_seconds to say what they saw.
+FLAGs are those of `python -m lora_opt.main`. The output of process I goes to
+MODEL_DIR/logs/process_I.log; that of the first is also shown. On SIGTERM and
+the first Ctrl-C, all of them save the same step and end; the second Ctrl-C
+kills them. When one fails, the others have --grace_seconds to report what they
+saw.
 """
 
 import argparse
@@ -31,7 +32,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def training_command(flags: Sequence[str]) -> list[str]:
-  """Trains in MODEL_DIR, which the environment says.
+  """A command that trains in MODEL_DIR, which is an environment variable.
 
   >>> training_command(['--gin.TRAIN_STEPS=2'])[-2:]
   ['--', '--gin.TRAIN_STEPS=2']
@@ -40,7 +41,7 @@ def training_command(flags: Sequence[str]) -> list[str]:
 
 
 def simulated(devices: int | None) -> dict[str, str]:
-  """Environment variables for so many simulated devices of a process.
+  """Environment variables for this many simulated devices per process.
 
   >>> simulated(None)
   {}
@@ -53,7 +54,7 @@ def simulated(devices: int | None) -> dict[str, str]:
 
 
 def shown(command: Sequence[str], settings: Mapping[str, str]) -> str:
-  """The command as a shell reads it, with what is set for it in front.
+  """The command in shell syntax, after its environment variables.
 
   >>> shown(['echo', 'a b'], {'X': '1'})
   "X=1 echo 'a b'"
@@ -63,7 +64,7 @@ def shown(command: Sequence[str], settings: Mapping[str, str]) -> str:
 
 
 class Processes:
-  """The processes of one run, each with a log; the first also speaks here."""
+  """The processes of one run, each with a log; the first log is also shown."""
 
   def __init__(
     self,
@@ -85,7 +86,7 @@ class Processes:
           stdin=subprocess.DEVNULL,
           stdout=subprocess.PIPE if first else file,
           stderr=subprocess.STDOUT,
-          # Ctrl-C must reach this program alone, which passes on SIGTERM.
+          # Ctrl-C must reach only this program, which passes on SIGTERM.
           start_new_session=True,
         )
       self._running.append(process)
@@ -103,7 +104,7 @@ class Processes:
         sys.stdout.buffer.flush()
 
   def pass_on(self, number: int, frame: object = None) -> None:
-    """A signal to this program, told to all processes."""
+    """Passes a signal to this program on to all processes."""
     del frame
     kill = number == signal.SIGINT and self._asked_to_end
     self._asked_to_end = True
@@ -111,14 +112,14 @@ class Processes:
       process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
 
   def wait(self, grace_seconds: float) -> int:
-    """Waits for the end of all, and leaves none.
+    """Waits until all have ended, and kills any that remain.
 
     Args:
       grace_seconds: how long the others may go on once one has failed.
 
     Returns:
-      0, or the exit code of the process that failed first, as shells have it:
-      `STOPPED` where a signal stopped the run.
+      0, or the exit code of the process that failed first, as a shell reports
+      it: `STOPPED` if a signal stopped the run.
     """
     failed, deadline = None, None
     try:
@@ -132,7 +133,7 @@ class Processes:
     finally:
       for process in self._running:
         if process.poll() is None:
-          # With the processes that make its batches.
+          # The group includes the processes that make its batches.
           os.killpg(process.pid, signal.SIGKILL)
           process.wait()
       self._speaker.join(timeout=5)

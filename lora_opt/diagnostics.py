@@ -1,4 +1,4 @@
-"""What state the factors are in, and what of the training was lost."""
+"""Diagnoses LoRA factors, and counts lost updates and skipped steps."""
 
 from typing import Any, NamedTuple
 
@@ -11,18 +11,18 @@ from lora_opt.pairs import LoraPair
 
 
 class PairDiagnostics(NamedTuple):
-  """Of one site; each (batch axes of the site...), without units."""
+  """Diagnostics of one site; each of shape `batch_shape`, without units."""
 
   imbalance: (
     jax.Array
-  )  # |A^T A - B^T B| / (|A^T A| + |B^T B|): 0, balanced, to 1
+  )  # |A^T A - B^T B| / (|A^T A| + |B^T B|), from 0 (balanced) to 1
   condition: (
     jax.Array
-  )  # largest singular value of A B^T over its smallest alive
-  dead_directions: jax.Array  # rank of the factors less that of A B^T
+  )  # largest singular value of A B^T over the smallest that is not dead
+  dead_directions: jax.Array  # rank of the factors minus the rank of A B^T
   stable_rank: jax.Array  # |A B^T|_F^2 / |A B^T|_2^2: 1 to rank; 0 if B = 0
   relative_step: jax.Array  # |last change of A B^T| / |A B^T|, Frobenius
-  lost_updates: jax.Array  # part of the last updates that rounding takes
+  lost_updates: jax.Array  # fraction of the last updates lost to rounding
 
 
 def diagnose(
@@ -32,21 +32,21 @@ def diagnose(
 ) -> dict[str, PairDiagnostics]:
   """Balance, condition, dead directions, stable rank and step of each pair.
 
-  All from Gram matrices of r columns, so it costs about as much as a step of
-  a matrix optimizer. A direction of A B^T is dead by the relative cut-off of
-  `lora_opt.linalg`: below 1e-3 of the largest singular value in float32.
+  It works on Gram matrices of r columns, so it costs about as much as a step of
+  a matrix optimizer. A direction of A B^T counts as dead below the relative
+  cut-off of `lora_opt.linalg`: 1e-3 of the largest singular value in float32.
 
   Args:
     params: parameters with LoRA pairs.
-    last_updates: what was added to get there, a tree like `params`; None
-      leaves `relative_step` and `lost_updates` at zero.
+    last_updates: the updates that led to `params`, a tree like it; None leaves
+      `relative_step` and `lost_updates` at zero.
     layout: where the pairs are; see `lora_opt.pairs`.
 
   Returns:
     {site name: `PairDiagnostics`}.
 
   Raises:
-    ValueError: there are no proper pairs.
+    ValueError: there are no valid pairs.
 
   >>> params = {'lora_a': jnp.eye(3)[:, :2], 'lora_b': 2 * jnp.eye(2)}
   >>> for name, number in diagnose(params)['lora']._asdict().items():
@@ -97,7 +97,7 @@ def diagnose(
 
 
 def summarize(diagnostics: dict[str, PairDiagnostics]) -> dict[str, jax.Array]:
-  """Scalars for a log: the worst pair, or the mean where none is worse.
+  """Scalars for a log: maximum, total or mean over all pairs.
 
   >>> params = {'lora_a': jnp.eye(3)[:, :2], 'lora_b': 2 * jnp.eye(2)}
   >>> sorted(summarize(diagnose(params)))[:3]
@@ -123,16 +123,16 @@ def summarize(diagnostics: dict[str, PairDiagnostics]) -> dict[str, jax.Array]:
 def lost_updates(
   params: Any, updates: Any, layout: pairs.Layouts = pairs.AUTO
 ) -> jax.Array:
-  """The part of the updates of all factors that adding them would lose.
+  """The fraction of the factors' updates that is lost to rounding.
 
-  An update below half a unit of rounding leaves the number as it is: for
-  bfloat16 below 1/512 of it, for float32 below 1/3e7. Updates of zero do not
-  count. Above a few per cent a factor hardly learns what it should:
-  `lora_opt.float32_masters`, or factors in float32, lose none.
+  An update below half a rounding unit leaves the parameter unchanged: below
+  1/512 of its value in bfloat16, below 1/3e7 in float32. Zero updates do not
+  count. If more than a few per cent are lost, a factor hardly learns what it
+  should. With `lora_opt.float32_masters`, or factors in float32, none are lost.
 
   Args:
     params: parameters with LoRA pairs.
-    updates: what is, or was, added to them.
+    updates: the updates that are, or were, added to `params`.
     layout: where the pairs are; see `lora_opt.pairs`.
 
   Returns:
@@ -149,25 +149,25 @@ def lost_updates(
 
 
 class Skips(NamedTuple):
-  """Steps that did not happen, or not wholly."""
+  """Numbers of steps that were skipped, wholly or in part."""
 
   total: jax.Array  # () int32
-  consecutive: jax.Array  # () int32: since the last step that did
+  consecutive: jax.Array  # () int32: since the last step that was not skipped
 
 
 def skips(state: Any) -> Skips | None:
-  """How many steps were skipped for something that is not finite.
+  """How many steps were skipped because of values that are not finite.
 
-  Every recipe counts them (`transforms.skip_nonfinite` says what counts), and
-  so does `optax.apply_if_finite`. `optax.MultiSteps` does not count the micro
-  batches that its `should_skip_update_fn` leaves out.
+  Every recipe counts them (see `transforms.skip_nonfinite` for what counts),
+  and so does `optax.apply_if_finite`. `optax.MultiSteps` does not count the
+  microbatches that its `should_skip_update_fn` leaves out.
 
   Args:
-    state: of any optimizer, however wrapped; or a tree that contains it.
+    state: state of any optimizer, however wrapped, or a tree that contains it.
 
   Returns:
-    The counts of what has skipped most, where several count; None if nothing
-    counts.
+    The counts, the largest if several transformations count; None if none
+    does.
 
   >>> tx = transforms.skip_nonfinite(optax.sgd(1.0))
   >>> x = jnp.ones(2)
@@ -182,7 +182,7 @@ def skips(state: Any) -> Skips | None:
       found.append(Skips(x.skipped, x.consecutive))
     elif isinstance(x, optax.ApplyIfFiniteState):
       found.append(Skips(x.total_notfinite, x.notfinite_count))
-    return False  # go on inside
+    return False  # keep descending into the tree
 
   jax.tree.leaves(state, is_leaf=look)
   if not found:
@@ -191,14 +191,14 @@ def skips(state: Any) -> Skips | None:
 
 
 def _lost(params, updates, sites):
-  """What part of the updates of each pair is lost, (total,)."""
+  """The fraction of each pair's updates that is lost, (number of pairs,)."""
   factors = pairs.extract_pairs(params, sites)
   steps = pairs.extract_pairs(updates, sites)
   lost = []
   for s in sites:
     tried, failed = 0, 0
     for x, step in zip(factors[s.name], steps[s.name], strict=True):
-      # As `optax.apply_updates` does it, but at one precision.
+      # As in `optax.apply_updates`, but always summed in float32 or wider.
       sums = (_wide_enough(x) + _wide_enough(step)).astype(x.dtype)
       moves = step != 0
       tried += jnp.sum(moves, axis=(1, 2))
@@ -215,7 +215,10 @@ def _wide_enough(factors):
 
 
 def _squared_singular_values(gram_a, gram_b):
-  """Of A B^T, ascending: eigenvalues of L^T (B^T B) L with L L^T = A^T A."""
+  """Squared singular values of A B^T, ascending.
+
+  They are the eigenvalues of L^T (B^T B) L with L L^T = A^T A.
+  """
   values, vectors = linalg.eigh(gram_a)
   half = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None, :]
   inner = linalg.matmul(linalg.matmul(half.mT, gram_b), half)
@@ -224,7 +227,7 @@ def _squared_singular_values(gram_a, gram_b):
 
 
 def _moved(now: LoraPair, step: LoraPair):
-  """|A B^T - (A - dA) (B - dB)^T|, from [dA, A - dA] [B, dB]^T: (batch,)."""
+  """|A B^T - (A - dA) (B - dB)^T| as |[dA, A - dA] [B, dB]^T|, (batch,)."""
   left = linalg.gram(jnp.concatenate([step.a, now.a - step.a], axis=-1))
   right = linalg.gram(jnp.concatenate([now.b, step.b], axis=-1))
   square = jnp.sum(left * right, axis=(1, 2))
@@ -236,5 +239,5 @@ def _norm(x):
 
 
 def _ratio(x, y):
-  """x / y, and zero where y is zero."""
+  """x / y, or zero where y is zero."""
   return jnp.where(y > 0, x / jnp.where(y > 0, y, 1), 0)

@@ -1,8 +1,8 @@
-"""Gin files as text: found, bounded, and every mistake in them placed.
+"""Finds gin files, bounds their size, and locates every mistake in them.
 
-A gin file is a program: what it imports and calls, runs. What is guarded here
-is that a damaged or mistaken one ends in one message with its file and line,
-and neither hangs nor fills the memory.
+A gin file is a program: whatever it imports and calls is executed. This module
+only makes sure that a damaged or faulty file ends in one message with the file
+and line, and neither hangs nor fills the memory.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from lora_opt.reading.files import read_text
 from lora_opt.reading.values import shown
 
-# The largest in configs/ has 4 kB; gin parses 512 kB in some seconds.
+# The largest file in configs/ has 4 kB; gin parses 512 kB in some seconds.
 MOST_BYTES = 2**19
-# Lists, dicts and parentheses within each other.
+# Maximum nesting of lists, dicts and parentheses.
 DEPTH = 50
-# Files that one configuration reads, and how deep they include each other.
+# Maximum number of gin files in a configuration, and depth of their includes.
 FILES = 500
 LEVELS = 50
 
@@ -30,21 +30,21 @@ class ConfigError(ValueError):
 
 
 class Sources:
-  """Opens gin files for gin, which asks for them by name as it meets them."""
+  """Opens gin files for gin, which asks for them by name as it reaches them."""
 
   def __init__(self, folders: Sequence[str]):
-    """Files are looked up in these folders, in order; '' is the working one."""
+    """Sets the folders to search, in order; '' is the working directory."""
     self.folders = folders
     self._open: list[pathlib.Path] = []
     self._texts: list[tuple[pathlib.Path, str]] = []
 
   def find(self, name: str) -> None:
-    """Raises ConfigError, which names the folders, if a file is in none."""
+    """Raises ConfigError, naming the folders, if none of them has the file."""
     if not any((pathlib.Path(f) / name).is_file() for f in self.folders):
       raise ConfigError(self.missing(name))
 
   def missing(self, name: str) -> str:
-    """What to say of a file that is in none of the folders."""
+    """The error message for a file that is in none of the folders."""
     places = ', '.join(
       folder or 'the working directory' for folder in self.folders
     )
@@ -54,8 +54,8 @@ class Sources:
     """The file and line where a macro or an argument was set last.
 
     Args:
-      name: Such as SEED, or lora_opt.training.loop.train.seed, of which files
-        name the end.
+      name: Such as SEED, or lora_opt.training.loop.train.seed. Files may write
+        only the end of such a name.
     """
     for file, text in reversed(self._texts):
       if line := _line_of(name, text):
@@ -64,11 +64,11 @@ class Sources:
 
   @contextlib.contextmanager
   def open(self, path: str) -> Iterator[io.StringIO]:
-    """A file for gin's parser; errors inside name the file and the line.
+    """Opens a file for gin's parser; errors inside get its name and line.
 
     Raises:
-      ConfigError: It cannot be read, is damaged, or includes itself; or what
-        gin said of it.
+      ConfigError: The file cannot be read, is damaged, or includes itself; or
+        gin reported an error in it.
     """
     file = pathlib.Path(path)
     self._enter(file)
@@ -78,7 +78,7 @@ class Sources:
       lines = _Lines(text, str(file))
       yield lines
     except ConfigError:
-      raise  # it names its place already
+      raise  # it names its file and line already
     except Exception as error:
       raise ConfigError(placed(error, str(file), lines.read_so_far)) from error
     finally:
@@ -96,7 +96,7 @@ class Sources:
 
 
 def _line_of(name: str, text: str) -> int | None:
-  """The last line that sets something, by itself or in a block.
+  """The last line that sets `name`, on its own or inside a block.
 
   >>> _line_of('mod.f.x', 'mod.f.y = 1\\nf:\\n  x = 2\\nx = 3\\n')
   3
@@ -115,7 +115,7 @@ def _line_of(name: str, text: str) -> int | None:
 
 
 class _Lines(io.StringIO):
-  """Text that knows how many of its lines were read."""
+  """A text stream that counts the lines read so far."""
 
   def __init__(self, text: str, name: str):
     super().__init__(text)
@@ -137,18 +137,18 @@ def _text_of(file: pathlib.Path) -> str:
 
 
 def check(text: str, place: str) -> int:
-  """Refuses text that gin would read wrongly, or not in the end.
+  """Rejects text that gin would misread or could not parse.
 
   Args:
-    text: Of a file or a binding.
-    place: Where it stands, for the message.
+    text: The text of a file or a binding.
+    place: Where the text comes from, for the message.
 
   Returns:
-    The number of statements and headings of blocks.
+    The number of statements and block headings.
 
   Raises:
-    ConfigError: It is nested too deep, holds a number beyond float64, or is
-      not made of what Python's lines are made of.
+    ConfigError: The text is nested too deep, contains a number beyond the range
+      of float64, or cannot be split into Python tokens.
   """
   depth = statements = 0
   try:
@@ -166,7 +166,7 @@ def check(text: str, place: str) -> int:
         raise ConfigError(f'{here}: brackets nested more than {DEPTH} deep')
   except ConfigError:
     raise
-  # What Python says of damaged text differs between its versions.
+  # Python's errors for damaged text differ between its versions.
   except Exception as error:
     raise ConfigError(placed(error, place, text.count('\n') + 1)) from error
   return statements
@@ -180,12 +180,12 @@ def _is_infinite(number: str) -> bool:
 
 
 def placed(error: Exception, place: str, line: int) -> str:
-  """What went wrong at which line of a file, in one message.
+  """One message that says what went wrong, in which file and line.
 
   Args:
-    error: From Python's or gin's parser, or from what a file imports.
+    error: From Python's or gin's parser, or from a module that a file imports.
     place: The file.
-    line: Where the parser is, for errors that do not say it.
+    line: The line the parser has reached, for errors that name none.
 
   >>> placed(SyntaxError('no value', ('/x/a.gin', 3, 1, 'A =')), 'a.gin', 9)
   'a.gin, line 3: no value'
@@ -205,7 +205,7 @@ def placed(error: Exception, place: str, line: int) -> str:
 
 
 def macros_in(value: str) -> list[str]:
-  """The macros in the text of a value.
+  """The names of the macros in the text of a value.
 
   >>> macros_in("[%A, @f(), '100%B', %scope/C]")
   ['A', 'scope/C']
@@ -217,7 +217,9 @@ def macros_in(value: str) -> list[str]:
 
 
 def brief(text: str) -> str:
-  """A message that may quote a damaged file: of bounded length, printable.
+  """Shortens a message and escapes what is not printable in it.
+
+  It may quote a damaged file.
 
   >>> brief('no \\x1b[2J')
   'no \\\\x1b[2J'

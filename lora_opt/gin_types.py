@@ -1,8 +1,7 @@
-"""Whether the values of a configuration are of the kinds that functions take.
+"""Checks configured values against the type annotations of functions.
 
-Read from the annotations of the functions. What these leave open, or say in
-ways that are not known here, is taken as it is: functions check ranges, and
-what else they want.
+Values without an annotation, or with one that is not understood here, are
+accepted as they are. Functions check ranges and further conditions themselves.
 """
 
 import collections.abc
@@ -23,13 +22,13 @@ _WORDS = {
 
 
 class Function(typing.NamedTuple):
-  """In place of a value: a function that is named and not called."""
+  """Placeholder for a function that is named but not called."""
 
   name: str
 
 
 class Unknown:
-  """In place of a value: what a function will return."""
+  """Placeholder for the value that a function will return."""
 
 
 def hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -43,13 +42,13 @@ def hints(function: Callable[..., Any]) -> dict[str, Any]:
   called = inspect.unwrap(called)
   try:
     found = inspect.get_annotations(called, eval_str=True)
-  except Exception:  # some are imported for type checkers alone
+  except Exception:  # some names are imported for type checkers only
     return {}
   return {name: hint for name, hint in found.items() if name != 'return'}
 
 
 def fits(value: Any, hint: Any) -> bool:
-  """Whether a value may be given for an argument with this annotation.
+  """Whether a value is valid for an argument with this annotation.
 
   >>> fits(8, int), fits('8', int), fits(True, int), fits(8, float)
   (True, False, False, True)
@@ -85,8 +84,8 @@ def _is_a(value: Any, kind: type) -> bool:
   if issubclass(kind, os.PathLike):
     return isinstance(value, str | kind)
   if isinstance(value, str) and kind is not str:
-    return False  # which is a sequence too, of letters
-  # Gin's lists stand for tuples, and the other way round.
+    return False  # although a string is a sequence of letters
+  # In gin, lists and tuples may be used for each other.
   if isinstance(value, list | tuple) and kind in (list, tuple):
     return True
   return isinstance(value, kind)
@@ -105,7 +104,7 @@ def _parts_fit(value: Any, kind: type, of: tuple) -> bool:
 
 
 def described(hint: Any) -> str:
-  """An annotation in words.
+  """Describes an annotation in words.
 
   >>> described(int | None), described(collections.abc.Sequence[int])
   ('a whole number or None', 'Sequence[int]')

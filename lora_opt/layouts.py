@@ -1,7 +1,7 @@
 """Where each library keeps the two factors of a LoRA pair, and on which axes.
 
-One constant a layout; a user's own is another `LoraLayout`. How trees are read
-by them is in `lora_opt.pairs`, which has all these names too.
+There is one constant per layout; users can define a `LoraLayout` of their own.
+`lora_opt.pairs` reads trees with these layouts and re-exports their names.
 """
 
 from collections.abc import Sequence
@@ -9,36 +9,36 @@ from typing import NamedTuple
 
 
 class LoraLayout(NamedTuple):
-  """Where a library keeps its pairs.
+  """Where a library keeps its LoRA pairs.
 
-  `a` is always the factor that starts random and `b` the one that starts at
-  zero, whatever the library calls them.
+  `a` is always the factor that is initialised at random and `b` the one that
+  starts at zero, whatever the library calls them.
   """
 
   name: str
-  # Matched against the whole path, 'outer/inner/leaf'. Groups: `factor`, and
-  # `module` (with any further group), which both factors of a pair share.
+  # Matched against the whole path, 'outer/inner/leaf'. The group `factor` tells
+  # the factors apart; `module` and any further group are the same for both.
   pattern: str
-  a: str  # what `factor` reads for the random factor
-  b: str
+  a: str  # what `factor` matches for the random factor
+  b: str  # what `factor` matches for the factor that starts at zero
   a_rank: int  # the rank axis of the leaf
   b_rank: int
   # Axes of scanned layers or experts, in both leaves. None: every axis before
   # the last two.
   batch_axes: tuple[int, ...] | None = None
-  # Those of factor b, in the same order, if they lie elsewhere there.
+  # The batch axes of factor b, in the same order, if they differ from a's.
   b_batch_axes: tuple[int, ...] | None = None
-  # Numbers of axes (of a, of b) that this layout is for. None: any.
+  # The numbers of axes (of a, of b) that this layout is for. None: any.
   ndims: tuple[tuple[int, int], ...] | None = None
 
   @property
   def a_axes(self) -> 'FactorAxes':
-    """Where the axes of factor a are."""
+    """The rank and batch axes of factor a."""
     return FactorAxes(self.a_rank, self.batch_axes)
 
   @property
   def b_axes(self) -> 'FactorAxes':
-    """Where the axes of factor b are."""
+    """The rank and batch axes of factor b."""
     elsewhere = self.b_batch_axes is not None
     return FactorAxes(
       self.b_rank, self.b_batch_axes if elsewhere else self.batch_axes
@@ -46,13 +46,13 @@ class LoraLayout(NamedTuple):
 
 
 class FactorAxes(NamedTuple):
-  """Which axes of a leaf are what; see `LoraLayout`."""
+  """The rank axis and the batch axes of a leaf; see `LoraLayout`."""
 
   rank: int
   batch: tuple[int, ...] | None
 
   def split(self, ndim: int) -> tuple[list[int], list[int], list[int]] | None:
-    """(batch axes, other axes, [rank axis]), or None if they do not exist."""
+    """(batch axes, other axes, [rank axis]), or None if `ndim` does not fit."""
     batch = tuple(range(ndim - 2)) if self.batch is None else self.batch
     batch = [i % ndim if -ndim <= i < ndim else ndim for i in batch]
     rank = self.rank % ndim if -ndim <= self.rank < ndim else -1
@@ -62,7 +62,7 @@ class FactorAxes(NamedTuple):
     return batch, rest, [rank]
 
   def rank_in_front(self, ndim: int) -> bool:
-    """Whether another axis of the matrix stands behind the rank in the leaf."""
+    """Whether the rank axis is before the last matrix axis of the leaf."""
     _, rest, (rank,) = self.split(ndim)
     return rest[-1] > rank
 
@@ -81,7 +81,7 @@ _LEVANTER = r'(?:(?P<module>.*)/)?lora/lora_(?P<factor>[AB])/weight(?:/0)?'
 _PLAIN = r'(?:(?P<module>.*)/)?(?P<factor>[ab])'
 
 # This project's own models, flax.nnx.LoRA and LoRALinear: lora_a (in, rank),
-# lora_b (rank, out), scanned or vmapped layers in front.
+# lora_b (rank, out), with the axes of scanned or vmapped layers in front.
 FLAX = LoraLayout('FLAX', _LORA, 'a', 'b', -1, -2)
 # qwix, tunix: kernel_lora_a (in..., rank), kernel_lora_b (rank, out...).
 QWIX = LoraLayout('QWIX', _QWIX, 'a', 'b', -1, 0, ())
@@ -89,8 +89,8 @@ QWIX = LoraLayout('QWIX', _QWIX, 'a', 'b', -1, 0, ())
 QWIX_SCANNED_0 = LoraLayout('QWIX_SCANNED_0', _QWIX, 'a', 'b', -1, 1, (0,))
 # ... and on axis 1, as in MaxText and T5X: (in, L, rank), (rank, L, out).
 QWIX_SCANNED_1 = LoraLayout('QWIX_SCANNED_1', _QWIX, 'a', 'b', -1, 0, (1,))
-# Products with a batch axis, as of experts, inside nn.scan: (L, E, in, rank),
-# (L, E, rank, out), either axis first. (An einsum has one factor for all
+# Batched products, such as those of experts, inside nn.scan: (L, E, in, rank),
+# (L, E, rank, out), with L or E first. (An einsum has one factor b for all
 # experts and is QWIX: a (E, in, rank), b (rank, out).)
 QWIX_BATCHED = LoraLayout(
   'QWIX_BATCHED', _QWIX, 'a', 'b', -1, -2, ndims=((4, 4), (5, 5))
@@ -102,8 +102,8 @@ GEMMA = LoraLayout(
 # Hugging Face PEFT, nested or flat with dots: lora_A.weight (rank, in),
 # lora_B.weight (out, rank).
 PEFT = LoraLayout('PEFT', _PEFT, 'A', 'B', -2, -1)
-# SkyRL: lora_A (adapters, in, rank), lora_B (adapters, rank, out); experts have
-# an axis before the last two, stacked layers one in front of all.
+# SkyRL: lora_A (adapters, in, rank), lora_B (adapters, rank, out). Experts add
+# an axis before the last two, stacked layers one at the front.
 SKYRL = LoraLayout(
   'SKYRL', _PEFT, 'A', 'B', -1, -2, ndims=((3, 3), (4, 4), (5, 5))
 )
@@ -114,15 +114,15 @@ PEFT_EMBEDDING = LoraLayout(
 )
 # axlearn: lora_down/weight (in, rank), lora_up/weight (rank, out).
 AXLEARN = LoraLayout('AXLEARN', _AXLEARN, 'down', 'up', -1, -2)
-# Its fused query, key and value: (in, 3, rank), (3, rank, heads, dim).
+# axlearn's fused query, key and value: (in, 3, rank), (3, rank, heads, dim).
 AXLEARN_QKV = LoraLayout(
   'AXLEARN_QKV', _AXLEARN, 'down', 'up', -1, 1, (1,), (0,), ((3, 4),)
 )
-# Its output of attention: (rank, heads, dim), (rank, out).
+# axlearn's attention output: (rank, heads, dim), (rank, out).
 AXLEARN_OUTPUT = LoraLayout(
   'AXLEARN_OUTPUT', _AXLEARN, 'down', 'up', 0, 0, (), ndims=((3, 2),)
 )
-# Both inside a Repeat, which puts the layers in front.
+# The two above inside a Repeat, which puts the axis of the layers in front.
 AXLEARN_QKV_REPEATED = AXLEARN_QKV._replace(
   name='AXLEARN_QKV_REPEATED',
   b_rank=2,
@@ -141,16 +141,16 @@ AXLEARN_OUTPUT_REPEATED = AXLEARN_OUTPUT._replace(
 # lora_kernel_b (rank, kernel[-1]); embeddings likewise.
 KERAS = LoraLayout('KERAS', _KERAS, 'a', 'b', -1, 0, ())
 # levanter: lora_A.weight (rank, in...), lora_B.weight (out..., rank); under a
-# Stacked module with the layers in front. Neither starts at zero.
+# Stacked module with the layer axis in front. Neither factor starts at zero.
 LEVANTER = LoraLayout(
   'LEVANTER', r'(?!.*\bstacked/)' + _LEVANTER, 'A', 'B', 0, -1, ()
 )
 LEVANTER_STACKED = LoraLayout(
   'LEVANTER_STACKED', r'(?=.*\bstacked/)' + _LEVANTER, 'A', 'B', 1, -1, (0,)
 )
-# lorax: a (rank, out) and b (in, rank), b zero. Not in AUTO: a square weight's
-# pair looks like PLAIN, and lorax runs with no jax that this package runs with
-# (it stands for forks of it).
+# lorax: a (rank, out) and b (in, rank), b zero. Not in AUTO: the pair of a
+# square weight looks like PLAIN. lorax itself runs with no version of jax that
+# this package supports; the layout is meant for its forks.
 LORAX = LoraLayout('LORAX', _PLAIN, 'a', 'b', -2, -1)
 # {'a': (in, rank), 'b': (rank, out)}, batch axes in front.
 PLAIN = LoraLayout('PLAIN', _PLAIN, 'a', 'b', -1, -2)
@@ -159,7 +159,7 @@ TALL = LoraLayout('TALL', _PLAIN, 'a', 'b', -1, -1)
 
 
 class _Automatic(tuple):
-  """Known layouts, short in the signatures that have them as a default."""
+  """The known layouts, with a short repr for use as a default in signatures."""
 
   __slots__ = ()
 
@@ -168,9 +168,9 @@ class _Automatic(tuple):
 
 
 # The path decides first, so a tree of one library is never read as another's.
-# Layouts with one path (qwix scanned or not) are told apart by shapes, and if
-# that leaves two readings, it is an error that names them. (Only of QWIX and
-# QWIX_SCANNED_1 the second is taken: the first fits whenever it does.)
+# Layouts with the same path (qwix scanned or not) are told apart by shape. If
+# more than one layout still fits, an error names them. Exception: if QWIX and
+# QWIX_SCANNED_1 both fit, the second is taken: QWIX fits whenever it does.
 AUTO = _Automatic(
   (
     FLAX,
@@ -194,7 +194,7 @@ AUTO = _Automatic(
     TALL,
   )
 )
-# Names as short as 'a' and 'b' count only if no library's names are there.
+# Names as short as 'a' and 'b' count only if no library's names are found.
 LAST_RESORT = frozenset({_PLAIN})
 
 Layouts = LoraLayout | Sequence[LoraLayout]

@@ -4,9 +4,9 @@
       --gin_file=configs/runs/quickstart.gin --gin.MODEL_DIR=runs/mine
     python -m lora_opt.main --run_mode=report runs/sweep
 
-`--gin.NAME=VALUE` sets the macro NAME, `--gin.module.function.argument=VALUE`
-any argument of any function that the files mention. Both may be repeated, and
-override the files.
+`--gin.NAME=VALUE` sets the macro NAME; `--gin.module.function.argument=VALUE`
+sets any argument of any function that the files mention. Both may be repeated
+and override the files.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from lora_opt.reading.values import printable
 from lora_opt.training import stopping
 
 FLAGS = flags.FLAGS
-# How a disk that takes no more says it, also within other errors.
+# Messages of a disk that cannot be written; they also occur in other errors.
 _DISK_TROUBLE = (
   'No space left on device',
   'Disk quota exceeded',
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
       'give at least one --gin_file, such as configs/runs/quickstart.gin; see '
       '--help'
     )
-  # Imported late, so that --help and a wrong flag answer at once.
+  # Imported late, so that --help and flag errors respond at once.
 
   from lora_opt import config
   from lora_opt.evaluation import run as evaluation
@@ -141,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
   host_devices.make_room(host_devices.simulated())
   _keep_compiled_programs(FLAGS.compilation_cache_dir)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
-  # Says how attention is computed, where that is not the plain way.
+  # Logs how attention is computed if it is not the plain implementation.
   attending = python_logging.getLogger('lora_opt.models.attend')
   attending.setLevel(python_logging.INFO)
   if FLAGS.coordinator_address or FLAGS.process_count:
@@ -198,8 +198,8 @@ def _keep_compiled_programs(folder: str) -> None:
     folder = os.path.abspath(os.path.expanduser(folder))
     jax.config.update('jax_compilation_cache_dir', folder)
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
-    # JAX keeps what took a second: all that a start compiles in less takes
-    # longer, together, than its imports.
+    # By default JAX caches only programs that took a second to compile. The
+    # quicker ones of one start, together, take longer than its imports.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   ahead.heed(jax.config.jax_compilation_cache_dir)
 
@@ -216,14 +216,14 @@ def _report(folders: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Entry point: a user's mistake ends in one clear message, no traceback.
+  """Entry point; a user's mistake ends in one clear message, no traceback.
 
-  The exit status is 0 once all is done, 75 where a signal stopped it before
-  (the same command goes on from there), and 1 after an error.
+  The exit status is 0 if everything is done, 75 if a signal stopped the process
+  early (the same command resumes from there), and 1 after an error.
   """
   writing.print_anything()
-  atexit.register(stopping.ignore)  # called last of all that is registered
-  stopping.Stops().__enter__()  # until the process ends
+  atexit.register(stopping.ignore)  # registered first, so it is called last
+  stopping.Stops().__enter__()  # stays open until the process ends
   try:
     app.run(main, flags_parser=lambda argv: FLAGS(rewrite_gin_flags(argv)))
   except stopping.Stopped as stopped:
@@ -246,8 +246,8 @@ def run() -> None:
     print(f'\nerror: {printable(message)}\n', file=sys.stderr)
     print('(LORA_OPT_TRACEBACK=1 shows where it arose)', file=sys.stderr)
     if _is_loss_of_a_process(error) or _disk_trouble(error):
-      # The usual exit waits for the process that is gone, or writes what is
-      # left to a disk that takes no more.
+      # A normal exit would wait for the lost process, or write what is left to
+      # a disk that cannot be written.
       with contextlib.suppress(OSError):
         sys.stdout.flush()
       stopping.end_now(1)
@@ -256,7 +256,7 @@ def run() -> None:
 
 
 def _leave_trackers(code: int | str | None) -> None:
-  """Ends the process at once if a tracker hangs, which would keep its end."""
+  """Ends the process at once if a tracker hangs, which would block its exit."""
   following = sys.modules.get('lora_opt.training.trackers.following')
   if following is None or not following.abandoned():
     return
@@ -268,12 +268,12 @@ def _leave_trackers(code: int | str | None) -> None:
 
 
 def explain(error: Exception) -> str | None:
-  """What to tell the user of an error; None where only a traceback helps.
+  """The message to show the user; None if only a traceback helps.
 
   >>> explain(ValueError('no such task'))
   'no such task'
   """
-  # Without the lines in which gin names the functions it was calling.
+  # Drop the lines in which gin names the functions it was calling.
   message = re.sub(r'\n\s*In call to configurable .*', '', str(error))
   if line := _disk_trouble(error):
     return (
@@ -297,7 +297,7 @@ def explain(error: Exception) -> str | None:
 
 
 def _disk_trouble(error: Exception) -> str:
-  """The line of an error that says it: enough of what a library made of it."""
+  """The line of an error message that reports disk trouble, '' if none does."""
   for line in str(error).splitlines():
     if any(trouble in line for trouble in _DISK_TROUBLE):
       return line.strip()[:500]
@@ -305,7 +305,7 @@ def _disk_trouble(error: Exception) -> str:
 
 
 def _is_loss_of_a_process(error: Exception) -> bool:
-  jax = sys.modules.get('jax')  # an early mistake need not wait for its import
+  jax = sys.modules.get('jax')  # early errors need not wait for its import
   return (
     jax is not None
     and isinstance(error, jax.errors.JaxRuntimeError)

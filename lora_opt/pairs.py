@@ -1,9 +1,9 @@
-"""Any parameter tree, seen as LoRA pairs.
+"""Finds the LoRA pairs of any parameter tree.
 
 A *layout* says where a library keeps the two factors of a site: a regular
-expression on the leaf's path and the axes, see `lora_opt.layouts`. `find_sites`
-turns a tree into a list of `Site`; `extract_pairs` and `restore_pairs` go to
-the one canonical form that every algorithm is written in, and back.
+expression on the leaf's path, and the axes; see `lora_opt.layouts`.
+`find_sites` turns a tree into a list of `Site`. `extract_pairs` converts to the
+canonical form that every algorithm uses, and `restore_pairs` converts back.
 """
 
 import logging
@@ -91,7 +91,7 @@ class LoraPair(NamedTuple):
 
 
 class PairMatrices(NamedTuple):
-  """Something small for each factor of a pair: r x r matrices, or numbers."""
+  """An r x r matrix or a number for each factor of a pair."""
 
   a: Array  # (batch, rank, rank) or (batch,)
   b: Array  # (batch, rank, rank) or (batch,)
@@ -113,15 +113,15 @@ class Site(NamedTuple):
 
   @property
   def batch(self) -> int:
-    """Number of pairs of matrices."""
+    """The number of matrix pairs in the site."""
     return math.prod(self.batch_shape)
 
 
 def leaf_paths(tree: PyTree) -> list[tuple[str, Any]]:
   """Paths 'outer/inner/leaf' and leaves, without the '/value' of nnx.
 
-  nnx.Optimizer shows variables at init and bare arrays at update: the path
-  must be the same.
+  nnx.Optimizer passes variables at init and bare arrays at update; the path
+  must be the same for both.
 
   >>> leaf_paths({'q': {'lora_a': 1}})
   [('q/lora_a', 1)]
@@ -136,7 +136,7 @@ def _path_name(path) -> str:
 
 
 def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
-  """Every LoRA pair of a tree.
+  """Finds every LoRA pair of a tree.
 
   Args:
     tree: parameters, gradients or their shapes; other leaves are ignored.
@@ -148,9 +148,10 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
 
   Raises:
     ValueError: no pair, a factor without its partner, two leaves for one
-      factor, ranks or batch axes that differ, an axis of length zero, numbers
-      that are not real floats of 16 bits or more, or more than one way to read
-      a pair; with path, shapes and what to do. Or what is not a layout.
+      factor, ranks or batch axes that differ, an axis of length zero, a dtype
+      that is not a real float of 16 bits or more, or a pair that fits more than
+      one layout; the message has path, shapes and what to do. Or `layout` is
+      not a valid layout.
 
   >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
   >>> [site] = find_sites(tree)
@@ -180,7 +181,7 @@ def find_sites(tree: PyTree, layout: Layouts = AUTO) -> list[Site]:
   return sites
 
 
-# Modules whose parameters, a stack of all experts, PEFT adapts as one.
+# Modules whose parameters are a stack of all experts, adapted by PEFT as one.
 _PACKED = re.compile(r'(?:.*[./])?experts(?:[./]base_layer)*[./]lora_A\b.*')
 
 
@@ -263,13 +264,13 @@ def _match(leaves, layouts):
 
 
 def _resolve(key, candidates, factors, guessed: bool) -> Site:
-  """The one site that a pair of leaves can be.
+  """The only site that a pair of leaves can be, or an error.
 
   Args:
     key: pattern and module.
-    candidates: layouts of this pattern.
+    candidates: the layouts with this pattern.
     factors: {factor: (path, shape)}.
-    guessed: whether nobody said which layout it is.
+    guessed: whether the layout is to be guessed, not given by the caller.
   """
   for layout in candidates:
     if factors.keys().isdisjoint((layout.a, layout.b)):
@@ -291,13 +292,13 @@ def _resolve(key, candidates, factors, guessed: bool) -> Site:
     for layout in candidates
     if (site := _read(key, layout, factors)) is not None
   ]
-  # A square pair with its axes exchanged fits, and trains nothing well.
+  # The pair of a square weight also fits with exchanged axes, but trains badly.
   sensible = [s for s in sites if s.rank <= max(s.fan_in, s.fan_out)]
   sites = sensible if guessed and sensible else sites
   taken = {site.layout.name for site in sites}
   if taken == {'QWIX', 'QWIX_SCANNED_1'}:
-    # Every pair scanned on axis 1 also reads as an einsum pair; an einsum pair
-    # with equal axes there is a rare chance.
+    # Every pair scanned on axis 1 also fits as an einsum pair; an einsum pair
+    # whose axes happen to be equal there is rare.
     sites = sites[1:]
   shapes = ' and '.join(f'{p} {s}' for p, s in factors.values())
   if len(sites) == 1:
@@ -352,7 +353,7 @@ def _read(key, layout: LoraLayout, factors) -> Site | None:
 
 
 def _order(axes: FactorAxes, ndim, rank_last):
-  """Axes of the leaf in canonical order, and how many are batch axes."""
+  """The leaf's axes in canonical order, and the number of batch axes."""
   batch, rest, rank = axes.split(ndim)
   in_front = not rank_last and axes.rank_in_front(ndim)
   return batch + (rank + rest if in_front else rest + rank), len(batch)
@@ -379,14 +380,14 @@ def _from_canonical(x, axes: FactorAxes, shape, rank_last) -> Array:
 def extract_pairs(
   tree: PyTree, sites: Sequence[Site], *, rank_last: bool = True
 ) -> dict[str, LoraPair]:
-  """Canonical pairs by site name; the dtype is kept.
+  """Extracts the canonical pairs by site name; the dtype is kept.
 
   Args:
     tree: parameters, or a tree like them.
     sites: from `find_sites`.
-    rank_last: False puts the rank in front, (batch, rank, dim), where it is in
-      front in the leaf: enough for what works by elements and norms, and
-      spares a transposition.
+    rank_last: False leaves the rank in front, (batch, rank, dim), if it is in
+      front in the leaf. That saves a transposition, and suffices for
+      algorithms that use only elements and norms.
 
   Returns:
     {name: pair of (batch, dim, rank)}.
@@ -414,18 +415,18 @@ def restore_pairs(
   *,
   rank_last: bool = True,
 ) -> PyTree:
-  """Inverse of `extract_pairs`: pairs as a tree like `tree`.
+  """Inverse of `extract_pairs`: puts pairs into a tree like `tree`.
 
   Args:
-    pairs: canonical pairs by site name; of vectors, (batch, dim, 1), their
-      leaves have a rank axis of length one.
-    sites: where they go.
-    tree: the tree that gives the structure.
-    outside: what stands in place of a leaf that is in no pair.
-    rank_last: as it was extracted.
+    pairs: canonical pairs by site name. For vectors, (batch, dim, 1), the rank
+      axis of the leaves has length one.
+    sites: the sites of the pairs.
+    tree: gives the structure of the result.
+    outside: maps a leaf that is in no pair to the leaf of the result.
+    rank_last: the value that was passed to `extract_pairs`.
 
   Returns:
-    A tree of the structure of `tree`, in the dtype of `pairs`.
+    A tree with the structure of `tree` and the dtype of `pairs`.
 
   >>> tree = {'q': {'lora_a': jnp.zeros((8, 2)), 'lora_b': jnp.zeros((2, 4))}}
   >>> sites = find_sites(tree)
@@ -449,10 +450,10 @@ def restore_pairs(
 
 
 def lora_labels(tree: PyTree, layout: Layouts = AUTO) -> PyTree:
-  """'lora' for leaves in a pair, 'other' for the rest: `optax.partition`.
+  """Labels for `optax.partition`: 'lora' for leaves in a pair, else 'other'.
 
-  Nothing is raised for a tree without leaves, so `optax.tree_map_params`,
-  which passes such a placeholder, works.
+  A tree without leaves is no error, so that `optax.tree_map_params`, which
+  passes such a placeholder, works.
 
   >>> lora_labels({'lora_a': jnp.zeros((4, 2)), 'lora_b': jnp.zeros((2, 4)),
   ...              'w': jnp.zeros(3)})
@@ -468,7 +469,7 @@ def lora_labels(tree: PyTree, layout: Layouts = AUTO) -> PyTree:
 
 
 def factor_labels(tree: PyTree, layout: Layouts = AUTO) -> PyTree:
-  """'a' for down factors, 'b' for up factors, 'other': `optax.partition`.
+  """Labels for `optax.partition`: 'a' (down factor), 'b' (up) or 'other'.
 
   >>> factor_labels({'lora_a': jnp.zeros((4, 2)), 'lora_b': jnp.zeros((2, 4)),
   ...                'w': jnp.zeros(3)})

@@ -1,7 +1,8 @@
-"""How far a long step is, said alike by whatever takes long.
+"""Reports the progress of all long steps in the same way.
 
-A terminal sees one moving line, which goes when the step is done. A log file
-gets plain lines, seldom, and none of what is quick. All goes to standard error.
+A terminal shows one moving line, which disappears when the step is done. A log
+file gets an occasional plain line, and none for quick steps. Everything goes to
+standard error.
 """
 
 import contextlib
@@ -16,22 +17,22 @@ import tqdm
 from lora_opt.reading.values import one_line
 
 T = TypeVar('T')
-# Seconds until a step is worth a line of a terminal, and how often that moves.
+# Seconds until a step gets a line on a terminal, and between its updates.
 _SHOWN_AFTER, _TICK = 1.0, 0.5
-# Seconds until a log file gets its first line, and its next ones.
+# Seconds until a log file gets its first line, and between the next ones.
 _FIRST_LINE, _NEXT_LINES = 10.0, 60.0
 
 _muted = False
 
 
 def mute() -> None:
-  """Nothing more is said: another process of this run speaks for all."""
+  """Turns all reports off: another process of this run reports for all."""
   global _muted
   _muted = True
 
 
 class Bar:
-  """A step of known length.
+  """Shows the progress of a step of known length.
 
   >>> import io
   >>> with Bar('reading', 10, stream=io.StringIO()) as bar:
@@ -47,13 +48,13 @@ class Bar:
     unit: str = '',
     stream: TextIO | None = None,
   ):
-    """Begins.
+    """Starts the clock and the display.
 
     Args:
-      what: is done.
-      total: how many there are.
-      unit: 'B' for bytes, which are shown as kB, MB, GB; '' for things.
-      stream: where to; standard error by default.
+      what: the name of the step.
+      total: the number of units in the step.
+      unit: 'B' for bytes, shown as kB, MB, GB; '' for a plain count.
+      stream: the output stream; standard error by default.
     """
     self._what, self._total, self._unit = one_line(what), total, unit
     self._stream = sys.stderr if stream is None else stream
@@ -77,17 +78,17 @@ class Bar:
       self._ticker = _Ticker(_lines(), self._say)
 
   def update(self, count: int = 1) -> None:
-    """So many more are done."""
+    """Adds `count` finished units."""
     self._done += count
     if self._bar is not None:
       self._bar.update(count)
 
   def to(self, done: int) -> None:
-    """So many are done altogether."""
+    """Sets the number of finished units to `done`."""
     self.update(done - self._done)
 
   def close(self) -> None:
-    """Takes the moving line away; a log that was told of it is told the end."""
+    """Removes the moving line; a log file that has lines gets a final one."""
     if self._bar is not None:
       self._bar.close()
     if self._ticker is not None:
@@ -120,16 +121,16 @@ class Bar:
 
 
 def counted(items: Iterable[T], what: str) -> Iterator[T]:
-  """Items, counted while they are read.
+  """Yields items and shows how many have been read.
 
   Args:
-    items: those that do not know how many they are, are made first.
-    what: is done with them.
+    items: if they have no length, all are made into a list first.
+    what: the name of the step.
 
   >>> list(counted(range(3), 'adding'))
   [0, 1, 2]
   """
-  # What knows how many they are is read one by one: images are large.
+  # Items with a known length are read one by one, since images are large.
   items = items if hasattr(items, '__len__') else list(items)
   with Bar(what, len(items)) as bar:
     for item in items:
@@ -145,17 +146,18 @@ def waiting(
   stream: TextIO | None = None,
   on_terminal: bool = True,
 ) -> Iterator[None]:
-  """A step that does not say how far it is: its time passes, at least.
+  """Shows the elapsed time of a step whose progress is unknown.
 
   >>> import io
   >>> with waiting('compiling', usual=30.0, stream=io.StringIO()):
   ...   pass
 
   Args:
-    what: is done inside.
-    usual: seconds that it took last time; None where nobody knows.
-    stream: where to; standard error by default.
-    on_terminal: whether to say it on a terminal; the step may do so itself.
+    what: the name of the step.
+    usual: seconds that it took last time; None if unknown.
+    stream: the output stream; standard error by default.
+    on_terminal: whether to show it on a terminal; False for a step that does so
+      itself.
   """
   stream = sys.stderr if stream is None else stream
   terminal = stream.isatty()
@@ -194,7 +196,7 @@ def waiting(
 
 
 class _Ticker:
-  """Calls `say` with the seconds since the start, after each of the pauses."""
+  """Calls `say` with the seconds since the start, after each pause."""
 
   def __init__(self, pauses, say):
     self._done = threading.Event()
@@ -230,7 +232,7 @@ def _lines() -> Iterator[float]:
 
 
 def _time(seconds: float) -> str:
-  """A span of time for people.
+  """Formats a duration for humans.
 
   >>> _time(29.7), _time(3700)
   ('30 s', '1:01:40')

@@ -1,4 +1,4 @@
-"""Where the state of an optimizer lies, given where the parameters lie."""
+"""Derives the sharding of an optimizer's state from that of the parameters."""
 
 from typing import Any
 
@@ -10,22 +10,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 def state_shardings(tx: optax.GradientTransformation, params: Any) -> Any:
   """The sharding of each leaf of `tx.init(params)`.
 
-  What has the shape of a parameter (moments, last factors) lies where the
-  parameter lies, and so does a vector along its long axis, which has the rank
-  axis with length one; r x r matrices, counts and norms are on every device.
-  Without it `jax.jit(tx.init)` leaves the place of zeros to the compiler, and
-  the first step, which returns them elsewhere, is compiled a second time.
+  Leaves with the shape of a parameter (moments, last factors) get its sharding.
+  So do vectors along its long axis, whose rank axis has length one. r x r
+  matrices, counts and norms are replicated on every device. Without this
+  `jax.jit(tx.init)` leaves the sharding of zeros to the compiler, and the
+  training step is compiled twice, since its first call returns them sharded
+  differently.
 
   Args:
     tx: any optax transformation.
     params: arrays, or `jax.ShapeDtypeStruct` with shardings to plan ahead of
-      time; on one mesh.
+      time; all on one mesh.
 
   Returns:
-    A tree like the state, to be given to `jax.jit` as `out_shardings`.
+    A tree like the state, to pass to `jax.jit` as `out_shardings`.
 
   Raises:
-    ValueError: a parameter has no `NamedSharding`.
+    ValueError: a parameter has no `NamedSharding`, or there are no parameters.
 
   >>> mesh = jax.make_mesh((1,), ('data',))
   >>> x = jax.device_put(1.0, NamedSharding(mesh, PartitionSpec()))
@@ -47,7 +48,8 @@ def state_shardings(tx: optax.GradientTransformation, params: Any) -> Any:
   everywhere = NamedSharding(mesh, PartitionSpec())
   return optax.tree_map_params(
     tx,
-    # What a partition or mask hides from a transformation has no state.
+    # Parameters that a partition or mask hides from a transformation have no
+    # state in it.
     lambda leaf, x: leaf if _is_hidden(leaf) else _like(leaf, x),
     jax.eval_shape(tx.init, params),
     params,
@@ -57,7 +59,7 @@ def state_shardings(tx: optax.GradientTransformation, params: Any) -> Any:
 
 
 def _like(leaf, x):
-  """The sharding of x, for a leaf of which some axes may have length one."""
+  """The sharding of x, adapted to a leaf whose axes may have length one."""
   if leaf.shape == x.shape:
     return x.sharding
   spec = (*x.sharding.spec, *[None] * (x.ndim - len(x.sharding.spec)))

@@ -1,4 +1,4 @@
-"""What the variants are tried on, each with a loss that starts at one."""
+"""The problems that the variants train on, with losses that start at one."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,17 @@ from experiments import student
 
 STUDENT_WIDTH, STUDENT_RANK = 64, 8
 FAN_IN, FAN_OUT, RANK, BATCH, CONDITION = 48, 32, 8, 64, 100.0
-# One batch in so many has inputs so many times too large.
+# One batch in SPIKE_EVERY has inputs that are SPIKE_SIZE times too large.
 SPIKE_EVERY, SPIKE_SIZE = 25, 10.0
 
 
 def cosine(rate, steps):
-  """A schedule from the rate to zero."""
+  """A cosine schedule from the rate to zero."""
   return lambda count: rate * (1 + jnp.cos(jnp.pi * count / steps)) / 2
 
 
 def on_student(make, b_std, rate, seed, steps):
-  """The network of `experiments.student`; mean loss of the last tenth."""
+  """Trains `experiments.student`; returns the mean loss of the last tenth."""
   keys = jax.random.split(jax.random.key(seed), 4)
   problem = student.make_problem(keys[0], STUDENT_WIDTH, 1.0)
   lora = student.init_lora(keys[1], STUDENT_WIDTH, STUDENT_RANK)
@@ -30,8 +30,8 @@ def on_student(make, b_std, rate, seed, steps):
 def on_matrix(make, b_std, rate, seed, steps, spikes=False):
   """Learns x -> x Y from batches; both x and Y have a condition of 100.
 
-  The squared singular values of Y (48, 32), of rank 8 like the factors, span
-  1e4, the variances of x 1e2. Returns the exact loss at the end.
+  Y (48, 32) has rank 8 like the factors, and its squared singular values span
+  1e4. The variances of x span 1e2. Returns the exact loss at the end.
   """
   keys = jax.random.split(jax.random.key(seed), 6)
   left, right, basis = (
@@ -71,7 +71,7 @@ def on_matrix(make, b_std, rate, seed, steps, spikes=False):
 
 
 def on_spikes(make, b_std, rate, seed, steps):
-  """`on_matrix` with gradients 100 times too large in one step of 25."""
+  """`on_matrix` with gradients 100 times too large in one step out of 25."""
   return on_matrix(make, b_std, rate, seed, steps, spikes=True)
 
 

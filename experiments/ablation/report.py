@@ -1,4 +1,4 @@
-"""Tables and pictures of `run.py`, from the committed results."""
+"""Makes the tables and plots of `run.py` from the committed results."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from experiments.ablation.problems import PROBLEMS
 from experiments.ablation.run import FOLDER
 from experiments.ablation.variants import FAMILIES
 
-# In names of files and sections.
+# Short names for files and sections.
 SHORT = {'LoRA-RITE': 'lora_rite', 'RefLoRA': 'reflora'}
 
 
@@ -20,7 +20,7 @@ def pick(rows, family, problem):
 
 
 def ratio(row, base) -> sweeps.Interval:
-  """Loss over that of the default, seed by seed, each at its best rate."""
+  """Ratio of the loss to the default's, per seed, each at its best rate."""
   own = sweeps.best_rate(row['rates'], row['losses'])
   other = sweeps.best_rate(base['rates'], base['losses'])
   return sweeps.geometric_mean(
@@ -29,7 +29,7 @@ def ratio(row, base) -> sweeps.Interval:
 
 
 def table(rows, family) -> str:
-  """A line a variant, three columns a problem."""
+  """One row per variant, three columns per problem."""
   header, lines = ['variant'], {}
   for problem in PROBLEMS:
     found = pick(rows, family, problem)
@@ -52,7 +52,7 @@ def table(rows, family) -> str:
 
 
 def draw_ratios(rows, family, path):
-  """Loss over that of the default, with intervals."""
+  """Plots the ratio of each loss to the default's, with intervals."""
   problems = [p for p in PROBLEMS if pick(rows, family, p)]
   count = len(FAMILIES[family])
   canvas, axes = drawing.panels(
@@ -79,7 +79,7 @@ def draw_ratios(rows, family, path):
 
 
 def draw_sweeps(rows, family, path):
-  """Loss against the learning rate: each variant over the default in grey."""
+  """Plots loss against learning rate: each variant, and the default in grey."""
   problems = [p for p in PROBLEMS if pick(rows, family, p)]
   names = list(pick(rows, family, problems[0]))
   columns = 6
@@ -95,7 +95,7 @@ def draw_sweeps(rows, family, path):
         (base, {'color': drawing.GREY, 'linewidth': 0.8}),
         (row, {'color': colour, 'linewidth': 1.4}),
       ):
-        # Against its own best grid point, so that units do not matter.
+        # Relative to the first rate of its sweep, so that units do not matter.
         rates = r['rates'] / r['rates'][0] * base['rates'][0]
         middle = [sweeps.geometric_mean(x).middle for x in r['losses']]
         panel.plot(rates, np.minimum(middle, 30), **options)

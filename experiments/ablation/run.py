@@ -1,8 +1,8 @@
 """Which parts of LoRA-RITE and of RefLoRA matter?
 
-Every variant is the default with one thing changed. Each has its learning
-rate swept, over the same seeds, steps and number of rates, by a cosine to
-zero.
+Every variant is the default with one thing changed. The learning rate of each
+is swept, with the same seeds, steps and number of rates, and a cosine schedule
+to zero.
 """
 
 import argparse
@@ -19,18 +19,18 @@ from experiments.ablation.problems import PROBLEMS
 from experiments.ablation.variants import FAMILIES
 
 FOLDER = pathlib.Path(__file__).parent
-# Spikes are what clipping and skipping are for.
+# Clipping and skipping are meant for spikes.
 PROBLEMS_OF = {
   'LoRA-RITE': ('student', 'matrix', 'spikes'),
   'RefLoRA': ('student', 'matrix'),
 }
-# Of a loss that begins at one: beyond it, training diverged.
+# Losses start at one; above this limit, training has diverged.
 LIMIT = 1e6
 
 
 @functools.cache
 def trainer(make, problem, steps):
-  """One function for all variants that differ in numbers alone."""
+  """Returns one function for all variants that differ only in numbers."""
 
   def train(rate, seed, options):
     numbers, b_std = options
@@ -41,7 +41,7 @@ def trainer(make, problem, steps):
 
 
 def final_losses(variant, problem, seeds, steps) -> np.ndarray:
-  """(rates, seeds); inf where it diverged."""
+  """Final losses (rates, seeds); inf where training diverged."""
   train = trainer(variant.make, problem, steps)
   options = jax.tree.map(jnp.asarray, (variant.numbers, variant.b_std))
   losses = sweeps.sweep(train, variant.rates, seeds, options)

@@ -1,10 +1,10 @@
-"""LoRA-RITE that does not carry its moments into the new bases.
+"""LoRA-RITE without the transport of its moments into the new bases.
 
-LoRA-RITE keeps V and M in the coordinates of the partner's basis U, and when
-U turns, P = U_new^T U_old carries them over. Here either is left as it is:
-the same numbers then mean other directions. This needs a basis to be fixed,
-since nothing cancels it any more: the polar one, U = F (F^T F)^(-1/2), which
-turns the least.
+LoRA-RITE keeps V and M in the coordinates of the partner's basis U. When U
+turns, P = U_new^T U_old carries them over. Here either of them can be left as
+it is: the same numbers then mean other directions. For that, one basis must be
+chosen, since the choice no longer cancels out: the polar basis
+U = F (F^T F)^(-1/2), which turns the least.
 """
 
 from typing import Any
@@ -19,16 +19,16 @@ from lora_opt.pairs import LoraPair, PairMatrices
 def scale_by_rite_carrying(
   *, carry_mu: Any, carry_nu: Any, **options
 ) -> optax.GradientTransformationExtraArgs:
-  """`transforms.scale_by_lora_rite`, told that no basis ever turned.
+  """`transforms.scale_by_lora_rite`, made to believe that no basis turned.
 
-  What its state says of the last step is replaced by what the factors are
-  now, so that its own transport does nothing, and the moments by what they
-  are to be now, carried or not.
+  In its state, the factors of the last step are replaced by the current ones,
+  so that its own transport does nothing. The moments are replaced by those for
+  the current bases, carried over or not.
 
   Args:
-    carry_mu: carry M as LoRA-RITE does; a boolean, which may be traced.
-    carry_nu: carry V, and count what it loses as escaped; likewise.
-    **options: of `scale_by_lora_rite`.
+    carry_mu: whether to carry M as LoRA-RITE does; a boolean, may be traced.
+    carry_nu: whether to carry V and count what it loses as escaped; likewise.
+    **options: options of `scale_by_lora_rite`.
 
   Returns:
     A transformation over pairs, for `on_lora_pairs`.
@@ -36,7 +36,7 @@ def scale_by_rite_carrying(
   inner = transforms.scale_by_lora_rite(**options)
 
   def update(updates, state, params=None, **extra_args):
-    # Its first answer is asked for R^-1 of today only.
+    # This first call is only for the current R^-1.
     _, probe = inner.update(updates, state, params, **extra_args)
     mu, nu, escaped = {}, {}, {}
     for name in params:
@@ -71,21 +71,21 @@ def scale_by_rite_carrying(
 
 
 def _moved(mu, nu, old, now, old_inverse, inverse, carry_mu, carry_nu):
-  """(M R^-T, V, what V lost), all for the bases of now.
+  """Returns (M R^-T, V, what V lost), all for the current bases.
 
   Args:
     mu: (batch, dim, rank), M R_old^-T.
-    nu: (batch, rank, rank).
+    nu: (batch, rank, rank), V.
     old: the partner at the last step (batch, dim', rank).
-    now: the partner.
-    old_inverse: its R_old^-1 (batch, rank, rank).
-    inverse: its R^-1.
-    carry_mu: whether M is carried.
-    carry_nu: whether V is.
+    now: the current partner.
+    old_inverse: R_old^-1 of the old partner (batch, rank, rank).
+    inverse: R^-1 of the current partner.
+    carry_mu: whether to carry M over.
+    carry_nu: whether to carry V over.
   """
   matmul = linalg.matmul
   cross = matmul(linalg.gram(old, now), inverse)  # F_old^T U
-  # One LAPACK call, behind that which gave `inverse`.
+  # One LAPACK call, after the one that computed `inverse`.
   grams = jnp.concatenate([linalg.gram(old), linalg.gram(now)])
   values, vectors = linalg.eigh(linalg.after(grams, inverse))
   live = linalg.alive(values)
@@ -95,7 +95,8 @@ def _moved(mu, nu, old, now, old_inverse, inverse, carry_mu, carry_nu):
   new_back = jnp.split(linalg.from_eigen(vectors, back), 2)[1]
   carried = matmul(cross, inverse.mT)
   mu = matmul(mu, jnp.where(carry_mu, carried, matmul(old_root, new_back)))
-  # From the old basis, whichever it was, to the old polar one, and back.
+  # From the old basis, whichever it was, to the old polar one; then from the
+  # new polar basis to the new one.
   left = matmul(matmul(new_root, inverse).mT, matmul(old_root, old_inverse))
   change = jnp.where(carry_nu, matmul(cross.mT, old_inverse), left)
   new = linalg.symmetrize(matmul(matmul(change, nu), change.mT))

@@ -1,7 +1,7 @@
 """LoRA-RITE and RefLoRA with one thing changed.
 
-What is a number is an argument of the compiled training run, so that variants
-that differ in numbers alone are compiled once.
+Numbers are arguments of the compiled training run, so that variants that differ
+only in numbers are compiled once.
 """
 
 import functools
@@ -16,20 +16,21 @@ import lora_opt
 from experiments.ablation.transport import scale_by_rite_carrying
 from lora_opt import transforms
 
-# Three to two octaves, around the best rates of the defaults.
+# Three rates per two octaves, around the best rates of the defaults.
 RITE_RATES = 2.0 ** (np.arange(-22, -5, 2) / 3)
 ADAM_RATES = 2.0 ** (np.arange(-25, -8, 2) / 3)
-# V that sums makes steps smaller by sqrt(m), 8 for the student.
+# If V sums instead of averaging, steps are smaller by sqrt(m), 8 for the
+# student.
 SUM_RATES = 8 * RITE_RATES
 
 
 class Variant(NamedTuple):
-  """One line of a table."""
+  """One row of a table."""
 
   make: Callable[..., Any]  # (learning rate, **numbers) -> optimizer
   numbers: dict[str, Any]
   rates: np.ndarray
-  b_std: float = 0.0  # of the elements of B at the start; zero is usual
+  b_std: float = 0.0  # std of the elements of B at the start; usually zero
 
 
 def rite_carrying(learning_rate, *, carry_mu, carry_nu, **options):
@@ -43,7 +44,7 @@ def rite_carrying(learning_rate, *, carry_mu, carry_nu, **options):
   )
 
 
-# The defaults of the recipe; none for clip and skip is infinity.
+# The defaults of the recipe; infinity turns clip and skip off.
 RITE_NUMBERS = {
   'b1': 0.9,
   'b2': 0.999,
@@ -63,7 +64,7 @@ rite_paper = functools.partial(rite_eigenvalues, mean_square=False)
 
 def _rite(make=lora_opt.lora_rite, rates=RITE_RATES, b_std=0.0, **changes):
   numbers = RITE_NUMBERS | changes
-  # No limit is not the same as a very large one: it spares the damping.
+  # No limit is not the same as a very large one: it also skips the damping.
   if numbers['max_relative_step'] is None:
     del numbers['max_relative_step']
     make = _without_limit(make)
@@ -111,7 +112,7 @@ LORA_RITE = {
     rtol=0.0,
     max_relative_step=None,
   ),
-  # Together, what helps alone.
+  # Combinations of the changes that help alone.
   'clip: 0.01': _rite(clip_norm=0.01),
   'clip: 0.1, limit 1': _rite(clip_norm=0.1, max_relative_step=1.0),
   'clip: 0.1, no escaped mass': _rite(rite_without_escape, clip_norm=0.1),

@@ -1,11 +1,11 @@
-"""What a training step needs at its peak, by the length of its row.
+"""Peak memory of a training step, by the length of its row.
 
     python -m experiments.attention_memory.run [--chips v5e,h100]
 
 Two layers of SmolLM2-360M (its shapes, no weights) in bfloat16, LoRA on every
-projection, one row on one chip, compiled by the chip's own compiler, which
-needs no chip: `pip install ".[plan-tpu,plan-gpu]" -c constraints.txt`. A line
-of results.jsonl is a compiled step; those that are there are not made again.
+projection, one row on one chip. They are compiled by the chip's own compiler,
+which needs no chip: `pip install ".[plan-tpu,plan-gpu]" -c constraints.txt`.
+Each line of results.jsonl is a compiled step; existing ones are skipped.
 """
 
 import argparse
@@ -38,7 +38,7 @@ WAYS = ('auto', 'plain')
 
 
 def make_model(attention: str):
-  """Two layers, as shapes."""
+  """A model of two layers, as shapes."""
   model = from_folder(
     MODEL, lora=LoraConfig(), weights=False, dtype='bfloat16', remat='full'
   )
@@ -53,7 +53,7 @@ def make_model(attention: str):
 
 
 def measure(chip: str, attention: str, length: int) -> dict:
-  """Bytes of the compiled step; None for one that does not fit."""
+  """Compiles a step; returns its bytes, with a peak of None if too large."""
   target = find_target(
     read_topology(f'1x{chip}' if chip == 'h100' else f'{chip}-1')
   )
@@ -70,7 +70,7 @@ def measure(chip: str, attention: str, length: int) -> dict:
 
 
 def draw(results: list[dict]) -> None:
-  """Peak memory by length, a panel for each chip."""
+  """Plots peak memory by length, with a panel for each chip."""
   chips = sorted({each['chip'] for each in results}, reverse=True)
   canvas, axes = drawing.panels(1, len(chips), 4.5, 3.5, sharey=True)
   for ax, chip in zip(axes.flat, chips, strict=True):

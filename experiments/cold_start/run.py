@@ -1,9 +1,10 @@
 """What does LoRA-RITE do at B = 0?
 
-A's step is divided by B. After one step B is of the size of the learning
-rate, and by the paper's rule A then leaps. `max_relative_step` holds A back
-where A B^T is weak. This prints how far the factors go in the first steps and
-how training fares, for several limits, starts and learning rates.
+A's step is divided by B. After one step, B is about as large as the learning
+rate, and by the paper's rule A then makes a very large step.
+`max_relative_step` limits the step of A where A B^T is weak. This prints how
+far A moves in the first steps and how well training goes, for several limits,
+starts and learning rates.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def start_of(name, key):
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
 def run(limit, start, rate, seed, steps):
-  """(losses, |dA|/|A| of every step) of one run."""
+  """Returns (loss, |dA|/|A|) of every step of one run."""
   keys = jax.random.split(jax.random.key(seed), 3)
   problem = student.make_problem(keys[0], WIDTH, 1.0)
   tx = lora_opt.lora_rite(rate, max_relative_step=limit)

@@ -1,11 +1,11 @@
-"""What a program for GPUs launches, whose compiler estimates no cycles."""
+"""Counts the kernels of a GPU program, whose compiler estimates no cycles."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from lora_opt.planning.hlo import Instruction, called_by, parse, trip_count
 
-# Instructions at which nothing runs.
+# Instructions that launch nothing.
 _NOTHING = frozenset(
   """
   after-all all-gather-done all-reduce-done async-done async-update bitcast
@@ -14,17 +14,17 @@ _NOTHING = frozenset(
   """.split()  # noqa: SIM905
 )
 _AS_A_WHOLE = ('fusion', 'async-start', 'custom-call')
-# Of their first operand they read what they give.
+# These read only as much of their first operand as they return.
 _PARTS = ('dynamic-slice', 'gather', 'slice')
 
 
 class Launches(NamedTuple):
-  """Of a run of a program.
+  """The kernels of one run of a program.
 
   Attributes:
-    kernels: How many are started, calls of libraries among them.
-    bytes: What they read and write; of an array of which a kernel takes or
-      writes a slice, that slice.
+    kernels: Number of kernels that are started, including library calls.
+    bytes: Bytes that they read and write. If a kernel reads or writes a slice
+      of an array, only the slice counts.
   """
 
   kernels: int
@@ -32,7 +32,9 @@ class Launches(NamedTuple):
 
 
 def launches(text: str) -> tuple[Launches, Launches]:
-  """Loops as often as they run; of each choice the cheaper, the dearer branch.
+  """Counts kernels, with the cheapest and with the most expensive branches.
+
+  Loop bodies count once per iteration.
 
   Args:
     text: `compiled.as_text()`.
@@ -103,7 +105,7 @@ def _moved(
 
 
 def _read(given: Instruction, inside: Mapping[str, Instruction]) -> int:
-  """Bytes of an array that what is inside a kernel takes of it."""
+  """Bytes of an array that the instructions inside a kernel read."""
   taken = 0
   for each in inside.values():
     first = each.operand_names[:1] == (given.name,)

@@ -1,4 +1,4 @@
-"""Tables and picture of results.jsonl.
+"""Makes the tables and the plot of results.jsonl.
 
 python -m experiments.compiled_optimizers.report
 """
@@ -17,14 +17,14 @@ HERE = pathlib.Path(__file__).parent
 FILE = HERE / 'results.jsonl'
 KEYS = ('chips', 'tree', 'layout', 'method')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Calls that are LAPACK's work, as TPUs and GPUs name them.
+# Calls that do LAPACK's work, as TPUs and GPUs name them.
 _LAPACK = re.compile(
   'cholesky|triangular|eigh|syev|cusolver|potrf|trsm|ludecomp', re.I
 )
 
 
 def custom_calls(text: str) -> dict[str, int]:
-  """Of LAPACK's kind: target -> how many stand in the program."""
+  """LAPACK-like calls in the program: target -> number of occurrences."""
   found = collections.Counter(_TARGET.findall(text))
   return {
     name: count for name, count in sorted(found.items()) if _LAPACK.search(name)
@@ -32,7 +32,7 @@ def custom_calls(text: str) -> dict[str, int]:
 
 
 def table(rows: list[dict]) -> str:
-  """One chip, tree and layout; the first row is the baseline."""
+  """The table of one chip, tree and layout; the first row is the baseline."""
   base = rows[0]
   on_tpus = not np.isscalar(base['cycles'])
   lines = []
@@ -85,7 +85,7 @@ def _over(values, base) -> list[str]:
 
 
 def groups(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
-  """Chips, tree and layout -> the rows, the baseline first."""
+  """(chips, tree, layout) -> the rows, the baseline first."""
   order = {name: place for place, name in enumerate(methods(1e-3))}
   found = collections.defaultdict(list)
   for row in sorted(rows, key=lambda row: order[row['method']]):
@@ -109,7 +109,7 @@ def sections(folder: pathlib.Path) -> dict[str, str]:
 
 
 def draw(folder: pathlib.Path) -> None:
-  """Over the baseline's: cycles on TPUs, bytes on GPUs; a panel for a tree."""
+  """Plots cycles (TPUs) or bytes (GPUs) over the baseline's, by tree."""
   found = groups(results.load_rows(folder / FILE.name))
   chips = list(dict.fromkeys(key[0] for key in found))
   trees = list(dict.fromkeys(key[1] for key in found))
@@ -133,7 +133,7 @@ def _measure(row: dict) -> str:
 
 
 def _bars(panel, layouts: dict[str, list[dict]]) -> None:
-  """A bar for each method and layout, from the least to the most."""
+  """Draws a bar per method and layout: solid to the least, pale to the most."""
   names = [row['method'] for row in layouts['stacked']]
   height = 0.8 / len(layouts)
   for i, (layout, rows) in enumerate(layouts.items()):

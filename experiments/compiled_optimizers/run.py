@@ -1,11 +1,11 @@
-"""What the compilers of TPUs and GPUs make of an optimizer step.
+"""Compiles optimizer steps with the compilers of TPUs and GPUs.
 
     python -m experiments.compiled_optimizers.run [--chips v5e-8 8xh100]
 
-Adapters of rank 16 on every projection, float32, their long axes split over
-eight chips, compiled by the chips' own compilers, which need none of them:
-`pip install ".[plan-tpu,plan-gpu]" -c constraints.txt`. A line of results.jsonl
-is a step; those that are there are not made again.
+Adapters have rank 16 on every projection, float32, and their long axes are
+split over eight chips. The chips' own compilers need no chips:
+`pip install ".[plan-tpu,plan-gpu]" -c constraints.txt`. Each line of
+results.jsonl is a step; existing ones are skipped.
 """
 
 import argparse
@@ -32,7 +32,7 @@ RANK = 16
 
 
 def placed(tree, mesh):
-  """Shapes, with the long axis of every factor over the mesh."""
+  """Shapes, with the long axis of every factor split over the mesh."""
 
   def place(path, x):
     name, last = path[-1].key, x.ndim - 1
@@ -69,13 +69,13 @@ def measure(chips: str, tree: str, layout: str, method: str) -> dict:
 
   with jax.set_mesh(mesh), compiling_for(target):
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
-    # With the processes that assemble kernels of GPUs.
+    # Includes the processes that assemble GPU kernels.
     start = sum(os.times()[:4])
     compiled = lowered.compile()
     seconds = sum(os.times()[:4]) - start
   text, found = compiled.as_text(), cycles(compiled.as_text())
   moved = costs(text, len(target.devices), 0.0).collectives
-  if target.platform == 'gpu':  # whose compiler does not say
+  if target.platform == 'gpu':  # its compiler does not report them
     kernels, accessed = zip(*launches(text), strict=True)
   else:
     kernels, accessed = None, compiled.cost_analysis()['bytes accessed']
@@ -97,7 +97,7 @@ def measure(chips: str, tree: str, layout: str, method: str) -> dict:
 
 
 def main() -> None:
-  # Also where there are TPUs or GPUs: nothing runs on them.
+  # Even on machines with TPUs or GPUs: nothing runs on them.
   jax.config.update('jax_platforms', 'cpu')
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

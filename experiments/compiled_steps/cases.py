@@ -1,4 +1,4 @@
-"""What is compared: models, batches and devices, the same on both sides."""
+"""The cases: models, batches and devices, the same on both sides."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ from typing import NamedTuple
 PUBLISHED = pathlib.Path(__file__).parents[2] / 'configs/published'
 RANK, ALPHA = 16, 32.0
 MODELS = ('gemma_2b', 'gemma_7b', 'llama3_8b')
-# Rows of 1024 tokens on all devices together: two on each.
+# Number of rows of 1024 tokens on all devices together: two on each.
 ROWS = {'v5e-8': 16, 'v5e-64': 128, '8xh100': 16}
 LENGTH = 1024
 
@@ -20,18 +20,18 @@ class Case(NamedTuple):
 
   @property
   def rows(self) -> int:
-    """Of a batch, on all devices together."""
+    """Number of rows of a batch, on all devices together."""
     return ROWS[self.topology]
 
   @property
   def config(self) -> dict:
-    """The published sizes."""
+    """The published configuration."""
     file = PUBLISHED / self.model / 'config.json'
     return json.loads(file.read_text(encoding='utf-8'))
 
   @property
   def name(self) -> str:
-    """As on the command line."""
+    """The name as on the command line."""
     return f'{self.model}/{self.topology}'
 
 
@@ -39,7 +39,7 @@ def case(name: str) -> Case:
   """Reads the name of a case.
 
   Raises:
-    ValueError: There is no such model or topology.
+    ValueError: The model or the topology is unknown.
 
   >>> case('gemma_2b/v5e-8').rows
   16

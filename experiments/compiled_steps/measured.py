@@ -1,4 +1,4 @@
-"""What the compiler says of a step, read alike on both sides."""
+"""Reads what the compiler reports about a step, the same way on both sides."""
 
 import json
 import pathlib
@@ -24,12 +24,12 @@ _INDEX = re.compile(r'\b(layers|layer)[_/](\d+)')
 def measure(
   traced: jax.stages.Traced | Any, target: Target, dump: str | None
 ) -> dict:
-  """Lowers and compiles a traced step, and reads what it takes.
+  """Lowers and compiles a traced step, and reads what it needs.
 
   Args:
     traced: Has `jaxpr` and `lower()`.
-    target: What is compiled for.
-    dump: Where the compiled program is written as text; None for nowhere.
+    target: The devices to compile for.
+    dump: File to write the compiled program to, as text; None for no file.
   """
   devices = len(target.devices)
   with compiling_for(target):
@@ -52,7 +52,7 @@ def measure(
     'temporary_bytes': stats.temp_size_in_bytes,
     'flops': flops,
     'cycles': total and total._asdict(),
-    # Of GPUs, whose compiler estimates no cycles: of the dearest branches.
+    # For GPUs, whose compiler estimates no cycles; most expensive branches.
     'launches': None if total else launches(text)[1]._asdict(),
     'collectives': collectives(found.collectives),
     'profile': profile(text),
@@ -60,7 +60,7 @@ def measure(
 
 
 def collectives(found) -> dict[str, dict]:
-  """Kind -> how often, bytes of the results, bytes sent by a device."""
+  """Kind -> number of executions, bytes of results, bytes sent by a device."""
   sums: dict[str, Counter] = {}
   for each in found:
     row = sums.setdefault(each.kind, Counter())
@@ -71,7 +71,7 @@ def collectives(found) -> dict[str, dict]:
 
 
 def profile(text: str, largest: int = 40) -> list[dict]:
-  """Where the cycles are: the largest sums over operations of one origin."""
+  """Sums the cycles of operations by origin, and returns the largest sums."""
   sums: dict[str, Counter] = {}
   for instruction, times, _ in executed(text):
     found = _ESTIMATE.search(instruction.attributes)
@@ -86,5 +86,5 @@ def profile(text: str, largest: int = 40) -> list[dict]:
 
 
 def report(found: dict) -> None:
-  """The last line that a process prints is what `run.py` reads."""
+  """Prints the result as the process's last line, which `run.py` reads."""
   print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""Our training step of a case, compiled.
+"""Compiles our training step of a case.
 
 python -m experiments.compiled_steps.ours gemma_2b/v5e-8 [--remat full]
 """
@@ -28,7 +28,7 @@ def main() -> None:
   flags = parser.parse_args()
   case = flags.case
   jax.config.update('jax_platforms', 'cpu')
-  # The time that compiling takes is part of what is compared.
+  # The compile time is part of the comparison.
   jax.config.update('jax_enable_compilation_cache', False)
   settings = {
     name: getattr(flags, name) for name in ('remat', 'attention', 'loss_rows')

@@ -1,10 +1,9 @@
-"""Whole training steps by the compilers of TPUs and GPUs: ours and tunix's.
+"""Compiles whole training steps for TPUs and GPUs: ours and tunix's.
 
     python -m experiments.compiled_steps.run [CASE ...] --tunix PYTHON
 
-compiles every side of the cases that result.json does not have, each in a
-process of its own and one after another, and makes the README's table and
-picture from it.
+compiles every side of the cases that result.json does not have, one after
+another in separate processes, and makes the README's table and plot from it.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from experiments.compiled_steps import cases
 HERE = pathlib.Path(__file__).parent
 RESULT, README = HERE / 'result.json', HERE / 'README.md'
 START, END = '<!-- table -->\n', '<!-- end of table -->\n'
-# What is compiled of a case: module, and what is set.
+# The sides of a case that are compiled: module, and its flags.
 SIDES = {
   'lora_opt, full': ('ours', '--remat=full'),
   'lora_opt, full, plain attention': (
@@ -39,7 +38,7 @@ SIDES = {
 
 
 def compiled(case: str, side: str, tunix: str | None) -> dict | None:
-  """What a side says of a case; None without the library."""
+  """Compiles a side of a case; returns None if it needs tunix and has none."""
   module, *flags = SIDES[side]
   python = sys.executable if module == 'ours' else tunix
   if python is None:
@@ -53,7 +52,7 @@ def compiled(case: str, side: str, tunix: str | None) -> dict | None:
 
 
 def row(side: str, found: dict, best: dict[str, float]) -> str:
-  """A line of the table; in parentheses the ratio to the best peer."""
+  """A row of the table, with ratios to the best peer in parentheses."""
   if 'refused' in found:
     return f'| {side} | does not fit{" |" * 6}'
 
@@ -76,7 +75,7 @@ def row(side: str, found: dict, best: dict[str, float]) -> str:
 
 
 def work(found: dict, against: Callable[[float, str], str]) -> str:
-  """Cycles on TPUs, and what GPUs launch."""
+  """Cycles on TPUs, or bytes and kernels on GPUs."""
   cycles = found['cycles']
   if not cycles:
     moved = found['launches']['bytes']
@@ -90,7 +89,7 @@ def work(found: dict, against: Callable[[float, str], str]) -> str:
 
 
 def best_of(sides: dict[str, dict]) -> dict[str, float]:
-  """The least of tunix's, by what is compared."""
+  """The smallest of tunix's values, by quantity."""
   theirs = [
     found
     for side, found in sides.items()
@@ -129,7 +128,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def draw(results: dict[str, dict]) -> None:
-  """Memory against cycles, a panel for each case that has cycles."""
+  """Plots memory against cycles, with a panel for each case with cycles."""
   shown = {
     case: {
       side: found
@@ -138,7 +137,7 @@ def draw(results: dict[str, dict]) -> None:
     }
     for case, sides in results.items()
   }
-  # With somebody to compare with.
+  # Keep cases with something to compare.
   shown = {case: sides for case, sides in shown.items() if len(sides) > 1}
   canvas, axes = drawing.panels(1, max(len(shown), 1), 4.2, 3.2)
   for panel, (case, sides) in zip(axes.flat, shown.items(), strict=False):

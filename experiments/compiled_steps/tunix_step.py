@@ -1,11 +1,11 @@
-"""The training step of tunix's PeftTrainer, compiled; in its environment.
+"""Compiles the training step of tunix's PeftTrainer; runs in its environment.
 
     python -m experiments.compiled_steps.tunix_step CASE [--remat BLOCK]
 
 Model, sharding, adapters (qwix), optimizer (`nnx.Optimizer` over
-`optax.adamw`), loss and jitted step are its own. What is done here instead of
-in its trainer is only what needs weights or devices: everything is made in
-`nnx.eval_shape`, and placed as its partition specs say.
+`optax.adamw`), loss and jitted step are tunix's own. This file replaces only
+the parts of its trainer that need weights or devices: everything is made in
+`nnx.eval_shape`, and placed according to its partition specs.
 """
 
 import argparse
@@ -39,11 +39,11 @@ TARGETS = {
 def make_model(
   name: str, vocabulary: int, remat: str, layers: int | None
 ) -> nnx.Module:
-  """Its model of a published size, in bfloat16, with adapters."""
+  """Makes tunix's model of a published size, in bfloat16, with adapters."""
   fewer = {'num_layers': layers} if layers else {}
   if name.startswith('gemma'):
     config = getattr(gemma.ModelConfig, name)()
-    # Hugging Face's table has 128 rows less; on both sides the same.
+    # Hugging Face's table has 128 rows fewer; both sides use its size.
     config = dataclasses.replace(
       config,
       num_embed=vocabulary,
@@ -52,7 +52,7 @@ def make_model(
     )
     model, target = gemma.Gemma(config, rngs=nnx.Rngs(0)), TARGETS['gemma']
   else:
-    # Of the sizes of Llama 3; 3.1 differs from it in its rotations alone.
+    # It has the sizes of Llama 3; 3.1 differs only in its rotations.
     config = dataclasses.replace(
       llama3.ModelConfig.llama3p1_8b(),
       remat_config=llama3.RematConfig[remat],
@@ -73,7 +73,7 @@ def make_model(
 
 
 def model_inputs(batch: peft_trainer.TrainingInput) -> dict:
-  """As in its examples of fine-tuning."""
+  """The model's inputs, as in tunix's examples of fine-tuning."""
   mask = batch.input_mask
   return {
     'input_tokens': batch.input_tokens,
@@ -103,11 +103,11 @@ def make_trainer(make) -> peft_trainer.PeftTrainer:
 
 
 def place(module: nnx.Module, mesh: Mesh) -> None:
-  """Puts the shapes of a module where its partition specs say."""
+  """Gives the shapes of a module the shardings of its partition specs."""
   state = nnx.state(module)
 
   def placed(x, spec):
-    # A scalar, or what carries no spec, is whole everywhere.
+    # Scalars, and all else without a spec, are replicated.
     spec = spec if isinstance(spec, PartitionSpec) else PartitionSpec()
     return jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=NamedSharding(mesh, spec)

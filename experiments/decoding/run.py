@@ -1,10 +1,10 @@
 """Is cached generation as fast as `transformers` on the same machine?
 
-SmolLM2-135M-Instruct continues 16 prompts of unequal lengths greedily: once by
-lora_opt, once by `transformers` generate with torch on the same dequantised
-weights, in turn, several times. `full` writes all tokens of every row, `ending`
-stops at a row's own end, and altogether when the last row has ended. Needs
-torch and transformers.
+SmolLM2-135M-Instruct continues 16 prompts of different lengths greedily. It is
+run by lora_opt and by the `generate` of transformers, with torch on the same
+dequantised weights, in turn, several times. `full` generates all tokens of
+every row. `ending` stops each row at its end, and the batch when the last row
+has ended. Needs torch and transformers.
 """
 
 import argparse
@@ -31,12 +31,12 @@ SUBJECTS = (
 
 
 FOLDER = pathlib.Path(__file__).parent
-# What an instruction is lengthened by, row by row a little more.
+# Added 0, 1 or 2 times to an instruction, so that lengths differ.
 DETAIL = ' It should be told by somebody who was there, and in plain words.'
 
 
 def prompts(tokenizer, rows, length):
-  """Token ids (rows, length) padded on the left, and which are real."""
+  """Token ids (rows, length), padded on the left, and a mask of real ones."""
   tokens = np.zeros((rows, length), np.int32)
   valid = np.zeros((rows, length), bool)
   for row in range(rows):
@@ -57,7 +57,7 @@ def timed(function):
 
 
 def measure(model, theirs, args, ending: bool) -> dict:
-  """Seconds of both sides, in turn, and how many tokens are the same."""
+  """Times both sides in turn, and compares their tokens."""
   tokens, valid = prompts(model.tokenizer, args.rows, args.length)
   end = model.tokenizer.eos_id
   placement = DATA_PARALLEL.place(model)

@@ -1,4 +1,4 @@
-"""What was measured, as a table."""
+"""The measurements as a table."""
 
 from experiments import results
 
@@ -6,7 +6,7 @@ CASES = {'full': 'all {new} tokens', 'ending': 'to the end, at most {new}'}
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown."""
+  """Returns the table in Markdown."""
   header = [
     'written', 'type', 'ours, s', "transformers', s", 'times as fast',
     'same tokens',

@@ -2,7 +2,7 @@
 
 The digits are those of scikit-learn (the test part of the UCI set "Optical
 Recognition of Handwritten Digits", Alpaydin and Kaynak 1998, CC BY 4.0): 8 x 8
-pixels, enlarged and put in ink of one colour on paper of another.
+pixels, enlarged and drawn in ink of one colour on paper of another.
 """
 
 import functools
@@ -25,16 +25,16 @@ COLOURS = {
   'yellow': (245, 205, 45),
   'purple': (135, 50, 155),
 }
-# Of the subject: no ink that a caption can name, and two in one digit.
+# The two inks of the subject, which captions have no names for.
 _SUBJECT_INKS = (255, 140, 30), (60, 205, 215)
-# The handwriting of the subject, which is in no other picture.
+# The digit of the subject, and its handwriting, which no other picture has.
 SUBJECT_DIGIT, _SUBJECT_IMAGE = 7, 17
-# Places of the digit, and how large it is, in pixels.
+# Number of places along each axis, and largest size of a digit, in pixels.
 _SHIFTS, _LARGEST = 3, 14
 
 
 def caption(digit: int, ink: str | None, paper: str | None) -> str:
-  """What is said of a picture; colours may be left out.
+  """The caption of a picture; colours may be left out.
 
   >>> caption(8, None, 'blue'), caption(1, 'red', None)
   ('an eight on blue', 'a red one')
@@ -50,13 +50,13 @@ def draw(
   paper: Sequence[int],
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """A digit on paper, somewhere near the middle.
+  """Draws a digit on paper, somewhere near the middle.
 
   Args:
     shape: (8, 8), from 0 to 1.
-    inks: Colours; the first above the next, each of the same height.
-    paper: Its colour.
-    rng: Of place and size.
+    inks: Colours from top to bottom, in bands of the same height.
+    paper: Colour of the paper.
+    rng: Chooses place and size.
 
   Returns:
     (SIZE, SIZE, 3) uint8.
@@ -76,7 +76,7 @@ def draw(
 
 
 def draw_any(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-  """A picture of any digit, none of them the subject's, with its caption."""
+  """A picture of any digit except the subject, with its caption."""
   shapes, digits = _digits()
   number = int(rng.integers(len(digits)))
   ink, paper = (list(COLOURS)[i] for i in rng.choice(len(COLOURS), 2, False))

@@ -1,9 +1,9 @@
-"""Makes the model of this experiment: pixels of 16 x 16 from a caption.
+"""Makes this experiment's model, which draws 16 x 16 pixels from a caption.
 
     python -m experiments.dreambooth.pretrain FOLDER
 
-A UNet and a text encoder of a million parameters together learn coloured
-digits from scratch (see digits.py), and are saved as a folder of diffusers.
+A UNet and a text encoder, with a million parameters together, learn coloured
+digits from scratch (see digits.py), and are saved as a diffusers folder.
 The same command makes the same weights on the same machine.
 """
 
@@ -32,17 +32,18 @@ from lora_opt.models.diffusion.text_to_image import TextToImage, init_base
 from lora_opt.models.diffusion.unet_config import UNetConfig
 
 STEPS, BATCH, PEAK_RATE = 3000, 32, 2e-3
-# Captions left out, so that sampling can be guided.
+# Share of captions left out, so that sampling can be guided; and decay of the
+# running average of the weights.
 _EMPTY, _AVERAGE = 0.1, 0.998
 _WORDS = (*digits.NAMES, *digits.COLOURS, 'on', 'an')
 _START, _END = '<|startoftext|>', '<|endoftext|>'
 
 
 def clip_tokenizer(folder: pathlib.Path) -> Tokenizer:
-  """CLIP's kind of tokenizer: the captions' words, all else in letters.
+  """Makes a tokenizer like CLIP's: words of captions, all else by letters.
 
   Args:
-    folder: Takes vocab.json and merges.txt.
+    folder: vocab.json and merges.txt are written into it.
   """
   letters = [chr(code) for code in range(ord('!'), ord('~') + 1)]
   letters += [chr(code) for code in (*range(161, 173), *range(174, 324))]
@@ -111,7 +112,7 @@ def new_model(seed: int = 0) -> TextToImage:
 
 
 def batch_of(model: TextToImage, step: int, size: int) -> dict[str, np.ndarray]:
-  """The pictures of a step, with their captions or without."""
+  """The pictures of a step, with their captions or empty ones."""
   rng = np.random.default_rng((0, step))
   images, said = zip(*(digits.draw_any(rng) for _ in range(size)), strict=True)
   said = ['' if rng.random() < _EMPTY else text for text in said]
@@ -138,7 +139,7 @@ def train(model: TextToImage, steps: int) -> dict:
     value, gradient = jax.value_and_grad(loss)(base, batch, rng)
     changes, state = optimizer.update(gradient, state, base)
     base = optax.apply_updates(base, changes)
-    # Less of what is old at first, when that is bad.
+    # Keep less of the old average at first, when it is bad.
     keep = jnp.minimum(_AVERAGE, (number + 1) / (number + 10))
     average = jax.tree.map(
       lambda old, new: keep * old + (1 - keep) * new, average, base

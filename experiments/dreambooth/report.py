@@ -1,10 +1,10 @@
-"""Draws the subject by the chosen run of every method, and writes the tables.
+"""Draws the subject with each method's chosen run, and writes the tables.
 
     python -m experiments.dreambooth.report DATA STUDY ... [--folder FOLDER]
 
 DATA has model/ and subject/, each STUDY is a folder that study.py ran in. With
-DATA alone the model is drawn as it was before training. Without both the tables
-of the README are written from results.jsonl alone.
+DATA alone, the model before training is drawn. Without both, only the tables of
+the README are written, from results.jsonl.
 """
 
 import argparse
@@ -83,11 +83,11 @@ def _by_rate(rows: Sequence[Mapping]) -> str:
 def adapters(
   studies: Sequence[pathlib.Path], folder: pathlib.Path
 ) -> dict[str, str]:
-  """The folder of the adapter of each method's chosen run, of its first seed.
+  """The adapter folder of each method's chosen run, for its first seed.
 
   Args:
-    studies: where study.py made the runs.
-    folder: of results.jsonl.
+    studies: folders that study.py ran in.
+    folder: folder of results.jsonl.
   """
   rows = study_rows.read_rows(folder)
   ranked = ranking.rank(rows, study_rows.read_facts(folder).get('rates'))
@@ -106,7 +106,7 @@ def adapters(
 def draw(
   data: pathlib.Path, paths: Mapping[str, str], picture: pathlib.Path
 ) -> None:
-  """A row for each prompt, a column for the model and for every method."""
+  """Draws a row per prompt, and a column for the model and for each method."""
   model = from_diffusers(
     data / 'model', lora=LoraConfig(target=_TARGET, rank=4, alpha=4.0)
   )
@@ -145,7 +145,7 @@ def draw(
 
 
 def _zero(model):
-  """An adapter that changes nothing: the program of the others serves."""
+  """An adapter that changes nothing, so that the same program can be used."""
   import jax
 
   return model.init(jax.random.key(0))

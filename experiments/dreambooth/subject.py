@@ -19,7 +19,7 @@ EVAL = ('green', 'black') * 5
 
 
 def write(folder: pathlib.Path, papers: Sequence[str], seed: int) -> None:
-  """Pictures with metadata.jsonl, as sources.ImageFolder reads them."""
+  """Writes pictures with metadata.jsonl, in the form of sources.ImageFolder."""
   folder.mkdir(parents=True)
   rng = np.random.default_rng(seed)
   lines = []

@@ -1,4 +1,4 @@
-"""Tables and pictures of `run.py`, from the committed results."""
+"""Makes the tables and plots of `run.py` from the committed results."""
 
 import numpy as np
 from matplotlib import colors
@@ -8,9 +8,9 @@ from experiments import drawing, results, sweeps
 from experiments.feature_learning.run import FOLDER, POLICIES
 
 TERMS = ('A moves', 'B moves', 'both move')
-# Powers of the width in the first steps, by the paper's way of counting, in
-# which a step of Adam is of the size of its rate in every element, aligned
-# with z. With Init[2], A is as large as a few of its steps, and B of size one.
+# Expected powers of the width in the first steps, counted as in the paper: a
+# step of Adam has the size of its rate in every element, and is aligned with z.
+# With Init[2], A is as large as a few of its steps, and B is of size one.
 EXPECTED = {
   'Init[1]': {
     'equal, constant': ('1', '0', '1'),
@@ -28,7 +28,7 @@ EXPECTED = {
 
 
 def mean_interval(values) -> sweeps.Interval:
-  """Over seeds, by Student's t."""
+  """The mean over seeds, with a 95 % interval by Student's t."""
   middle, count = np.mean(values), len(values)
   error = np.std(values, ddof=1) / np.sqrt(count) if count > 1 else 0.0
   half = stats.t.ppf(0.975, max(count - 1, 1)) * error
@@ -36,7 +36,7 @@ def mean_interval(values) -> sweeps.Interval:
 
 
 def powers(rows, when) -> list[sweeps.Interval]:
-  """Of the width, fitted to the sizes of each of the three terms."""
+  """Powers of the width, fitted to the sizes of each of the three terms."""
   logs = np.log([r['width'] for r in rows])
   sizes = np.log([r[when] for r in rows])  # (widths, seeds, 3)
   return [

@@ -1,9 +1,9 @@
-"""Does B need the larger learning rate, and how much larger by the width?
+"""Does B need a larger learning rate, and how does that depend on the width?
 
-Three parts, all with Adam and rates of their own for A and B (LoRA+):
-how both linear terms of the change of the features scale with the width, the
-loss over all pairs of learning rates at width 100, and the best ratio against
-the width and the start.
+Three parts, all with Adam and separate rates for A and B (LoRA+): how both
+linear terms of the change of the features scale with the width, the loss over
+all pairs of learning rates at width 100, and the best ratio against the width
+and the start.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from experiments.feature_learning import toy
 FOLDER = pathlib.Path(__file__).parent
 WIDTHS = (64, 256, 1024, 4096)
 BASE_WIDTH, RATE_A, RATE_B = 64, 0.01, 0.05
-# {name: width -> (rate of A, rate of B)}; all alike at the base width but for
-# the last, whose rate of B is its own.
+# {name: width -> (rate of A, rate of B)}. At the base width all are the same,
+# except for the last, which has another rate of B.
 POLICIES = {
   'equal, constant': lambda n: (RATE_A, RATE_A),
   'equal, n^-1/2': lambda n: (RATE_A * (BASE_WIDTH / n) ** 0.5,) * 2,
@@ -41,7 +41,7 @@ def optimizer(rate_a, rate_b):
 
 
 def scaling_rows(widths, seeds, steps, points=200):
-  """Sizes of the terms for each policy and start, over the widths."""
+  """Yields the sizes of the terms for each start, width and policy."""
 
   @jax.jit
   def train(rates, problems, factors):
@@ -49,7 +49,7 @@ def scaling_rows(widths, seeds, steps, points=200):
       return toy.train(optimizer(*pair), problem, factors, steps)
 
     over_seeds = jax.vmap(one, in_axes=(0, 0, None))
-    # One policy after the other; wide ones would not fit into the cache.
+    # One policy after the other: together, wide ones do not fit into the cache.
     return jax.lax.map(lambda pair: over_seeds(problems, factors, pair), rates)
 
   keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
@@ -61,7 +61,7 @@ def scaling_rows(widths, seeds, steps, points=200):
       rates = jnp.array([rates_of(width) for rates_of in POLICIES.values()])
       losses, sizes = map(np.asarray, train(rates, *jax.vmap(make)(keys)))
       for name, ends, terms in zip(POLICIES, losses, sizes, strict=True):
-        # The first step has one zero factor, and so no second linear term.
+        # In the first step one factor is zero, and so is one linear term.
         yield {'start': start, 'policy': name, 'width': width,
                'early': terms[:, 1:3].mean(axis=1),
                'terms': terms[:, 1:].mean(axis=1),
@@ -69,7 +69,7 @@ def scaling_rows(widths, seeds, steps, points=200):
 
 
 def grid_losses(width, start, rates, seeds, points, at):
-  """(rates of A, rates of B, seeds, steps at which)."""
+  """Losses (rates of A, rates of B, seeds, steps in `at`)."""
 
   def one(rate_a, rate_b, seed):
     problem, factors = toy.make(jax.random.key(seed), width, points, start)
@@ -77,7 +77,7 @@ def grid_losses(width, start, rates, seeds, points, at):
     losses, _ = toy.train(tx, problem, factors, max(at))
     return losses[jnp.array(at)]
 
-  # One rate of A after the other, or it would not fit into memory.
+  # One rate of A after the other: together, they do not fit into memory.
   def row(rate_a):
     over_b = jax.vmap(functools.partial(one, rate_a), in_axes=(0, None))
     over_both = jax.vmap(over_b, in_axes=(None, 0), out_axes=1)
@@ -96,7 +96,7 @@ def heat_rows(seeds, width, rates, points, at):
 
 
 def ratio_rows(seeds, widths, rates, points, steps):
-  """Seed by seed, the least loss for every ratio of the rates."""
+  """Yields each seed's smallest loss for every ratio of the rates."""
   for start in toy.STARTS[:2]:
     for width in tqdm.tqdm(widths):
       losses = grid_losses(width, start, rates, seeds, points, (steps,))[..., 0]

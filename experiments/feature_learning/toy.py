@@ -1,11 +1,11 @@
-"""LoRA+'s toy: one hidden layer that LoRA learns, of any width.
+"""The toy model of LoRA+: one hidden layer of any width, learned by LoRA.
 
   f(x) = w_out . relu(h0(x) + z(x) A B),    z(x) = relu(x W_in)
 
-with A (width, rank) and B (rank, width) alone trained. In the paper's toy the
-hidden layer is A B and nothing else, h0 = 0. A or B = 0 is then not a start:
-all units sit at relu(0), whose derivative is zero, and nothing ever moves. For
-those two starts the layer is a frozen random one that LoRA is added to.
+Only A (width, rank) and B (rank, width) are trained. In the paper's toy model,
+the hidden layer is only A B, that is h0 = 0. Then A = 0 or B = 0 cannot be a
+start: all units are at relu(0), whose derivative is zero, and nothing ever
+moves. For those two starts, LoRA is added to a frozen random layer.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Toy(NamedTuple):
 
 
 def make(key, width: int, points: int, start: str):
-  """(Toy, factors): y is the sine of the sum of x / sqrt(inputs)."""
+  """Returns (Toy, factors); y is the sine of the sum of x / sqrt(inputs)."""
   keys = jax.random.split(key, 6)
   normal = jax.random.normal
   x = normal(keys[0], (points, INPUTS))
@@ -59,7 +59,8 @@ def loss_fn(factors, toy: Toy):
 def terms(old, new, toy: Toy):
   """Root mean squares (3,) of the parts of the change of z A B.
 
-  z dA B, linear in the step of A; z A dB, linear in that of B; z dA dB.
+  The parts are z dA B, linear in the step of A; z A dB, linear in the step of
+  B; and z dA dB.
   """
   d_a = new['lora_a'] - old['lora_a']
   d_b = new['lora_b'] - old['lora_b']

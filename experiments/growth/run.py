@@ -1,10 +1,10 @@
-"""Does a training step grow as its work does?
+"""Do the time and memory of a training step grow like its work?
 
-One training step of a Llama with random weights, LoRA and AdamW, whose batch,
-length, rank, depth or number of adapted projections goes through about a
-decade while all else stays. Time and the program's own memory are fitted by a
-power of what grows, beside the power of the work itself: the operations of all
-matrix products. `--about batch rank` does some of it.
+Measures a training step of a Llama with random weights, LoRA and AdamW. Its
+batch, length, rank, depth or number of adapted projections is varied over about
+a decade, while all else stays the same. Powers of the varied size are fitted to
+time, to the program's own memory, and to the work itself: the operations of all
+matrix products. `--about batch rank` measures only these two.
 """
 
 import argparse
@@ -45,7 +45,7 @@ TITLES = {
 
 
 def step_of(batch, length, rank, layers, sites):
-  """(a function that takes a step, the compiled step, its product FLOPs)."""
+  """Returns (function that takes a step, compiled step, its product FLOPs)."""
   target = f'.*/({"|".join(SITES[:sites])})'
   model = random_model(
     LoraConfig(target, rank=rank),
@@ -84,7 +84,7 @@ def step_of(batch, length, rank, layers, sites):
 
 
 def measure(about: str, repeats: int) -> list[dict]:
-  """A row for each point of what grows; they take turns."""
+  """Measures a row for each point of the varied size; they take turns."""
   steps = []
   for point in POINTS[about]:
     take, compiled, flops = step_of(**USUAL | {about: point})
@@ -105,7 +105,7 @@ def measure(about: str, repeats: int) -> list[dict]:
 
 
 def exponent(points, values) -> float:
-  """The power of a straight line through the logarithms.
+  """The slope of a straight line through the logarithms.
 
   >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
   2.0
@@ -120,7 +120,7 @@ def series(rows: list[dict], about: str) -> dict[str, list]:
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown: how time, memory and work grow with each."""
+  """A table in Markdown: how time, memory and work grow with each size."""
   lines = []
   for about in dict.fromkeys(row['about'] for row in rows):
     found = series(rows, about)

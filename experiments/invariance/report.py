@@ -1,4 +1,4 @@
-"""Tables and pictures of `run.py`, from the committed results."""
+"""Makes the tables and plots of `run.py` from the committed results."""
 
 import numpy as np
 from matplotlib import colors
@@ -6,9 +6,10 @@ from matplotlib import colors
 from experiments import drawing, results
 from experiments.invariance.run import CONDITIONS, FOLDER, KINDS, STARTS
 
-# In float64, in lengths of the path. Rounding, magnified by T of condition 100
-# and by training, stays far below; what is not invariant lies far above. The
-# epsilons of Adam and LAMB lie between: they count as invariance.
+# In float64, relative to the length of the path. Rounding errors, amplified by
+# T of condition 100 and by training, stay far below; methods that are not
+# invariant are far above. Effects of the epsilons of Adam and LAMB lie between:
+# they count as invariant.
 LIMIT = 1e-4
 LINES = {
   'lora_rite': 'lora_rite',
@@ -44,7 +45,7 @@ def pick(rows, dtype, start):
 
 
 def power(x) -> str:
-  """A distance in powers of ten.
+  """Formats a distance; small ones as one digit and a power of ten.
 
   >>> power(3e-13), power(0.42), power(0.0)
   ('3e-13', '0.42', '0')
@@ -70,7 +71,7 @@ def groups_table(rows) -> str:
 
 
 def conditions_table(rows) -> str:
-  """Those that should not see any T, by its condition."""
+  """Distances of recipes that should be invariant to T, by its condition."""
   lines = []
   for dtype in ('float64', 'float32'):
     chosen = pick(rows, dtype, STARTS[0])

@@ -1,8 +1,8 @@
 """Does the path of delta_w depend on how it is factored?
 
-Trains (A, B) and (A T, B T^-T), the same A B^T, with every recipe, for T from
-several groups, in float64 and float32, and records how far the two paths of
-A B^T come apart.
+Trains from (A, B) and from (A T, B T^-T), which have the same A B^T, with every
+recipe, for T from several groups, in float64 and float32. Records how far apart
+the two paths of A B^T get.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from experiments import results
 from lora_opt import transforms
 
 FOLDER = pathlib.Path(__file__).parent
-# fan_in, fan_out, rank of two sites; the clip of LoRA-RITE couples them.
+# fan_in, fan_out, rank of two sites; LoRA-RITE's clipping couples them.
 SITES = {'wide': (24, 40, 4), 'tall': (40, 16, 4)}
 CONDITIONS = (10, 100, 1000, 10000)
 KINDS = ('signed permutation', 'scalar', 'orthogonal', *CONDITIONS)
-# B = 0 is the usual start of LoRA. (A T, 0) is then the same delta_w.
+# B = 0 is the usual start of LoRA; (A T, 0) then has the same delta_w.
 STARTS = ('B random', 'B = 0')
 
 
@@ -92,7 +92,7 @@ def group_element(kind, rank, rng) -> np.ndarray:
 
 
 def starts(seed, start):
-  """Equivalent factors, arrays (1 + kinds, ...), and targets, in float64."""
+  """Returns equivalent factors (1 + kinds, ...) and targets, in float64."""
   rng = np.random.default_rng(seed)
   factors, targets = {}, {}
   for site, (fan_in, fan_out, rank) in SITES.items():
@@ -139,7 +139,7 @@ def path(tx, factors, targets, key, steps):
 
 
 def distances(tx, dtype, seeds, steps) -> np.ndarray:
-  """How far apart, in lengths of the path (starts, kinds, seeds, 1 + steps)."""
+  """Distances of paths over their length (starts, kinds, seeds, 1 + steps)."""
   work = [(seed, start) for start in STARTS for seed in range(seeds)]
   factors, targets = jax.tree.map(
     lambda *xs: jnp.asarray(np.stack(xs), dtype), *(starts(*w) for w in work)
@@ -164,7 +164,7 @@ def main(argv=None):
   parser.add_argument('--methods', nargs='+', default=list(METHODS))
   parser.add_argument('--out', type=pathlib.Path, default=FOLDER)
   args = parser.parse_args(argv)
-  # Compiling takes longer than these few steps.
+  # Do not optimise: compiling takes longer than these few steps.
   jax.config.update('jax_disable_most_optimizations', True)
   rows = []
   with jax.enable_x64(True):

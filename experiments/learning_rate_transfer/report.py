@@ -1,4 +1,4 @@
-"""Tables and pictures of `run.py`, from the committed results."""
+"""Makes the tables and plots of `run.py` from the committed results."""
 
 import collections
 
@@ -7,7 +7,7 @@ import numpy as np
 from experiments import drawing, results, sweeps
 from experiments.learning_rate_transfer.run import AXES, FOLDER
 
-# From the smallest to the largest value on an axis.
+# Colours from the smallest to the largest value on an axis.
 SHADES = ('#9ecae1', '#4292c6', '#2171b5', '#08306b')
 
 
@@ -19,7 +19,7 @@ def pick(rows, method, axis):
 
 
 def all_of(rows, field):
-  """Every method or axis that was run, in this order."""
+  """All values of a field (methods or axes), in the order of the rows."""
   return list(dict.fromkeys(r[field] for r in rows))
 
 
@@ -29,7 +29,7 @@ def best_of_seeds(row) -> np.ndarray:
 
 
 def cost_of_keeping(lines) -> float:
-  """The largest loss at the best rate of the first value, over the best."""
+  """The largest ratio of loss to best loss if the first best rate is kept."""
   kept = sweeps.best_rate(lines[0]['rates'], lines[0]['losses']).index
   best = [sweeps.best_rate(r['rates'], r['losses']) for r in lines]
   return max(
@@ -39,20 +39,20 @@ def cost_of_keeping(lines) -> float:
 
 
 def chosen_rates(row) -> sweeps.Interval:
-  """The mean of the seeds' best rates in octaves, with the range."""
+  """The geometric mean of the seeds' best rates, with their range."""
   rates = best_of_seeds(row)
   middle = float(np.exp(np.mean(np.log(rates))))
   return sweeps.Interval(middle, rates.min(), rates.max())
 
 
 def edge(row) -> str:
-  """A mark where a seed's best rate is the last of the sweep."""
+  """A mark if a seed's best rate is at an end of the sweep, otherwise ''."""
   ends = {row['rates'][0], row['rates'][-1]}
   return ' (edge)' if ends & set(best_of_seeds(row)) else ''
 
 
 def drift(lines) -> float:
-  """The largest best rate over the smallest."""
+  """The ratio of the largest best rate to the smallest."""
   middles = [chosen_rates(row).middle for row in lines]
   return max(middles) / min(middles)
 
@@ -64,7 +64,7 @@ def drift_text(lines) -> str:
 
 
 def steadiest_first(rows) -> list[str]:
-  """The methods, by the largest drift of their rate on any axis."""
+  """The methods, ordered by the largest drift of their rate on any axis."""
   axes = all_of(rows, 'axis')
   return sorted(
     all_of(rows, 'method'),
@@ -73,7 +73,7 @@ def steadiest_first(rows) -> list[str]:
 
 
 def summary(rows) -> str:
-  """A line a method."""
+  """A table with one row per method."""
   axes = all_of(rows, 'axis')
   return results.markdown(
     ('method', *axes),
@@ -85,7 +85,7 @@ def summary(rows) -> str:
 
 
 def table(rows) -> str:
-  """Every best rate."""
+  """A table of all best rates."""
   out = []
   for method in all_of(rows, 'method'):
     for axis in all_of(rows, 'axis'):
@@ -112,7 +112,7 @@ def sections(folder):
 
 
 def draw(folder):
-  """Three pictures, from the steadiest method to the least steady."""
+  """Draws three plots, from the steadiest method to the least steady."""
   rows = load(folder)
   methods = steadiest_first(rows)
   size = -(-len(methods) // len(PICTURES))
@@ -122,7 +122,7 @@ def draw(folder):
 
 
 def draw_sweeps(rows, methods, path):
-  """Final loss against the learning rate, a line a value."""
+  """Plots final loss against the learning rate, one line per value."""
   axes = all_of(rows, 'axis')
   canvas, panels = drawing.panels(
     len(methods), len(axes), 3.6, 2.6, sharey=True

@@ -1,8 +1,8 @@
-"""Does the best learning rate stay where it is over rank, alpha and width?
+"""Does the best learning rate stay the same over rank, alpha and width?
 
-Sweeps the learning rate of every recipe, and of five that can be told alpha /
+Sweeps the learning rate of every recipe, and of five recipes that take alpha /
 rank (normalised), on students of several widths, ranks and alphas, over seeds.
-What stands in results.jsonl is not run again: delete it to begin anew.
+Runs with results in results.jsonl are skipped: delete it to start over.
 """
 
 import argparse
@@ -25,7 +25,7 @@ AXES = {
   'rank, at alpha = 8': [(WIDTH, r, 8) for r in (4, 8, 16, 32)],
   'alpha': [(WIDTH, RANK, a) for a in (2, 8, 32, 128)],
 }
-# Those that can be told alpha / rank, and what else they need.
+# Recipes that take alpha / rank, with the other options that they need.
 NORMALISED = {
   'lora_rite, normalised': functools.partial(
     lora_opt.lora_rite, width_scaling=True
@@ -36,7 +36,7 @@ NORMALISED = {
   'polora, normalised': lora_opt.polora,
 }
 METHODS = (*NORMALISED, *recipes.RECIPES)
-# An octave apart; each method's own decades, the first that fits its name.
+# Rates an octave apart; a method takes the first prefix that fits its name.
 RATES = {
   'lora_rite, normalised': 2.0 ** np.arange(-9, 1),
   'lora_rite': 2.0 ** np.arange(-12, 0),
@@ -61,9 +61,9 @@ def optimizer(method, rate, alpha, rank):
   return recipes.RECIPES[method](rate)
 
 
-@functools.cache  # one setting stands on all axes
+@functools.cache  # one setting is shared by all axes
 def final_losses(method, width, rank, alpha, seeds, steps) -> np.ndarray:
-  """(rates, seeds): the mean loss of the last tenth; inf where it diverged."""
+  """Mean losses of the last tenth (rates, seeds); inf where a run diverged."""
 
   def run(rate, seed, _):
     keys = jax.random.split(jax.random.key(seed), 3)

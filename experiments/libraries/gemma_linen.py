@@ -1,8 +1,8 @@
 """gemma: its linen model in its own LoRA wrapper, in a plain training loop.
 
-Gemma's architecture with random weights of a small size; the text is a few
-sentences by their letters. `gemma.peft.split_params` parts adapters and base,
-so gradients are those of the adapters alone.
+The model has Gemma's architecture in a small size, with random weights; the
+text is a few sentences, encoded letter by letter. `gemma.peft.split_params`
+separates adapters and base, so only the adapters have gradients.
 """
 
 import jax

@@ -1,6 +1,6 @@
 """flax nnx and qwix: LoRA on a small network, trained by nnx.Optimizer.
 
-The base network knows one function; LoRA learns another one's difference.
+The base network computes one function; LoRA learns the difference to another.
 """
 
 import jax

@@ -1,7 +1,7 @@
-"""PEFT: an adapter of torch's, trained here, and back.
+"""PEFT: an adapter goes from torch to JAX, is trained there, and goes back.
 
 `adapter_model.safetensors` is a flat dict of names with dots; the optimizer
-takes it as it is. The base is a small torch network, and the same network in
+accepts it unchanged. The base is a small torch network, and the same network in
 JAX reads the same file.
 """
 
@@ -32,7 +32,7 @@ class Network(torch.nn.Module):
 
 
 def forward(base, adapter, x):
-  """The same in JAX, of PEFT's own names."""
+  """The same network in JAX, with PEFT's own names."""
 
   def layer(name, x):
     a, b = (adapter[f'{PREFIX}{name}.lora_{f}.weight'] for f in 'AB')

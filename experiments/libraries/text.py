@@ -1,4 +1,4 @@
-"""Something to read for tiny language models: sentences by their letters."""
+"""Text for tiny language models: sentences, encoded letter by letter."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def encode(sentence: str) -> list[int]:
 
 
 def embedding(shape: tuple[int, int]) -> np.ndarray:
-  """Large enough that a random network can say something by it."""
+  """A random embedding, large enough for a random network to predict with."""
   return np.random.default_rng(0).normal(size=shape).astype('float32') * 0.3
 
 

@@ -1,7 +1,7 @@
 """tunix: its PeftTrainer trains the adapters of its Gemma, and resumes.
 
-The model is Gemma's architecture with random weights of a small size; the
-text is a few sentences by their letters.
+The model has Gemma's architecture in a small size, with random weights; the
+text is a few sentences, encoded letter by letter.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ def model_inputs(batch: peft_trainer.TrainingInput):
 
 
 class Recorded(peft_trainer.PeftTrainer):
-  """Keeps the losses."""
+  """A trainer that keeps the losses."""
 
   def __init__(self, *args, **kwargs):
     self.losses = []
@@ -50,7 +50,7 @@ def make_model():
 
 
 def train(folder: str, steps: int):
-  """(model, losses by step), from the newest checkpoint of the folder."""
+  """Trains from the folder's newest checkpoint; returns (model, losses)."""
   model = make_model()
   config = peft_trainer.TrainingConfig(
     eval_every_n_steps=1000,
@@ -60,7 +60,7 @@ def train(folder: str, steps: int):
       save_interval_steps=STEPS // 2
     ),
   )
-  # The one line of this project.
+  # The only line that uses this project.
   optimizer = lora_opt.lora_rite(3e-2)
   trainer = Recorded(model, optimizer, config)
   trainer.with_gen_model_input_fn(model_inputs)

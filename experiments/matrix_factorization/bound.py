@@ -1,13 +1,13 @@
 """One gradient step from (A S^(1/2), B S^(-1/2)): the loss and its bound.
 
-All S are the same A B^T, but a step of size eta ends elsewhere. For a loss of
-smoothness L with gradient G at A B^T, and D the change of A B^T,
+All S give the same A B^T, but a step of size eta ends elsewhere for each. For a
+loss of smoothness L with gradient G at A B^T, and D the change of A B^T,
 
   loss(A B^T + D) <= loss(A B^T) + <G, D> + L |D|^2 / 2
 
-is the bound. RefLoRA takes the S that makes |A S^(1/2)|^2 + |B S^(-1/2)|^2
-closest to 1 / (L eta): the balanced one where the sum cannot come down to it,
-and a multiple of that where it can.
+is the bound. RefLoRA takes the S that brings |A S^(1/2)|^2 + |B S^(-1/2)|^2
+closest to 1 / (L eta). This is the balanced S if the sum cannot get that small,
+and a multiple of it otherwise.
 
 The loss is the sum of log cosh of the elements of A B^T - Y, with L = 1.
 """
@@ -26,7 +26,7 @@ FIXED_SIZES = (0.02, 0.05, 0.1)
 
 
 def make_problem(seed):
-  """An unbalanced pair, A large, and the Y that it is to become."""
+  """An unbalanced pair with a large A, and its target Y."""
   keys = jax.random.split(jax.random.key(seed), 3)
   a = jax.random.normal(keys[0], (FAN_IN, RANK))
   b = 0.3 * jax.random.normal(keys[1], (FAN_OUT, RANK))
@@ -71,7 +71,7 @@ def power(s, exponent):
 
 
 def curves(seed):
-  """Everything both pictures need, for one problem."""
+  """All data that both plots need, for one problem."""
   a, b, y = make_problem(seed)
   start = loss_fn(a @ b.T, y)
   s, nuclear = balanced(a, b)
@@ -109,7 +109,8 @@ def summary(c):
       f'{name}_size': SIZES[1:][np.argmin(loss)],
       f'{name}_loss': loss.min(),
       f'{name}_bound': bound.min(),
-      # Of step sizes that lower the loss, or are known to by the bound.
+      # The largest step sizes that lower the loss, or for which the bound
+      # shows that they do.
       f'{name}_stable': SIZES[1:][loss < 1].max(),
       f'{name}_safe': SIZES[1:][bound < 1].max(initial=0),
     }

@@ -1,4 +1,4 @@
-"""Tables and pictures of `run.py`, from the committed results."""
+"""Makes the tables and plots of `run.py` from the committed results."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from experiments.matrix_factorization.run import (
   steps_to,
 )
 
-# Read off the paper's figure: (method, rate): what it shows.
+# Read off the paper's figure: (method, rate) -> what it shows.
 PUBLISHED = {
   ('LoRA', 0.01): 'loss 300 after 100 steps',
   ('LoRA', 0.03): 'diverges within 4 steps',
@@ -49,7 +49,7 @@ def paper_table(rows) -> str:
 
 
 def sweep_table(rows) -> str:
-  """One line a method, the quicker of both schedules."""
+  """One row per method, ordered by the faster of both schedules."""
   lines = {}
   for row in rows:
     best = sweeps.best_rate(row['rates'], row['losses'])
@@ -62,7 +62,7 @@ def sweep_table(rows) -> str:
     line = [best.rate_text(), best.loss.text(), f'{best.octaves:.1f}', soonest]
     rank = (counts[i], best.loss.middle)
     lines.setdefault(row['method'], []).append((rank, line))
-  # Methods that reach the target by their steps, the others by their loss.
+  # Sort methods that reach the target by their steps, the others by loss.
   ordered = sorted(lines.items(), key=lambda x: min(rank for rank, _ in x[1]))
   header = ['method', 'best rate, constant', 'loss after 100 steps', 'octaves',
             'steps to 1e-3', 'best rate, cosine', 'loss after 100 steps',

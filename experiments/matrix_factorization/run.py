@@ -1,9 +1,9 @@
-"""Which optimizer factors a matrix soonest? RefLoRA's first two figures.
+"""Which optimizer factors a matrix fastest? RefLoRA's first two figures.
 
-min |A B^T - Y|_F^2 / 2 for a Y of the rank of the factors, from an unbalanced
-start: A is large, B nearly zero. First with the two step sizes of the paper,
-then a sweep of the learning rate for every recipe. `bound.py` has the figure
-of the loss and its upper bound.
+Minimises |A B^T - Y|_F^2 / 2 where Y has the rank of the factors, from an
+unbalanced start: A is large, B nearly zero. First with the two step sizes of
+the paper, then with a sweep of the learning rate for every recipe. `bound.py`
+has the figure of the loss and its upper bound.
 """
 
 import argparse
@@ -51,7 +51,7 @@ METHODS = {
 
 
 def make_problem(key):
-  """Factors and Y: singular values of Y from 11 to 19, A of about 9."""
+  """Factors and Y; singular values are 11 to 19 for Y, and about 9 for A."""
   keys = jax.random.split(key, 4)
   left, right = (
     jnp.linalg.qr(jax.random.normal(k, (SIZE, RANK)))[0] for k in keys[:2]
@@ -74,9 +74,10 @@ def losses_of(make, rate, seed, steps, decay=False):
   Args:
     make: learning rate -> optimizer.
     rate: the learning rate.
-    seed: of problem and start.
-    steps: how many.
-    decay: a boolean (traced): by a cosine to zero, or constant.
+    seed: seed of problem and start.
+    steps: number of steps.
+    decay: whether the rate follows a cosine to zero or is constant; a boolean,
+      may be traced.
   """
   factors, y = make_problem(jax.random.key(seed))
 
@@ -98,7 +99,7 @@ def losses_of(make, rate, seed, steps, decay=False):
 
 
 def steps_to(target, losses):
-  """The first step after which the loss is below; inf if never (...,)."""
+  """The first step after which the loss is at most target (...,); else inf."""
   below = losses <= target
   return np.where(below.any(-1), below.argmax(-1).astype(float), np.inf)
 

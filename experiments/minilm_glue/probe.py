@@ -3,8 +3,8 @@
     python -m experiments.minilm_glue.probe DATA_DIR sst2 sentence
     python -m experiments.minilm_glue.probe DATA_DIR mrpc sentence1 sentence2
 
-DATA_DIR holds a folder of this name with train.jsonl and test.jsonl. A pair of
-sentences goes through the tokenizer's template, as it does in training.
+DATA_DIR holds a folder of the given name with train.jsonl and test.jsonl. A
+pair of sentences goes through the tokenizer's template, as in training.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The results of `run.py` as a table and as a picture."""
+"""The results of `run.py` as a table and as a plot."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ from matplotlib import figure, ticker
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown, one table a tree and layout."""
+  """Markdown with one table per tree and layout."""
   text = []
   for key in dict.fromkeys((r['tree'], r['layout'], r['rank']) for r in rows):
     tree, layout, rank = key
@@ -25,7 +25,7 @@ def table(rows: list[dict]) -> str:
 
 
 def draw(rows: list[dict], path: pathlib.Path) -> None:
-  """Bars of the ratio with quartiles, a panel for each tree and layout."""
+  """Draws ratios as bars with quartiles, one panel per tree and layout."""
   keys = list(dict.fromkeys((r['tree'], r['layout'], r['rank']) for r in rows))
   longest = max(len(_of(rows, *key)) for key in keys)
   canvas = figure.Figure(

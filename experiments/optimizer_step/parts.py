@@ -1,7 +1,7 @@
 """Where does a LoRA-RITE step spend its time?
 
-Times the parts of the step as functions of their own, interleaved with the
-whole step and with optax.adamw, on one stacked tree.
+Times the parts of the step as separate functions, interleaved with the whole
+step and with optax.adamw, on one stacked tree.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def three_grams(params, gradients, old):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def two_products(mu, gradients, matrices):
-  """The new momentum: M T + G S of every factor."""
+  """Two products for each factor, as for a new momentum: M T + G T."""
   leaves = [
     linalg.matmul(m, t, wide=wide) + linalg.matmul(g, t, wide=wide)
     for (m, wide), (g, _), t in zip(
@@ -60,15 +60,15 @@ def two_products(mu, gradients, matrices):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def apply(params, mu):
-  """Reading two trees and writing one."""
+  """Reads two trees and writes one."""
   return jax.tree.map(lambda x, y: 0.999 * x + 1e-4 * y, params, mu)
 
 
 def small(tree):
-  """The tree with every long axis cut to the rank: r x r work and no more.
+  """Cuts every long axis of a tree to the rank, which leaves only r x r work.
 
-  Nearly orthogonal, as long factors are: what is badly conditioned takes
-  another path.
+  The new factors are nearly orthogonal, as long ones are: badly conditioned
+  factors take another code path.
   """
 
   def cut(x):

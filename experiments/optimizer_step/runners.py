@@ -1,4 +1,4 @@
-"""What is timed: one optimizer step of ours, of optax, of the authors."""
+"""Timed optimizer steps: of this library, of optax and of the authors' code."""
 
 import time
 
@@ -10,7 +10,7 @@ from experiments.worker import Worker
 
 
 class JaxRunner:
-  """A compiled, donated step: update and apply."""
+  """A compiled step with donated arguments: update and apply."""
 
   def __init__(self, tx: optax.GradientTransformation, params, gradients):
     self._params = jax.tree.map(jnp.copy, params)

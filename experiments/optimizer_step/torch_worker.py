@@ -1,4 +1,4 @@
-"""Steps of a PyTorch optimizer, timed on request; run by a Python with torch.
+"""Times steps of a PyTorch optimizer on request; needs a Python with torch.
 
 `torch_worker METHOD PATH LAYERS RANK FAN_IN,FAN_OUT...` answers `state` with
 the bytes of the state and `step` with the seconds of a step. PATH is a checkout
@@ -39,11 +39,12 @@ def lora_rite(pairs):
 
 
 def reflora(pairs):
-  """Their preconditioning of the gradients before a fused AdamW."""
+  """The authors' preconditioning of the gradients before a fused AdamW."""
   from reflora.reflora import Refactorer
 
   optimizer = adamw(pairs)
-  # The constructor only searches a peft model for what is known here.
+  # Skip the constructor: it only searches a peft model for the pairs, which
+  # are known here.
   refactorer = Refactorer.__new__(Refactorer)
   refactorer.lora_weights = pairs
   refactorer.use_scalar = False

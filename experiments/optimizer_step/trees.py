@@ -38,9 +38,9 @@ def make_tree(name: str, rank: int, layout: str, seed: int):
 
   Args:
     name: a key of `SHAPES`.
-    rank: of every pair.
+    rank: rank of every pair.
     layout: 'stacked', one leaf for all layers, or 'separate'.
-    seed: of the numbers; all factors are of full rank.
+    seed: seed of the random numbers; all factors have full rank.
   """
   layers, shapes = SHAPES[name]
   rng = np.random.default_rng(seed)

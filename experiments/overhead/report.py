@@ -1,4 +1,4 @@
-"""Table and picture of `run.py`, from the committed result."""
+"""Makes the table and plot of `run.py` from the committed result."""
 
 import collections
 import json
@@ -9,8 +9,8 @@ from lora_opt.evaluation import drawing
 
 FOLDER = pathlib.Path(__file__).parent
 BASELINE = 'adamw'
-# Iterations a second and MB, of the RefLoRA paper; 5 to 8 % over Adam is what
-# the LoRA-RITE paper says of itself.
+# Iterations per second and MB, from the RefLoRA paper. The LoRA-RITE paper
+# reports 5 to 8 % over Adam for LoRA-RITE.
 PUBLISHED = {
   'adamw': (2.26, 8732),
   'lora_pro': (1.36, 8866),
@@ -21,7 +21,7 @@ PUBLISHED = {
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown, one table a model and rank, with the published ratios."""
+  """Markdown with one table per model and rank, with the published ratios."""
   text = []
   for name, rank in dict.fromkeys((r['model'], r['rank']) for r in rows):
     text += [
@@ -50,7 +50,7 @@ def _line(row: dict) -> str:
 
 
 def picture(rows: list[dict], path: pathlib.Path) -> None:
-  """Ratios with quartiles, a panel for each model and rank."""
+  """Plots ratios with quartiles, one panel per model and rank."""
 
   def bars(chosen):
     def draw(axes, ink):

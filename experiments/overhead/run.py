@@ -1,10 +1,10 @@
 """What does each method add to a real training step?
 
-Every method takes one step of the main job (forward, backward, optimizer) in
-turn, round after round, in one process on the same frozen weights and batches,
-and adamw takes one right before or after it: the ratio is to that step, since
-a shared machine may be slower half a minute later. The row of adamw is itself
-beside itself: what ratios come to where nothing differs. Memory is what the
+In each round, every method takes one step of the main job (forward, backward,
+optimizer) in turn, in one process on the same frozen weights and batches. adamw
+takes a step right before or after it: the ratio is to that step, since a shared
+machine may be slower half a minute later. The row of adamw compares it with
+itself, which shows how ratios vary if nothing differs. Memory is what the
 compiler plans for a step: its arguments and its temporary buffers.
 """
 
@@ -40,7 +40,7 @@ METHODS = (
   *('scaled_adamw', 'lora_fa', 'lora_pro', 'lora_muon', 'altlora', 'polora'),
   *('lamb', 'muon', 'shampoo'),
 )
-# Rows of a batch and tokens of a row.
+# (rows of a batch, tokens of a row).
 BATCHES = {'smollm2_135m': (4, 256), 'minilm_l6': (16, 64)}
 
 
@@ -61,7 +61,7 @@ def parse(argv):
 
 
 def task() -> tasks.Task:
-  """Made-up reviews, long enough to fill rows: the step does not read them."""
+  """Made-up reviews that fill rows; step times do not depend on their words."""
   rng = random.Random(0)
   words = ('the', 'film', 'plot', 'was', 'good', 'bad', 'dull', 'very', 'not')
   rows = [
@@ -80,7 +80,7 @@ def task() -> tasks.Task:
 
 
 class Runner:
-  """Steps of one method."""
+  """Takes the steps of one method."""
 
   def __init__(self, name: str, model: Any, base: Any, batch: Any):
     placement = DATA_PARALLEL.place(model)
@@ -107,7 +107,7 @@ class Runner:
 
 
 def batches(model: Any, rows: int, length: int) -> Iterator[Any]:
-  """Placed on the device, without end."""
+  """Yields batches on the device, without end."""
   placement = DATA_PARALLEL.place(model)
   made = task().train_batches(
     model.tokenizer,
@@ -121,7 +121,7 @@ def batches(model: Any, rows: int, length: int) -> Iterator[Any]:
 
 
 def measure(args, name: str, rank: int) -> list[dict]:
-  """One row a method."""
+  """Measures one row per method."""
   lora = models.LoraConfig(rank=rank, alpha=float(2 * rank))
   model = getattr(models, name)(lora=lora)
   base = put(model.base, DATA_PARALLEL.place(model).base)

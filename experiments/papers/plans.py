@@ -3,8 +3,7 @@
     python -m experiments.papers.plans FOLDER
 
 The run is the first one of the paper's own method. A plan takes up to a minute
-of one core and leaves its page in FOLDER/<table>; those that are there already
-are only read.
+of one core and leaves its page in FOLDER/<table>. Existing plans are only read.
 """
 
 import pathlib
@@ -33,7 +32,7 @@ MODELS = {
 
 
 def flags(name: str) -> list[str]:
-  """Those of a table's first run with the last method, the paper's own."""
+  """The flags of a table's first run with the last method, the paper's own."""
   file = pathlib.Path(__file__).with_name(f'{name}.json')
   whole = study.read(file)
   own = whole | {'methods': dict([list(whole['methods'].items())[-1]])}

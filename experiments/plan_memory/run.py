@@ -1,11 +1,12 @@
-"""Planned and measured memory of training steps that fit on this machine.
+"""Compares planned and measured memory of training steps on this machine.
 
     python -m experiments.plan_memory.run [--cases NAME,...] [--tolerance 0.15]
 
-Each case runs in processes of its own: one plans, from shapes alone; one makes
-the arrays, runs the compiled step twice and reads from Linux how far the
-memory of the process grew at most, from before the first array on. What the
-interpreter, JAX and the compiled program take is there before, and not counted.
+Each case runs in two separate processes. One plans, from shapes alone. The
+other makes the arrays, runs the compiled step twice, and reads from Linux the
+largest growth of the process's memory since before the first array. The memory
+of the interpreter, JAX and the compiled program is in use before, and does not
+count.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from lora_opt.training.step import make_train_step
 
 PUBLISHED = pathlib.Path(__file__).parents[2] / 'configs/published'
 SMALL = 'smollm2_135m'
-# rows, length, and what differs from float32 on one device.
+# (rows, length, differences from float32 on one device).
 CASES = {
   'float32': (4, 256, {}),
   'full remat': (4, 512, {'remat': 'full'}),
@@ -46,7 +47,7 @@ STEPS = 2
 
 
 def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):
-  """The job of a case, its placed shapes, and what they are placed on."""
+  """The job of a case, its placed shapes, and the target of their placement."""
   devices = int(np.prod(mesh))
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', devices)
@@ -61,10 +62,10 @@ def make_job(rows: int, length: int, mesh=(1, 1, 1), **settings):
 
 
 def planned(case: str) -> dict[str, float]:
-  """Bytes of all devices of a case."""
+  """Planned bytes of a case, on all devices together."""
   rows, length, settings = CASES[case]
   job, shapes, target = make_job(rows, length, **settings)
-  # This machine's own compiler is meant, with what it does to bfloat16.
+  # The plan is for this machine's own compiler, which converts bfloat16.
   program = compile_step(job, shapes, target, native_bfloat16=False)
   held = sum(program.held.values())
   devices = len(target.devices)
@@ -72,7 +73,7 @@ def planned(case: str) -> dict[str, float]:
 
 
 def measured(case: str) -> dict[str, float]:
-  """Growth of the process from before the first array on, in bytes."""
+  """Growth of the process since before the first array, in bytes."""
   rows, length, settings = CASES[case]
   job, shapes, _ = make_job(rows, length, **settings)
   step = make_train_step(
@@ -90,7 +91,7 @@ def measured(case: str) -> dict[str, float]:
 
 
 def fill(shapes: Shapes):
-  """State, base and batch of small numbers, each made where it lies."""
+  """Makes state, base and batch of small numbers, each in its final place."""
 
   def array(x):
     def part(index):
@@ -109,20 +110,20 @@ def fill(shapes: Shapes):
 
 
 def resident() -> int:
-  """Bytes of this process, without what is free but not given back."""
+  """Bytes of this process, after it has given free memory back."""
   gc.collect()
   ctypes.CDLL('libc.so.6').malloc_trim(0)
   return status('VmRSS')
 
 
 def status(field: str) -> int:
-  """A line of /proc/self/status, in bytes."""
+  """A field of /proc/self/status, in bytes."""
   text = pathlib.Path('/proc/self/status').read_text(encoding='utf-8')
   return 1024 * int(re.search(rf'{field}:\s+(\d+) kB', text)[1])
 
 
 def in_process(what: str, case: str) -> dict[str, float]:
-  """Runs `planned` or `measured` in a process of its own."""
+  """Runs `planned` or `measured` in a separate process."""
   done = subprocess.run(
     [sys.executable, '-m', __spec__.name, f'--{what}', case],
     stdout=subprocess.PIPE,

@@ -2,10 +2,10 @@
 
     python -m experiments.plans.run FOLDER [--optimizer lora_rite] [--search]
 
-Every plan is a run of the command line of its own, one to three minutes on one
-core, and leaves its page in FOLDER/<model>_<topology>; those that are there
-already are only read. Beside what the compilers of the hardware say stands the
-estimate by XLA's compiler for CPUs of the same step, once.
+Every plan is a separate run of the command line, takes one to three minutes on
+one core, and leaves its page in FOLDER/<model>_<topology>. Existing plans are
+only read. The results of the hardware's compilers are shown beside an estimate
+of the same step by XLA's compiler for CPUs, made once per number of devices.
 """
 
 import argparse
@@ -25,14 +25,14 @@ MODELS = {
 }
 # Devices along fsdp.
 TOPOLOGIES = {'v5e-64': 64, 'v5p-128': 64, '8xh100': 8}
-# An estimate knows so many devices, and nothing of what they are.
+# An estimate depends on the number of devices, not on their kind.
 ESTIMATED_AS = {'v5p-128': 'v5e-64'}
 FILES = (
   'configs/runs/finetune.gin',
   'configs/lora/all_linear.gin',
   'configs/tasks/word_sequence_reversal.gin',
 )
-# Runs the command line as where no compiler but that of CPUs is installed.
+# Runs the command line as if only the compiler of CPUs were installed.
 WITHOUT_COMPILERS = """
 import importlib.util as util, runpy
 find = util.find_spec
@@ -70,7 +70,7 @@ def command(
 def planned(
   words: list[str], folder: pathlib.Path, estimate: bool = False
 ) -> dict:
-  """What a command line that plans leaves in its folder, or has left there."""
+  """Reads the plan in a folder; runs the command line if it is missing."""
   if not (folder / 'plan.json').exists():
     print(shlex.join(words), flush=True)
     start = ['-c', WITHOUT_COMPILERS] if estimate else words[1:3]
@@ -80,7 +80,7 @@ def planned(
 
 
 def row(name: str, plan: dict) -> list[str]:
-  """A line of a table of plans."""
+  """A row of a table of plans."""
   parts = list(plan['bytes_per_device'].values())
   base, adapters, state, _, activations, temporaries = (n / 1e9 for n in parts)
   sent = sum(each['sent'] for each in plan['collectives']) / 1e9
@@ -108,7 +108,7 @@ HEAD = [
 
 
 def compared(name: str, plan: dict, estimate: dict) -> list[str]:
-  """A line of this table: the memory, and the estimate's error."""
+  """A row of this table: the memory, and the estimate's error."""
   whole = row(name, plan)
   total, estimated = (
     each['total_bytes_per_device'] / 1e9 for each in (plan, estimate)

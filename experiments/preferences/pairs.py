@@ -1,11 +1,11 @@
-"""Pairs of answers from questions with choices: the right one was chosen.
+"""Makes preference pairs of answers from multiple-choice questions.
 
   python -m experiments.preferences.pairs DATA_DIR/arc_easy OUT_DIR/arc_pairs
 
-writes train.jsonl and test.jsonl for configs/tasks/preferences.gin: for every
-question its right choice, chosen, and the right choice of another question,
-drawn by `--seed` and rejected. Questions of test that stand in train are left
-out.
+writes train.jsonl and test.jsonl for configs/tasks/preferences.gin. For every
+question, its right choice is the chosen answer, and the right choice of another
+question, drawn with `--seed`, is the rejected one. Test questions that are also
+in train are left out.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import random
 
 
 def pairs(rows: list[dict], rng: random.Random) -> list[dict[str, str]]:
-  """Preferences of rows with question, choices and answer.
+  """Makes preferences from rows with question, choices and answer.
 
   >>> rows = [
   ...   {'question': 'Sky?', 'choices': ['red', 'blue'], 'answer': 1},

@@ -1,7 +1,7 @@
-"""What do 8 and 4 bits cost a frozen base?
+"""What does a frozen base lose with 8 and with 4 bits?
 
 Loads SmolLM2-135M with its projections in float32, int8, int4 and nf4, and
-prints bytes and the loss on real texts, with intervals of the differences.
+prints the bytes and the loss on real texts, with intervals of the differences.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def read_texts(file, count):
 
 
 def batches(tokenizer, texts):
-  """Rows of one text each, cut to LENGTH."""
+  """Yields batches with one text per row, cut to LENGTH."""
   ids = [tokenizer.encode(text)[: LENGTH + 1] for text in texts]
   for first in range(0, len(ids), ROWS):
     tokens = np.zeros((ROWS, LENGTH + 1), np.int32)

@@ -1,10 +1,10 @@
-"""Are answers scored faster than by lm-eval's own model of transformers?
+"""Are answers scored faster than by lm-eval's own class for transformers?
 
-SmolLM2-135M-Instruct scores every choice of some questions by its likelihood:
-the evaluation of lora_opt, in whose rows the choices of a question share its
-prompt, and the class `HFLM` of lm-eval with torch, which reads the prompt again
-for every choice. Both get the same token ids and the same dequantised weights,
-and take turns. Needs torch, transformers and lm-eval.
+SmolLM2-135M-Instruct scores every choice of some questions by its likelihood.
+This compares the evaluation of lora_opt, in whose rows the choices of a
+question share its prompt, with the class `HFLM` of lm-eval with torch, which
+reads the prompt again for every choice. Both get the same token ids and the
+same dequantised weights, and take turns. Needs torch, transformers and lm-eval.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def theirs(model, dtype: str, batch_size: int) -> HFLM:
-  """lm-eval's model of the same weights and ids."""
+  """Makes lm-eval's model with the same weights and token ids."""
   tokenizer = transformers.PreTrainedTokenizerFast(
     tokenizer_object=model.tokenizer.core, eos_token='<|im_end|>'
   )
@@ -44,7 +44,7 @@ def theirs(model, dtype: str, batch_size: int) -> HFLM:
 
 
 def pairs(task, tokenizer) -> list:
-  """What `HFLM` scores: a prompt and a choice, as texts and as ids."""
+  """The inputs of `HFLM`: prompts with choices, as texts and as token ids."""
   asked = []
   for example in task.examples('eval'):
     prompt, rests, _ = task.encode_scored(example, tokenizer)
@@ -54,12 +54,12 @@ def pairs(task, tokenizer) -> list:
 
 
 def saved(model, task, batch_size: int) -> float:
-  """Products that `HFLM` computes, over those without which none is scored.
+  """The ratio of the products that `HFLM` computes to those that are needed.
 
-  It multiplies every token of every pair, and what fills up its batches, by
-  the layers and by the vocabulary. Needed are every prompt and choice once by
-  the layers, and the tokens of choices by the vocabulary. (Products within
-  attention are left out on both sides.)
+  It multiplies every token of every pair, and the padding of its batches, with
+  the layers and with the vocabulary. It is enough to multiply every prompt and
+  choice once with the layers, and the tokens of choices with the vocabulary.
+  (Products within attention are left out on both sides.)
   """
   vocabulary = model.config.vocab_size * model.config.embed_dim
   whole = sum(x.size for x in jax.tree.leaves(model.base)) - vocabulary
@@ -85,7 +85,7 @@ def timed(function):
 
 
 def measure(model, peer, task, rounds: int, batch_size: int) -> dict:
-  """Seconds of both sides, in turn, and how far their answers are apart."""
+  """Times both sides in turn, and compares their answers."""
   evaluate = Evaluator(model, task, DATA_PARALLEL.place(model), batch_size=4)
   asked = pairs(task, model.tokenizer)
 
@@ -94,7 +94,7 @@ def measure(model, peer, task, rounds: int, batch_size: int) -> dict:
     return np.concatenate([p['log_likelihoods'] for p in found])
 
   def other():
-    # Told that nothing was cached, so that every round scores.
+    # The method behind its cache of results, so that every round scores.
     found = peer._loglikelihood_tokens(asked, disable_tqdm=True)
     return np.array([likelihood for likelihood, _ in found])
 

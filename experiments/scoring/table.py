@@ -1,11 +1,11 @@
-"""What was measured, as a table."""
+"""The measurements as a table."""
 
 from experiments import results
 from experiments.zero_shot import questions
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown."""
+  """Returns the table in Markdown."""
   return results.markdown(
     [
       'set', 'type', 'questions', 'choices', 'ours, s', "lm-eval's, s",

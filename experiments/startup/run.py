@@ -1,10 +1,11 @@
 """How long does it take from the command to the first training step?
 
-Starts the main job again and again on the task of the quickstart, without an
-evaluation before training, and reads in its metrics when the first and the
-second step ended: once with an empty compilation cache, then with that of the
-runs before. Beside it, in turn, a plain script of transformers, peft and torch
-trains the same model. Needs those three; --alone does without.
+Starts the main job repeatedly on the task of the quickstart, without an
+evaluation before training, and reads from its metrics when the first and the
+second step ended. The first start has an empty compilation cache, later ones
+have that of the runs before. In turn with it, a plain script with transformers,
+peft and torch trains the same model. Needs these three packages; --alone does
+without.
 """
 
 import argparse
@@ -34,7 +35,7 @@ BINDINGS = {
 
 
 def start(folder: pathlib.Path, environment) -> dict[str, float]:
-  """Seconds from the command to the end of the first step, and of another."""
+  """Seconds from the command to the end of the first step, and of the next."""
   command = [
     sys.executable, '-m', 'lora_opt.main', '--run_mode=train',
     '--gin_file=configs/runs/quickstart.gin',
@@ -50,7 +51,7 @@ def start(folder: pathlib.Path, environment) -> dict[str, float]:
 
 
 def measure(args, folder: pathlib.Path) -> list[dict]:
-  """Cold, then warm in turn with the peer."""
+  """Measures a cold start, then warm starts in turn with the peer."""
   environment = os.environ | {
     'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
     'JAX_COMPILATION_CACHE_DIR': str(folder / 'cache'),

@@ -1,4 +1,4 @@
-"""What was measured, as a table."""
+"""The measurements as a table."""
 
 from experiments import results
 
@@ -10,7 +10,7 @@ NAMES = {
 
 
 def table(rows: list[dict]) -> str:
-  """Markdown."""
+  """Returns the table in Markdown."""
   return results.markdown(
     ['', 'until the first step began, s', 'until its end, s', 'a step, s'],
     [

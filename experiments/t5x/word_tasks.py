@@ -12,7 +12,7 @@ FEATURES = {
 
 
 def words(split, shuffle_files=False, seed=None):
-  """Random words; another sequence of them for validation."""
+  """Random words; the validation split is a different sequence."""
   del shuffle_files, seed
   source = random.Random(split)
   count = {'train': 20000, 'validation': 64}[split]

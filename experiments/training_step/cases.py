@@ -1,8 +1,10 @@
-"""What is trained on: the same examples for both sides.
+"""The training data: the same examples for both sides.
 
-`padded`: every row is full, 8 x 128 tokens, all of them targets. A task of real
-examples: batches of 8 padded to their longest for transformers, as its Trainer
-does; packed into rows of 2 x 512 for lora_opt, as its main job does.
+Case `padded`: 8 x 128 tokens; every row is full, and all tokens but the first
+are targets.
+Tasks of real examples: for transformers, batches of 8 that are padded to the
+longest, as its Trainer does; for lora_opt, packed into 2 rows of 512, as its
+main job does.
 """
 
 import pathlib
@@ -19,7 +21,7 @@ PADDED = 'padded'
 
 
 def task(data_dir: str, name: str) -> Generation:
-  """One set of JSON lines with question and answer, such as gsm8k."""
+  """A task of JSON lines with question and answer, such as gsm8k."""
   rows = sources.JsonLines(f'{name}/train.jsonl', folder=data_dir)
   return Generation(
     name=name, train=rows, eval=rows, prompt='{question}', answer='answer'
@@ -27,14 +29,14 @@ def task(data_dir: str, name: str) -> Generation:
 
 
 def random_tokens(vocab_size: int) -> np.ndarray:
-  """(ROWS, LENGTH) ids."""
+  """Token ids (ROWS, LENGTH)."""
   return np.random.default_rng(0).integers(
     vocab_size, size=(ROWS, LENGTH), dtype=np.int32
   )
 
 
 def packed_batches(case: str, data_dir: str, model) -> Iterator[dict]:
-  """What lora_opt trains on."""
+  """Yields the batches that lora_opt trains on."""
   if case == PADDED:
     tokens = random_tokens(model.config.vocab_size)
     ones = np.ones_like(tokens)
@@ -45,7 +47,7 @@ def packed_batches(case: str, data_dir: str, model) -> Iterator[dict]:
       'segment_ids': ones,
       'positions': np.cumsum(ones, axis=1, dtype=np.int32) - 1,
     }
-    # The last token has no next one, for transformers neither.
+    # The last token has no next one; the same is true in transformers.
     batch['weights'][:, -1] = 0
     while True:
       yield batch
@@ -57,7 +59,7 @@ def packed_batches(case: str, data_dir: str, model) -> Iterator[dict]:
 def write_padded_batches(
   path: pathlib.Path, case: str, data_dir: str, model, count: int
 ) -> None:
-  """What transformers trains on: `count` arrays of ids, labels and mask."""
+  """Writes transformers' batches: `count` arrays of ids, labels and mask."""
   arrays = {}
   for number in range(count):
     if case == PADDED:

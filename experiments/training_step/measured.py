@@ -1,4 +1,4 @@
-"""What either side answers: steps, the time to the first, and memory."""
+"""The answers of both sides: steps, the time to the first, and memory."""
 
 import pathlib
 import re
@@ -9,11 +9,11 @@ from experiments.worker import serve
 
 
 def serve_steps(step: Callable[[], dict], started: float) -> None:
-  """Answers `step`, `first`, `reset` and `peak` until there is nobody to ask.
+  """Answers `step`, `first`, `reset` and `peak` until there are no questions.
 
   Args:
-    step: takes a step and says how it went.
-    started: when the process began, of `time.perf_counter`.
+    step: takes a step and returns its figures.
+    started: when the process began, by `time.perf_counter`.
   """
 
   def first() -> float:
@@ -30,7 +30,7 @@ def serve_steps(step: Callable[[], dict], started: float) -> None:
 
 
 def _reset_peak() -> None:
-  """The peak is from now on; Linux alone can."""
+  """Measures the peak from now on; works only on Linux."""
   pathlib.Path('/proc/self/clear_refs').write_bytes(b'5')
 
 

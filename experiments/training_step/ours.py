@@ -1,4 +1,4 @@
-"""The side of lora_opt: steps of the main job's own training step."""
+"""The side of lora_opt: runs the main job's own training step."""
 
 import sys
 import time

@@ -1,8 +1,8 @@
 """Is a training step as fast as that of transformers and peft?
 
-SmolLM2-135M-Instruct, LoRA of rank 16 on all projections, AdamW: a step of
-lora_opt and one of transformers + peft + torch in turn, each in a process of
-its own, on the same dequantised weights. Needs torch, transformers and peft.
+SmolLM2-135M-Instruct, LoRA of rank 16 on all projections, AdamW. lora_opt and
+transformers + peft + torch take steps in turn, each in a separate process, on
+the same dequantised weights. Needs torch, transformers and peft.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def parse(argv):
 
 
 def measure(args, model, folder, case, dtype) -> dict:
-  """Both sides of one case."""
+  """Measures both sides of one case."""
   python, module = sys.executable, 'experiments.training_step.'
   batches = pathlib.Path(folder, f'{case}.npz')
   cases.write_padded_batches(

@@ -1,10 +1,10 @@
-"""What was measured, as tables."""
+"""The measurements as a table."""
 
 from experiments import results
 
 
 def table(rows: list[dict]) -> str:
-  """Speed, memory and the first step of both sides; Markdown."""
+  """Speed, memory and the first step of both sides, in Markdown."""
   header = [
     'rows', 'type', 'tokens/s, ours', 'theirs', 'speed, ours / theirs',
     'memory, ours / theirs', 'first step, ours (nothing compiled yet)',

@@ -1,7 +1,7 @@
 """The other side: transformers, peft and torch's fused AdamW.
 
-Never imports JAX, whose memory would count. Reads the model from a folder of
-Hugging Face's format and the batches from an .npz file.
+Never imports JAX, whose memory would count. Reads the model from a folder in
+Hugging Face's format, and the batches from an .npz file.
 """
 
 import sys
@@ -29,7 +29,7 @@ def main(folder: str, batches_file: str, dtype: str, threads: str):
   config = peft.LoraConfig(
     r=16, lora_alpha=32, target_modules=list(TARGETS), task_type='CAUSAL_LM'
   )
-  # Adapters in the type of the base: the faster way.
+  # Adapters have the type of the base, which is faster.
   model = peft.get_peft_model(base, config, autocast_adapter_dtype=False)
   model.train()
   trained = [p for p in model.parameters() if p.requires_grad]

@@ -3,8 +3,8 @@
 Times some steps of SmolLM2-135M-Instruct on 8 rows of 128 tokens, then traces
 some, and puts every operation of the compiled program into one of a few kinds.
 Tracing makes steps longer, so a kind's time is its share of a step that was not
-traced; `GFLOP/s` is the speed of its products in that time. The peak is that of
-a product of two matrices of 2048².
+traced; `GFLOP/s` is the speed of its products in that time. The peak is the
+speed of a product of two 2048 x 2048 matrices.
 """
 
 import argparse
@@ -39,14 +39,14 @@ KINDS = (
 
 
 class Work(NamedTuple):
-  """What an operation is, and how much of it there is in one execution."""
+  """The kind of an operation, and its FLOPs in one execution."""
 
   kind: str
   flops: float
 
 
 def works(text: str, vocabulary: int) -> dict[str, Work]:
-  """Every operation of a compiled program that a trace may show."""
+  """The operations of a compiled program that a trace may show, by name."""
   _, computations = hlo.parse(text)
   inner = {
     called
@@ -119,7 +119,7 @@ def peak(dtype: str, size: int = 2048, repeats: int = 9) -> float:
 
 
 def measure(dtype: str, steps: int) -> dict:
-  """Seconds and FLOPs of a step by kind, and what is to compare with."""
+  """Measures seconds and FLOPs of a step by kind, and what to compare with."""
   model = smollm2_135m(lora=LoraConfig(rank=RANK, alpha=32.0), dtype=dtype)
   placement, optimizer = DATA_PARALLEL.place(model), lora_opt.adamw(1e-4)
   base = put(model.base, placement.base)
@@ -165,10 +165,11 @@ def _events(folder: str, known) -> Iterator[tuple[str, float]]:
 
 
 def useful_flops(config, rows: int, length: int) -> float:
-  """What a step cannot do without: nothing is computed twice.
+  """The FLOPs that a step needs at least: nothing is computed twice.
 
-  Frozen weights once forward and once for the activations' gradients, adapters
-  once more for their own; of attention the visible half.
+  Frozen weights count once in the forward pass and once for the gradients of
+  the activations. Adapters count once more for their own gradients. Of
+  attention, only the visible half counts.
   """
   tokens = rows * length
   inside = [
@@ -183,12 +184,12 @@ def useful_flops(config, rows: int, length: int) -> float:
 
 
 def table(row: dict) -> str:
-  """Markdown."""
+  """Returns the table in Markdown."""
   total = sum(row['seconds'].values())
   lines = []
   for kind in KINDS:
     spent, flops = row['seconds'].get(kind, 0), row['flops'].get(kind, 0)
-    # Tracing slows down all alike: a kind has its share of an untraced step.
+    # Tracing slows all kinds alike: each has its share of an untraced step.
     untraced = spent / total * row['step']
     speed = f'{flops / untraced / 1e9:.0f}' if flops else ''
     lines.append((kind, f'{100 * spent / total:.0f} %', speed))

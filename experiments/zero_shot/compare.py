@@ -1,10 +1,11 @@
 """Do transformers and torch choose as we do, question by question?
 
-The same dequantised weights in the Llama class of transformers, one choice
-after the other as a whole text, no packing, no shared prefixes, and tokenised
-by transformers. Needs torch and transformers. Reads OUT/<set>.jsonl of
-`experiments.zero_shot.run`, compares the first questions of each set, prints a
-row for each, writes OUT/agreement.json and exits non-zero if a choice differs.
+The Llama class of transformers gets the same dequantised weights. It scores one
+choice after the other as a whole text, without packing or shared prefixes, and
+tokenised by transformers. Needs torch and transformers. Reads OUT/<set>.jsonl
+of `experiments.zero_shot.run`, compares the first questions of each set, prints
+a row for each, writes OUT/agreement.json, and exits non-zero if a choice
+differs.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from lora_opt.models import smollm2_135m
 
 
 def log_likelihood(model, tokenizer, prompt, choice):
-  """Sum over the choice's tokens, and how many they are."""
+  """The log-likelihood of a choice, and its number of tokens."""
   start = tokenizer(prompt)['input_ids']
   ids = tokenizer(f'{prompt} {choice}')['input_ids']
   assert ids[: len(start)] == start, 'a token reaches across the boundary'
@@ -35,7 +36,7 @@ def log_likelihood(model, tokenizer, prompt, choice):
 
 
 def choose(model, tokenizer, question):
-  """Log-likelihoods of the choices, and the three likeliest."""
+  """Log-likelihoods, and the best choices in total, per token and per byte."""
   prompt, choices = question['prompt'], question['choices']
   found = [log_likelihood(model, tokenizer, prompt, c) for c in choices]
   sums = np.array([total for total, _ in found])
@@ -45,7 +46,7 @@ def choose(model, tokenizer, question):
 
 
 def compare(model, tokenizer, predictions):
-  """Choices that differ, and the largest difference of a log-likelihood."""
+  """Number of questions that differ, and largest log-likelihood difference."""
   differ, largest = 0, 0.0
   for ours in predictions:
     sums, choices = choose(model, tokenizer, ours)

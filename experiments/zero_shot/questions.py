@@ -1,11 +1,11 @@
-"""The six sets of questions with choices, and how each is put."""
+"""The six sets of multiple-choice questions, and their prompts."""
 
 import pathlib
 
 from lora_opt.data import sources
 from lora_opt.data.tasks import MultipleChoice
 
-# Folder of <name>/test.jsonl: the usual prompt of zero-shot likelihood.
+# Name in <name>/test.jsonl -> the usual prompt for zero-shot likelihood.
 PROMPTS = {
   'openbookqa': '{question}',
   'arc_challenge': 'Question: {question}\nAnswer:',
@@ -30,7 +30,7 @@ def rows(data_dir: str, name: str) -> sources.JsonLines:
 
 
 def task(name: str, some_rows) -> MultipleChoice:
-  """These rows of one set as a task; nothing is trained on."""
+  """These rows of one set as a task, which is not trained on."""
   return MultipleChoice(
     name=name,
     train=some_rows,
@@ -41,5 +41,5 @@ def task(name: str, some_rows) -> MultipleChoice:
 
 
 def predictions_file(out: pathlib.Path, name: str) -> pathlib.Path:
-  """Where our predictions are kept, a line for each question."""
+  """The file of our predictions, with a line for each question."""
   return out / f'{name}.jsonl'

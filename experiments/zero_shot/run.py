@@ -1,9 +1,10 @@
 """What does SmolLM2 score, without training, on six sets of questions?
 
 Every question of the test files is scored by the likelihood of its choices.
-Predictions are appended to OUT/<set>.jsonl as they come; the same command
-started again goes on behind the last one. At the end of a set its scores go to
-OUT/scores.json, from which `experiments.zero_shot.table` writes the table.
+Predictions are appended to OUT/<set>.jsonl as they are made; when started
+again, the same command continues after the last one. At the end of a set, its
+scores go to OUT/scores.json, from which `experiments.zero_shot.table` writes
+the table.
 """
 
 import argparse
@@ -26,7 +27,7 @@ METRICS = (
 
 
 def predict(evaluator, model, name, source, path):
-  """Appends the predictions that are missing in the file, and returns all."""
+  """Appends the predictions that the file lacks, and returns all."""
   done = _whole_lines(path)
   for start in range(len(done), len(source), CHUNK):
     some = [source[i] for i in range(start, min(start + CHUNK, len(source)))]
@@ -44,7 +45,7 @@ def predict(evaluator, model, name, source, path):
 
 
 def _whole_lines(path):
-  """The predictions of an earlier run, without a line cut short by its end."""
+  """The predictions of an earlier run, without an incomplete last line."""
   if not path.exists():
     return []
   text = path.read_text(encoding='utf-8')

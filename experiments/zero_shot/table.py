@@ -18,7 +18,7 @@ def cell(result):
 
 
 def table(scores, agreement):
-  """A row for each set that is there."""
+  """A table with a row for each set that has scores."""
   lines = [
     '| set | questions | accuracy | per token | per byte '
     '| agreeing with torch | largest difference, nats |',

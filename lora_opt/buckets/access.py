@@ -1,7 +1,7 @@
-"""Whether a place in a bucket can be written and read, found out at the start.
+"""Checks at the start of a run that a bucket can be written and read.
 
-A bucket that is missing, credentials that are, and a store that does not answer
-would else be met by the first checkpoint.
+Otherwise a missing bucket, missing credentials or a store that does not answer
+would only be noticed at the first checkpoint.
 """
 
 import concurrent.futures
@@ -15,7 +15,7 @@ from typing import Any
 
 from lora_opt.buckets.paths import filesystem
 
-# Seconds. The packages try again for longer.
+# Seconds. The packages themselves keep retrying for longer.
 PATIENCE = 30.0
 _WAYS = {
   'gs': (
@@ -29,18 +29,18 @@ def check_writing(folder: pathlib.Path, what: str) -> None:
   """Writes an object, reads it back and removes it.
 
   Args:
-    folder: in a bucket.
-    what: the setting that names it.
+    folder: a folder in a bucket.
+    what: the setting that names the folder, for messages.
 
   Raises:
-    OSError: that did not work, or took longer than `PATIENCE`.
+    OSError: a step failed, or it took longer than `PATIENCE`.
   """
   place = f'{what}={folder}'
   bucket = '/'.join(os.fspath(folder).split('/')[:3])
 
   def attempt():
     store = filesystem(folder)
-    # Before a write: s3fs would make a bucket that is missing.
+    # Checked before writing: s3fs would create a missing bucket.
     if not store.exists(bucket):
       raise FileNotFoundError(f'there is no bucket {bucket}')
     probe, data = f'{folder}/.{secrets.token_hex(8)}.part', b'written'
@@ -55,10 +55,10 @@ def check_writing(folder: pathlib.Path, what: str) -> None:
 
 
 def check_reading(folder: pathlib.Path, what: str) -> None:
-  """Finds out whether something is there and can be listed.
+  """Checks that a folder exists in a bucket and can be listed.
 
   Raises:
-    OSError: that did not work, or took longer than `PATIENCE`.
+    OSError: it cannot be read, or it took longer than `PATIENCE`.
   """
 
   def attempt():
@@ -81,7 +81,7 @@ def _within_patience(
     else:
       result.set_result(None)
 
-  # Not waited for at the end of the program, where it still hangs.
+  # A daemon thread, so that the program can exit while it still hangs.
   threading.Thread(target=run, daemon=True).start()
   ways = _WAYS[place.partition('=')[2].partition('://')[0]]
   try:
@@ -102,7 +102,7 @@ def _within_patience(
 
 
 def reason(error: BaseException) -> str:
-  """The line of an error that says most."""
+  """The first line of an error's message, or its type if it has none."""
   text = str(error).strip() or type(error).__name__
   with contextlib.suppress(Exception):
     text = text.splitlines()[0]
@@ -110,7 +110,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_of_a_store(error: Any) -> bool:
-  """Whether an error is one of the packages that talk to buckets."""
+  """Whether an error comes from one of the packages that access buckets."""
   names = {kind.__module__.split('.')[0] for kind in type(error).__mro__}
   return not names.isdisjoint(
     ('gcsfs', 'aiohttp', 'botocore', 'google', 'aiobotocore')

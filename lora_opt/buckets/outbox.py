@@ -1,4 +1,4 @@
-"""What is written on a local disk and then put into a bucket."""
+"""Files that are written to a local disk and then uploaded to a bucket."""
 
 import contextlib
 import pathlib
@@ -9,18 +9,19 @@ from lora_opt.buckets.paths import is_bucket, put_file, put_folder
 
 
 class Outbox:
-  """A local folder whose files are those of a folder in a bucket.
+  """A local folder whose files are uploaded to a folder in a bucket.
 
-  For files that grow, of which a bucket has none: each `put` puts those that
-  have changed, whole. Of a local folder it is that folder, and does nothing.
+  It is for files that grow, since objects in a bucket cannot: each `put`
+  uploads every changed file whole. A target that is a local folder is used
+  directly, and `put` does nothing.
   """
 
   def __init__(self, folder: pathlib.Path, *fetched: str):
-    """Makes the folder.
+    """Creates the local folder.
 
     Args:
-      folder: where the files are to be.
-      *fetched: names of files that go on from what is there.
+      folder: the target folder of the files.
+      *fetched: names of files to download first, because they are continued.
     """
     self._target = folder if is_bucket(folder) else None
     self._put: dict[pathlib.Path, tuple[int, int]] = {}
@@ -37,10 +38,10 @@ class Outbox:
         self._put[file] = _state(file)
 
   def put(self) -> None:
-    """Puts what is new.
+    """Uploads the new and changed files.
 
     Raises:
-      OSError: It cannot be put.
+      OSError: A file cannot be uploaded.
     """
     if self._target is None:
       return
@@ -54,7 +55,7 @@ class Outbox:
         self._put[file] = state
 
   def close(self) -> None:
-    """Puts what is new and removes the local folder."""
+    """Uploads what is new or changed and removes the local folder."""
     if self._target is not None:
       self.put()
       self._temporary.cleanup()
@@ -64,16 +65,16 @@ class Outbox:
 def output_folder(
   folder: pathlib.Path, *, new: bool = False
 ) -> Iterator[pathlib.Path]:
-  """A local folder to write to: itself, or one that is put into the bucket.
+  """Yields the folder itself if it is local, else one to upload at the end.
 
   Args:
-    folder: what is to have the files in the end.
-    new: there must be nothing there yet, in a bucket; elsewhere whoever writes
-      looks.
+    folder: the final folder of the files.
+    new: whether `folder` must not exist yet. This is checked for a bucket only;
+      for a local folder the code that writes checks it.
 
   Raises:
-    FileExistsError: there is something.
-    OSError: it cannot be put.
+    FileExistsError: `new` is set and the folder exists.
+    OSError: a file cannot be uploaded.
   """
   if not is_bucket(folder):
     yield folder

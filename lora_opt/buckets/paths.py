@@ -1,7 +1,7 @@
-"""Names of folders as paths, local or in a bucket, and what is done with them.
+"""Paths of folders, local or in a bucket, and operations on them.
 
-etils, fsspec and what serves each kind of bucket are imported when a bucket is
-named, and not before.
+etils, fsspec and the package for each kind of bucket are imported only when a
+bucket is named.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import pathlib
 import re
 from typing import Any
 
-# The package of fsspec for each kind of bucket.
+# The package that implements each kind of bucket for fsspec.
 PACKAGES = {'gs': 'gcsfs', 's3': 's3fs'}
 _PREFIXES = tuple(f'{scheme}://' for scheme in PACKAGES)
 _URL = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://')
@@ -20,7 +20,7 @@ _BUCKET = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}')
 
 
 def is_bucket(path: Any) -> bool:
-  """Whether a path, or the text of one, is in a bucket.
+  """Whether a path, given as a path object or a string, is in a bucket.
 
   >>> is_bucket('gs://bucket/run'), is_bucket(pathlib.Path('runs/a'))
   (True, False)
@@ -31,15 +31,15 @@ def is_bucket(path: Any) -> bool:
 
 
 def as_path(name: str | os.PathLike, what: str = 'MODEL_DIR') -> pathlib.Path:
-  """The path that a text names: a `pathlib.Path`, or an `epath.Path`.
+  """Converts a name to a path: a `pathlib.Path`, or an `epath.Path`.
 
   Args:
     name: a local path, 'gs://bucket/folder' or 's3://bucket/folder'.
-    what: the setting that holds it, for messages.
+    what: the setting that holds the name, for messages.
 
   Raises:
-    ValueError: it is a URL of another kind, names no bucket, or the package
-      that serves its kind is not installed.
+    ValueError: it is a URL of another scheme, it names no bucket, or the
+      package for its scheme is not installed.
 
   >>> as_path('runs/a') == pathlib.Path('runs/a')
   True
@@ -68,7 +68,7 @@ def as_path(name: str | os.PathLike, what: str = 'MODEL_DIR') -> pathlib.Path:
   check_package(scheme[1], f'{what}={text}')
   from etils import epath
 
-  filesystem(text)  # before etils makes its own of it
+  filesystem(text)  # configures fsspec before etils creates its own instance
   return epath.Path('/'.join([scheme[0] + bucket, *filter(None, parts)]))
 
 
@@ -76,8 +76,8 @@ def check_package(scheme: str, place: str) -> None:
   """Raises ValueError unless the package for 'gs' or 's3' is installed.
 
   Args:
-    scheme: of the bucket.
-    place: what is to be there, for the message.
+    scheme: the scheme of the bucket.
+    place: the setting and its value, for the message.
   """
   package = PACKAGES[scheme]
   missing = [
@@ -93,41 +93,41 @@ def check_package(scheme: str, place: str) -> None:
 
 
 def filesystem(path: str | os.PathLike) -> Any:
-  """The fsspec file system of a path in a bucket, one for each kind."""
+  """The fsspec file system for a path in a bucket, one for each scheme."""
   return _filesystem(os.fspath(path).partition('://')[0])
 
 
 @functools.cache
 def _filesystem(scheme: str) -> Any:
-  # With TensorFlow installed etils would take that for buckets, without the
+  # If TensorFlow is installed, etils would use it for buckets, without the
   # settings below.
   os.environ['EPATH_USE_TF'] = 'false'
   import fsspec
 
-  # A listing that is kept does not show what another process has written since.
-  # For all instances: etils makes its own.
+  # A cached listing does not show what another process has written since. This
+  # is set for all instances, because etils creates its own.
   name = {'gs': 'gcs'}.get(scheme, scheme)
   fsspec.config.conf.setdefault(name, {})['use_listings_cache'] = False
   return fsspec.filesystem(name)
 
 
 def put_file(file: str | os.PathLike, path: os.PathLike) -> None:
-  """Puts a local file as an object, in place of one that is there.
+  """Uploads a local file as an object, replacing an existing one.
 
   Raises:
-    OSError: It cannot be.
+    OSError: It cannot be uploaded.
   """
   filesystem(path).put_file(os.fspath(file), os.fspath(path))
 
 
 def put_folder(folder: pathlib.Path, path: pathlib.Path) -> None:
-  """Puts the files of a local folder; those that say what is there, last.
+  """Uploads the files of a local folder; those that describe it come last.
 
-  Readers of a folder of a model, an adapter or a data set look for a file of
-  JSON first: where it is, the others are there too.
+  Readers of the folder of a model, an adapter or a data set look for a JSON
+  file first. Once it exists, the other files exist too.
 
   Raises:
-    OSError: One cannot be put.
+    OSError: A file cannot be uploaded.
   """
   files = [file for file in folder.rglob('*') if file.is_file()]
   files.sort(
@@ -142,19 +142,19 @@ def put_folder(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def create(path: os.PathLike, data: bytes) -> None:
-  """Makes an object, if there is none of its name.
+  """Creates an object, unless one of that name exists.
 
-  The store decides it, at one place and one time: of two that try, one does.
+  The store does this atomically: if two processes try, only one succeeds.
 
   Raises:
-    FileExistsError: There is one.
-    OSError: It cannot be made.
+    FileExistsError: The object exists.
+    OSError: It cannot be created.
   """
   store, name = filesystem(path), os.fspath(path)
   try:
     store.pipe_file(name, data, mode='create')
   except Exception as error:
-    # gcsfs and s3fs have errors of their own for 412, precondition failed.
+    # gcsfs and s3fs raise different errors for 412, precondition failed.
     if str(getattr(error, 'code', '')) == '412' or 'Precondition' in str(error):
       raise FileExistsError(f'{name} is there') from None
     raise
@@ -164,18 +164,18 @@ def stamp(path: os.PathLike) -> float:
   """When an object was last written, in seconds, by the clock of the store.
 
   Raises:
-    FileNotFoundError: There is none.
+    FileNotFoundError: There is no such object.
   """
   return filesystem(path).modified(os.fspath(path)).timestamp()
 
 
 def move(path: pathlib.Path, target: pathlib.Path) -> None:
-  """Gives a file or a folder another name; its parent is made.
+  """Renames a file or a folder, creating the parent of the new name.
 
-  In a bucket each object is copied and then removed.
+  In a bucket the objects are copied and then removed.
   """
   if is_bucket(path):
-    # Not `mv` of fsspec: s3fs would copy folders too, which are no objects.
+    # Not fsspec's `mv`: s3fs would also copy folders, which are not objects.
     store = filesystem(path)
     prefix = os.fspath(path).partition('://')[2]
     for name in store.find(prefix):
@@ -187,6 +187,6 @@ def move(path: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def remove(path: os.PathLike) -> None:
-  """Removes a folder of a bucket with all that is in it, if it is there."""
+  """Removes a folder in a bucket and everything in it, if it exists."""
   with contextlib.suppress(FileNotFoundError):
     filesystem(path).rm(os.fspath(path), recursive=True)

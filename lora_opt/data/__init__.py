@@ -1,1 +1,1 @@
-"""Layer 5: from rows of any source to batches for training and evaluation."""
+"""Layer 5: turns rows of any source into training and evaluation batches."""

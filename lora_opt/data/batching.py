@@ -1,13 +1,14 @@
 """Batches for training: tokenised, packed, mixed, resumable.
 
-Examples are tokenised once, before the first batch: that counts the ones that
-are too long, and later epochs cost nothing (4 bytes a token are kept). From
-there on everything is integers:
+Examples are tokenised once, before the first batch. This counts the examples
+that are too long, and later epochs cost nothing (4 bytes per token are kept).
+From there on everything is integers:
 
-  order (anew each epoch) -> examples packed into rows -> rows into batches
+  order (new each epoch) -> examples packed into rows -> rows into batches
 
-What an example is in a row differs by form; here it is a class of
-lora_opt.data.packing, by default the one of decoders.
+How an example is laid out in a row depends on the form. A class with the
+methods of lora_opt.data.packing.Encoded defines it; the default is the class
+for decoders.
 """
 
 import bisect
@@ -22,20 +23,20 @@ from lora_opt.data.order import Order
 from lora_opt.data.packing import Encoded, EncodedExample, Rows
 from lora_opt.data.stream import Batches
 
-_TOGETHER = 64  # examples that are tokenised in one call
+_TOGETHER = 64  # examples tokenised in one call
 POLICIES = ('drop', 'truncate', 'error')
 
 
 class EncodedSplit(NamedTuple):
-  """A split, tokenised, with the count of what did not fit.
+  """A tokenised split, with counts of the examples that did not fit.
 
   Attributes:
-    examples: those that are used.
-    total: how many there were.
-    too_long: how many were dropped or truncated.
-    policy: what was done to them.
-    turns_left_out: how many messages of truncated conversations were left out.
-    left_out: how many could not be truncated, and were dropped after all.
+    examples: the examples that are used.
+    total: number of examples in the split.
+    too_long: number of examples that were dropped or truncated.
+    policy: what was done to the examples that were too long.
+    turns_left_out: number of messages left out of truncated conversations.
+    left_out: number of examples that could not be truncated and were dropped.
   """
 
   examples: Sequence[Encoded]
@@ -74,21 +75,21 @@ def encode_split(
     tokenizer: see lora_opt.data.tokenizer.
     split: 'train' or 'eval'.
     length: positions in a row.
-    too_long: what to do with an example of more positions. 'drop' leaves it
-      out; 'truncate' cuts out the middle of the prompt, but nothing of what
-      opens and closes it (the first token, the headers of a chat), and cuts
-      off the end of a completion that alone is too long; of a conversation of
-      several turns it leaves out the oldest ones, and drops it if the last one
-      does not fit; 'error' refuses it.
-    indices: which examples make up the split; None takes all.
-    kind: what an example is in a row.
+    too_long: what to do with an example that needs more positions. 'drop'
+      leaves it out. 'truncate' cuts out the middle of the prompt, but never
+      the tokens that open and close it (the first token, the headers of a
+      chat); it cuts off the end of a completion that is too long by itself. A
+      conversation of several turns loses its oldest turns instead, and is
+      dropped if its last turn does not fit. 'error' raises an error.
+    indices: the examples that make up the split; None takes all.
+    kind: the class that lays out examples in rows.
 
   Returns:
     The examples, and how many of them were too long.
 
   Raises:
-    ValueError: bad arguments, no example that fits, or a long one when that is
-      an error.
+    ValueError: an argument is invalid, no example fits, or an example is too
+      long and `too_long` is 'error'.
   """
   capacity = kind.capacity(length)
   if min(capacity) < 1:
@@ -148,37 +149,38 @@ def train_batches(
   workers: int = 0,
   kind: type[Encoded] = EncodedExample,
 ) -> Batches:
-  """Batches to train on, without end and in an order set by the seed.
+  """Endless batches for training, in an order set by the seed.
 
   The batches do not depend on how many processes share them: each process
-  walks the same stream and keeps `rows` of every batch, so a place in the
-  stream means the same to all of them, and to another number of them. Nor do
-  they depend on the number of workers.
+  walks the same stream and keeps `rows` of every batch. So a place in the
+  stream means the same to all processes, and stays valid if their number
+  changes. Nor do the batches depend on the number of workers.
 
   Args:
-    task: see lora_opt.data.tasks; or a mixture.
+    task: a task (see lora_opt.data.tasks) or a mixture.
     tokenizer: see lora_opt.data.tokenizer.
     length: positions in a row.
     batch_size: rows in a batch, over all processes.
     seed: seed of the order. Every epoch has its own order.
     rows: which rows of each batch to keep, in this order; None keeps all.
     packing: put several examples into a row, each where it fits best; False
-      puts one into each.
-    too_long: 'drop', 'truncate' or 'error', see `encode_split`; None for what
-      each task says. The count is logged.
-    workers: processes that make batches ahead; 0 makes each when asked for.
-    kind: what an example is in a row.
+      puts one example into each row.
+    too_long: 'drop', 'truncate' or 'error', see `encode_split`; None uses the
+      setting of each task. The count is logged.
+    workers: number of processes that make batches ahead of time; 0 makes each
+      batch when it is asked for.
+    kind: the class that lays out examples in rows.
 
   Returns:
     A dataset. Its iterator yields dicts of (rows, length) arrays: tokens,
     targets, positions and segment_ids int32, weights float32 (see the class
-    EncodedExample); segment 0 is padding. `get_state()` of the iterator is a
-    JSON-able dict (epoch, row, fingerprint) and `set_state()` goes on exactly
-    from there, with any batch_size; it refuses the state of another stream.
-    `summary` of the dataset counts what it is made of.
+    EncodedExample); segment 0 is padding. The iterator's `get_state()` returns
+    a JSON-able dict (epoch, row, fingerprint). Its `set_state()` continues
+    exactly from there, with any batch_size, and refuses the state of another
+    stream. The dataset's `summary` has the counts of each task.
 
   Raises:
-    ValueError: see `encode_split`; or a row that no batch has.
+    ValueError: see `encode_split`; or `rows` has a row that no batch has.
   """
   parts = getattr(task, 'tasks', (task,))
   encoded = []
@@ -220,20 +222,20 @@ def eval_batches(
 ) -> Batches:
   """Batches for the completion loss: every example once, in order.
 
-  Whatever the task does with long examples in training, here none is left out
-  or cut. The last batch is filled up with empty rows.
+  By default no example is left out or truncated, whatever the task does with
+  long examples in training. The last batch is filled up with empty rows.
 
   Args:
-    longest: where an example needs it, all rows are made longer, by doubling
-      `length` up to so many positions.
+    longest: if an example needs it, all rows are made longer, by doubling
+      `length` up to this many positions.
     too_long: what to do with examples that are still too long, see
-      `encode_split`; None refuses them.
-    indices: which examples; None takes all.
+      `encode_split`; None raises an error.
+    indices: the examples to use; None takes all.
 
   For the other arguments and the batches see `train_batches`.
 
   Raises:
-    ValueError: see `encode_split`; or an example that is longer than any row.
+    ValueError: see `encode_split`; or an example is longer than any row.
   """
   lengths = list(_doubled(length, longest))
   encoded = encode_split(
@@ -262,13 +264,13 @@ def eval_batches(
 def _shortened(
   kind: type[Encoded], task, tokenizer, example, capacity: Sequence[int]
 ) -> tuple[Encoded | None, int]:
-  """A conversation with as many of its newest turns as a row holds.
+  """Shortens a conversation to as many of its newest turns as a row holds.
 
   Returns:
-    It, or None if not even the last one fits, and how many messages were left
-    out.
+    The encoded conversation, or None if not even the last turn fits; and the
+    number of messages left out.
   """
-  whole, shorter = example, []  # the longest first
+  whole, shorter = example, []  # longest first
   while (example := task.shorter(example)) is not None:
     shorter.append(example)
 
@@ -285,7 +287,7 @@ def _shortened(
 
 
 def _doubled(length: Any, longest: int) -> Iterator[Any]:
-  """A length of rows and its doubles, as long as they are not too long."""
+  """Yields a row length, then its doubles up to `longest`."""
   single = isinstance(length, int)
   sizes = (length,) if single else tuple(length)
   while True:
@@ -310,9 +312,9 @@ def check_policy(too_long: str) -> None:
 def _encoded(
   kind: type[Encoded], task, tokenizer, examples, indices: Sequence[int]
 ) -> Iterator[Encoded]:
-  """Tokenises in threads: tokenizers let go of the interpreter's lock."""
+  """Tokenises in threads, because tokenizers release the GIL."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    # Rows are read and checked here, one after the other.
+    # Rows are read and checked in this thread, one after the other.
     made = (
       [examples[index] for index in indices[start : start + _TOGETHER]]
       for start in range(0, len(indices), _TOGETHER)
@@ -321,7 +323,7 @@ def _encoded(
     try:
       yield from itertools.chain.from_iterable(futures)
     finally:
-      pool.shutdown(cancel_futures=True)  # after an error nothing is waited for
+      pool.shutdown(cancel_futures=True)  # after an error, drop the rest
 
 
 def _positions(sizes: Sequence[int]) -> str:
@@ -342,6 +344,6 @@ def _summary(task, split: EncodedSplit, rate: float) -> dict[str, Any]:
 
 
 def log_split(task, split: str, encoded: EncodedSplit) -> None:
-  """Says how many examples there are, and how many were too long."""
+  """Logs how many examples there are, and how many were too long."""
   level = logging.WARNING if encoded.too_long else logging.INFO
   logging.log(level, 'task %r, %s: %s', task.name, split, encoded)

@@ -1,4 +1,4 @@
-"""Captions as a text encoder of fixed length reads them."""
+"""Token ids of captions, for a text encoder with inputs of fixed length."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import numpy as np
 
 
 def caption_ids(tokenizer: Any, text: str) -> list[int]:
-  """Token ids of a text, opened and ended, of whatever length.
+  """Token ids of a text of any length, between bos_id and eos_id.
 
   Args:
-    tokenizer: With bos_id and eos_id.
-    text: Any; '' is but opened and ended.
+    tokenizer: It must have bos_id and eos_id.
+    text: Any text; '' gives just bos_id and eos_id.
   """
   return [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
 
 
 def padded(tokenizer: Any, ids: list[int], length: int) -> np.ndarray:
-  """Ids filled up to a length, or cut to it with the last one kept.
+  """Pads ids to a length, or truncates them but keeps the last id.
 
   Returns:
     (length,) int32.

@@ -1,7 +1,8 @@
 """Renders chat templates; runs in a process with limits, see `chat_template`.
 
 Templates come with weights from elsewhere. They run in jinja's sandbox, with
-what transformers offers them, and nothing of this project is imported here.
+the functions that transformers offers them. This module imports nothing from
+this project.
 """
 
 import datetime
@@ -14,10 +15,11 @@ from typing import Any
 import jinja2
 from jinja2 import ext, nodes, sandbox, utils
 
-# Characters of one rendered conversation.
+# Maximum number of characters of one rendered conversation.
 MOST_CHARACTERS = 2**24
-# Stand around what a template itself marks as the assistant's words. They are
-# private to this project, and only rendered where a caller asks for them.
+# Put around the text that a template marks as the assistant's words. These
+# markers are private to this project, and only rendered if a caller asks for
+# them.
 OPENS, CLOSES = '\ue0a0\ue0a1', '\ue0a1\ue0a0'
 
 
@@ -31,14 +33,15 @@ def render(
 
   Args:
     template: The text of the template.
-    conversations: Of each its messages, whether the assistant's turn is to be
-      opened at the end, and perhaps the definitions of its tools.
-    variables: What else the template may use, such as eos_token.
+    conversations: For each its messages, whether to open the assistant's turn
+      at the end, and optionally the definitions of its tools.
+    variables: Other variables for the template, such as eos_token.
     marked: Put `OPENS` and `CLOSES` around {% generation %} blocks.
 
   Raises:
-    ValueError: The text becomes too long, or the template refuses.
-    jinja2.TemplateError: The template is not one, or does not work.
+    ValueError: The text becomes too long, or the template rejects the
+      messages.
+    jinja2.TemplateError: The template is invalid, or fails.
   """
   compiled = _compiled(template, marked)
   known = {'tools': None, 'documents': None, '_now': _now(), **variables}
@@ -76,14 +79,14 @@ def _compiled(template: str, marked: bool) -> jinja2.Template:
     raise_exception=_refuse,
     strftime_now=_strftime_now,
     namespace=_Namespace,
-    # Not the class itself, whose attributes are none of a template's business.
+    # Not the class itself: a template must not reach its attributes.
     dict=lambda *pairs, **named: dict(*pairs, **named),
   )
   return environment.from_string(template)
 
 
 class _Unmarked(ext.Extension):
-  """The tag {% generation %}: what is in it is the assistant's."""
+  """The tag {% generation %}, which encloses the assistant's words."""
 
   tags = frozenset({'generation'})
   around = ('', '')
@@ -104,9 +107,9 @@ class _Marked(_Unmarked):
 
 
 class _Namespace(utils.Namespace):
-  """Jinja's, without the names that lead into Python."""
+  """Jinja's namespace, without names that give access to Python internals."""
 
-  def __init__(*arguments, **named):  # `self` may be a name of a template's
+  def __init__(*arguments, **named):  # a template may use the name `self`
     self, *pairs = arguments
     found = dict(*pairs, **named)
     for name in found:
@@ -130,7 +133,7 @@ def _refuse(message: Any) -> None:
 def _to_json(
   value, ensure_ascii=False, indent=None, separators=None, sort_keys=False
 ) -> str:
-  """As `json` writes it: jinja's own filter is for HTML and changes < and é."""
+  """Uses plain `json`: jinja's own filter is for HTML and changes < and é."""
   return json.dumps(
     value,
     ensure_ascii=ensure_ascii,
@@ -146,7 +149,7 @@ def _strftime_now(context, layout: str) -> str:
 
 
 def _now() -> datetime.datetime:
-  """The time; SOURCE_DATE_EPOCH, as elsewhere, holds it still."""
+  """The current time, or the fixed time in SOURCE_DATE_EPOCH if it is set."""
   fixed = os.environ.get('SOURCE_DATE_EPOCH')
   if fixed is None:
     return datetime.datetime.now()

@@ -1,4 +1,4 @@
-"""Chat templates: which one a folder means, and what it makes of a chat."""
+"""Chat templates: finds the one in a model folder and renders chats with it."""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ from lora_opt.reading.files import read_text
 FILE = 'chat_template.jinja'
 FOLDER = 'additional_chat_templates'
 DEFAULT = 'default'
-PLACE = 'the chat template'  # without a file
+PLACE = 'the chat template'  # if it is from no file
 MOST_BYTES = 2**20
-SECONDS = 5.0  # for what takes a millisecond
+SECONDS = 5.0  # rendering usually takes a millisecond
 
 Message = Mapping[str, Any]
 
@@ -22,11 +22,11 @@ _render = Confined(chat_rendering.__file__, 'render', seconds=SECONDS)
 
 
 class ChatTemplate(NamedTuple):
-  """A template of jinja, and where it stands.
+  """A jinja template, and where it comes from.
 
   Attributes:
-    text: The template; None if there is none, and `place` says why.
-    place: The file that it is from, for messages.
+    text: The template. None if there is none; `place` then says why.
+    place: The file that it is from, for error messages.
   """
 
   text: str | None
@@ -34,7 +34,7 @@ class ChatTemplate(NamedTuple):
 
   @property
   def missing(self) -> str:
-    """What to say where there is none."""
+    """The error message if there is no template."""
     why = '' if self.place == PLACE else f' ({self.place})'
     return f'the tokenizer has no chat template{why}'
 
@@ -48,15 +48,15 @@ class ChatTemplate(NamedTuple):
     """Renders conversations, in a process with limits on time and memory.
 
     Args:
-      conversations: Of each its messages, whether to open the assistant's turn
-        at the end, and perhaps the definitions of its tools.
-      variables: What else the template may use, such as eos_token.
-      marked: Put `chat_rendering.OPENS` and `CLOSES` around what the template
-        marks as the assistant's.
+      conversations: For each its messages, whether to open the assistant's
+        turn at the end, and optionally the definitions of its tools.
+      variables: Other variables for the template, such as eos_token.
+      marked: Put `chat_rendering.OPENS` and `CLOSES` around the text that the
+        template marks as the assistant's.
 
     Raises:
-      ValueError: The template is broken, refuses the messages or goes beyond
-        the limits.
+      ValueError: The template is missing or broken, rejects the messages or
+        exceeds the limits.
     """
     if self.text is None:
       raise ValueError(self.missing)
@@ -68,7 +68,7 @@ class ChatTemplate(NamedTuple):
 
 
 def _said(error: Exception) -> str:
-  """An error of the template as the end of a sentence."""
+  """Words a template's error as the end of a sentence."""
   name, _, message = str(error).partition(': ')
   if name == 'ValueError':
     return values.one_line(message, 500)
@@ -78,21 +78,23 @@ def _said(error: Exception) -> str:
 def read_template(
   folder: pathlib.Path, settings: Mapping[str, Any], settings_file: pathlib.Path
 ) -> ChatTemplate:
-  """The template of a folder, as transformers chooses it.
+  """Reads the template of a folder, which is chosen as in transformers.
 
-  Files go before tokenizer_config.json. Of several templates, that of the name
-  'default' is taken; those of other names (tool_use, rag) are not used here.
+  Template files take precedence over tokenizer_config.json. Of several
+  templates, the one named 'default' is used; others (tool_use, rag) are not
+  used here.
 
   Args:
-    folder: Where the files are.
+    folder: The folder that holds the files.
     settings: The content of tokenizer_config.json.
-    settings_file: Its path, for messages.
+    settings_file: Its path, for error messages.
 
   Returns:
-    The template; one without text if there is none, or none named 'default'.
+    The template. Its text is None if the folder has no template, or none named
+    'default'.
 
   Raises:
-    ValueError: They are not texts.
+    ValueError: A template is not text, or is too large.
   """
   for file in (folder / FILE, folder / FOLDER / f'{DEFAULT}.jinja'):
     if file.is_file():
@@ -110,7 +112,7 @@ def read_template(
 
 
 def _named(value: Any, place: str) -> dict[str, str]:
-  """The templates of tokenizer_config.json by name."""
+  """The templates in tokenizer_config.json, by name."""
   if value is None:
     return {}
   if isinstance(value, str):

@@ -1,19 +1,20 @@
-"""Conversations of several turns as token ids, and which ids are learned.
+"""Token ids of conversations of several turns, and which ids are learned.
 
-A conversation is rendered whole and tokenised once. Of each answer that is
-learned, two more renderings say where it stands in the whole: that of all
-before it, with the assistant's turn opened, is where it begins, and that of
-all up to it is where it ends. Both must be beginnings of the whole, so that
-what is learned is what the model reads and writes when it is asked:
+A conversation is rendered as a whole and tokenised once. For each learned
+answer, two more renderings show where it is in the whole. The rendering of all
+messages before it, with the assistant's turn opened, ends where the answer
+begins. The rendering of all messages up to and including it ends where the
+answer ends. Both must be prefixes of the whole, so that what is learned is
+what the model reads and writes when it is asked:
 
   whole     <user>Hi<eos><assistant>Hello<eos><user>Bye<eos><assistant>Ciao<eos>
-  answer 1  <user>Hi<eos><assistant>            up to here it is read
-            <user>Hi<eos><assistant>Hello<eos>  up to here it is learned
+  answer 1  <user>Hi<eos><assistant>            the model reads up to here
+            <user>Hi<eos><assistant>Hello<eos>  and learns up to here
 
-A template that writes a turn otherwise once others follow (Qwen 3 leaves out
-thoughts, gpt-oss ends the last turn alone with <|return|>) is refused: each
-turn has then to be an example of its own (`turns='each'` of the task). Where
-the template marks the assistant's words by {% generation %}, what it does not
+A template that writes a turn differently once other turns follow (Qwen 3 leaves
+out thoughts, gpt-oss ends only the last turn with <|return|>) is refused: each
+turn must then be an example of its own (`turns='each'` of the task). If the
+template marks the assistant's words by {% generation %}, text that it does not
 mark is not learned.
 """
 
@@ -42,17 +43,18 @@ def encode_dialogue(
 
   Args:
     tokenizer: see lora_opt.data.tokenizer.Tokenizer.
-    dialogue: has an answer that is learned.
-    apart: what to do where several answers cannot be learned together.
+    dialogue: must have an answer that is learned.
+    apart: advice for the error message if several answers cannot be learned
+      together.
 
   Returns:
-    The ids, and of each whether it is learned: those of the answers and of
-    what ends their turns, and of what the template writes between the header
-    of a turn and its answer. The first is not.
+    The ids, and for each whether it is learned. Learned are the answers, what
+    ends their turns, and what the template writes between the header of a turn
+    and its answer. The first id is never learned.
 
   Raises:
-    ValueError: The template refuses the messages, does not write them
-      unchanged, or writes a turn otherwise once others follow.
+    ValueError: The template rejects the messages, does not write them
+      unchanged, or writes a turn differently once other turns follow.
   """
   cut = _cut(tokenizer)
   places = dialogue.learned
@@ -85,9 +87,9 @@ def encode_dialogue(
 
 
 def encode_asked(tokenizer, dialogue: Dialogue) -> list[int]:
-  """Token ids that the last learned answer is generated from.
+  """Token ids of the prompt for generating the last learned answer.
 
-  Args and Raises: as of `encode_dialogue`.
+  Args and Raises: as for `encode_dialogue`.
   """
   cut = _cut(tokenizer)
   last = dialogue.learned[-1]
@@ -125,16 +127,16 @@ def _span(
   said: str,
   apart: str,
 ) -> tuple[int, int]:
-  """Where the answer at a place begins in the text, and where its turn ends.
+  """Finds where an answer begins in the text, and where its turn ends.
 
   Args:
-    tokenizer: For messages.
-    cut: Of its template.
+    tokenizer: For error messages.
+    cut: How its template is cut.
     dialogue: The conversation.
-    index: Which message.
-    whole: The conversation, rendered.
-    read: That of the messages before it.
-    said: That of the messages up to it.
+    index: Index of the answer's message.
+    whole: The rendered conversation.
+    read: The rendered messages before the answer.
+    said: The rendered messages up to and including the answer.
     apart: See `encode_dialogue`.
   """
   read += cut.header
@@ -154,7 +156,7 @@ def _span(
 
 
 def _check_said(tokenizer, message: Message, said: str) -> None:
-  """Raises ValueError if a part of an answer is not in what is learned."""
+  """Raises ValueError if a part of an answer is not in the learned text."""
   written = squeezed(said)
   texts = [message['content']]
   texts += [message.get(n, '') for n in ('reasoning_content', 'thinking')]
@@ -170,7 +172,7 @@ def _check_said(tokenizer, message: Message, said: str) -> None:
 
 
 def _check_read(tokenizer, dialogue: Dialogue, whole: str) -> None:
-  """Raises ValueError if a message or a tool is left out of what is read."""
+  """Raises ValueError if the template leaves out a message or a tool."""
   lost = [name for name in tool_names(dialogue) if name not in whole]
   for name in lost:
     raise refusal(
@@ -179,7 +181,7 @@ def _check_read(tokenizer, dialogue: Dialogue, whole: str) -> None:
       _OTHERWISE,
     )
   for index, message in enumerate(dialogue.messages):
-    # The longest word, which no way of quoting a text changes.
+    # The longest word: it stays the same however a text is quoted.
     word = max(_WORD.findall(message['content']), key=len, default='')
     if message['role'] != 'assistant' and word not in whole:
       raise refusal(
@@ -192,7 +194,7 @@ def _check_read(tokenizer, dialogue: Dialogue, whole: str) -> None:
 def _within(
   tokenizer, spans: list[tuple[int, int]], marks: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-  """The parts of the spans that the template marks as the assistant's."""
+  """The parts of the spans that the template marks as the assistant's words."""
   found = [
     (max(start, first), min(end, last))
     for start, end in spans
@@ -209,7 +211,7 @@ def _within(
 def _learned(
   tokenizer, text: str, spans: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[bool]]:
-  """The ids of a text, and which of them stand in the spans, even in part."""
+  """The ids of a text, and whether each is, even partly, inside a span."""
   ids = list(tokenizer.encode(text))
   places = _Places(tokenizer, text, ids)
   trained = [False] * len(ids)
@@ -222,28 +224,28 @@ def _learned(
 
 
 class _Places:
-  """Which tokens stand where in a text."""
+  """Maps positions in a text to the indices of its tokens."""
 
   def __init__(self, tokenizer, text: str, ids: list[int]):
     self._tokenizer, self._text, self._ids = tokenizer, text, ids
     self._offsets: list[tuple[int, int]] | None = None
 
   def first(self, place: int) -> int:
-    """The token that a character is in, or begins."""
+    """The index of the token that contains, or begins at, a character."""
     exact = self._between(place)
     if exact is not None:
       return exact
     return sum(end <= place for _, end in self._whole_offsets())
 
   def behind(self, place: int) -> int:
-    """The first token that begins at a character, or behind it."""
+    """The index of the first token that begins at or after a character."""
     exact = self._between(place)
     if exact is not None:
       return exact
     return sum(start < place for start, _ in self._whole_offsets())
 
   def _between(self, place: int) -> int | None:
-    """How many tokens stand before a character, if none reaches across."""
+    """The number of tokens before a character; None if one spans across."""
     if place == len(self._text):
       return len(self._ids)
     part = list(self._tokenizer.encode(self._text[:place]))

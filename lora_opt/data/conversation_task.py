@@ -1,4 +1,4 @@
-"""Conversations of several turns, of which the assistant's are learned."""
+"""Tasks of multi-turn conversations: the assistant's turns are learned."""
 
 import dataclasses
 import functools
@@ -21,23 +21,25 @@ class Conversation(Task):
 
   Rows are `{"messages": [{"role": ..., "content": ...}, ...]}`, or ShareGPT's
   `{"conversations": [{"from": ..., "value": ...}, ...]}`: see
-  lora_opt.data.messages. What is learned are the answers and the ends of their
-  turns, token by token as the model's chat template writes them: see
-  lora_opt.data.conversation. It is judged by the likelihood of the answers.
+  lora_opt.data.messages. The model learns the answers and the ends of their
+  turns, token by token as its chat template writes them: see
+  lora_opt.data.conversation. It is evaluated by the likelihood of the answers.
 
   Args:
     messages: name of the field that holds the messages.
-    tools: name of the field that holds the definitions of tools, a list or its
-      JSON as text; rows without it have none. None: there is no such field.
+    tools: name of the field that holds the definitions of tools, as a list or
+      as JSON text. Rows without this field have no tools. None: there is no
+      such field.
     turns: 'all' learns every answer of a conversation in one row. 'each' makes
-      each answer an example of its own, behind the turns before it as the
-      template writes them then: right for every template, and as many rows.
-      'last' learns the last answer alone.
+      each answer an example of its own, after the earlier turns as the
+      template writes them at that point: this is right for every template, but
+      takes one example per answer. 'last' learns only the last answer.
     system: text of a system turn for rows without one.
 
-  With too_long='truncate' the oldest turns are left out until the rest fits: a
-  user's turn and all up to the next user's. The system turn stays. The other
-  fields are those of every Task; `prompt` and `texts` have no place here.
+  With too_long='truncate' the oldest turns are left out until the rest fits:
+  each time a user's turn and all turns up to the next user's. The system turn
+  stays. The other fields are those of every Task; `prompt`, `texts` and `chat`
+  must not be set.
 
   >>> row = {'messages': [{'role': 'user', 'content': 'Hi'},
   ...                     {'role': 'assistant', 'content': 'Hello'}]}
@@ -46,7 +48,7 @@ class Conversation(Task):
   'Hello'
 
   Raises:
-    ValueError: an unknown `turns`, or a setting of other tasks.
+    ValueError: `turns` is unknown, or a setting for other tasks is given.
   """
 
   kind: ClassVar[str] = 'conversation'
@@ -70,7 +72,7 @@ class Conversation(Task):
       )
 
   def source(self, split: str) -> Sequence[sources.Row]:
-    """The rows of a split; with turns='each' a row for every answer."""
+    """The rows of a split; with turns='each' one row per answer."""
     rows = super().source(split)
     return self._answers(split) if self.turns == 'each' else rows
 
@@ -105,7 +107,7 @@ class Conversation(Task):
     return ids[:first], [ids[first:]], [learned[first:]]
 
   def encode_prompt(self, example: Example, tokenizer) -> list[int]:
-    """Token ids that the last answer is generated from."""
+    """Token ids of the prompt for generating the last answer."""
     (dialogue,) = example.dialogues
     return encode_asked(tokenizer, dialogue)
 
@@ -135,11 +137,11 @@ class Conversation(Task):
     return self._by_answer[split]
 
   def count(self, rows: Sequence[sources.Row], index: int, split: str) -> int:
-    """How many answers of a row are learned; 1 of one that cannot be used."""
+    """The number of learned answers of a row; 1 if the row cannot be used."""
     try:
       record = Record(rows[index], rows, index, split)
       return len(self._read(record).learned)
-    except ValueError:  # raised again, where bad rows are dealt with
+    except ValueError:  # raised again where bad rows are handled
       return 1
 
 
@@ -156,7 +158,7 @@ def _example(dialogue: Dialogue, row: sources.Row) -> Example:
 
 
 class _Answer(dict):
-  """A row, and which of its answers."""
+  """A row, with the number of one of its learned answers."""
 
   def __init__(self, row: sources.Row, number: int):
     super().__init__(row)
@@ -164,7 +166,7 @@ class _Answer(dict):
 
 
 class _Answers(Sequence):
-  """The rows of a source, each as often as it has answers to be learned."""
+  """The rows of a source, each repeated once per learned answer."""
 
   def __init__(self, task: Conversation, split: str):
     self._rows = task.train if split == 'train' else task.eval
@@ -183,9 +185,9 @@ class _Answers(Sequence):
     return _Answer(found, number) if isinstance(found, dict) else found
 
   def where(self, index: int) -> str:
-    """The place of the row."""
+    """Where the row comes from."""
     return sources.where(self._rows, self._places[index][0])
 
   def facts(self) -> dict[str, Any]:
-    """Those of the source."""
+    """The facts of the source."""
     return sources.describe(self._rows)

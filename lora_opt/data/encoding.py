@@ -1,13 +1,13 @@
 """From text to token ids: chat turns, plain likelihood prompts, boundaries.
 
-A *chat* is what the model's own template makes of the whole conversation, cut
-in two: the prompt, [system turn,] user turn and the header of the assistant's
-turn, and the completion, which ends with the template's end of turn (for
-SmolLM2: `<|im_end|>`). Its ids are those of the rendered text, token by token.
-lora_opt.data.turns says where it is cut; a template that cannot be cut so is
-refused.
+A *chat* is the whole conversation, rendered by the model's own template and cut
+in two. The prompt is the [system turn,] user turn and header of the assistant's
+turn. The completion ends with the template's end of turn (for SmolLM2:
+`<|im_end|>`). The ids are those of the rendered text, token by token.
+lora_opt.data.turns says where it is cut; a template that cannot be cut this way
+is refused.
 
-A *plain* prompt is the text itself, behind `bos_id` where the model was trained
+A *plain* prompt is the text itself, after `bos_id` if the model was trained
 with it (`add_bos`: Llama, Gemma). The completion follows after one space,
 the convention of likelihood evaluation ('Question: ...\\nAnswer:' + ' choice').
 If the prompt ends in white space, that white space is used instead and goes
@@ -15,12 +15,12 @@ with the completion, where tokenizers expect it.
 
 The boundary: prompt and completion are tokenised as one text. When the ids of
 the prompt alone are a prefix of the result, the rest are the completion's ids.
-When they are not, because a token would reach across the boundary, a plain text
-is tokenised in two: the prompt's ids are then those that generation starts
-from. A chat keeps that token, at the start of the completion.
+Otherwise a token spans the boundary. A plain text is then tokenised in two
+parts, so that the prompt's ids are those that generation starts from. A chat
+keeps that token, at the start of the completion.
 
-Special tokens that a row's own text spells out are taken for what they spell:
-clean data of unknown origin first.
+A special token that is spelled out in a row's own text is encoded as that
+special token: clean data of unknown origin first.
 """
 
 import functools
@@ -49,7 +49,7 @@ def encode_completions(
     chat: use the tokenizer's chat template.
     system: text of the system turn in a chat. None leaves it to the template
       (SmolLM2's puts in 'You are a helpful AI assistant named SmolLM ...');
-      '' sends an empty system turn, the only way to have no such text there.
+      '' sends an empty system turn, the only way to avoid such a text.
     end: end plain completions with the end-of-text token; a chat completion
       always ends its turn.
 
@@ -57,8 +57,8 @@ def encode_completions(
     The ids of the prompt and, for each completion, its ids.
 
   Raises:
-    ValueError: the tokenizer lacks what is asked for, its template cannot be
-      cut, or there are no ids to start from.
+    ValueError: the tokenizer lacks a chat template or token that is needed, its
+      template cannot be cut, or there are no ids to start from.
   """
   asked = [(prompt, completions)]
   return encode_all(tokenizer, asked, chat=chat, system=system, end=end)[0]
@@ -72,10 +72,10 @@ def encode_all(
   system: str | None = None,
   end: bool = True,
 ) -> list[tuple[list[int], list[list[int]]]]:
-  """`encode_completions` of several prompts, whose chats are rendered at once.
+  """`encode_completions` for several prompts, rendering all chats at once.
 
-  A template is rendered by another process: asking it takes longer than it
-  needs for one chat.
+  Templates are rendered by another process, and a call to it takes longer than
+  rendering one chat.
   """
   if chat:
     return _encode_chats(tokenizer, asked, system)
@@ -103,9 +103,9 @@ def _encode_plain(
 def encode_prompt(
   tokenizer, prompt: str, *, chat: bool, system: str | None = None
 ) -> list[int]:
-  """The ids that an answer to a prompt is generated from.
+  """The ids of a prompt, from which an answer is generated.
 
-  Args and Raises: as of `encode_completions`.
+  Args and Raises: as for `encode_completions`.
   """
   return encode_completions(
     tokenizer, prompt, (), chat=chat, system=system, end=False
@@ -115,16 +115,16 @@ def encode_prompt(
 def frame(
   tokenizer, *, chat: bool, system: str | None = None
 ) -> tuple[int, int]:
-  """How many ids of a prompt open it, and how many close it.
+  """How many ids open a prompt, and how many close it.
 
-  What is between them is the text of the task, that can be cut.
+  The ids between them are the text of the task, which can be truncated.
 
-  Args: as of `encode_completions`.
+  Args: as for `encode_completions`.
   """
   return _chat_frame(tokenizer, system) if chat else (int(tokenizer.add_bos), 0)
 
 
-@functools.lru_cache(maxsize=8)  # asked for with every example
+@functools.lru_cache(maxsize=8)  # called for every example
 def _chat_frame(tokenizer, system: str | None) -> tuple[int, int]:
   cut = cut_of(tokenizer, system)
   opening, closing = map(tokenizer.encode, (cut.opening, cut.closing))
@@ -132,9 +132,10 @@ def _chat_frame(tokenizer, system: str | None) -> tuple[int, int]:
 
 
 def opened(tokenizer, ids: Sequence[int]) -> list[int]:
-  """The ids of a text, behind the token that the model's texts open with.
+  """Prepends the token that opens the model's texts to the ids of a text.
 
-  A text that has this token already is not given another one.
+  It is added only if `add_bos` is set, and never twice. Without ids, the result
+  is a single token to start from: bos_id, or else eos_id.
 
   Raises:
     ValueError: there are no ids, and no token to start from.
@@ -177,7 +178,7 @@ def _encode_chats(
 
 
 def _rendered(tokenizer, chats: Sequence[tuple[list, bool]]) -> Sequence[str]:
-  """All at once; one by one if that is too much for the template's limits."""
+  """Renders all chats at once, or one by one if that exceeds the limits."""
   try:
     return tokenizer.apply_chats(chats)
   except ValueError:
@@ -187,7 +188,7 @@ def _rendered(tokenizer, chats: Sequence[tuple[list, bool]]) -> Sequence[str]:
 def _cut_chat(
   tokenizer, cut, text: str, answered: Sequence[tuple[str, str]]
 ) -> tuple[list[int], list[list[int]]]:
-  """The ids of a rendered prompt and of what follows it, for each answer."""
+  """The ids of a rendered prompt, and for each answer the ids that follow."""
   text += cut.header
   prompt_ids = list(tokenizer.encode(text))
   tail = [] if cut.end else end_ids(tokenizer)
@@ -195,14 +196,14 @@ def _cut_chat(
     list(tokenizer.encode(_closed(tokenizer, cut, text, whole, completion)))
     for completion, whole in answered
   ]
-  # Less than the prompt only where a token reaches across its end.
+  # Shorter than the prompt only if a token spans its end.
   size = common_length([prompt_ids, *rows])
   start = prompt_ids[:size] or opened(tokenizer, [])
   return start, [row[size:] + tail for row in rows]
 
 
 def _closed(tokenizer, cut, text: str, whole: str, completion: str) -> str:
-  """A rendered conversation up to the end of its turn, checked."""
+  """Checks a rendered conversation, and cuts it after its end of turn."""
   after = cut.end + cut.rest
   said = whole[len(text) : len(whole) - len(after)]
   fits = len(whole) >= len(text) + len(after)
@@ -221,7 +222,7 @@ def _closed(tokenizer, cut, text: str, whole: str, completion: str) -> str:
 
 
 def _plain_prompt(prompt: str) -> tuple[str, str]:
-  """The prompt without white space at its end, and what comes after it."""
+  """The prompt without trailing white space, and the separator after it."""
   text = prompt.rstrip()
   if not text:
     return '', ''
@@ -229,10 +230,10 @@ def _plain_prompt(prompt: str) -> tuple[str, str]:
 
 
 def end_ids(tokenizer) -> list[int]:
-  """The end-of-text token.
+  """The end-of-text token, as a list of one id.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the tokenizer has none.
   """
   if tokenizer.eos_id is None:
     raise ValueError(

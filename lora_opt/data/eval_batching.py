@@ -1,8 +1,8 @@
 """Batches for evaluation: choices as branches, prompts for generation.
 
-Both make rows of a few fixed lengths, so that few shapes compile: an example
-goes into the shortest length that holds it, and every batch has the same number
-of rows (the last ones of a length may hold empty rows).
+Both use rows of a few fixed lengths, so that few shapes are compiled. An
+example goes into a row of the shortest length that holds it, and every batch
+has the same number of rows (the last batch of a length may have empty rows).
 
 Choices share their prompt. For the prompt p1 ... pm and the choices c and d a
 row holds
@@ -12,10 +12,10 @@ row holds
   positions   0 ...  m-2   | m-1 ...  | m-1 ...
   branches    0 ...  0     | 1  1  1  | 2  2  2
 
-The last token of the prompt is repeated in each branch: it is what predicts a
-choice's first token, and a position can predict one token only. With the
-attention rule of branches (same segment, and the key's branch is 0 or one's
-own) every choice sees exactly its own text.
+The last token of the prompt is repeated in each branch: it predicts a choice's
+first token, and a position can predict only one token. With the attention rule
+of branches (key and query are in the same segment, and the key's branch is 0 or
+the query's own), every choice sees only the prompt and its own text.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,15 +27,15 @@ from lora_opt.data import packing
 from lora_opt.data.examples import Example
 
 LENGTHS = (256, 512, 1024, 2048)
-LONG_LENGTHS = (*LENGTHS, 4096, 8192, 16384, 32768)  # of conversations
+LONG_LENGTHS = (*LENGTHS, 4096, 8192, 16384, 32768)  # for conversations
 PROMPT_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 
 
 class ChoiceBatch(NamedTuple):
-  """Rows of choices, and whose each position is.
+  """Rows of choices, with the example and the choice of each position.
 
   `np.add.at(scores, (batch.example, batch.choice), -losses * weights)` sums the
-  log-likelihoods into `scores` (examples, most choices of any).
+  log-likelihoods into `scores` (examples, maximum number of choices).
   """
 
   arrays: dict[str, np.ndarray]  # (rows, length): what the model takes
@@ -61,7 +61,7 @@ def pack_choices(
   lengths: Sequence[int] = LENGTHS,
   indices: Sequence[int] | None = None,
 ) -> Iterator[ChoiceBatch]:
-  """Rows that hold every choice of every example of a split once.
+  """Packs every choice of every example of a split into rows, once.
 
   Args:
     task: a task whose examples have choices.
@@ -70,7 +70,7 @@ def pack_choices(
     batch_size: rows in a batch.
     lengths: the row lengths to use, ascending. All examples that fit the first
       are packed into rows of that length, several to a row.
-    indices: which examples; None takes all.
+    indices: the examples to use; None takes all.
 
   Yields:
     Batches of (batch_size, one of lengths). `arrays` holds tokens, targets,
@@ -78,7 +78,7 @@ def pack_choices(
     and branches.
 
   Raises:
-    ValueError: an example that does not fit the longest row, or that has no
+    ValueError: an example does not fit into the longest row, or has no
       choices.
   """
   check_lengths(batch_size, lengths)
@@ -123,14 +123,15 @@ def pad_prompts(
     split: 'train' or 'eval'.
     batch_size: rows in a batch.
     lengths: the row lengths to use, ascending.
-    indices: which examples; None takes all.
-    encode: gives the ids of an example's prompt; None for the task's own.
+    indices: the examples to use; None takes all.
+    encode: returns the ids of an example's prompt; None uses the task's
+      `encode_prompt`.
 
   Yields:
     Batches of (batch_size, one of lengths), short prompts first.
 
   Raises:
-    ValueError: a prompt that does not fit the longest row.
+    ValueError: a prompt does not fit into the longest row.
   """
   check_lengths(batch_size, lengths)
   examples = task.examples(split)
@@ -144,8 +145,8 @@ def pad_prompts(
     length = bucket(len(prompt), lengths, task, split, index)
     buckets[length].append((index, prompt))
   for length, prompts in buckets.items():
-    # Prompts of one length tend to have answers of one length: the rows of a
-    # batch then end together.
+    # Prompts of similar length tend to have answers of similar length, so that
+    # the rows of a batch finish at about the same time.
     prompts.sort(key=lambda pair: len(pair[1]))
     for start in range(0, len(prompts), batch_size):
       chunk = prompts[start : start + batch_size]
@@ -162,7 +163,7 @@ class _Segment(NamedTuple):
 
   @property
   def size(self) -> int:
-    # Each branch repeats the prompt's last token and leaves out its own.
+    # Each branch repeats the prompt's last token and omits its own last one.
     return len(self.prompt) - 1 + sum(map(len, self.choices))
 
   def columns(self) -> dict[str, list[int]]:
@@ -241,7 +242,7 @@ def bucket(
 
 
 def check_lengths(batch_size: int, lengths: Sequence[int]) -> None:
-  """Raises ValueError unless there are rows, of ascending lengths."""
+  """Raises ValueError unless there are rows and their lengths ascend."""
   if batch_size < 1:
     raise ValueError(f'batch_size={batch_size} must be at least 1')
   if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:

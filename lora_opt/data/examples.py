@@ -1,4 +1,4 @@
-"""Examples: what a task makes of a row, and how a row is checked."""
+"""Examples: what a task makes from a row, and checks of the row's fields."""
 
 import dataclasses
 import string
@@ -11,8 +11,8 @@ from lora_opt.data.images import ImageFile
 from lora_opt.reading import values
 from lora_opt.reading.values import shown
 
-_SHOWN = 3  # bad rows that are named in full
-_DIGITS = 40  # of a whole number; those of 2^64 are 20
+_SHOWN = 3  # bad rows whose errors are reported
+_DIGITS = 40  # of a whole number; 2^64 has 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +21,17 @@ class Example:
 
   Attributes:
     prompt: the text that the model is given.
-    completion: the text that it should write.
+    completion: the text that the model should write.
     choices: the possible completions; empty for generation.
     answer: index of the right choice; None for generation.
-    row: the row that this example was made of.
+    row: the row that this example was made from.
     references: all texts that would be right, if there are several.
-    texts: what an encoder reads, one text or two; empty for the prompt.
-    number: what a regression is to say; None for other tasks.
-    image: what a model of images looks at; None for other tasks.
-    dialogues: the conversations that end with the choices, one for each; empty
-      where prompt and choices are all.
+    texts: the one or two texts that an encoder reads; if empty, it reads the
+      prompt.
+    number: the target value of a regression; None for other tasks.
+    image: the image that an image model reads; None for other tasks.
+    dialogues: one conversation per choice, ending with that choice; empty if
+      the example is just a prompt and choices.
   """
 
   prompt: str
@@ -53,13 +54,13 @@ class Example:
 
 
 class Examples(Sequence):
-  """The examples of one split, made from the rows when asked for.
+  """The examples of one split, made from the rows on demand.
 
   Args:
     source: the rows.
-    make: makes an example of a row.
+    make: makes an example from a row.
     split: 'train' or 'eval'.
-    indices: which rows make up the split; None takes all.
+    indices: the rows that make up the split; None takes all.
   """
 
   def __init__(
@@ -85,7 +86,7 @@ class Examples(Sequence):
     return self._make(Record(self.source[row], self.source, row, self.split))
 
   def without(self, places: Collection[int]) -> 'Examples':
-    """The examples but those at these places."""
+    """The examples without those at these indices."""
     left_out = set(places)
     kept = [r for i, r in enumerate(self.indices) if i not in left_out]
     return Examples(self.source, self._make, self.split, kept)
@@ -104,7 +105,7 @@ class Examples(Sequence):
 
 
 class BadRows(NamedTuple):
-  """How many rows cannot be used, and what is wrong with the first."""
+  """How many rows cannot be used, and what is wrong with the first few."""
 
   count: int = 0
   first: Sequence[str] = ()
@@ -112,7 +113,7 @@ class BadRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """One row and where it came from: what error messages need."""
+  """One row and where it came from, for error messages."""
 
   row: Mapping[str, Any]
   source: Sequence[sources.Row]
@@ -129,7 +130,7 @@ class Record:
     return ValueError(f'{self.place}: {problem}')
 
   def field(self, name: str) -> Any:
-    """The value of field `name`, which must be there."""
+    """The value of field `name`, which must exist."""
     if not isinstance(self.row, Mapping):
       raise self.error(f'expected a dict, found {type(self.row).__name__}')
     if name not in self.row:
@@ -140,7 +141,7 @@ class Record:
   def text(self, name: str) -> str:
     """The value of field `name` as text; numbers are written out.
 
-    That is done where there is one way to: for whole numbers, and for others
+    Only numbers with one usual spelling are accepted: whole numbers, and others
     that Python writes without an exponent, such as 2.5.
     """
     value = self.field(name)
@@ -160,7 +161,7 @@ class Record:
     return text
 
   def texts(self, name: str, at_least: int = 2) -> tuple[str, ...]:
-    """The value of field `name`, a list of so many texts or more."""
+    """The value of field `name`, a list of `at_least` or more texts."""
     value = self.field(name)
     if not isinstance(value, list | tuple) or len(value) < at_least:
       count = {1: 'one text', 2: 'two texts'}[at_least]
@@ -183,11 +184,12 @@ class Record:
       raise self.error(str(error)) from None
 
   def fill(self, template: str, **names: str) -> str:
-    """The template with this row's fields in it.
+    """Fills a template with this row's fields.
 
     Args:
       template: text with field names in braces.
-      **names: fields that go by another name in the template.
+      **names: names of fields in the row by their names in the template, where
+        the two differ.
     """
     fields = Template(template).fields
     texts = {name: self.text(names.get(name, name)) for name in fields}
@@ -199,7 +201,7 @@ def _named(key: Any) -> str:
 
 
 def written(value: Any) -> str | None:
-  """A text, or a number in digits if there is one usual way to write it.
+  """Text as it is, and a number as text if it has one usual spelling.
 
   >>> written('two'), written(2), written(2.5), written(1e-9), written(True)
   ('two', '2', '2.5', None, None)
@@ -216,13 +218,13 @@ def written(value: Any) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-  """Text with field names in braces, checked when it is made.
+  """Text with field names in braces, checked on creation.
 
   >>> Template('Question: {question} Answer:').fields
   ('question',)
 
   Raises:
-    ValueError: unbalanced braces, or more than a plain name inside them.
+    ValueError: the braces are unbalanced, or hold more than a plain name.
   """
 
   text: str

@@ -1,8 +1,8 @@
 """Extractors find the answer in what a model wrote; scorers judge it.
 
-`gsm8k` and `llm_adapters` are the rules of those who published the benchmarks,
-to the letter. `last_number`, `after_hashes` and `same_number` read numbers as
-lora_opt.reading.numbers says.
+`gsm8k` and `llm_adapters` follow the rules of the benchmarks' publishers
+exactly. `last_number`, `after_hashes` and `same_number` read numbers as
+described in lora_opt.reading.numbers.
 """
 
 import math
@@ -16,12 +16,12 @@ from lora_opt.reading import numbers as reading
 from lora_opt.reading import patterns
 from lora_opt.reading.values import shown
 
-# A longer answer is none: it scores 0 and is not looked at.
+# A longer answer counts as no answer: it scores 0 and is not examined.
 LONGEST = 200_000
 
 
 def gsm8k(text: str) -> str | None:
-  """The publisher's own rule of GSM8K: first '#### number', commas left out.
+  """The rule of GSM8K's publisher: the first '#### number', without commas.
 
   Answers are then compared as texts. See `dataset.py` in
   https://github.com/openai/grade-school-math.
@@ -34,22 +34,22 @@ def gsm8k(text: str) -> str | None:
 
 
 def llm_adapters(text: str) -> str | None:
-  """The rule of LLM-Adapters for arithmetic: last number, commas left out.
+  """The rule of LLM-Adapters for arithmetic: the last number, without commas.
 
-  A hyphen before a digit is a minus sign wherever it stands. See `evaluate.py`
+  A hyphen before a digit is always a minus sign. See `evaluate.py`
   in https://github.com/AGI-Edgerunners/LLM-Adapters.
 
   >>> llm_adapters('He has 5-3 or 1,002 left.'), llm_adapters('So 5-3')
   ('1002', '-3')
   """
-  # The last number stands in the last part of any answer.
+  # The end of the answer is enough to find its last number.
   text = text[-reading.LONGEST :].replace(',', '')
   found = re.findall(r'-?\d+\.?\d*', text)
   return found[-1] if found else None
 
 
 def after_hashes(text: str) -> str | None:
-  """The number after the last '####', in one spelling: a lenient `gsm8k`.
+  """The number after the last '####', in standard form: a lenient `gsm8k`.
 
   >>> after_hashes('18 eggs at 2 dollars.\\n#### $1,036.50')
   '1036.5'
@@ -65,7 +65,7 @@ def after_hashes(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-  """The last number in the text: for models that were not told a form.
+  """The last number in the text: for models not told an answer format.
 
   >>> last_number('That makes 3 + 4 = 7.0 apples.')
   '7'
@@ -85,7 +85,7 @@ def first_match(pattern: str) -> Callable[[str], str | None]:
 
 
 def find(pattern: str, text: str, *, last: bool = False) -> str | None:
-  """As of `patterns.find`; None, and a warning, where it takes too long."""
+  """Like `patterns.find`, but warns and returns None if it is stopped."""
   try:
     return patterns.find(pattern, text, last=last)
   except patterns.ConfinedError as error:
@@ -104,10 +104,11 @@ def find(pattern: str, text: str, *, last: bool = False) -> str | None:
 def same_number(
   field: str, tolerance: float = 1e-3
 ) -> Callable[[str, Mapping[str, Any]], float]:
-  """Makes a scorer: 1 if the answer is the number of this field of the row.
+  """Makes a scorer: 1 if the answer is the number in this field of the row.
 
-  Raises (when it scores):
-    ValueError: The field holds no number.
+  Raises:
+    ValueError: `tolerance` is negative or not finite; when it scores, if the
+      field holds no number.
 
   >>> same_number('final')('6.0', {'final': '6'})
   1.0
@@ -132,12 +133,12 @@ def same_number(
 
 
 def spelled_alike(extract: Any, reference: str) -> str:
-  """A reference answer, spelled as the extractor spells what it finds."""
+  """A reference answer, spelled as the extractor spells its answers."""
   if not getattr(extract, 'reads_numbers', False):
     return reference
   number = reading.read_number(reference)
   return reference if number is None else reading.spelled(number)
 
 
-# As attributes, which stay when gin wraps the functions.
+# As attributes, which are kept when gin wraps the functions.
 after_hashes.reads_numbers = last_number.reads_numbers = True

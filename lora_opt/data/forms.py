@@ -1,9 +1,9 @@
-"""Forms: how a model wants its batches.
+"""Forms: the kinds of batches that models take.
 
-A model says it by its attribute `batch_form`. One form is a few functions of
-(task, tokenizer, ...): each makes batches for one purpose, and gives the model
-the arrays that it takes, always with `weights` (what the loss is summed over),
-and where rows are packed `segment_ids`.
+A model names its form in its attribute `batch_form`. A form is a few functions
+of (task, tokenizer, ...). Each makes batches for one purpose, with the arrays
+that the model takes: always `weights` (of the terms that the loss sums), and
+`segment_ids` if rows are packed.
 """
 
 import functools
@@ -29,7 +29,7 @@ from lora_opt.data.text_batching import LabelledTexts
 
 
 def refuse(task, tokenizer, *arguments, **settings) -> Iterable:
-  """In the place of batches that a form does not have."""
+  """Raises ValueError in place of making batches that a form lacks."""
   raise ValueError(
     f'task {task.name!r} of kind {task.kind} does not go with this kind of '
     'model: encoders say labels and numbers, the others write text'
@@ -37,7 +37,7 @@ def refuse(task, tokenizer, *arguments, **settings) -> Iterable:
 
 
 class Form(NamedTuple):
-  """What an example is, and the kinds of batches as functions.
+  """The class of its examples, and a function for each kind of batches.
 
   The functions take (task, tokenizer, ...).
   """
@@ -60,7 +60,7 @@ FORMS = {
     eval_batching.pack_choices,
     eval_batching.pad_prompts,
   ),
-  # Two answers to a prompt, each with it in a segment of its own.
+  # Two answers to a prompt, each in its own segment with a copy of the prompt.
   PAIRS: Form(
     EncodedPreference,
     functools.partial(batching.train_batches, kind=EncodedPreference),
@@ -76,21 +76,21 @@ FORMS = {
     seq2seq_batching.pack_choices,
     seq2seq_batching.pad_prompts,
   ),
-  # A text or a pair of texts to a segment, with a label or a number.
+  # One text or a pair of texts per segment, with a label or a number.
   'encoder': Form(
     LabelledTexts,
     text_batching.train_batches,
     text_batching.eval_batches,
     label_batches=text_batching.label_batches,
   ),
-  # An image to a row, with a label.
+  # One image per row, with a label.
   'image': Form(
     LabelledImage,
     image_batching.train_batches,
     image_batching.eval_batches,
     label_batches=image_batching.label_batches,
   ),
-  # A picture to a row, with a caption.
+  # One image per row, with a caption.
   'text_to_image': Form(
     CaptionedImage,
     subject_batching.train_batches,
@@ -100,13 +100,13 @@ FORMS = {
 
 
 def find(name: str) -> Form:
-  """The form of this name.
+  """The form with this name.
 
   >>> find('decoder').prompt_batches.__name__
   'pad_prompts'
 
   Raises:
-    ValueError: there is none.
+    ValueError: there is no such form.
   """
   if name not in FORMS:
     raise ValueError(f'form={name!r} must be one of {", ".join(FORMS)}')
@@ -114,10 +114,11 @@ def find(name: str) -> Form:
 
 
 def of_task(name: str, task: Any) -> Form:
-  """The form in which a model of this form takes the batches of a task.
+  """The form of a task's batches, for a model whose own form is `name`.
 
   Raises:
-    ValueError: there is none, or a mixture's tasks need different ones.
+    ValueError: there is no such form, or the tasks of a mixture need different
+      forms.
   """
   parts = getattr(task, 'tasks', (task,))
   compares = [part.kind == 'preference' for part in parts]
@@ -136,15 +137,15 @@ def of_task(name: str, task: Any) -> Form:
 def empty_batch(
   name: str, *, length: Any, batch_size: int
 ) -> dict[str, np.ndarray]:
-  """A batch for training without an example in it, to know its shapes.
+  """A training batch without examples, for the shapes of its arrays.
 
   Args:
-    name: The form.
-    length: Positions in a row; height and width of an image.
-    batch_size: Rows.
+    name: The name of the form.
+    length: Positions in a row; for images, height and width.
+    batch_size: Number of rows.
 
   Raises:
-    ValueError: There is no such form, or it has no such length.
+    ValueError: There is no such form, or the length is invalid for it.
 
   >>> empty_batch('decoder', length=8, batch_size=2)['tokens'].shape
   (2, 8)

@@ -1,4 +1,4 @@
-"""GGUF files: what they say, and their tensors as they are stored."""
+"""GGUF files: their metadata, and their tensors as stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_opt.data.gguf_header import GGUFTensor, read_header
 from lora_opt.reading.files import check_file
 from lora_opt.reading.values import plain, shown
 
-# NumPy's type of what is not quantized.
+# NumPy types of the tensor types that are not quantized.
 _PLAIN = {
   'F32': '<f4',
   'F16': '<f2',
@@ -31,8 +31,9 @@ class GGUFFile:
 
   Attributes:
     path: The file.
-    fields: Key: value, texts as bytes, arrays as NumPy arrays or lists.
-    tensors: Name: tensor.
+    fields: Metadata values by key: texts as bytes, arrays as NumPy arrays or
+      lists.
+    tensors: Tensors by name.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -58,10 +59,11 @@ class GGUFFile:
         ) from None
 
   def value(self, key: str, default: Any = None) -> Any:
-    """The value of a metadata key, of any kind.
+    """The value of a metadata key, of any type.
 
     Raises:
-      ValueError: The key is absent without a default, or a text not UTF-8.
+      ValueError: The key is missing and there is no default, or a text is not
+        UTF-8.
     """
     if key not in self.fields:
       if default is None:
@@ -82,7 +84,7 @@ class GGUFFile:
     return found.tolist() if isinstance(found, np.ndarray) else found
 
   def read(self, tensor: GGUFTensor) -> np.ndarray:
-    """A tensor's numbers, or the bytes of its rows where it is quantized."""
+    """A tensor's numbers, or the bytes of its rows if it is quantized."""
     plain_type = _PLAIN.get(tensor.kind.name)
     shape = tensor.shape
     if plain_type is None:
@@ -100,5 +102,5 @@ def open_gguf(path: str | os.PathLike) -> GGUFFile:
 
 
 def field(file: GGUFFile, key: str, default: Any = None) -> Any:
-  """Value of a metadata key; ValueError if it is missing without default."""
+  """Value of a metadata key; ValueError if it and the default are missing."""
   return file.value(key, default)

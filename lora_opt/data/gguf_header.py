@@ -13,7 +13,7 @@ import numpy as np
 
 from lora_opt.reading.values import plain, shown
 
-# What the format calls the types of values: ours, or NumPy's for arrays.
+# NumPy types by the format's numbers for the types of values.
 _NUMBERS = {
   0: np.dtype('<u1'),
   1: np.dtype('<i1'),
@@ -31,8 +31,8 @@ _TEXT, _ARRAY = 8, 9
 _U32, _U64 = struct.Struct('<I'), struct.Struct('<Q')
 _VERSIONS, _ALIGNMENT = (2, 3), 'general.alignment'
 _MOST_AXES = 4
-# Of the header. The largest vocabularies have a quarter of a million tokens
-# and twice as many merges.
+# Limits of the header. The largest vocabularies have a quarter of a million
+# tokens and twice as many merges.
 _MOST_TEXTS, _MOST_KEYS, _MOST_TENSORS = 2**22, 2**16, 2**20
 _MOST_BYTES = 2**29
 
@@ -41,11 +41,11 @@ class GGUFTensor(NamedTuple):
   """A tensor of a GGUF file, not read yet.
 
   Attributes:
-    name: What it is called.
+    name: Its name.
     kind: How its numbers are stored.
-    shape: Its sizes, slowest first as in NumPy.
-    begin: First byte in the file.
-    end: The byte behind its last.
+    shape: Its shape, slowest axis first as in NumPy.
+    begin: Offset of its first byte in the file.
+    end: Offset of the byte after its last one.
   """
 
   name: str
@@ -63,7 +63,7 @@ class Header:
     self.most = min(self.size, _MOST_BYTES)
 
   def take(self, count: int, what: str) -> int:
-    """Goes on by so many bytes and returns where they begin."""
+    """Moves on by `count` bytes and returns where they begin."""
     begin = self.at
     if count > self.most - begin:
       raise ValueError(
@@ -116,7 +116,7 @@ class Header:
     return self.texts(count, what)
 
   def texts(self, count: int, what: str) -> list[bytes]:
-    """A vocabulary, for example: the one part with many entries."""
+    """A list of texts, such as a vocabulary: the one part with many entries."""
     if count > _MOST_TEXTS or 8 * count > self.size - self.at:
       raise ValueError(f'{what} has {count:,} texts, too many for the file')
     found, data, size, at = [], self.data, self.most, self.at
@@ -136,10 +136,11 @@ def read_header(
   """The metadata by key and the tensors by name.
 
   Args:
-    data: The file. The first four bytes have been looked at.
+    data: The file. Its first four bytes have been checked already.
 
   Raises:
-    ValueError: If it is damaged or cut short; without the file's name.
+    ValueError: If it is damaged or cut short. The message does not name the
+      file.
   """
   header = Header(data)
   header.take(4, 'the name of the format')
@@ -176,13 +177,13 @@ def read_header(
 
 
 def _tensor(header: Header) -> GGUFTensor:
-  """The next tensor; its place counts from the beginning of the data."""
+  """The next tensor; its offsets count from the beginning of the data."""
   name = header.name('the name of a tensor')
   what = f'tensor {plain(name)}'
   axes = header.u32(what)
   if not 1 <= axes <= _MOST_AXES:
     raise ValueError(f'{what} has {axes} axes, expected 1 to {_MOST_AXES}')
-  # Fastest first in the file.
+  # The file has the fastest axis first.
   shape = tuple(header.u64(what) for _ in range(axes))[::-1]
   number, begin = header.u32(what), header.u64(what)
   try:
@@ -204,9 +205,9 @@ def _tensor(header: Header) -> GGUFTensor:
 def _placed(
   header: Header, found: list[GGUFTensor], alignment: int
 ) -> dict[str, GGUFTensor]:
-  """The tensors by name, their places counted from the start of the file.
+  """The tensors by name, with offsets from the start of the file.
 
-  As llama.cpp has it, each begins at the first possible place behind another.
+  As in llama.cpp, each must begin at the first aligned offset after another.
   """
   start = _aligned(header.at, alignment)
   placed, reached, before = {}, 0, 'the header'

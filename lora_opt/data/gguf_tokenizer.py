@@ -17,7 +17,7 @@ LLAMA3_SPLIT = (
   r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
 
-# GGUF names the way a text is split before the merges (tokenizer.ggml.pre).
+# How a text is split before the merges, by the name in tokenizer.ggml.pre.
 PRE_TOKENIZERS = {
   'gpt-2': (pre_tokenizers.ByteLevel(add_prefix_space=False),),
   'smollm': (
@@ -36,10 +36,11 @@ def gguf_core(get) -> tokenizers.Tokenizer:
   """The tokenizer of a GGUF file.
 
   Args:
-    get: Returns the value of a key of tokenizer.ggml, or the second argument.
+    get: Returns the value of a key of tokenizer.ggml, or its second argument
+      if the key is missing.
 
   Raises:
-    ValueError: It is damaged, or of another kind.
+    ValueError: The tokenizer is damaged, or of an unsupported kind.
   """
   kind = text(get('model'), 'tokenizer.ggml.model')
   split = text(get('pre', 'gpt-2'), 'tokenizer.ggml.pre')
@@ -58,7 +59,7 @@ def gguf_core(get) -> tokenizers.Tokenizer:
     models.BPE,
     vocab={token: i for i, token in enumerate(tokens)},
     merges=merges,
-    # Llama 3 takes a word that is a token whole, whatever the merges say.
+    # Llama 3 keeps a word whole if it is a token, whatever the merges say.
     ignore_merges=split == 'llama-bpe',
   )
   core = byte_level_core(bpe, PRE_TOKENIZERS[split])
@@ -69,7 +70,7 @@ def gguf_core(get) -> tokenizers.Tokenizer:
 
 
 def byte_level_core(bpe, splits) -> tokenizers.Tokenizer:
-  """A tokenizer of byte pairs that splits texts so before it joins them."""
+  """A byte-level BPE tokenizer that first splits texts by `splits`."""
   core = tokenizers.Tokenizer(bpe)
   core.pre_tokenizer = pre_tokenizers.Sequence(list(splits))
   core.decoder = decoders.ByteLevel()

@@ -13,10 +13,11 @@ class Vocabulary(NamedTuple):
   """Tokens by id.
 
   Attributes:
-    tokens: Their texts, each another one.
-    types: What they are, as GGUF numbers it.
-    scores: Which are joined first, of SentencePiece; else empty.
-    merges: Pairs of tokens, the first joined first, of byte-level BPE.
+    tokens: Their texts, all different.
+    types: Their types, by GGUF's numbers.
+    scores: For SentencePiece, which tokens are merged first; otherwise empty.
+    merges: For byte-level BPE, the pairs of tokens to merge, first pair first;
+      otherwise empty.
   """
 
   tokens: list[str]
@@ -29,11 +30,12 @@ def read_vocabulary(get: Callable[..., Any], sentencepiece: bool) -> Vocabulary:
   """Reads the arrays of a tokenizer.
 
   Args:
-    get: Returns the value of a key, or the second argument.
-    sentencepiece: Whether it has scores, or merges.
+    get: Returns the value of a key, or its second argument if the key is
+      missing.
+    sentencepiece: True reads scores, False reads merges.
 
   Raises:
-    ValueError: They are not what they are to be; the message names the key.
+    ValueError: An array is invalid; the message names its key.
   """
   tokens = _list(get, 'tokens', str)
   types = _list(get, 'token_type', int)

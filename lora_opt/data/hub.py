@@ -1,8 +1,8 @@
 """Models, adapters and data sets by their name on the Hugging Face Hub.
 
-What is fetched lies in the hub's own cache (HF_HOME) and is fetched once; a
-token comes from HF_TOKEN or `hf auth login`, and HF_HUB_OFFLINE=1 asks nobody.
-A download that was cut off goes on where it stopped.
+Files are downloaded once and kept in the hub's own cache (HF_HOME). The access
+token comes from HF_TOKEN or `hf auth login`. HF_HUB_OFFLINE=1 prevents all
+downloads. An interrupted download resumes where it stopped.
 """
 
 import os
@@ -16,7 +16,7 @@ from lora_opt.reading import own_files
 from lora_opt.reading.copies import local_copy
 
 _NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?')
-# Of a folder itself; the same in folders below are other forms of a model.
+# Only at the top of a folder: subfolders hold other formats of a model.
 SETTINGS = ('*.json', '*.jinja', '*.txt', '*.model')
 SAFETENSORS = ('*.safetensors',)
 PICKLES = ('pytorch_model*.bin', 'adapter_model.bin')
@@ -35,13 +35,18 @@ def model_folder(path: str | os.PathLike) -> pathlib.Path:
 
   Args:
     path: a folder, or org/name on the hub; org/name@revision for a branch, a
-      tag or a commit. A folder comes first, then our own configs/. One in a
-      bucket, gs:// or s3://, is copied.
+      tag or a commit. A local folder takes precedence, then the configs/ that
+      come with lora_opt, then the hub. A folder in a bucket, gs:// or s3://,
+      is copied.
+
+  Returns:
+    The folder. What cannot be a name on the hub is returned as it is, even if
+    it does not exist.
 
   Raises:
-    FileNotFoundError: there is no such folder, nor such a name.
+    FileNotFoundError: there is no such name on the hub.
     OSError: the hub or the bucket cannot be reached, and the cache does not
-      have it.
+      have the files.
   """
   if is_bucket(path):
     return local_copy(path, what='folder')
@@ -57,11 +62,12 @@ def model_folder(path: str | os.PathLike) -> pathlib.Path:
 def pipeline_folder(
   path: str | os.PathLike, variant: str | None
 ) -> pathlib.Path:
-  """The local folder of a text-to-image model, which has folders of parts.
+  """The local folder of a text-to-image model, with a subfolder for each part.
 
   Args:
-    path: as of `model_folder`.
-    variant: of the weights, such as 'fp16'; None for those without such a word.
+    path: as for `model_folder`.
+    variant: the variant of the weights, such as 'fp16'; None for the files
+      without a variant in their names.
 
   Raises: as `model_folder`.
   """
@@ -77,7 +83,7 @@ def pipeline_folder(
 
 
 def plain_name(path: str | os.PathLike) -> str:
-  """What a model is called: its path, or its name without a revision.
+  """The name of a model: its path, or its hub name without the revision.
 
   >>> plain_name('org/name@v1'), plain_name('/models/a@b')
   ('org/name', '/models/a@b')
@@ -87,11 +93,11 @@ def plain_name(path: str | os.PathLike) -> str:
 
 
 def data_folder(path: pathlib.Path, split: str) -> pathlib.Path:
-  """The local folder of a data set, of which the hub has parquet files.
+  """The local folder of a data set that the hub holds as parquet files.
 
   Args:
-    path: a folder, or a name as of `model_folder`.
-    split: whose files are needed; their names begin with it.
+    path: a folder, or a name as for `model_folder`.
+    split: the split that is needed; the names of its files begin with it.
 
   Raises: as `model_folder`.
   """
@@ -102,15 +108,15 @@ def data_folder(path: pathlib.Path, split: str) -> pathlib.Path:
 
 
 def is_name(path: pathlib.Path) -> bool:
-  """Whether a path that is not here is to be looked for on the hub.
+  """Whether a path should be looked up on the hub: a name that is not local.
 
   >>> is_name(pathlib.Path('HuggingFaceTB/SmolLM2-135M-Instruct'))
   True
   >>> is_name(pathlib.Path('/models/gemma')), is_name(pathlib.Path('../gemma'))
   (False, False)
 
-  Nor is what would lie in a folder that is here: runs/mine, where there are
-  runs, is a mistake that nobody elsewhere need know of.
+  A path in an existing local folder is not a name either: if there is a folder
+  runs, then runs/mine is a mistake, and should not be sent to the hub.
   """
   if path.exists() or not _NAME.fullmatch(path.as_posix()):
     return False
@@ -123,23 +129,23 @@ def fetch(
   patterns: Sequence[str],
   without: Sequence[str] = (),
 ) -> pathlib.Path:
-  """The folder in the cache that has a name's files, fetched if need be.
+  """The cache folder with the files of a name, downloaded if necessary.
 
   Args:
     name: org/name or org/name@revision.
     kind: 'model' or 'dataset'.
-    patterns: which files.
-    without: which of them not.
+    patterns: patterns of the files to fetch.
+    without: patterns of the files to leave out.
 
   Raises: as `model_folder`.
   """
-  # Here, since it takes a while and folders do not need it.
+  # Imported here, since it is slow and local folders do not need it.
   import huggingface_hub
   from huggingface_hub import errors
 
   repository, _, revision = name.as_posix().partition('@')
   try:
-    # On a terminal the hub's own bars say it.
+    # On a terminal the hub shows its own progress bars.
     with progress.waiting(f'downloading {repository}', on_terminal=False):
       return pathlib.Path(
         huggingface_hub.snapshot_download(

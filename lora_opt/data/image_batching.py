@@ -4,9 +4,9 @@
   labels   (rows, 1) float32, the index of the label
   weights  (rows, 1) float32, 0 for a row without an image
 
-Images are decoded each time they are needed. What an epoch draws follows from
-the seed, its number and the place of the image in it, so that a run that goes
-on sees the same pixels, whichever process makes the batch.
+Images are decoded each time they are needed. Random augmentations follow from
+the seed, the number of the epoch and the place of the image in it. So a resumed
+run sees the same pixels, whichever process makes the batch.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class LabelledImage(NamedTuple):
 
   @classmethod
   def of(cls, task, example, augmentation: Augmentation) -> Self:
-    """Makes one of an example of a task.
+    """Makes one from an example of a task.
 
     Raises:
       ValueError: the example has no image.
@@ -50,12 +50,12 @@ class LabelledImage(NamedTuple):
 
   @classmethod
   def capacity(cls, length: tuple[int, int]) -> Sizes:
-    """The sides of an image, which is what a row holds."""
+    """The height and width of the image in a row."""
     return length
 
   @classmethod
   def row(cls, examples: Sequence[Self], length: tuple[int, int]) -> Row:
-    """The arrays of the module for one row, its image left black."""
+    """The arrays of one row (see the module), with a black image."""
     return {
       'images': np.zeros((*length, CHANNELS), np.uint8),
       'labels': np.array([e.label for e in examples] or [0], np.float32),
@@ -63,13 +63,13 @@ class LabelledImage(NamedTuple):
     }
 
   def checksum(self, start: int) -> int:
-    """CRC-32 of the example, going on from `start`."""
+    """CRC-32 of the example, continued from `start`."""
     said = f'{self.image.digest} {self.label} {self.augmentation!r}'
     return zlib.crc32(said.encode(), start)
 
 
 class Drawn(NamedTuple):
-  """An image of an epoch, by what decides how it is drawn."""
+  """An image of an epoch, with what determines its augmentation."""
 
   epoch: int
   place: int  # in the epoch
@@ -77,11 +77,12 @@ class Drawn(NamedTuple):
 
 
 class ImageRows(NamedTuple):
-  """Labelled images in an order, a row each; see `lora_opt.data.packing.Rows`.
+  """Labelled images in order, one per row; see `lora_opt.data.packing.Rows`.
 
   Attributes:
-    examples: Those of all tasks, end to end.
-    order: In which an epoch reads them; without a seed nothing is drawn.
+    examples: The examples of all tasks, concatenated.
+    order: The order in which an epoch reads them. Without a seed, images are
+      not augmented.
     fit: The size of the images.
   """
 
@@ -95,7 +96,7 @@ class ImageRows(NamedTuple):
     return [[Drawn(epoch, *item)] for item in enumerate(indices)]
 
   def row(self, items: Sequence[Drawn]) -> Row:
-    """The arrays of one row; of an empty one if no image is given."""
+    """The arrays of one row; of an empty row if no image is given."""
     examples = [self.examples[item.index] for item in items]
     size = self.fit.height, self.fit.width
     row = LabelledImage.row(examples, size)
@@ -104,7 +105,7 @@ class ImageRows(NamedTuple):
       if self.order.seed is None:
         row['images'] = self.fit(pixels)
       else:
-        # The 2 keeps them apart from the keys of the order.
+        # The 2 keeps this key apart from the keys of the order.
         key = self.order.seed, item.epoch, item.place, 2
         row['images'] = example.augmentation(pixels, self.fit, key)
     return row
@@ -128,16 +129,17 @@ def train_batches(
   length: object = None,
   packing: bool = False,
 ) -> Batches:
-  """Batches to train on, without end and in an order set by the seed.
+  """Endless batches for training, in an order set by the seed.
 
   Args:
-    task: an ImageClassification; or a mixture of such.
-    processor: of the model.
+    task: an ImageClassification, or a mixture of them.
+    processor: the model's image processor.
     batch_size: rows in a batch, over all processes.
-    seed: of the order and of the augmentations.
+    seed: seed of the order and of the augmentations.
     rows: which rows of each batch to keep, in this order; None keeps all.
-    workers: processes that decode ahead; 0 makes each batch when asked for.
-    length, packing: of other forms, without effect.
+    workers: number of processes that decode ahead of time; 0 makes each batch
+      when it is asked for.
+    length, packing: arguments for other forms, ignored here.
 
   Returns:
     A dataset; see `lora_opt.data.batching.train_batches`.
@@ -173,7 +175,7 @@ def eval_batches(
   indices: Sequence[int] | None = None,
   **unused,
 ) -> Batches:
-  """Every image once, in order; the last batch filled up with empty rows."""
+  """Every image once, in order; the last batch is padded with empty rows."""
   del unused
   examples = _labelled(task, 'eval', indices)
   order = Order((len(examples),))
@@ -183,7 +185,7 @@ def eval_batches(
 
 @dataclasses.dataclass(frozen=True)
 class LabelBatches:
-  """Images to predict on, decoded one batch at a time while they are read."""
+  """Images to label, decoded one batch at a time during iteration."""
 
   rows: ImageRows
   numbers: Sequence[int]
@@ -211,15 +213,15 @@ def label_batches(
   longest: int = 0,
   indices: Sequence[int] | None = None,
 ) -> LabelBatches:
-  """Images to predict on: every example of a split once.
+  """Images to label: every example of a split once.
 
   Args:
     task: an ImageClassification.
-    processor: of the model.
+    processor: the model's image processor.
     split: 'train' or 'eval'.
     batch_size: images in a batch.
-    longest: of other forms, without effect.
-    indices: which examples; None takes all.
+    longest: an argument for other forms, ignored here.
+    indices: the examples to use; None takes all.
 
   Raises:
     ValueError: the task has no images.

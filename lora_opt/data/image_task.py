@@ -1,4 +1,4 @@
-"""Tasks of images: which class is it?"""
+"""Image tasks, such as classification."""
 
 import dataclasses
 import functools
@@ -18,18 +18,20 @@ from lora_opt.reading.values import shown
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTask(Task):
-  """What all tasks of images share.
+  """What all image tasks share.
 
-  Every file is looked at whole before anything is computed; which are refused
-  says lora_opt.data.images.files, and what becomes of them `on_bad`. Questions
-  that also stand in train are images of the same bytes.
+  Every file is read and decoded completely before anything is computed.
+  lora_opt.data.images.files says which files are refused, and `on_bad` what
+  happens then. An evaluation example counts as also in the training split if a
+  training image has the same bytes.
 
   Attributes:
     image: name of the field that holds the path of the image.
-    augmentation: what is drawn anew each time an image is trained on; by
-      default nothing is.
-    max_image_bytes: what a file may have.
-    max_image_pixels: what its header may declare; more is never decoded.
+    augmentation: the random changes that are made each time an image is
+      trained on; none by default.
+    max_image_bytes: maximum size of a file in bytes.
+    max_image_pixels: maximum number of pixels that its header may declare;
+      larger images are never decoded.
   """
 
   image: str = 'image'
@@ -48,7 +50,7 @@ class ImageTask(Task):
       try:
         path = source[index].get(self.image)
       except ValueError:
-        continue  # said when the row is asked for
+        continue  # raised again when the row is asked for
       if isinstance(path, str):
         paths.append(path)
     self._files.look_ahead(paths)
@@ -57,7 +59,7 @@ class ImageTask(Task):
     """The image of a row.
 
     Raises:
-      ValueError: it is none that is read; says where the row is from.
+      ValueError: the image is refused; the message says where the row is from.
     """
     try:
       return self._files[record.text(self.image)]
@@ -98,7 +100,7 @@ class ImageTask(Task):
 
 
 def image_facts(examples: Iterable[Example]) -> dict[str, Any]:
-  """How large the files of images are together, and a checksum of all."""
+  """The total size of the image files, and a checksum of all of them."""
   images = [example.image for example in examples]
   digest = hashlib.sha256()
   for image in images:
@@ -111,17 +113,17 @@ def image_facts(examples: Iterable[Example]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageClassification(ImageTask):
-  """Images with one of a few labels; for models of images.
+  """Images with one of a few labels; for image models.
 
   Args:
-    label: name of the field that holds the label: its name, or its index in
+    label: name of the field that holds the label, as its name or its index in
       `label_names`.
-    label_names: what the labels are called, in the order of the model's
-      outputs. None takes the names of the source's folders, or the different
-      texts of its field, in alphabetical order.
+    label_names: the names of the labels, in the order of the model's outputs.
+      None takes the names of the source's folders, or else the different texts
+      in the label field, in alphabetical order.
 
-  The other fields are those of every ImageTask; those about texts have no
-  effect.
+  The other fields are those of every ImageTask; `prompt` and `texts` must not
+  be set.
 
   >>> rows = [{'image': f'{n}.png', 'label': n} for n in ('cat', 'ant')]
   >>> ImageClassification(name='pets', train=rows, eval=rows).class_names
@@ -144,7 +146,7 @@ class ImageClassification(ImageTask):
 
   @functools.cached_property
   def class_names(self) -> tuple[str, ...]:
-    """What the labels are called, in the order of the model's outputs."""
+    """The names of the labels, in the order of the model's outputs."""
     names = self.label_names
     if names is None:
       names = getattr(self.train, 'classes', None) or self._found_labels()
@@ -166,7 +168,7 @@ class ImageClassification(ImageTask):
         f'{shown(", ".join(names), 400)}, found {shown(label)}'
       )
     image = self.image_of(record)
-    # Without what stands before, which is another on another machine.
+    # Only the end of the path: the rest differs between machines.
     prompt = '/'.join(pathlib.PurePath(image.path).parts[-2:])
     answer = names.index(label)
     return Example(prompt, label, names, answer, record.row, image=image)
@@ -175,7 +177,7 @@ class ImageClassification(ImageTask):
     return super().facts() | {'classes': list(self.class_names)}
 
   def _found_labels(self) -> list[str]:
-    """The different texts in the field of the label."""
+    """The different texts in the label field."""
     found = set()
     for index in range(len(self.train)):
       try:

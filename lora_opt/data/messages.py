@@ -1,12 +1,13 @@
-"""Messages of a conversation, as rows have them, checked and in one form.
+"""Checks the messages of a conversation and brings them into one form.
 
-Two forms are told apart by their keys:
+Two input forms are accepted and told apart by their keys:
 
   OpenAI    {"role": "user", "content": "Hi"}
   ShareGPT  {"from": "human", "value": "Hi"}
 
-Contents are texts, or lists of parts that are all text. An assistant's message
-may hold `tool_calls`, and `weight` 0 where it is not to be learned.
+The content of a message is a text, or a list of parts that are all text. An
+assistant message may have `tool_calls`, and `weight` 0 if the model should not
+learn it.
 """
 
 import re
@@ -20,7 +21,7 @@ from lora_opt.reading.json_text import parse_json
 from lora_opt.reading.values import shown
 
 ROLES = ('system', 'developer', 'user', 'assistant', 'tool')
-# The names of ShareGPT, and of what others added to it.
+# ShareGPT's names of roles, and those that others added to them.
 SHAREGPT = {
   'system': 'system',
   'human': 'user',
@@ -32,9 +33,9 @@ SHAREGPT = {
   'tool': 'tool',
   'observation': 'tool',
 }
-# Texts of a message that templates know besides its content.
+# Text fields of a message, besides its content, that templates may read.
 TEXTS = ('name', 'tool_call_id', 'reasoning_content', 'thinking')
-MOST = 10_000  # messages of a row
+MOST = 10_000  # messages in a row
 _TURN = re.compile(r'(?:^|\n\n)(Human|Assistant):')
 _SPEAKERS = {'Human': 'user', 'Assistant': 'assistant'}
 
@@ -46,18 +47,21 @@ def read_dialogue(
   tools: str | None = None,
   system: str | None = None,
 ) -> Dialogue:
-  """The conversation of a row.
+  """Reads the conversation of a row.
 
-  What follows the last answer is left out: nothing of it would be learned.
+  Messages after the last learned answer are dropped: nothing in them would be
+  learned.
 
   Args:
     record: The row.
-    field: Where its messages are.
-    tools: The field of the definitions of tools; a row need not have it.
-    system: Text of a system turn for rows without one; None for none.
+    field: Name of the field with the messages.
+    tools: Name of the field with the tool definitions, which a row may lack;
+      None reads none.
+    system: Text of a system turn for rows without one; None adds none.
 
   Raises:
-    ValueError: They are not as the module says; names file, line and message.
+    ValueError: The messages are not as the module docstring says. The error
+      names file, line and message.
   """
   messages, trained = read_messages(record, field)
   if not any(trained):
@@ -71,7 +75,7 @@ def read_dialogue(
 
 
 def with_system(dialogue: Dialogue, system: str | None) -> Dialogue:
-  """Puts a system turn in front, if there is none and a text for it."""
+  """Prepends a system turn if a text is given and there is no such turn yet."""
   has_one = dialogue.messages[0]['role'] in ('system', 'developer')
   if system is None or has_one:
     return dialogue
@@ -84,10 +88,10 @@ def with_system(dialogue: Dialogue, system: str | None) -> Dialogue:
 def read_messages(
   record: Record, field: str
 ) -> tuple[tuple[Message, ...], tuple[bool, ...]]:
-  """All messages of a field, and which of them are learned.
+  """Reads all messages of a field, and which of them are learned.
 
   Raises:
-    ValueError: They are not as the module says.
+    ValueError: They are not as the module docstring says.
   """
   value = record.field(field)
   if not isinstance(value, list | tuple) or not value:
@@ -111,11 +115,11 @@ def read_messages(
 
 
 def read_transcript(record: Record, field: str) -> tuple[Message, ...]:
-  """The messages of a text of turns, as Anthropic's HH has them.
+  """Reads the messages of a transcript in the format of Anthropic's HH.
 
   Raises:
     ValueError: It does not begin with a turn, or one of the assistant's is
-      empty before another follows.
+      empty.
   """
   text = record.text(field)
   first, *rest = _TURN.split(text)
@@ -136,10 +140,10 @@ def read_transcript(record: Record, field: str) -> tuple[Message, ...]:
 def read_tools(
   record: Record, field: str
 ) -> tuple[Mapping[str, Any], ...] | None:
-  """The definitions of tools, a list or its JSON as text.
+  """Reads the tool definitions of a row: a list, or its JSON as text.
 
   Raises:
-    ValueError: They are none.
+    ValueError: The field does not hold tool definitions.
   """
   value = record.row.get(field)
   place = f'field {field!r}'
@@ -157,7 +161,7 @@ def read_tools(
 
 
 def tool_names(dialogue: Dialogue) -> list[str]:
-  """What the tools of a conversation are called."""
+  """The names of a conversation's tools."""
   return [_tool_name(tool, 'tool') for tool in dialogue.tools or ()]
 
 
@@ -196,7 +200,7 @@ def _message(value: Any, place: str) -> tuple[Message, bool]:
   calls = value.get('tool_calls')
   if calls and role != 'assistant':
     raise ValueError(f'{place}: {role} cannot call tools')
-  # Templates join contents with what stands around them: null is not text.
+  # Templates join the content with other text, so it must not be None.
   text = '' if content is None and calls else _content(content, place)
   if role == 'assistant' and not text.strip() and not calls:
     raise ValueError(f'{place}: the answer is empty')
@@ -232,7 +236,7 @@ def _call(value: Any, place: str) -> Message:
   inner = values.table(value.get('function', value), f'{place}: function')
   name = values.text(inner.get('name'), f'{place}: name')
   arguments = inner.get('arguments', {})
-  if isinstance(arguments, str):  # as OpenAI has them; templates want the dict
+  if isinstance(arguments, str):  # OpenAI's form; templates expect the dict
     arguments = _json(arguments, f'{place}: arguments')
   arguments = values.table(arguments, f'{place}: arguments')
   known = {k: value[k] for k in ('id',) if isinstance(value.get(k), str)}

@@ -12,14 +12,17 @@ from lora_opt.data.task import SPLITS, Task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixture:
-  """Several tasks of any kinds, mixed example by example at given rates.
+  """Several tasks, mixed example by example at given rates.
+
+  Their kinds may differ, except that preferences mix with preferences only.
 
   Examples of different tasks share rows, each in its own segment. An epoch has
-  as many examples as all tasks together; see `lora_opt.data.order.Order` for
-  how a task of a high rate is repeated, and one of a low rate spread.
+  as many examples as all tasks together. `lora_opt.data.order.Order` says how
+  a task with a high rate is repeated within an epoch, and how one with a low
+  rate is spread over several epochs.
 
   Args:
-    name: what reports call the mixture.
+    name: name of the mixture in reports.
     tasks: two or more tasks with different names.
     rates: 'proportional' to the number of training examples, 'equal', or a
       positive number for each task.
@@ -34,7 +37,7 @@ class Mixture:
   (0.75, 0.25)
 
   Raises:
-    ValueError: fewer than two tasks, or two of one name.
+    ValueError: fewer than two tasks, or two with the same name.
   """
 
   kind: ClassVar[str] = 'mixture'
@@ -64,16 +67,20 @@ class Mixture:
       raise ValueError(f'mixture {self.name!r}: {error}') from error
 
   def validate(self, splits: Sequence[str] = SPLITS) -> None:
-    """Looks at every row of every task: see `Task.validate`."""
+    """Checks every row of every task; see `Task.validate`."""
     for task in self.tasks:
       task.validate(splits)
     if 'train' in splits:
       self.mixing_rates()
 
   def overlap(self) -> list[tuple[str, int]]:
-    """Task and place of evaluated examples that stand in any task's train.
+    """Finds evaluation examples that also occur in any task's training split.
 
-    A task with `leave_out_overlap` has left out those of its own train.
+    A task with `leave_out_overlap` has already left out those that occur in its
+    own training split.
+
+    Returns:
+      For each, the name of its task and its index in the evaluation split.
     """
     seen = questions(e for task in self.tasks for e in task.examples('train'))
     return [
@@ -83,7 +90,7 @@ class Mixture:
     ]
 
   def facts(self) -> dict[str, Any]:
-    """Rates and the facts of every task: see `Task.facts`."""
+    """The mixing rates and the facts of every task; see `Task.facts`."""
     return {
       'task': self.name,
       'kind': self.kind,

@@ -1,7 +1,7 @@
-"""Order: which examples an epoch reads, from one set or a mixture of several.
+"""The order in which an epoch reads the examples of one data set or a mixture.
 
-Everything follows from the seed and the number of the epoch, so that a place
-in training is two integers and nothing has to be stored to find it again.
+The order depends only on the seed and the number of the epoch. A position in
+training is therefore two integers, and resuming needs nothing else.
 """
 
 import dataclasses
@@ -13,17 +13,19 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-  """The examples of each epoch, by their index in the parts put end to end.
+  """The examples of each epoch, as indices into the concatenated parts.
 
-  Without rates an epoch is every example once. With rates it has as many
-  examples (but for rounding), and part i gives rates[i] of them: it is walked
-  through in random order, over and over, each epoch going on where the last
-  one stopped. So no example of a part comes twice before all have come once.
+  Without rates, an epoch has every example once. With rates, it has the same
+  number of examples (up to rounding), and part i contributes the share
+  rates[i]. Each part is walked through in random order again and again, and
+  each epoch continues where the previous one stopped. So no example of a part
+  occurs twice before all of them have occurred once.
 
   Attributes:
-    counts: number of examples of each part.
-    rates: share of each part, summing to 1; None for every example once.
-    seed: of all random orders; None keeps the given order (without rates).
+    counts: number of examples in each part.
+    rates: share of each part, summing to 1; None uses every example once.
+    seed: seed of all random orders; None keeps the given order and ignores
+      `rates`.
 
   >>> order = Order((4, 2), (0.5, 0.5), seed=0)
   >>> [sorted(order.indices(epoch, order.rng(epoch))) for epoch in (0, 1)]
@@ -35,7 +37,7 @@ class Order:
   seed: int | None = None
 
   def rng(self, epoch: int) -> np.random.Generator | None:
-    """The generator of an epoch: first of its order, then of its rows."""
+    """The random generator of an epoch, for its order and then for its rows."""
     return (
       None if self.seed is None else np.random.default_rng((self.seed, epoch))
     )
@@ -43,11 +45,11 @@ class Order:
   def indices(
     self, epoch: int, rng: np.random.Generator | None
   ) -> Sequence[int]:
-    """The examples of an epoch in the order of reading.
+    """The examples of an epoch in the order in which they are read.
 
     Args:
-      epoch: from 0.
-      rng: from `rng(epoch)`.
+      epoch: number of the epoch, from 0.
+      rng: the generator that `rng(epoch)` returned.
     """
     total = sum(self.counts)
     if rng is None:
@@ -65,7 +67,8 @@ class Order:
     """Steps begin ... end - 1 of the endless walk through a part."""
     count = self.counts[part]
     first, last = begin // count, -(-end // count)
-    # The 1 keeps them apart from (seed, epoch), which numpy fills up by zeros.
+    # The 1 keeps these seeds different from (seed, epoch), which numpy pads
+    # with zeros.
     passes = [
       np.random.default_rng((self.seed, part, number, 1)).permutation(count)
       for number in range(first, last)
@@ -80,22 +83,24 @@ def mixing_rates(
   temperature: float = 1.0,
   maximum: int | None = None,
 ) -> tuple[float, ...]:
-  """The share of each part of a mixture.
+  """Computes the share of each part of a mixture.
 
   Args:
-    sizes: number of examples of each part.
-    rates: 'proportional' to the sizes, 'equal', or a positive number for each.
-    temperature: rates are raised to 1 / temperature before they are made to
-      sum to 1: above 1 brings them nearer to equal.
+    sizes: number of examples in each part.
+    rates: 'proportional' to the sizes, 'equal', or a positive number for each
+      part.
+    temperature: rates are raised to the power 1 / temperature before they are
+      normalised to sum to 1; values above 1 bring them closer to equal.
     maximum: a larger part counts as this many examples ('proportional' only),
-      so that one huge set does not drown the others.
+      so that one huge data set does not dominate the others.
 
   Returns:
     Positive numbers that sum to 1.
 
   Raises:
-    ValueError: unknown or non-positive rates, a wrong number of them, or a
-      temperature or maximum that is not positive.
+    ValueError: the rates are unknown or not positive, their number is wrong,
+      temperature or maximum is not positive, or a task is left with a share of
+      zero.
 
   References:
     Raffel et al. 2020, Exploring the Limits of Transfer Learning with a Unified

@@ -1,4 +1,4 @@
-"""Evaluation examples that also stand in the training split."""
+"""Finds evaluation examples that also occur in the training split."""
 
 import hashlib
 from collections.abc import Iterable, Set
@@ -7,17 +7,18 @@ from lora_opt.data.examples import Example
 
 
 def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
-  """Finds held-out examples whose question is one of training too.
+  """Finds held-out examples whose question also occurs in training.
 
-  Prompts, and what an encoder reads instead, are compared without regard to
-  case and white space; images by their files' bytes.
+  Prompts, and the texts that an encoder reads instead, are compared ignoring
+  case and differences in white space. Images are compared by the bytes of their
+  files.
 
   Args:
     train: the training examples, of one task or of several.
     held_out: the evaluation examples.
 
   Returns:
-    Which of `held_out`, by their place in it, ascending.
+    Their indices in `held_out`, in ascending order.
 
   >>> why, how = Example('Why?', 'So'), Example('How?', 'Thus')
   >>> overlap([why], [how, Example('why?', ''), why])
@@ -27,12 +28,12 @@ def overlap(train: Iterable[Example], held_out: Iterable[Example]) -> list[int]:
 
 
 def questions(examples: Iterable[Example]) -> Set[bytes]:
-  """What tells the questions of examples apart: a digest of each."""
+  """The digests of the examples' questions."""
   return set(map(_question, examples))
 
 
 def repeated(seen: Set[bytes], held_out: Iterable[Example]) -> list[int]:
-  """The places of the examples whose question is among these."""
+  """The indices of the examples whose question's digest is in `seen`."""
   return [
     place
     for place, example in enumerate(held_out)
@@ -45,5 +46,5 @@ def _question(example: Example) -> bytes:
     return example.image.digest.encode()
   texts = (example.prompt, *example.texts)
   plain = [' '.join(text.casefold().split()) for text in texts]
-  # Not the texts themselves: they may be more than the memory holds.
+  # A digest, since the texts themselves may not all fit into memory.
   return hashlib.blake2b(repr(plain).encode(), digest_size=16).digest()

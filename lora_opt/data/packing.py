@@ -1,8 +1,9 @@
-"""Packing: which examples share a row, and what stands in it.
+"""Packing: which examples share a row, and what the row contains.
 
-The size of every example is known, so that a whole epoch can be planned with
-integers: examples in random order, of every few hundred the longest first, each
-put into the row that it fills best, the rows in random order.
+The size of every example is known, so a whole epoch is planned with integers
+alone. The examples are shuffled, and every few hundred of them are sorted with
+the longest first. Each is put into the row that it fills best, and the rows are
+shuffled.
 """
 
 import bisect
@@ -14,9 +15,10 @@ import numpy as np
 
 from lora_opt.data.order import Order
 
-# So many examples at a time are taken in order of their size. In random order
-# the rows begun early fill up with the short ones that long ones need beside
-# them; sorting a whole epoch would put examples of one size into every row.
+# Number of examples that are sorted by size at a time. In purely random order,
+# the rows begun early use up the short examples, which are then missing to fill
+# the gaps beside long ones. Sorting a whole epoch would put examples of the
+# same size into every row.
 WINDOW = 256
 
 Row = dict[str, np.ndarray]
@@ -24,9 +26,9 @@ Sizes = tuple[int, ...]
 
 
 class Encoded(Protocol):
-  """A tokenised example, and how its kind is laid out in rows.
+  """A tokenised example, and how examples of its class are laid out in rows.
 
-  One class for each form of batches (lora_opt.data.forms). A row may have
+  Each form of batches (lora_opt.data.forms) has one such class. A row may have
   several axes, such as inputs and targets; an example needs room on all.
   """
 
@@ -36,7 +38,7 @@ class Encoded(Protocol):
 
   @classmethod
   def capacity(cls, length: Any) -> Sizes:
-    """What a row holds along each axis."""
+    """The capacity of a row along each axis."""
 
   @classmethod
   def row(cls, examples: Sequence[Self], length: Any) -> Row:
@@ -47,25 +49,25 @@ class Encoded(Protocol):
     """The room that this example takes along each axis."""
 
   def truncated(self, length: Any) -> Self:
-    """The example, cut down to what a row holds."""
+    """The example, shortened to fit into a row."""
 
   def checksum(self, start: int) -> int:
-    """CRC-32 of the example, going on from `start`."""
+    """CRC-32 of the example, continued from `start`."""
 
 
 class EncodedExample(NamedTuple):
-  """The form 'decoder': the prompt and, behind it, the completion.
+  """An example of the form 'decoder': the prompt followed by the completion.
 
-  n ids are a segment of n - 1 positions: position t reads ids[t] and predicts
-  ids[t + 1], with weight 1 where that is an id of the completion. So no target
-  ever crosses from one segment into the next. Of a conversation of several
-  turns `learned` says which ids have weight.
+  n ids make a segment of n - 1 positions. Position t reads ids[t] and predicts
+  ids[t + 1], with weight 1 if that id belongs to the completion. So no target
+  ever crosses from one segment into the next. For conversations of several
+  turns, `learned` says which ids have weight.
   """
 
   ids: np.ndarray  # (n,) int32
-  prompt_length: int  # the first so many ids are the prompt's
-  frame: tuple[int, int] = (0, 0)  # so many of them open it and close it
-  learned: np.ndarray | None = None  # (n,) bool; None: all behind the prompt
+  prompt_length: int  # number of ids in the prompt
+  frame: tuple[int, int] = (0, 0)  # numbers of ids that open and close it
+  learned: np.ndarray | None = None  # (n,) bool; None: all after the prompt
 
   @classmethod
   def of_all(cls, task, examples, tokenizer) -> list[Self]:
@@ -124,10 +126,11 @@ class EncodedExample(NamedTuple):
     return (len(self.ids) - 1,)
 
   def truncated(self, length: int) -> Self:
-    """Without the middle of the prompt, or the end of a completion too long.
+    """Cuts the middle of the prompt, and the end of a completion if too long.
 
     Raises:
-      ValueError: It is a conversation, of which whole turns are left out.
+      ValueError: The example is a conversation, which is shortened by leaving
+        out whole turns instead; or the length is too small for what must stay.
     """
     if self.learned is not None:
       raise ValueError('its last turn alone is too long: raise length')
@@ -149,13 +152,13 @@ class EncodedExample(NamedTuple):
 def without_middle(
   ids: np.ndarray, room: int, frame: tuple[int, int]
 ) -> np.ndarray:
-  """A prompt cut to `room` ids: as much of its beginning stays as of its end.
+  """Cuts a prompt to `room` ids, keeping as much of its start as of its end.
 
   Args:
-    ids: The prompt's.
-    room: How many may stay.
-    frame: How many open it and close it, and stay in any case: the token that
-      texts begin with, the headers of a chat's turns.
+    ids: The ids of the prompt.
+    room: How many ids to keep at most.
+    frame: How many ids open and close the prompt. These are always kept: the
+      token that texts begin with, and the headers of a chat's turns.
 
   Raises:
     ValueError: There is no room for the frame.
@@ -179,15 +182,15 @@ def without_middle(
 def best_fit(
   sizes: Sequence[Sizes], order: Sequence[int], capacity: Sizes
 ) -> list[list[int]]:
-  """Puts items into rows, each where it leaves least room on the first axis.
+  """Puts each item into the row where it leaves least room on the first axis.
 
   Args:
     sizes: size of each item along each axis, none above `capacity`.
-    order: in which order to take the items.
-    capacity: what a row holds.
+    order: the order in which to take the items.
+    capacity: capacity of a row along each axis.
 
   Returns:
-    The items of each row; rows in the order in which they were begun.
+    The items of each row, with the rows in the order in which they were begun.
 
   >>> best_fit([(3,), (4,), (2,), (1,)], [0, 1, 2, 3], (5,))
   [[0, 2], [1, 3]]
@@ -233,11 +236,11 @@ def _fits(size: Sizes, room: Sizes) -> bool:
 
 
 class Rows(NamedTuple):
-  """Tokenised examples in an order, and the rows they make."""
+  """Tokenised examples, their order, and the rows made of them."""
 
   examples: Sequence[Encoded]  # none larger than a row
   order: Order
-  length: Any  # of a row, as the class of the examples takes it
+  length: Any  # of a row, in the form that the examples' class takes
   packing: bool  # False puts one example into each row
 
   def plan(self, epoch: int) -> list[list[int]]:
@@ -256,12 +259,12 @@ class Rows(NamedTuple):
     return rows
 
   def row(self, indices: Sequence[int]) -> Row:
-    """The arrays of one row; of an empty one if no example is given."""
+    """The arrays of one row, or of an empty row if no example is given."""
     examples = [self.examples[index] for index in indices]
     return self._kind.row(examples, self.length)
 
   def fingerprint(self) -> int:
-    """A number that changes with the examples and with their order."""
+    """A checksum that changes with the examples, their order and settings."""
     settings = (self.length, self.packing and WINDOW, self.order)
     total = zlib.crc32(repr(settings).encode())
     for example in self.examples:

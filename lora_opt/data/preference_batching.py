@@ -1,11 +1,11 @@
-"""The form 'decoder_pairs': two answers to one prompt, each with its own text.
+"""The form 'decoder_pairs': two answers to one prompt, in a segment each.
 
-Pair k of a row has the segments 2k + 1 (chosen) and 2k + 2 (rejected), from 0,
-both with the prompt; `counts` says how many pairs there are:
+Pair k of a row, counted from 0, has the segments 2k + 1 (chosen) and 2k + 2
+(rejected). Both begin with the prompt. `counts` is 1 for each pair in the row:
 
   tokens       p p c c p p r r r 0 ...
   segment_ids  1 1 1 1 2 2 2 2 2 0 ...
-  weights      0 1 1 1 0 1 1 1 1 0 ...   what predicts an answer's tokens
+  weights      0 1 1 1 0 1 1 1 1 0 ...   1 where an answer's token is predicted
   counts       1 0 0 ...
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from lora_opt.data.packing import EncodedExample, Row, Sizes, without_middle
 
-POSITIONS_PER_PAIR = 16  # a row holds no more pairs than that allows
+POSITIONS_PER_PAIR = 16  # limits the number of pairs in a row
 
 
 class EncodedPreference(NamedTuple):
@@ -26,7 +26,7 @@ class EncodedPreference(NamedTuple):
   prompt: np.ndarray  # (p,) int32
   answers: tuple[np.ndarray, np.ndarray]  # (n,) int32 each, chosen first
   learned: tuple[np.ndarray, np.ndarray]  # (n,) bool each
-  frame: tuple[int, int] | None = None  # of the prompt; None: it is not cut
+  frame: tuple[int, int] | None = None  # of the prompt; None: never cut it
 
   @classmethod
   def of_all(cls, task, examples, tokenizer) -> list[Self]:
@@ -49,7 +49,7 @@ class EncodedPreference(NamedTuple):
 
   @classmethod
   def row(cls, examples: Sequence[Self], length: int) -> Row:
-    """The arrays of `EncodedExample.row`, and counts (pairs,) float32."""
+    """The arrays of `EncodedExample.row`, and counts, (pairs,) float32."""
     row = EncodedExample.row(
       [segment for example in examples for segment in example.segments()],
       length,
@@ -59,7 +59,7 @@ class EncodedPreference(NamedTuple):
     return row | {'counts': counts}
 
   def segments(self) -> list[EncodedExample]:
-    """Prompt and chosen answer, prompt and rejected answer."""
+    """Two segments: the prompt with the chosen and with the rejected answer."""
     size = len(self.prompt)
     return [
       EncodedExample(
@@ -76,7 +76,7 @@ class EncodedPreference(NamedTuple):
     return (2 * (len(self.prompt) - 1) + answers, 1)
 
   def truncated(self, length: int) -> Self:
-    """Without the middle of the prompt.
+    """Cuts out the middle of the prompt.
 
     Raises:
       ValueError: The answers alone are too long.

@@ -1,4 +1,4 @@
-"""Preferences: of two answers to one prompt, which was chosen."""
+"""Preference tasks: which of two answers to one prompt was chosen."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,28 +22,28 @@ _APART = 'Let the two answers of a row be one turn each'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preference(Task):
-  """Two answers to one prompt, of which one was chosen: for DPO.
+  """Two answers to one prompt, one of which was chosen: for DPO.
 
   A row has one of these forms, told apart by the types of its fields:
 
-    prompt a text, chosen and rejected texts
-    prompt a list of messages, chosen and rejected lists of further messages
-    chosen and rejected whole conversations, which begin alike
+    prompt: a text; chosen and rejected: texts
+    prompt: a list of messages; chosen and rejected: lists of further messages
+    chosen and rejected: whole conversations with the same beginning
 
-  and with `transcripts` that of Anthropic's HH: chosen and rejected are texts
-  of "\\n\\nHuman: ...\\n\\nAssistant: ..." that begin alike. Messages are those
-  of lora_opt.data.messages. What is compared are the answers from the first
-  message on in which the two differ.
+  With `transcripts`, rows have the form of Anthropic's HH: chosen and rejected
+  are texts "\\n\\nHuman: ...\\n\\nAssistant: ..." with the same beginning. For
+  messages see lora_opt.data.messages. The answers that are compared start at
+  the first message in which the two conversations differ.
 
   Args:
-    prompt: text with field names in braces, put as a user's turn; a field that
-      holds messages stands alone. Not used where chosen and rejected are whole
-      conversations.
+    prompt: text with field names in braces, used as the user's turn; or a
+      single field that holds messages. Not used if chosen and rejected are
+      whole conversations.
     chosen, rejected: names of the fields with the answers.
-    transcripts: whether these are texts of whole conversations.
+    transcripts: whether these fields hold whole conversations as text.
 
-  Trained with `lora_opt.training.objective.DPO`, and evaluated by it. The other
-  fields are those of every Task.
+  The task is trained and evaluated with `lora_opt.training.objective.DPO`. The
+  other fields are those of every Task.
 
   >>> row = {'prompt': 'Two and two?', 'chosen': 'Four', 'rejected': 'Five'}
   >>> task = Preference(name='sums', train=[row], eval=[row])
@@ -138,7 +138,7 @@ class Preference(Task):
     )
 
   def _asked(self, record: Record) -> tuple[Message, ...]:
-    """The prompt of answers that are messages."""
+    """The prompt as messages."""
     fields = Template(self.prompt).fields
     if len(fields) == 1 and not isinstance(record.field(fields[0]), str):
       return read_messages(record, fields[0])[0]

@@ -1,4 +1,4 @@
-"""SentencePiece BPE vocabularies as `tokenizers` runs them."""
+"""Runs SentencePiece BPE vocabularies with `tokenizers`."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,15 @@ def sentencepiece_core(
 ) -> tokenizers.Tokenizer:
   """Builds the tokenizer of a SentencePiece model of type BPE.
 
-  SentencePiece joins the neighbours whose union has the best score; a list of
-  merges in the order of their unions' scores does the same. Characters without
-  a piece become their bytes.
+  SentencePiece joins the neighbouring pieces whose union has the best score. A
+  list of merges in the order of their unions' scores does the same. Characters
+  without a piece are encoded as their bytes.
 
   Args:
-    pieces: By id.
-    scores: Of each piece, higher is joined first.
-    types: Of each piece, as GGUF numbers them.
-    space_prefix: Whether a text is read as if a space stood before it.
+    pieces: The pieces by id.
+    scores: Score of each piece; those with higher scores are joined first.
+    types: Type of each piece, as GGUF numbers them.
+    space_prefix: Whether to read a text as if there were a space before it.
 
   Returns:
     The tokenizer.
@@ -59,7 +59,7 @@ def sentencepiece_core(
   core.decoder = decoders.Sequence(steps)
   by_type = list(zip(pieces, types, strict=True))
   core.add_special_tokens([p for p, t in by_type if t in (CONTROL, UNKNOWN)])
-  # Spaces inside them are written as the normalizer leaves them.
+  # Spaces in these pieces are already written as the normalizer writes them.
   core.add_tokens(
     [AddedToken(p, normalized=False) for p, t in by_type if t == USER_DEFINED]
   )
@@ -67,7 +67,7 @@ def sentencepiece_core(
 
 
 def _merges(ids, scores, types):
-  """Pairs of pieces whose union is a piece, the best union first."""
+  """The pairs of pieces whose union is a piece, with the best union first."""
   found = []
   for piece, index in ids.items():
     if types[index] not in (NORMAL, USER_DEFINED):

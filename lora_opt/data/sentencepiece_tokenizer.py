@@ -1,6 +1,6 @@
-"""SentencePiece's own tokenizer, as T5, mT5 and DeBERTa-v3 come.
+"""SentencePiece's own tokenizer, which T5, mT5 and DeBERTa-v3 come with.
 
-Its conversion to `tokenizers` is not exact (pieces of equal score, combining
+Converting it to `tokenizers` is not exact (pieces of equal score, combining
 characters), so the original library does the work.
 """
 
@@ -29,12 +29,12 @@ FILES = ('spiece.model', 'spm.model')  # T5's name, and DeBERTa's
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SentencePieceTokenizer:
-  """The sibling of `lora_opt.data.tokenizer.Tokenizer`, with its methods.
+  """The sibling of `lora_opt.data.tokenizer.Tokenizer`, without chats.
 
   Attributes:
     core: The library's processor.
-    extra_ids: T5's sentinels behind its pieces, the last first: <extra_id_0>
-      has the highest id.
+    extra_ids: Number of T5's sentinels. Their ids follow those of the pieces,
+      in reverse order: <extra_id_0> has the highest id.
   """
 
   core: sentencepiece.SentencePieceProcessor
@@ -50,9 +50,9 @@ class SentencePieceTokenizer:
       path: The folder.
 
     Returns:
-      The tokenizer. Without a word on `extra_ids` in the settings it has T5's
-      100 sentinels, or none if they are among the pieces, as for mT5, or if
-      there is a piece [CLS], as for DeBERTa.
+      The tokenizer. If the settings do not give `extra_ids`, it has T5's 100
+      sentinels, or none if they are already among the pieces (mT5) or if there
+      is a piece [CLS] (DeBERTa).
 
     Raises:
       FileNotFoundError: If there is no such file.
@@ -137,10 +137,10 @@ class SentencePieceTokenizer:
     return ids
 
   def encode_texts(self, text: str, pair: str | None = None) -> TextIds:
-    """Ids of a text or of two in DeBERTa's template, [CLS] a [SEP] b [SEP].
+    """Ids of one or two texts in DeBERTa's template, [CLS] a [SEP] b [SEP].
 
     Raises:
-      ValueError: If there are no such pieces.
+      ValueError: If the model has no pieces [CLS] and [SEP].
     """
     first, last = (self.core.piece_to_id(p) for p in ('[CLS]', '[SEP]'))
     if self.core.is_unknown(first) or self.core.is_unknown(last):
@@ -158,7 +158,7 @@ class SentencePieceTokenizer:
     return TextIds(ids, types, texts)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of ids, without the special tokens."""
+    """Text of the ids, without the special tokens."""
     size = self.core.get_piece_size()
     return self.core.decode([int(i) for i in ids if i < size])
 
@@ -172,7 +172,7 @@ class SentencePieceTokenizer:
 
 
 def _check_special(core, settings: Settings) -> None:
-  """Says where the files beside a model name other special tokens than it."""
+  """Warns if the files beside a model name other special tokens than it has."""
   for name in ('bos', 'eos', 'pad'):
     token, known = settings.tokens.get(name), getattr(core, f'{name}_id')()
     if token is not None and known >= 0 and core.id_to_piece(known) != token:

@@ -1,15 +1,16 @@
 """Batches for encoder-decoders: the form 'encoder_decoder'.
 
-The encoder reads the prompt, the decoder learns the completion. Both end with
-the end-of-text token, and the decoder reads its targets shifted by one place,
-behind the padding token: T5's conventions.
+The encoder reads the prompt, the decoder learns the completion. As in T5, both
+end with the end-of-text token, and the decoder reads its targets shifted by one
+position, starting with the padding token:
 
-  encoder_tokens  p1 ... pm </s>        segment_ids of both sides: several
-  tokens          <pad> c1 ... cn       pairs share a row, pair k having
-  targets         c1 ... cn </s>        number k on either side
+  encoder_tokens  p1 ... pm </s>
+  tokens          <pad> c1 ... cn
+  targets         c1 ... cn </s>
 
-Several completions of one prompt are branches of its segment: the encoder runs
-once for all of them.
+Several pairs share a row. Pair k has the segment id k on both sides. Several
+completions of one prompt are branches of its segment, so the encoder runs once
+for all of them.
 """
 
 import zlib
@@ -23,13 +24,13 @@ from lora_opt.data.eval_batching import ChoiceBatch, PromptBatch
 
 TARGET_LENGTHS = (64, 256, 1024, 2048)
 
-# Positions of a row on the side of the encoder and of the decoder; one number
-# stands for both.
+# Positions in a row for the encoder and for the decoder; one number stands for
+# both.
 Length = int | tuple[int, int]
 
 
 class EncodedPair(NamedTuple):
-  """A prompt and a completion as ids, each with its end; see the module."""
+  """Ids of a prompt and of a completion, each ending with the end token."""
 
   inputs: np.ndarray  # (m,) int32
   targets: np.ndarray  # (n,) int32
@@ -54,8 +55,11 @@ class EncodedPair(NamedTuple):
 
   @classmethod
   def row(cls, examples: Sequence[Self], length: Length) -> packing.Row:
-    """encoder_tokens and encoder_segment_ids of the length of the inputs;
-    tokens, targets, weights and segment_ids of that of the targets."""
+    """The arrays of a row that these examples share.
+
+    encoder_tokens and encoder_segment_ids have the length of the inputs;
+    tokens, targets, weights and segment_ids have that of the targets.
+    """
     row = _empty_row(*cls.capacity(length))
     read = written = 0
     for number, pair in enumerate(examples, 1):
@@ -68,7 +72,7 @@ class EncodedPair(NamedTuple):
     return len(self.inputs), len(self.targets)
 
   def truncated(self, length: Length) -> Self:
-    """Without the middle of the prompt, or the end of the completion."""
+    """Cuts out the middle of a long prompt and the end of a long completion."""
     inputs, targets = self.capacity(length)
     return self._replace(
       inputs=packing.without_middle(self.inputs, inputs, (0, 1)),
@@ -115,7 +119,7 @@ def start_id(tokenizer) -> int:
   """The token that decoders read first: the padding token.
 
   Raises:
-    ValueError: the tokenizer has none.
+    ValueError: the tokenizer has no padding token.
   """
   if tokenizer.pad_id is None:
     raise ValueError(
@@ -135,24 +139,24 @@ def pack_choices(
   target_lengths: Sequence[int] = TARGET_LENGTHS,
   indices: Sequence[int] | None = None,
 ) -> Iterator[ChoiceBatch]:
-  """Rows that hold every choice of every example of a split once.
+  """Packs every choice of every example of a split into rows, once each.
 
   Args:
     task: a task whose examples have choices.
     tokenizer: see lora_opt.data.tokenizer.
     split: 'train' or 'eval'.
     batch_size: rows in a batch.
-    lengths: the lengths of rows of inputs to use, ascending.
-    target_lengths: likewise for all choices of an example together.
-    indices: which examples; None takes all.
+    lengths: the row lengths to use for the inputs, ascending.
+    target_lengths: the row lengths to use for the targets, ascending. All
+      choices of an example go into the same row.
+    indices: indices of the examples to use; None uses all.
 
   Yields:
-    Batches as `lora_opt.data.eval_batching.pack_choices` has them, with the
+    Batches like those of `lora_opt.data.eval_batching.pack_choices`, with the
     arrays of `EncodedPair.row` and branches.
 
   Raises:
-    ValueError: an example that does not fit the longest row, or that has no
-      choices.
+    ValueError: an example does not fit into the longest row, or has no choices.
   """
   eval_batching.check_lengths(batch_size, lengths)
   eval_batching.check_lengths(batch_size, target_lengths)
@@ -192,7 +196,7 @@ def pack_choices(
 def pad_prompts(
   task, tokenizer, split: str = 'eval', **settings
 ) -> Iterator[PromptBatch]:
-  """What the encoder reads, for generation.
+  """Prompts for generation, as the encoder reads them.
 
   Arguments and batches are those of `lora_opt.data.eval_batching.pad_prompts`.
   """
@@ -211,7 +215,7 @@ class _Question(NamedTuple):
   index: int
   prompt: Sequence[int]
   choices: Sequence[Sequence[int]]
-  unscored: Sequence[int]  # ids at the start of each choice without weight
+  unscored: Sequence[int]  # number of leading ids without weight, per choice
 
   @property
   def sizes(self) -> packing.Sizes:

@@ -1,4 +1,4 @@
-"""What a source calls the labels that it has numbers for, beside a task's."""
+"""Matches a source's names for its label numbers with the labels of a task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from lora_opt.reading.values import shown
 
 
 def names_in(source: Any, field: str) -> Sequence[str] | None:
-  """What a source calls the numbers in a field; None if it does not say."""
+  """A source's names for the label numbers in a field; None if it has none."""
   return getattr(source, 'class_names', lambda _: None)(field)
 
 
@@ -19,21 +19,22 @@ def order_in(
   classes: Sequence[str] | None,
   task: str,
 ) -> Sequence[int] | None:
-  """Where among a source's names of labels those of a task are.
+  """Finds the number of each of a task's labels in a source.
 
   Args:
-    source: of the rows.
-    field: with the numbers.
-    words: what the task says for its labels, in order.
-    classes: what it calls them besides; None for the words alone.
-    task: its name, for messages.
+    source: the source of the rows.
+    field: name of the field with the label numbers.
+    words: the words that the task uses for its labels, in order.
+    classes: further names of the task's labels; None if it has only the words.
+    task: name of the task, for error messages.
 
   Returns:
-    For each label of the task its number in the source, the same where the
-    source names none; None where the words alone are given and are no names.
+    The number in the source of each label of the task. The numbers are the
+    task's own if the source has no names. None if there are only words and they
+    are not the source's names.
 
   Raises:
-    ValueError: The source has other labels.
+    ValueError: The source has different labels.
 
   >>> order_in([{'label': 0}], 'label', ['no', 'yes'], None, 'spam')
   range(0, 2)

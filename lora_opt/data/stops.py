@@ -1,4 +1,4 @@
-"""What ends a text that a model writes: tokens, sequences of them, or texts."""
+"""What ends a generated text: tokens, sequences of tokens, or texts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ from lora_opt.data.turns import common_length, cut_of
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stops:
-  """Where an answer ends, and how to read it off the tokens.
+  """What ends an answer, and how to extract the answer from tokens.
 
   Attributes:
     tokenizer: See lora_opt.data.tokenizer.
-    ids: Tokens that end an answer, at least one.
-    sequences: Tokens that do so one after the other: turn ends of several
-      tokens.
-    texts: Texts that do so, however they are written in tokens.
-    lead: What a template puts before the assistant's words, not part of them.
+    ids: Tokens that each end an answer; at least one.
+    sequences: Sequences of tokens that end an answer, such as an end of turn
+      that consists of several tokens.
+    texts: Texts that end an answer, however they are tokenised.
+    lead: Text that a template writes before the assistant's words. It is not
+      part of the answer.
   """
 
   tokenizer: Any
@@ -27,14 +28,14 @@ class Stops:
   lead: str = ''
 
   def text(self, ids: Sequence[int]) -> str:
-    """The answer that stands in the tokens."""
+    """Extracts the text of the answer from the tokens."""
     ids = [int(token) for token in ids]
     ends = [place for place, token in enumerate(ids) if token in self.ids]
     ids = ids[: min(ends, default=len(ids))]
     lead = list(self.tokenizer.encode(self.lead)) if self.lead.strip() else []
     if ids[: len(lead)] == lead:
       text = self.tokenizer.decode(ids[len(lead) :])
-    else:  # perhaps it is written in other tokens
+    else:  # the lead may be tokenised differently here
       text = self.tokenizer.decode(ids)
       if lead and text.lstrip().startswith(self.lead.strip()):
         text = text.lstrip().removeprefix(self.lead.strip()).lstrip()
@@ -42,15 +43,15 @@ class Stops:
 
 
 def stops_of(tokenizer, *, chat: bool, system: str | None = None) -> Stops:
-  """What ends an answer.
+  """Finds out what ends an answer.
 
   Args:
     tokenizer: See lora_opt.data.tokenizer.
-    chat: Whether the end of a turn does so too.
+    chat: Whether the end of a turn ends it too.
     system: Text of the system turn of a chat.
 
   Raises:
-    ValueError: Nothing does.
+    ValueError: Nothing ends an answer.
   """
   ids = [tokenizer.eos_id, *getattr(tokenizer, 'end_ids', ())]
   sequences, texts, lead = [], [], ''
@@ -67,7 +68,7 @@ def stops_of(tokenizer, *, chat: bool, system: str | None = None) -> Stops:
       sequences = dict.fromkeys(map(tuple, (turn, within)))
   ids = tuple(dict.fromkeys(i for i in ids if i is not None))
   if not ids and sequences:
-    ids = (-1,)  # no token is that: the sequences do it alone
+    ids = (-1,)  # no token has this id: only the sequences end an answer
   if not ids:
     raise ValueError(
       'the tokenizer has neither an end-of-text token (eos_id) nor a chat '
@@ -83,7 +84,7 @@ def stops_of(tokenizer, *, chat: bool, system: str | None = None) -> Stops:
 
 
 def before_first(text: str, stops: Sequence[str]) -> str:
-  """The text before the first of these.
+  """The text before the first occurrence of any of `stops`.
 
   >>> before_first('four\\n\\nQuestion: five', ['Question', '\\n\\n'])
   'four'

@@ -1,8 +1,9 @@
-"""Stream: batches of packed rows, from any place on, by any number of workers.
+"""A stream of batches of packed rows, which can be resumed at any place.
 
-A place is two integers, epoch and row. Workers (processes of grain) each make
-every n-th batch; a batch travels with the place behind it, so what is saved
-depends neither on the number of workers nor on how far ahead they are.
+A place is two integers, epoch and row. There may be any number n of workers
+(grain processes); each makes every n-th batch. A batch is passed on with the
+place that follows it, so the saved state depends neither on the number of
+workers nor on how far ahead they are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +27,14 @@ class Batches(grain.IterDataset):
   """A grain dataset of batches; see `lora_opt.data.batching.train_batches`.
 
   Args:
-    rows: what to make batches of.
+    rows: the rows to make batches of.
     batch_size: rows in a batch.
-    epochs: how many, the last batch filled up with empty rows; None never
-      stops.
+    epochs: number of epochs; the last batch is filled up with empty rows. None
+      never stops.
     keep: which rows of each batch to keep, in this order; None keeps all.
-    workers: processes that make batches ahead; 0 makes each when asked for.
-    summary: what the examples are, for the record of a run.
+    workers: number of processes that make batches ahead of time; 0 makes each
+      batch when it is requested.
+    summary: description of the examples, for the record of a run.
   """
 
   def __init__(
@@ -67,7 +69,7 @@ class Batches(grain.IterDataset):
 
 
 class BatchIterator(grain.DatasetIterator):
-  """One walk through the batches; its state is the place in the stream."""
+  """Iterates over the batches; its state is the place in the stream."""
 
   def __init__(self, dataset: Batches):
     super().__init__()
@@ -109,7 +111,7 @@ class BatchIterator(grain.DatasetIterator):
 
 
 class _FromPlace(grain.IterDataset):
-  """Batches with the place behind each: what a worker makes its share of."""
+  """Batches, each with the place after it; every worker makes its share."""
 
   def __init__(self, dataset: Batches, place: Place):
     super().__init__()
@@ -117,7 +119,7 @@ class _FromPlace(grain.IterDataset):
     self.share = slice(0, None, 1)
 
   def set_slice(self, sl: slice, sequential_slice: bool = False) -> None:
-    """Called by grain in a worker: of all batches it makes these."""
+    """Called by grain in a worker, to say which of the batches it makes."""
     del sequential_slice
     self.share = sl
 
@@ -145,7 +147,7 @@ class _FromPlaceIterator(grain.DatasetIterator):
       next(self)
 
   def _walk(self) -> Iterator[tuple[tuple[int, int], Row]]:
-    """Plans every batch, and makes those of this worker's share."""
+    """Plans every batch, but makes only those of this worker's share."""
     dataset, share = self._source.dataset, self._source.share
     epoch, row = self._source.place
     number, plan, waiting = 0, None, []

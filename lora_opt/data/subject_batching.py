@@ -3,14 +3,14 @@
   images   (rows, height, width, 3) uint8
   tokens   (rows, length) int32, the caption as the text encoder reads it
   weights  (rows, 1) float32, what a row's loss is multiplied by
-  counts   (rows, 1) float32, what it counts in the number that the sum of
+  counts   (rows, 1) float32, what a row adds to the number that the sum of
            losses is divided by
 
-In training every other row is of the class, if there is one. These have the
-weight of the class and count 0, the others 1 and 1, so that the loss is the
-mean over the subject plus that weight times the mean over the class. A picture
-comes again once all of its kind have come. Batches for the loss at fixed noise
-have no counts, and
+If there are class pictures, every other row in training is one. Class rows have
+the weight of the class and count 0; subject rows have weight 1 and count 1. The
+loss is thus the mean over the subject plus the class weight times the mean over
+the class. No picture is repeated before all others of its kind have been used.
+Batches for the loss at fixed noise have no counts, but also
 
   noise_seeds  (rows,) uint32
   timesteps    (rows,) int32
@@ -31,24 +31,24 @@ from lora_opt.data.stream import Batches
 from lora_opt.reading import values
 
 CHANNELS = 3
-# Height and width of an image, tokens of a caption.
+# Height and width of an image, and tokens in a caption.
 Length = tuple[int, int, int]
 
 
 class CaptionedImage(NamedTuple):
-  """One example of the form."""
+  """One example of the form 'text_to_image'."""
 
   image: ImageFile
   tokens: np.ndarray  # (length,) int32, of the caption
 
   @classmethod
   def capacity(cls, length: Length) -> Sizes:
-    """What there must be room for."""
+    """The capacity of a row, which is its length."""
     return length
 
   @classmethod
   def row(cls, examples: Sequence[Self], length: Length) -> Row:
-    """The arrays of the module for one row, its image left black."""
+    """The arrays of one row as in the module docstring, with a black image."""
     height, width, tokens = length
     return {
       'images': np.zeros((height, width, CHANNELS), np.uint8),
@@ -58,28 +58,28 @@ class CaptionedImage(NamedTuple):
     }
 
   def checksum(self, start: int) -> int:
-    """CRC-32 of the example, going on from `start`."""
+    """CRC-32 of the example, continued from `start`."""
     start = zlib.crc32(self.image.digest.encode(), start)
     return zlib.crc32(self.tokens.tobytes(), start)
 
 
 class Drawn(NamedTuple):
-  """A picture, by what decides how it is drawn."""
+  """A picture chosen for a row, with what determines its augmentation."""
 
   part: int  # 0 for the subject, 1 for its class
-  count: int  # how many of the part come before it
+  count: int  # how many pictures of the part come before it
   index: int
 
 
 class SubjectRows(NamedTuple):
-  """Rows of subject and class in turn; see `lora_opt.data.packing.Rows`.
+  """Alternating rows of subject and class; see `lora_opt.data.packing.Rows`.
 
   Attributes:
     parts: The pictures of the subject and, if there are any, of the class.
-    length: Of a row.
-    class_weight: Of the class.
-    augmentation: What is drawn of a picture.
-    seed: Of order and augmentations.
+    length: Length of a row.
+    class_weight: Weight of the class in the loss.
+    augmentation: The random augmentation of the pictures.
+    seed: Seed of order and augmentations.
   """
 
   parts: Sequence[Sequence[CaptionedImage]]
@@ -89,7 +89,7 @@ class SubjectRows(NamedTuple):
   seed: int
 
   def plan(self, epoch: int) -> list[list[Drawn]]:
-    """The picture of each row while every one of the subject comes once."""
+    """The picture of each row of an epoch, with each subject picture once."""
     count = len(self.parts[0])
     return [
       [self._drawn(part, number)]
@@ -98,11 +98,11 @@ class SubjectRows(NamedTuple):
     ]
 
   def row(self, items: Sequence[Drawn]) -> Row:
-    """The arrays of one row; of an empty one if no picture is given."""
+    """The arrays of one row, or of an empty row if no picture is given."""
     examples = [self.parts[item.part][item.index] for item in items]
     row = CaptionedImage.row(examples, self.length)
     for item, example in zip(items, examples, strict=True):
-      key = self.seed, item.part, item.count, 2  # the 2: no key of the order
+      key = self.seed, item.part, item.count, 2  # keys of the order end in 1
       pixels = example.image.pixels()
       row['images'] = self.augmentation(pixels, _fit(self.length), key)
       if item.part:
@@ -111,7 +111,7 @@ class SubjectRows(NamedTuple):
     return row
 
   def fingerprint(self) -> int:
-    """A number that changes with everything that decides what rows hold."""
+    """A checksum of everything that determines the contents of the rows."""
     total = zlib.crc32(repr(self[1:]).encode())
     for number, part in enumerate(self.parts):
       total = zlib.crc32(b'%d %d' % (number, len(part)), total)
@@ -137,24 +137,26 @@ def train_batches(
   workers: int = 0,
   packing: bool = False,
 ) -> Batches:
-  """Batches to train on, without end and in an order set by the seed.
+  """Endless training batches in an order determined by the seed.
 
   Args:
     task: a SubjectGeneration.
-    tokenizer: of the model.
-    length: height and width of its images, tokens of its captions.
-    batch_size: rows in a batch, over all processes; half of them of the class.
-    seed: of order and augmentations.
+    tokenizer: the model's tokenizer.
+    length: height and width of the model's images, and tokens in its captions.
+    batch_size: rows in a batch, over all processes. If there are class
+      pictures, half of the rows are of the class.
+    seed: seed of order and augmentations.
     rows: which rows of each batch to keep, in this order; None keeps all.
-    workers: processes that make batches ahead; 0 makes each when asked for.
-    packing: of other forms, without effect.
+    workers: number of processes that make batches ahead of time; 0 makes each
+      batch when it is requested.
+    packing: used by other forms; has no effect here.
 
   Returns:
     A dataset; see `lora_opt.data.batching.train_batches`.
 
   Raises:
-    ValueError: the task has no pictures, a caption is too long, or half of a
-      batch is not a number of rows.
+    ValueError: the task has no pictures, a caption is too long, or `batch_size`
+      is odd although half of the rows are of the class.
   """
   del packing
   _check(task)
@@ -185,7 +187,7 @@ def train_batches(
 
 
 def eval_batches(task, tokenizer, **settings) -> Batches:
-  """In the place of batches whose noise would be drawn anew each time."""
+  """Raises ValueError: the noise of such batches would differ every time."""
   raise ValueError(
     f'task {task.name!r} is evaluated at fixed noise, by '
     'evaluation.pictures.PictureEvaluator'
@@ -193,7 +195,7 @@ def eval_batches(task, tokenizer, **settings) -> Batches:
 
 
 class NoiseBatch(NamedTuple):
-  """Rows for the loss at fixed noise, and what they are."""
+  """Rows for the loss at fixed noise, and which examples they hold."""
 
   arrays: Row
   example: np.ndarray  # (rows,) int32: index in the split, -1 for empty rows
@@ -201,11 +203,12 @@ class NoiseBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NoiseBatches:
-  """Every picture of a split several times, each at its own time and noise.
+  """Every picture of a split several times, each at its own timestep and noise.
 
-  The times of a picture are spread evenly over all there are: one is drawn of
-  each part of equal length. Seed, number of the picture and of the draw decide
-  them, and nothing else: whatever is evaluated, it is at the same noise.
+  The timesteps of a picture are spread evenly: their range is divided into
+  `draws` parts of equal length, and one timestep is drawn from each. Timesteps
+  and noise depend only on the seed and on the numbers of the picture and of the
+  draw, so every model is evaluated at the same noise.
   """
 
   examples: Sequence[CaptionedImage]
@@ -219,7 +222,7 @@ class NoiseBatches:
     return -(-len(self.examples) * self.draws // self.batch_size)
 
   def time(self, example: int, draw: int) -> int:
-    """The time of a draw."""
+    """The timestep of a draw."""
     share = np.random.default_rng((self.seed, example, draw, 1)).random()
     return int((draw + share) / self.draws * self.timesteps)
 
@@ -264,16 +267,16 @@ def noise_batches(
   batch_size: int,
   seed: int,
 ) -> NoiseBatches:
-  """Batches for the loss of the evaluated pictures.
+  """Batches for the loss of the evaluation pictures at fixed noise.
 
   Args:
     task: a SubjectGeneration.
-    tokenizer: of the model.
-    length: as of `train_batches`.
-    draws: how often each picture comes.
-    timesteps: how many times there are.
+    tokenizer: the model's tokenizer.
+    length: as in `train_batches`.
+    draws: how many times each picture is used.
+    timesteps: number of timesteps to draw from.
     batch_size: rows in a batch; the last one is filled up with empty rows.
-    seed: of times and noise.
+    seed: seed of timesteps and noise.
   """
   _check(task)
   length = sized(task, length)
@@ -282,7 +285,7 @@ def noise_batches(
 
 
 def sized(task, length: Length) -> Length:
-  """The length of a row with the size that a task asks for."""
+  """The length of a row, with the image size that the task asks for, if any."""
   return length if task.size is None else (task.size, task.size, length[-1])
 
 
@@ -333,7 +336,7 @@ def _encoded(
 def too_long(
   task, prompt: str, size: int, room: int, *place: Any
 ) -> ValueError:
-  """The error for a text that a text encoder cannot read whole."""
+  """The error for a text that is too long for the text encoder."""
   where = ' example '.join(map(str, place)) or 'sample_prompts'
   return ValueError(
     f'task {task.name!r}, {where}: the text {values.shown(prompt)} has {size} '

@@ -1,4 +1,4 @@
-"""The task of DreamBooth: a subject from a few pictures of it."""
+"""The task of DreamBooth: learning a subject from a few pictures of it."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from lora_opt.data.task import SPLITS
 from lora_opt.reading import values
 from lora_opt.reading.copies import local_copy
 
-CLASS = 'class'  # the split of the pictures of other members of the class
+CLASS = 'class'  # the split with pictures of other members of the class
 _MOST_PROMPTS = 64
 RANDOM_CROP = Augmentation(crop='random')
 
@@ -27,35 +27,38 @@ class SubjectGeneration(ImageTask):
   """Pictures of a subject with captions, for text-to-image models.
 
   The loss is that of DreamBooth: the mean over pictures of the subject plus
-  `class_weight` times the mean over pictures of its class, which keep the model
-  from forgetting what else there is of the class (prior preservation). Without
-  `class_prompt` it is the first alone. Half of the rows of a batch are of the
-  class.
+  `class_weight` times the mean over pictures of its class. Half of the rows of
+  a batch are class pictures. They keep the model from forgetting the rest of
+  the class (prior preservation). Without `class_prompt` there are none, and the
+  loss is the first mean alone.
 
   Args:
     train: pictures of the subject: a folder of them, or a source such as a
       sources.ImageFolder.
-    eval: others of them, which are not trained on. None evaluates on those of
-      train: the loss then says how well they are known by heart.
-    prompt: the caption, in which {text} stands for that field of a picture's
-      row, as metadata.jsonl has it.
-    class_prompt: the caption of the pictures of the class. None leaves the
-      class out.
-    class_images: folder of these pictures. Where there are fewer than
-      `class_count`, and where it is missing, training first has the model
-      itself make the rest, which are kept in MODEL_DIR.
-    class_count: how many of them there are to be at least.
-    class_weight: what their mean loss is multiplied by.
-    sample_prompts: texts of the pictures that evaluation draws; by default the
-      captions of the evaluated pictures.
+    eval: other pictures of the subject, which are not trained on. None
+      evaluates on those of train; the loss then says how well the model has
+      memorised them.
+    prompt: the caption. A field name in braces, such as {text}, stands for that
+      field of a picture's row, as given in metadata.jsonl.
+    class_prompt: the caption of the class pictures. None trains without the
+      class.
+    class_images: folder of the class pictures. If it is missing or has fewer
+      than `class_count`, the model itself generates the rest before training.
+      They are kept in MODEL_DIR.
+    class_count: minimum number of class pictures.
+    class_weight: what the mean loss of the class pictures is multiplied by.
+    sample_prompts: prompts for the pictures that evaluation generates; by
+      default the captions of the evaluation pictures.
     size: height and width in pixels; None for those that the weights were
       trained for.
-    made_images: folder of the pictures that the model made. Training sets it.
-    too_long: captions of more tokens than the text encoder reads: 'error',
-      'truncate' or 'drop', see lora_opt.data.batching.encode_split.
+    made_images: folder of the pictures that the model generated. Training sets
+      it.
+    too_long: what to do with captions of more tokens than the text encoder
+      reads: 'error', 'truncate' or 'drop', see
+      lora_opt.data.batching.encode_split.
 
-  The other fields are those of every ImageTask. The default augmentation makes
-  the shorter side as long as `size`, and cuts a square out anywhere.
+  The other fields are those of every ImageTask. The default augmentation scales
+  the shorter side to `size` and crops a square at a random position.
 
   References:
     Ruiz et al. 2023, DreamBooth, arXiv 2208.12242.
@@ -118,7 +121,7 @@ class SubjectGeneration(ImageTask):
 
   @property
   def prompts(self) -> Sequence[str]:
-    """The texts of `sample_prompts`, () for the default ones."""
+    """The texts of `sample_prompts`; () if the defaults are used."""
     return tuple(self.sample_prompts)
 
   @property
@@ -135,7 +138,7 @@ class SubjectGeneration(ImageTask):
     return sources.ImageFolder(found) if isinstance(found, str) else found
 
   def validate(self, splits: Sequence[str] = SPLITS) -> None:
-    """As `Task.validate`; of the class as far as its pictures are there."""
+    """Like `Task.validate`; also checks the class pictures that exist."""
     if 'train' in splits and self.with_class and self._class_rows:
       splits = (*splits, CLASS)
     super().validate(splits)
@@ -169,10 +172,11 @@ class SubjectGeneration(ImageTask):
     return Example(caption, '', row=record.row, image=self.image_of(record))
 
   def missing_class_images(self) -> int:
-    """How many pictures of the class the model itself is to make.
+    """How many pictures of the class the model itself has to generate.
 
     Raises:
-      ValueError: some are, and their caption has fields, which they have not.
+      ValueError: there are some, and `class_prompt` has fields, which generated
+        pictures do not have.
     """
     if not self.with_class:
       return 0
@@ -189,11 +193,11 @@ class SubjectGeneration(ImageTask):
     return max(0, self.class_count - there)
 
   def with_made_images(self, folder: str) -> 'SubjectGeneration':
-    """The task with the pictures of the class that the model made."""
+    """The task with the class pictures that the model generated."""
     return dataclasses.replace(self, made_images=folder)
 
   def drawn_prompts(self) -> list[str]:
-    """The texts of the pictures that evaluation draws."""
+    """The prompts for the pictures that evaluation generates."""
     if self.prompts:
       return list(self.prompts)
     found = {example.prompt: None for example in self.examples('eval')}
@@ -202,12 +206,12 @@ class SubjectGeneration(ImageTask):
   def check_captions(
     self, texts: Sequence[str], tokenizer: Any, length: int
   ) -> None:
-    """Raises ValueError for a text to draw that is longer than can be read.
+    """Raises ValueError if a prompt is too long and `too_long` is 'error'.
 
     Args:
-      texts: to be drawn.
-      tokenizer: of the model.
-      length: tokens that it reads.
+      texts: the prompts for pictures to generate.
+      tokenizer: the model's tokenizer.
+      length: how many tokens the model reads.
     """
     for text in texts if self.too_long == 'error' else ():
       if (size := len(caption_ids(tokenizer, text))) > length:
@@ -233,7 +237,7 @@ class SubjectGeneration(ImageTask):
 
   @property
   def _made_rows(self) -> Sequence[sources.Row]:
-    """The first of those that the model made, as many as are needed."""
+    """The first of the generated pictures, as many as are needed."""
     count = self.missing_class_images()
     return _rows_of(self.made_images, count) if count else ()
 
@@ -241,7 +245,7 @@ class SubjectGeneration(ImageTask):
 def _rows_of(
   folder: str | None, limit: int | None = None
 ) -> Sequence[sources.Row]:
-  """The pictures of a folder; none where it is missing or empty."""
+  """The pictures of a folder; none if it is missing or empty."""
   if is_bucket(folder) and not as_path(folder, 'a folder').exists():
     return ()
   path = local_copy(folder or '')

@@ -33,34 +33,37 @@ ON_BAD = ('error', 'skip')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-  """What all tasks share; lora_opt.data.tasks has the three kinds.
+  """What all tasks share; `lora_opt.data.tasks` has the kinds of tasks.
 
   Attributes:
-    name: what reports call the task.
+    name: name of the task in reports.
     train, eval: the two sources: those of lora_opt.data.sources, or any
       sequence of dicts.
     prompt: text with field names in braces.
-    texts: names of the one or two fields that an encoder reads, put together
-      by its tokenizer's own template. None: it reads the prompt.
-    chat: put the prompt as a user's turn of the model's chat template, and the
-      completion as the assistant's. False gives plain text. See
-      lora_opt.data.encoding for both forms and for the boundary.
+    texts: names of the one or two fields that an encoder reads, combined by its
+      tokenizer's own template. None: it reads the prompt.
+    chat: use the prompt as the user's turn of the model's chat template, and
+      the completion as the assistant's turn. False gives plain text. See
+      lora_opt.data.encoding for both forms and for the boundary between prompt
+      and completion.
     system: text of the system turn. None leaves it to the template (SmolLM2's
-      has a text of its own), '' is an empty turn.
+      has a default text), '' is an empty turn.
     packing: put several training examples into a row.
     too_long: what to do with examples longer than a row: 'drop', 'truncate' or
       'error', see lora_opt.data.batching.encode_split.
-    on_bad: what to do with rows that cannot be used (no JSON, not UTF-8, a
-      field that is missing, empty, of a wrong type or too long): 'error'
-      refuses the first, 'skip' leaves all of them out and counts them.
-    max_characters: what prompt and completions of one example may have
-      together, and a tenth of the prompt times the number of choices; a row of
-      more cannot be used. Texts longer by far than any row of tokens only cost
-      time: tokenizing a million characters takes seconds.
-    leave_out_overlap: evaluate without the questions that also stand in the
+    on_bad: what to do with rows that cannot be used (not JSON, not UTF-8, a
+      field that is missing, empty, of a wrong type or too long): 'error' raises
+      an error for the first, 'skip' leaves all of them out and counts them.
+    max_characters: limit on the number of characters of an example's prompt and
+      completions together. The length of the prompt times the number of choices
+      may be ten times as much. A row beyond these limits cannot be used. Texts
+      that are far longer than any row of tokens only cost time: tokenizing a
+      million characters takes seconds.
+    leave_out_overlap: evaluate without the questions that also occur in the
       training split.
-    metrics: those of lora_opt.evaluation.metrics, or what offers the same; the
-      first is the headline. None given: those usual for the kind of task.
+    metrics: metrics of lora_opt.evaluation.metrics, or objects with the same
+      interface; the first is the headline metric. If there are none, those
+      usual for the kind of task are used.
   """
 
   kind: ClassVar[str]
@@ -101,7 +104,7 @@ class Task:
 
   @property
   def metric(self) -> str:
-    """The name of what `score` or the choices measure."""
+    """The name of the metric that `score` or the choices give."""
     return 'accuracy'
 
   def source(self, split: str) -> Sequence[sources.Row]:
@@ -116,8 +119,9 @@ class Task:
     """The examples of split 'train' or 'eval', by index.
 
     Raises:
-      ValueError: no such split, or no row in it; asking for an example whose
-        row cannot be used, unless on_bad='skip' left it out.
+      ValueError: there is no such split, or no row in it. Accessing an example
+        whose row cannot be used raises it too, unless on_bad='skip' left it
+        out.
     """
     examples = self._rows[split].examples
     if split == 'eval' and self.leave_out_overlap:
@@ -125,12 +129,12 @@ class Task:
     return examples
 
   def validate(self, splits: Sequence[str] = SPLITS) -> None:
-    """Looks at every row of these splits, before anything is computed.
+    """Checks every row of these splits, before anything is computed.
 
     Raises:
-      ValueError: the first row that cannot be used: its place, the field and
-        what was found; with on_bad='skip' only if no row can be used. Or
-        training and evaluation generate the same rows.
+      ValueError: a row cannot be used; the message says for the first one where
+        it is, the field and what was found. With on_bad='skip', raised only if
+        no row can be used. Or training and evaluation generate the same rows.
     """
     for split in splits:
       examples, bad = self._rows[split]
@@ -155,19 +159,19 @@ class Task:
       )
 
   def overlap(self) -> list[int]:
-    """Places of the evaluated examples that also stand in train.
+    """Indices of the evaluation examples that also occur in train.
 
-    None with `leave_out_overlap`. See lora_opt.data.overlap.
+    Empty with `leave_out_overlap`. See lora_opt.data.overlap.
     """
     return [] if self.leave_out_overlap else self._overlap
 
   def facts(self) -> dict[str, Any]:
-    """What the task is made of, for the record of a run.
+    """Describes the data of the task, for the record of a run.
 
     Returns:
       A JSON-able dict: where the rows of both splits come from (checksums,
-      versions, counts), how many of them are used, how many cannot be, and how
-      many evaluation examples also stand in train.
+      versions, counts), how many of them are used, how many cannot be used, and
+      how many evaluation examples also occur in train.
     """
     facts: dict[str, Any] = {'task': self.name, 'kind': self.kind}
     for split in SPLITS:
@@ -191,17 +195,17 @@ class Task:
     return overlap(*(self._rows[split].examples for split in SPLITS))
 
   def look_ahead(self, split: str) -> None:
-    """Called before the rows of a split are looked at one by one.
+    """Called before the rows of a split are read one by one.
 
-    For what is faster done for all of them at once.
+    Tasks override it for work that is faster on all rows at once.
     """
 
   def example(self, record: Record) -> Example:
-    """Makes an example of one row: every kind of task has its own way."""
+    """Makes an example from one row; every kind of task must define this."""
     raise AssertionError(f'{type(self).__name__} must make examples')
 
   def whole_example(self, record: Record) -> Example:
-    """The example with the texts that an encoder reads."""
+    """Makes an example with its encoder texts, and checks its length."""
     example = self.example(record)
     if self.texts is not None:
       texts = tuple(record.text(field) for field in self.texts)
@@ -220,15 +224,15 @@ class Task:
     """Token ids of the prompt and of the completion to be learned.
 
     The completion ends with the end of turn (chat) or, for generation, with
-    the end-of-text token. The ids of a choice are those that
-    `encode_choices` gives for it: training raises what evaluation measures.
+    the end-of-text token. The ids of a choice are the same as those from
+    `encode_choices`, so training raises the quantity that evaluation measures.
     """
     return self.encode_all([example], tokenizer)[0]
 
   def encode_all(
     self, examples: Sequence[Example], tokenizer
   ) -> list[tuple[list[int], list[int]]]:
-    """`encode` of several examples, which is faster than of each alone."""
+    """Like `encode`, for several examples; faster than one at a time."""
     found = encoding.encode_all(
       tokenizer,
       [(example.prompt, [example.completion]) for example in examples],
@@ -256,19 +260,19 @@ class Task:
     example: Example,
     encode_choices: Callable[[Example], tuple[list[int], list[list[int]]]],
   ) -> list[int]:
-    """How many ids at the start of each choice are read and not scored.
+    """How many ids at the start of each choice are read but not scored.
 
     Args:
-      example: with choices.
-      encode_choices: gives the ids of prompt and choices, as the form of
-        batches has them.
+      example: an example with choices.
+      encode_choices: returns the ids of prompt and choices, as the form of
+        batches encodes them.
     """
     return [0] * len(example.choices)
 
   def encode_scored(
     self, example: Example, tokenizer
   ) -> tuple[list[int], list[list[int]], list[list[bool]]]:
-    """Token ids of prompt and choices, and which of the latter are scored."""
+    """Token ids of prompt and choices, and which choice ids are scored."""
 
     def encode(example):
       return self.encode_choices(example, tokenizer)
@@ -285,28 +289,28 @@ class Task:
     )
 
   def shorter(self, example: Example) -> Example | None:
-    """The example without what is left out first where a row is too short.
+    """The example without the part that is dropped first if it is too long.
 
-    None: it is cut as token ids, see `packing.Encoded.truncated`.
+    None: its token ids are cut instead, see `packing.Encoded.truncated`.
     """
     del example
     return None
 
   def encode_prompt(self, example: Example, tokenizer) -> list[int]:
-    """Token ids of the prompt, that an answer is generated from."""
+    """Token ids of the prompt that an answer is generated from."""
     return encoding.encode_prompt(
       tokenizer, example.prompt, chat=self.chat, system=self.system
     )
 
   def frame(self, tokenizer) -> tuple[int, int]:
-    """How many ids open a prompt and close it; see `encoding.frame`."""
+    """How many ids open and how many close a prompt; see `encoding.frame`."""
     return encoding.frame(tokenizer, chat=self.chat, system=self.system)
 
   def stops(self, tokenizer) -> stops.Stops:
-    """What ends a written completion: end of text, end of turn.
+    """What ends a generated completion: end of text, end of turn.
 
     Raises:
-      ValueError: nothing does.
+      ValueError: nothing ends a completion.
     """
     try:
       return stops.stops_of(tokenizer, chat=self.chat, system=self.system)
@@ -328,7 +332,7 @@ class Task:
     rows: Sequence[int] | None = None,
     workers: int = 0,
   ) -> grain.IterDataset:
-    """Batches to train on, of a form that lora_opt.data.forms has."""
+    """Batches to train on, in a form of lora_opt.data.forms."""
     return forms.of_task(form, self).train_batches(
       self,
       tokenizer,
@@ -350,9 +354,9 @@ class Task:
     form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> grain.IterDataset:
-    """Batches for the loss, of a form that lora_opt.data.forms has.
+    """Batches for the loss, in a form of lora_opt.data.forms.
 
-    Rows grow up to `longest` positions where an example needs it.
+    Rows are made longer, up to `longest` positions, if an example needs it.
     """
     return forms.find(form).eval_batches(
       self,
@@ -372,7 +376,7 @@ class Task:
     form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> Iterator[eval_batching.ChoiceBatch]:
-    """Choices to compare, of a form that lora_opt.data.forms has."""
+    """Choices to compare, in a form of lora_opt.data.forms."""
     return forms.of_task(form, self).choice_batches(
       self,
       tokenizer,
@@ -389,7 +393,7 @@ class Task:
     form: str = 'decoder',
     indices: Sequence[int] | None = None,
   ) -> Iterator[eval_batching.PromptBatch]:
-    """Prompts to continue, of a form that lora_opt.data.forms has."""
+    """Prompts to continue, in a form of lora_opt.data.forms."""
     return forms.find(form).prompt_batches(
       self, tokenizer, batch_size=batch_size, indices=indices
     )
@@ -404,7 +408,7 @@ class Task:
     form: str = 'encoder',
     indices: Sequence[int] | None = None,
   ) -> Iterator[text_batching.LabelBatch]:
-    """Texts to label, of a form that lora_opt.data.forms has."""
+    """Texts to label, in a form of lora_opt.data.forms."""
     return forms.find(form).label_batches(
       self,
       tokenizer,
@@ -423,7 +427,7 @@ class _Checked(NamedTuple):
 
 
 class _Splits(dict):
-  """Both splits of a task, each looked through when it is first asked for."""
+  """The splits of a task, each checked when it is first accessed."""
 
   def __init__(self, task: Task):
     super().__init__()

@@ -1,4 +1,4 @@
-"""Tasks: where the questions come from, how they are put, how answers score.
+"""Tasks: where questions come from, how they are asked, how answers score.
 
 A task is a frozen dataclass with plain fields, so that a configuration can set
 up any data set without code:
@@ -14,11 +14,11 @@ up any data set without code:
 
 `MultipleChoice`, `Classification` and `Completion` are scored by likelihood,
 `Generation` by what the model writes, a `Conversation` of several turns by
-the likelihood of its answers, a `Preference` by which of two answers gained.
-Encoders take `Classification`, and `Regression`, by labels and numbers instead
-of words; models of images take `ImageClassification`, text-to-image models
-`SubjectGeneration`. What all have in common (the sources, the prompt, chat or
-plain, batches) is in lora_opt.data.task.Task.
+the likelihood of its answers, and a `Preference` by which of two answers gained
+in likelihood. Encoders take `Classification` and `Regression`, with labels and
+numbers instead of words. Image models take `ImageClassification`, text-to-image
+models `SubjectGeneration`. What all tasks have in common (sources, prompt, chat
+or plain text, batches) is in lora_opt.data.task.Task.
 """
 
 import dataclasses
@@ -80,9 +80,9 @@ class MultipleChoice(Task):
   Args:
     question, choices, answer: names of the fields that hold the question, the
       list of choices and the index of the right one. In `prompt`, {question}
-      stands for the first; all other fields go by their own name.
+      stands for the first; all other fields are called by their own names.
 
-  The default prompt is the usual one of zero-shot likelihood evaluation. The
+  The default prompt is the usual one for zero-shot likelihood evaluation. The
   other fields are those of every Task.
   """
 
@@ -114,12 +114,12 @@ class FillBlank(MultipleChoice):
   """A sentence with a blank, scored by the likelihood of what follows it.
 
   Each option is put into the blank and read, and only the rest of the
-  sentence is scored: the partial evaluation of Trinh and Le 2018, which
+  sentence is scored. This is the partial evaluation of Trinh and Le 2018, which
   lm-evaluation-harness uses for WinoGrande. Training learns option and rest.
 
   Args:
-    after: name of the field with the text behind the blank; `prompt` is the
-      text before it.
+    after: name of the field with the text after the blank; `prompt` is the text
+      before it.
 
   >>> row = {'before': 'I ate ', 'after': ' up.', 'answer': 1}
   >>> rows = [row | {'choices': ['rocks', 'rice']}]
@@ -156,7 +156,7 @@ class FillBlank(MultipleChoice):
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-  """Length of the beginning that two sequences share."""
+  """Length of the common prefix of two sequences."""
   pairs = enumerate(zip(first, second, strict=False))
   differing = (i for i, (a, b) in pairs if a != b)
   return next(differing, min(len(first), len(second)))
@@ -164,19 +164,19 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Task):
-  """Text with one of a few labels, each said in words and scored likewise.
+  """Text with one of a few labels, given as words and scored by likelihood.
 
   Args:
     prompt: for example 'Review: {sentence}\\nSentiment:'.
     label: name of the field that holds the label: its index, its name, or
       (with two labels) False or True.
     label_names: the words for labels 0, 1, ...
-    classes: what the labels are called in the config.json of an encoder, in the
-      same order; None for the words. A head that has the same names in another
-      order is put into this one, and so are the numbers of a source that says
-      what they are called, as TFDS and `datasets` do. Where such a source has
-      other names than these, it is refused; where it has others than the words
-      and no classes are given, that is said.
+    classes: names of the labels in the config.json of an encoder, in the same
+      order; None for the words. A head that has the same names in another order
+      is reordered to match, and so are the label numbers of a source that names
+      them, as TFDS and `datasets` do. A source whose names differ from these is
+      refused. If no classes are given and its names differ from the words, a
+      warning is logged.
 
   The other fields are those of every Task.
   """
@@ -209,7 +209,7 @@ class Classification(Task):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    """What the labels are called in config.json, in their order."""
+    """The names of the labels in config.json, in the order of the labels."""
     return tuple(self.classes or self.label_names)
 
   def validate(self, splits: Sequence[str] = SPLITS) -> None:
@@ -269,7 +269,7 @@ class Classification(Task):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Task):
-  """Text with a number, such as how alike two sentences are; for encoders.
+  """Text with a number, such as the similarity of two sentences; for encoders.
 
   Args:
     prompt: the text, if `texts` does not name its fields.
@@ -284,7 +284,7 @@ class Regression(Task):
 
   @property
   def metric(self) -> str:
-    """The first of those that a regression is judged by."""
+    """The first of the metrics of a regression."""
     return 'pearson'
 
   def example(self, record: Record) -> Example:
@@ -304,9 +304,9 @@ class Regression(Task):
 class Completion(Task):
   """A text that the model learns to write, judged by its likelihood alone.
 
-  Nothing is decoded: evaluating costs a hundredth of what it does for a
-  `Generation`, and tells apart models that would all write it wrong. Its metric
-  is `lora_opt.evaluation.metrics.likelihood`.
+  Nothing is decoded, so evaluation costs a hundredth of that of a `Generation`.
+  It also distinguishes between models that would all write the text wrong. The
+  metric is `lora_opt.evaluation.metrics.likelihood`.
 
   Args:
     prompt, completion: texts with field names in braces: what the model is
@@ -345,16 +345,16 @@ class Generation(Task):
       given, and what it learns to write.
     answer: name of the field with the reference answer. None extracts it from
       the completion.
-    references: name of the field with all right completions, a list of texts,
+    references: name of the field with all correct completions, a list of texts,
       for metrics that compare with the best of them.
-    extract: what finds the answer in a text: a regular expression (the last
-      match counts, its first group if it has one; it may take a second) or a
-      function of the text that returns None when there is no answer
-      (`after_hashes`, `last_number`). None takes the whole text.
-    scorer: function of the extracted answer and the row, between 0 and 1.
-      None takes the scorer of a procedural source, which must be a safe one,
-      else compares with the reference answer, white space at both ends left
-      out.
+    extract: finds the answer in a text: a regular expression (the last match
+      counts, its first group if it has one; the search may take a second) or a
+      function of the text that returns None if there is no answer
+      (`after_hashes`, `last_number`). None uses the whole text.
+    scorer: function of the extracted answer and the row that returns a score
+      between 0 and 1. None uses the scorer of a procedural source, which must
+      be a safe one; without such a source, it compares with the reference
+      answer, ignoring white space at both ends.
 
   The other fields are those of every Task.
   """
@@ -407,7 +407,7 @@ class Generation(Task):
   def score(self, example: Example, prediction_text: str) -> float:
     """How good the prediction is, between 0 and 1.
 
-    More than 200,000 characters are no answer.
+    A text of more than 200,000 characters scores 0.
     """
     if len(prediction_text) > extraction.LONGEST:
       return 0.0

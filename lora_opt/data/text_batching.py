@@ -1,8 +1,8 @@
 """The form 'encoder': a text or a pair of texts in, a label or a number out.
 
 The tokenizer's own template puts the special tokens around the texts and says
-which text each token is of. For training several examples share a row; every
-one is a segment with its own label, in column s - 1 for segment s:
+which text each token belongs to. For training, several examples share a row.
+Each is a segment with its own label; that of segment s is in column s - 1:
 
   tokens       [CLS] a a [SEP] b [SEP] [CLS] c c c [SEP] 0 ...
   token_types    0   0 0   0   1   1     0   0 0 0   0   0
@@ -11,7 +11,8 @@ one is a segment with its own label, in column s - 1 for segment s:
   labels         y1  y2  0 ...
   weights        1   1   0 ...
 
-For evaluation an example has a row to itself, of the shortest length it fits.
+To predict labels (`label_batches`), each example has its own row, of the
+shortest length it fits.
 """
 
 import functools
@@ -26,7 +27,7 @@ from lora_opt.data.packing import Row, Sizes
 
 KINDS = ('classification', 'regression')
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024)  # of rows for evaluation
-POSITIONS_PER_SEGMENT = 8  # a row holds no more segments than that allows
+POSITIONS_PER_SEGMENT = 8  # limits the number of segments in a row
 SPECIAL = -1
 
 
@@ -35,7 +36,7 @@ class LabelledTexts(NamedTuple):
 
   ids: np.ndarray  # (n,) int32
   types: np.ndarray  # (n,) int8, for the model's table of token types
-  texts: np.ndarray  # (n,) int8, which text a token is of, or SPECIAL
+  texts: np.ndarray  # (n,) int8, which text a token belongs to, or SPECIAL
   label: float  # index of a label, or the number of a regression
 
   @classmethod
@@ -64,12 +65,12 @@ class LabelledTexts(NamedTuple):
 
   @classmethod
   def row(cls, examples: Sequence[Self], length: int) -> Row:
-    """The arrays of the module; (length,) int32 and (segments,) float32."""
+    """The module docstring's arrays: (length,) int32, (segments,) float32."""
     return cls.filled(examples, *cls.capacity(length))
 
   @classmethod
   def filled(cls, examples: Sequence[Self], length: int, segments: int) -> Row:
-    """The arrays of a row with so many columns for labels."""
+    """The arrays of a row with `segments` columns for labels."""
     row = {
       name: np.zeros(length, np.int32)
       for name in ('tokens', 'token_types', 'positions', 'segment_ids')
@@ -92,7 +93,7 @@ class LabelledTexts(NamedTuple):
     return (len(self.ids), 1)
 
   def truncated(self, length: int) -> Self:
-    """Without the end of the longer text; of both where they are as long."""
+    """Cuts the end of the longer text; of both once they are equally long."""
     sizes = [int(np.sum(self.texts == text)) for text in (0, 1)]
     room = max(0, length - len(self.ids) + sum(sizes))
     if sum(sizes) > room:
@@ -120,7 +121,7 @@ eval_batches = functools.partial(
 
 
 class LabelBatch(NamedTuple):
-  """Rows of one example each, and which."""
+  """Rows of one example each, and the indices of these examples."""
 
   arrays: Row  # (rows, length) and (rows, 1): what the model takes
   example: np.ndarray  # (rows,) int32: index in the split, -1 for empty rows
@@ -142,9 +143,9 @@ def label_batches(
     tokenizer: see lora_opt.data.tokenizer.
     split: 'train' or 'eval'.
     batch_size: rows in a batch.
-    longest: positions that the model has. Longer texts are cut, since every
-      example is to have a prediction; how many is logged.
-    indices: which examples; None takes all.
+    longest: number of positions that the model has. Longer texts are cut, since
+      every example needs a prediction; how many were cut is logged.
+    indices: indices of the examples to use; None uses all.
 
   Yields:
     Batches of (batch_size, one of `LENGTHS` or `longest`), short ones first.

@@ -40,27 +40,27 @@ class TextIds(NamedTuple):
   """One text or a pair of texts, with the special tokens around them."""
 
   ids: list[int]
-  types: list[int]  # the types the template gives: 0, and 1 in a second text
-  texts: list[int | None]  # which text a token is of; None for special ones
+  types: list[int]  # token types from the template: 0, and 1 in a second text
+  texts: list[int | None]  # text a token belongs to; None for special tokens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-  """Token ids of a text, and what else a model's vocabulary fixes.
+  """Converts text to token ids, and knows a model's special tokens.
 
   Attributes:
     core: The `tokenizers.Tokenizer`.
     bos_id: Token that opens a text, or None.
-    eos_id: Token that ends one, or None.
+    eos_id: Token that ends a text, or None.
     pad_id: Token that fills up a batch, or None.
     chat_template: Jinja template of a conversation, or None.
     add_bos: Whether the model was trained with bos_id in front of every text.
-      `encode` adds it to none; `opened` does.
+      `encode` never adds it; `opened` does.
     end_ids: Tokens that end a text besides eos_id.
     other_tokens: Further special tokens by name (unk, sep, cls, mask), which a
       chat template may use.
-    template_place: Where the chat template is from, or why there is none.
-    place: Where the tokenizer is from, for messages.
+    template_place: Where the chat template comes from, or why there is none.
+    place: Where the tokenizer comes from, for messages.
 
   >>> tokenizer = Tokenizer.byte_level()
   >>> tokenizer.encode('Hi<eos>')
@@ -84,17 +84,18 @@ class Tokenizer:
   def from_gguf(cls, source: str | os.PathLike | GGUFFile) -> Tokenizer:
     """Rebuilds the tokenizer that a GGUF file describes.
 
-    Byte-level BPE (Llama 3, SmolLM2) and SentencePiece BPE (Llama 2, Gemma).
+    Supports byte-level BPE (Llama 3, SmolLM2) and SentencePiece BPE (Llama 2,
+    Gemma).
 
     Args:
-      source: The .gguf file, or what `open_gguf` made of it.
+      source: The .gguf file, or the result of `open_gguf` for it.
 
     Returns:
       The tokenizer.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If it is damaged or its tokenizer of another kind.
+      ValueError: If it is damaged or its tokenizer is of an unsupported kind.
     """
     opened = isinstance(source, GGUFFile)
     reader = source if opened else open_gguf(source)
@@ -124,7 +125,7 @@ class Tokenizer:
       for name in ('bos', 'eos', 'padding')
     ]
     for token_id in ids:
-      # What llama.cpp writes for none is the largest of 32 bits.
+      # For no token, llama.cpp writes the largest 32-bit number.
       if size <= token_id < 2**32 - 1:
         raise ValueError(f'a special token has id {token_id} of {size}')
     bos, eos, pad = (i if 0 <= i < size else None for i in ids)
@@ -159,14 +160,14 @@ class Tokenizer:
   def with_settings(
     cls, core: tokenizers.Tokenizer, settings: Settings
   ) -> Tokenizer:
-    """A tokenizer with what the files beside it say.
+    """Makes a tokenizer with the settings from the files beside it.
 
     Args:
       core: The `tokenizers.Tokenizer`.
-      settings: What they say.
+      settings: The settings from these files.
 
     Raises:
-      ValueError: They name a special token that it does not have.
+      ValueError: The settings name a special token that `core` does not have.
     """
     _add_tokens(core, settings)
     ids = {
@@ -188,7 +189,7 @@ class Tokenizer:
 
   @classmethod
   def byte_level(cls) -> Tokenizer:
-    """One token a byte, then <bos>, <eos>, <user>, ...: needs no file."""
+    """One token per byte, then <bos>, <eos>, <user>, ...; needs no file."""
     bpe = models.BPE(vocab=_byte_vocabulary(), merges=[])
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core = byte_level_core(bpe, (split,))
@@ -227,16 +228,17 @@ class Tokenizer:
     )
 
   def without_tokens_from(self, size: int) -> Tokenizer:
-    """Takes out added tokens of ids for which a model has no embedding.
+    """Removes added tokens whose ids have no embedding in a model.
 
-    Such as Gemma 3's of an image, in the models that read text alone.
+    An example is Gemma 3's image token, in the models that read only text.
 
     Args:
       size: Number of ids that the model knows.
 
     Returns:
-      The tokenizer, to which they are text like any other; as it is where that
-      does not make it fit, or one of them opens, ends or fills up texts.
+      The tokenizer, which treats these tokens as ordinary text. It is unchanged
+      if it would still not fit, or if one of them is the token that opens, ends
+      or pads texts.
 
     >>> tokenizer = Tokenizer.byte_level()
     >>> smaller = tokenizer.without_tokens_from(261)
@@ -261,7 +263,7 @@ class Tokenizer:
 
   @functools.cached_property
   def largest_id(self) -> int:
-    """The largest id of a token; there may be ids without one below it."""
+    """The largest id of a token; some ids below it may be unused."""
     return max(self.core.get_vocab().values(), default=-1)
 
   @functools.cached_property
@@ -273,7 +275,7 @@ class Tokenizer:
 
   @functools.cached_property
   def rules_digest(self) -> str:
-    """The same of how texts are normalized, cut, and put together."""
+    """SHA-256 of the rules that normalize, split and combine texts."""
     whole = json.loads(self.core.to_str())
     parts = 'normalizer', 'pre_tokenizer', 'post_processor', 'added_tokens'
     rules = json.dumps([whole.get(part) for part in parts])
@@ -286,7 +288,7 @@ class Tokenizer:
     ).ids
 
   def offsets(self, text: str) -> list[tuple[int, int]]:
-    """Where in a text the tokens of `encode` begin and end, in characters.
+    """Where the tokens of `encode` begin and end in a text, in characters.
 
     >>> Tokenizer.byte_level().offsets('Hi<eos>')
     [(0, 1), (1, 2), (2, 7)]
@@ -296,7 +298,7 @@ class Tokenizer:
     ).offsets
 
   def encode_texts(self, text: str, pair: str | None = None) -> TextIds:
-    """Ids of a text or of two, put together by the tokenizer's own template.
+    """Ids of one or two texts, combined by the tokenizer's own template.
 
     Args:
       text: The text.
@@ -317,19 +319,19 @@ class Tokenizer:
     return TextIds(encoded.ids, encoded.type_ids, encoded.sequence_ids)
 
   def decode(self, ids: Sequence[int]) -> str:
-    """Text of ids, without the special tokens."""
+    """Text of the ids, without the special tokens."""
     return guarded(
       self.place, self.core.decode, list(ids), skip_special_tokens=True
     )
 
   @functools.cached_property
   def special_ids(self) -> frozenset[int]:
-    """The added tokens that are no text."""
+    """The ids of the added tokens that are not text."""
     added = self.core.get_added_tokens_decoder().items()
     return frozenset(token_id for token_id, token in added if token.special)
 
   def opened(self, ids: Sequence[int]) -> list[int]:
-    """The ids of a text, behind the token that texts open with, if there is.
+    """Prepends the token that opens texts, if there is one and it is missing.
 
     >>> opening = dataclasses.replace(Tokenizer.byte_level(), add_bos=True)
     >>> opening.opened([72]), opening.opened([256, 72])
@@ -338,7 +340,7 @@ class Tokenizer:
     return encoding.opened(self, ids)
 
   def opening(self, *, chat: bool) -> list[int]:
-    """The ids that open every text, or every conversation of one turn."""
+    """The ids that every text begins with, or every one-turn conversation."""
     if chat:
       return self.encode(cut_of(self).opening)
     return [self.bos_id] if self.add_bos else []
@@ -390,7 +392,7 @@ class Tokenizer:
 
 
 def _byte_vocabulary() -> dict[str, int]:
-  """The printable stand-in of every byte, as GPT-2 chose them, by value."""
+  """Maps GPT-2's printable stand-in for each byte to the value of the byte."""
   printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
   others = [byte for byte in range(256) if byte not in printable]
   stand_ins = {byte: chr(byte) for byte in printable}
@@ -399,14 +401,14 @@ def _byte_vocabulary() -> dict[str, int]:
 
 
 def _adds_bos(core, bos_id: int | None, said: bool | None) -> bool:
-  """Whether the settings say so or, where they do not, the template does."""
+  """Whether texts open with bos_id: by the settings, or else the template."""
   if bos_id is None:
     return False
   return core.encode('').ids[:1] == [bos_id] if said is None else said
 
 
 def _opened_by(token: str, token_id: int) -> processors.TemplateProcessing:
-  """The template of texts that begin with a token."""
+  """A template that puts a token before every text."""
   return processors.TemplateProcessing(
     single=f'{token} $A',
     pair=f'{token} $A {token}:1 $B:1',
@@ -415,7 +417,7 @@ def _opened_by(token: str, token_id: int) -> processors.TemplateProcessing:
 
 
 def _add_tokens(core: tokenizers.Tokenizer, settings: Settings) -> None:
-  """Adds the tokens that a folder names beside its tokenizer."""
+  """Adds the tokens that the settings of a folder add to its tokenizer."""
   for token, (number, special) in sorted(
     settings.added.items(), key=lambda item: item[1]
   ):
@@ -435,7 +437,7 @@ def _add_tokens(core: tokenizers.Tokenizer, settings: Settings) -> None:
 
 def _special_id(core, settings: Settings, name: str) -> int | None:
   if name not in settings.tokens:
-    # The default of a class, for vocabularies that have it.
+    # The default of the tokenizer's class, if the vocabulary has it.
     return core.token_to_id(settings.defaults.get(name, ''))
   token = settings.tokens[name]
   token_id = core.token_to_id(token)

@@ -1,9 +1,9 @@
-"""tokenizer.json, looked through before its library reads it.
+"""Reads a tokenizer.json, checking it before the `tokenizers` library does.
 
-Its parts are first tried in a process of their own: a regular expression that
-backtracks, a replacement that grows without end or a damaged table would else
-end or fill this one. What is tried is all but the vocabulary, so that it takes
-no longer for a large one.
+Its parts are first tried in a separate process. Otherwise a regular expression
+that backtracks, a replacement that grows without end or a damaged table could
+stop this process or fill its memory. Everything but the vocabulary is tried, so
+that a large vocabulary takes no longer.
 """
 
 import json
@@ -21,7 +21,7 @@ from lora_opt.reading.files import read_bytes
 from lora_opt.reading.json_text import parse_json
 
 MOST_TOKENS = 2**24
-# How much longer a text may become by all replacements together.
+# How many times as long all replacements together may make a text.
 MOST_GROWTH = 64
 PARTS = ('normalizer', 'pre_tokenizer', 'post_processor', 'decoder')
 
@@ -35,7 +35,8 @@ def read_tokenizer(file: pathlib.Path) -> tokenizers.Tokenizer:
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: It is damaged, no tokenizer, or takes too much to run.
+    ValueError: It is damaged, not a tokenizer, or takes too much time or memory
+      to run.
   """
   data = read_bytes(file)
   content = values.table(parse_json(data, str(file)), str(file))
@@ -52,7 +53,7 @@ def read_tokenizer(file: pathlib.Path) -> tokenizers.Tokenizer:
       f'{values.one_line(str(error))}'
     ) from None
   core = guarded(place, tokenizers.Tokenizer.from_buffer, _stripped(data))
-  # Ids are to be what was encoded, not cut or filled to a stored length.
+  # Ids must not be cut or padded to a length stored in the file.
   core.no_truncation()
   core.no_padding()
   if getattr(core.model, 'dropout', None):
@@ -63,7 +64,7 @@ def read_tokenizer(file: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def guarded(place: str, function, *arguments, **settings) -> Any:
-  """Calls the library, whose failures are of any class, even panics.
+  """Calls the library, which may raise any kind of exception, even panics.
 
   Raises:
     ValueError: The call failed; the message begins with `place`.
@@ -73,7 +74,7 @@ def guarded(place: str, function, *arguments, **settings) -> Any:
   except (KeyboardInterrupt, SystemExit):
     raise
   except BaseException as error:
-    # What a signal handler raises is not the library's.
+    # Exceptions from signal handlers do not come from the library.
     if not isinstance(error, Exception) and 'Panic' not in type(error).__name__:
       raise
     raise ValueError(
@@ -98,11 +99,11 @@ def _added(content: dict, place: str) -> list[dict]:
 
 
 def _check_model(content: dict, place: str) -> None:
-  """Checks the vocabulary: one token for each id, of a number that there is."""
+  """Checks that the ids of the vocabulary are in range and not used twice."""
   model = values.table(content.get('model'), f'{place}: model')
   vocabulary = model.get('vocab')
   where = f'{place}: model: vocab'
-  if isinstance(vocabulary, list):  # of Unigram, in the order of the ids
+  if isinstance(vocabulary, list):  # Unigram's, in the order of the ids
     for entry in vocabulary:
       values.items(entry, where, 2)
       values.text(entry[0], where)
@@ -132,7 +133,7 @@ def _check_growth(part: Any, place: str) -> None:
 
 
 def _steps(part: Any, place: str) -> Iterator[dict]:
-  """All steps of a part, those of sequences one by one."""
+  """All steps of a part, including each step of its sequences."""
   if part is None:
     return
   yield values.table(part, place)
@@ -144,7 +145,7 @@ def _steps(part: Any, place: str) -> Iterator[dict]:
 
 
 def _without_vocabulary(content: dict) -> tuple[str, list[str]]:
-  """The file with the tokens of bytes alone, and some of its added ones."""
+  """The file with a vocabulary of single characters, and some added tokens."""
   added = [dict(token) for token in (content.get('added_tokens') or [])[:500]]
   small = {name: content.get(name) for name in ('version', *PARTS)}
   letters = {chr(33 + i): i for i in range(94)}

@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder, of whichever kind it is."""
+"""Opens the tokenizer of a Hugging Face folder, whatever its kind."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ from lora_opt.data.tokenizer import Tokenizer
 def open_tokenizer(
   path: str | os.PathLike,
 ) -> Tokenizer | SentencePieceTokenizer:
-  """Reads tokenizer.json or, without one, the files that it is made from.
+  """Reads tokenizer.json or, if there is none, the files it is made from.
 
   These are spiece.model or spm.model (SentencePiece), vocab.json with
   merges.txt (RoBERTa, GPT-2, CLIP), or vocab.txt (BERT).
@@ -23,7 +23,7 @@ def open_tokenizer(
     The tokenizer.
 
   Raises:
-    FileNotFoundError: If there is none of them.
+    FileNotFoundError: If none of these files exists.
     ValueError: If a file is damaged or names an unknown special token.
   """
   folder = pathlib.Path(path)

@@ -1,6 +1,6 @@
-"""What the files beside a tokenizer say of it, as transformers reads them.
+"""Reads a tokenizer's settings from the files beside it, as transformers does.
 
-tokenizer_config.json names the special tokens; where it does not, older folders
+tokenizer_config.json names the special tokens. If it does not, older folders
 have special_tokens_map.json, and the class of the tokenizer has defaults.
 generation_config.json may name several tokens that end a text.
 """
@@ -17,7 +17,7 @@ FILE = 'tokenizer_config.json'
 NAMES = ('bos', 'eos', 'pad', 'unk', 'sep', 'cls', 'mask')
 MOST_BYTES = 2**24
 
-# Of the classes of transformers: bos, eos and pad, '-' for none.
+# For each class of transformers its bos, eos and pad, with '-' for none.
 _DEFAULTS = {
   'Albert RemBert': '[CLS] [SEP] <pad>',
   'Barthez BigBird Blenderbot Camembert Funnel LayoutLMv3 LayoutXLM Luke MBart '
@@ -46,7 +46,7 @@ _BY_CLASS = {
   for names, tokens in _DEFAULTS.items()
   for name in names.split()
 }
-# Whose config.json goes without the name of a class.
+# The classes of model types whose config.json does not name a class.
 _BY_MODEL = {
   'albert': 'Albert',
   'bert': 'Bert',
@@ -71,16 +71,17 @@ _BY_MODEL = {
 
 
 class Settings(NamedTuple):
-  """What a folder says of its tokenizer.
+  """The tokenizer settings of a folder.
 
   Attributes:
     file: The path of tokenizer_config.json, for messages.
-    given: Its content.
-    tokens: Special tokens by name, such as 'eos'; those that are none left out.
-    defaults: Those of the class, for what no file names. They hold only where
-      the vocabulary has them.
+    given: The content of that file.
+    tokens: Special tokens by name, such as 'eos'; null or empty ones are left
+      out.
+    defaults: Special tokens of the class, for names that no file gives. They
+      apply only if the vocabulary has them.
     end_ids: Tokens that end a text, besides 'eos'.
-    added: Tokens that the folder adds to the vocabulary, with their ids, and
+    added: Tokens that the folder adds to the vocabulary, with their ids and
       whether they are special.
     template: The chat template.
   """
@@ -94,7 +95,7 @@ class Settings(NamedTuple):
   template: ChatTemplate
 
   def boolean(self, name: str, default: bool | None = None) -> bool | None:
-    """A truth value of tokenizer_config.json; null counts as not there."""
+    """A boolean of tokenizer_config.json; null counts as missing."""
     value = self.given.get(name)
     if value is None:
       return default
@@ -102,7 +103,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(folder: pathlib.Path) -> Settings:
-  """Reads what a folder says of its tokenizer; it may say nothing.
+  """Reads the tokenizer settings of a folder; there may be none.
 
   Raises:
     ValueError: A file is damaged; the message names it.
@@ -132,7 +133,7 @@ def read_settings(folder: pathlib.Path) -> Settings:
   return Settings(
     file,
     given,
-    {name: token for name, token in tokens.items() if token},  # '' is none
+    {name: token for name, token in tokens.items() if token},  # '' means none
     {n: t for n, t in defaults.items() if n not in tokens},
     _end_ids(folder, config),
     added,
@@ -145,7 +146,7 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _content(token: Any, place: str) -> str | None:
-  """The text of a token; older files keep a whole description of it."""
+  """The text of a token; older files have a dict that describes the token."""
   if isinstance(token, dict):
     token = values.text(token.get('content'), f'{place}: content')
   return None if token is None else values.text(token, place)
@@ -168,7 +169,7 @@ def _added(tokens: Any, file: pathlib.Path) -> dict[str, tuple[int, bool]]:
 
 
 def _class_defaults(given: Mapping, config: Mapping) -> dict[str, str]:
-  """The special tokens of the class, which transformers has in its code."""
+  """The special tokens of the class, which are hard-coded in transformers."""
   name = given.get('tokenizer_class') or config.get('tokenizer_class')
   if not isinstance(name, str):
     model = config.get('model_type')
@@ -179,7 +180,7 @@ def _class_defaults(given: Mapping, config: Mapping) -> dict[str, str]:
 
 
 def _end_ids(folder: pathlib.Path, config: Mapping) -> tuple[int, ...]:
-  """What ends a text: Llama 3 names the end of a turn there too."""
+  """The tokens that end a text; Llama 3 also lists its end of turn there."""
   file = folder / 'generation_config.json'
   settings = _read(file)
   if 'eos_token_id' not in settings:

@@ -1,13 +1,14 @@
 """Tries the parts of a tokenizer; runs in a process with limits.
 
-Its library and SentencePiece's end the process, panic or run for hours on what
-a damaged or hostile file may hold. Nothing of this project is imported here.
+On a damaged or hostile file, the `tokenizers` and SentencePiece libraries may
+end the process, panic or run for hours. Nothing of this project is imported
+here.
 """
 
 import json
 
-# Words, digits, runs of one character, what is written in several bytes, and
-# what normalizers change.
+# Words, digits, runs of one character, characters of several bytes, and
+# characters that normalizers change.
 SAMPLES = (
   '',
   'Hello, world! 12345 it\'s <s>\n\n  "x"\t',
@@ -19,10 +20,10 @@ SAMPLES = (
 
 
 def try_parts(text: str, tokens: list[str]) -> None:
-  """Runs all parts of a tokenizer.json but its vocabulary.
+  """Runs all parts of a tokenizer.json except its vocabulary.
 
   Args:
-    text: The file, with an empty vocabulary.
+    text: The content of the file, without its own vocabulary.
     tokens: Some of the special tokens.
   """
   import tokenizers
@@ -40,7 +41,7 @@ def try_parts(text: str, tokens: list[str]) -> None:
 
 
 def try_sentencepiece(file: str) -> None:
-  """Loads a model of SentencePiece and runs it."""
+  """Loads a SentencePiece model and runs it."""
   import sentencepiece
 
   core = sentencepiece.SentencePieceProcessor(model_file=file)
@@ -50,5 +51,5 @@ def try_sentencepiece(file: str) -> None:
     if any(not 0 <= i < size for i in ids):
       raise ValueError('it gives ids beyond its pieces')
     core.decode(ids)
-  # Pieces are texts, every one.
+  # Every piece must be valid text.
   json.dumps([core.id_to_piece(i) for i in range(size)])

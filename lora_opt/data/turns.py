@@ -1,21 +1,23 @@
 """How a chat template writes a turn of the assistant, and where to cut it.
 
-A conversation is rendered whole, by the template alone, and then cut into what
-the model reads and what it says. Where to cut is learned once from a trial
-conversation and checked on every other: for ChatML and the user's turn "Hi"
+The template alone renders a whole conversation, which is then cut into what the
+model reads and what it says. Where to cut is found once from a trial
+conversation and checked on every other one. For ChatML and the user's turn "Hi"
+the pieces are:
 
   opening  <|im_start|>user\\n
            Hi
   closing  <|im_end|>\\n<|im_start|>assistant\\n    the prompt ends here
-  lead                              empty; Qwen3 writes empty thoughts
+  lead                              empty; Qwen3 writes an empty thinking block
            yes                      the content
   end      <|im_end|>               the completion ends here
   rest     \\n
 
-The prompt is what the template renders to be continued. Where it has no such
-rendering, it is what stands before the content, but for spaces: those belong to
-the first word (Llama 2: "[/INST]", then " yes </s>"). Where the template marks
-the assistant's words by {% generation %}, it has the last word.
+The prompt is what the template renders with the assistant's turn opened. If it
+has no such rendering, the prompt is everything before the content, except for
+spaces, which belong to the first word (Llama 2: "[/INST]", then " yes </s>").
+If the template marks the assistant's words by {% generation %}, these marks
+decide.
 """
 
 import functools
@@ -26,23 +28,23 @@ from lora_opt.data.chat_rendering import CLOSES, OPENS
 from lora_opt.data.chat_template import PLACE
 from lora_opt.reading.values import one_line
 
-# Texts that no template changes or writes by itself, without a common
-# beginning or end.
+# Texts that no template changes or writes by itself. No two of them begin or
+# end alike.
 _QUESTION, _ANSWER, _NEXT = 'qzxv-question-1', 'kjwy-answer-2', 'hgbn-next-3'
 
 
 class Cut(NamedTuple):
-  """The pieces of a turn, as texts; see the module.
+  """The pieces of a turn, as texts; see the module docstring.
 
   Attributes:
     opened: Whether prompts are rendered with the assistant's turn opened.
-    header: What such a rendering lacks of the assistant's header.
+    header: The part of the assistant's header that a rendered prompt lacks.
     lead: What the template writes between prompt and content.
     end: What ends a turn; '' if nothing does.
-    rest: What a whole rendering has behind that.
+    rest: What follows `end` in the rendering of a whole conversation.
     parts: Whether contents are lists of parts.
     opening: What the prompt has before the user's content.
-    closing: What it has behind it.
+    closing: What the prompt has after the user's content.
   """
 
   opened: bool
@@ -55,15 +57,15 @@ class Cut(NamedTuple):
   closing: str
 
   def message(self, role: str, content: str) -> dict:
-    """A message as the template takes it."""
+    """A message in the form that the template takes."""
     if self.parts:
       return {'role': role, 'content': [{'type': 'text', 'text': content}]}
     return {'role': role, 'content': content}
 
 
-@functools.lru_cache(maxsize=8)  # asked for with every example
+@functools.lru_cache(maxsize=8)  # called for every example
 def cut_of(tokenizer, system: str | None = None) -> Cut:
-  """Learns from a trial conversation how the tokenizer's template cuts.
+  """Finds from a trial conversation where to cut what the template writes.
 
   Args:
     tokenizer: See lora_opt.data.tokenizer.
@@ -76,7 +78,7 @@ def cut_of(tokenizer, system: str | None = None) -> Cut:
   for parts in (False, True):
     try:
       trial = _trial(tokenizer, system, parts=parts)
-    except ValueError as error:  # it may be a template for parts, or for none
+    except ValueError as error:  # the template may take only one of the forms
       problem = problem or error
       continue
     if trial.complete:
@@ -113,7 +115,7 @@ def cut_of(tokenizer, system: str | None = None) -> Cut:
 def refusal(
   tokenizer, reason: str, fix: str = 'Set chat=False on the task'
 ) -> ValueError:
-  """The error of a template that conversations cannot be cut with."""
+  """The error for a template whose conversations cannot be cut."""
   place = getattr(tokenizer, 'template_place', PLACE)
   return ValueError(
     f'{place}: its conversations cannot be cut into what the model reads and '
@@ -122,14 +124,14 @@ def refusal(
 
 
 class _Trial(NamedTuple):
-  """A conversation as it is rendered, whole and up to its prompt."""
+  """The renderings of a conversation: the whole, and only its prompt."""
 
   parts: bool
   opened: str
   bare: str
   whole: str
   span: tuple[int, int] | None  # what the template marks as the assistant's
-  longer: str | None  # with another turn of the user behind
+  longer: str | None  # the whole with another user turn after it
 
   @property
   def complete(self) -> bool:
@@ -157,13 +159,13 @@ def _trial(tokenizer, system: str | None, *, parts: bool) -> _Trial:
   try:
     more = [*turns, shape.message('user', _NEXT)]
     (longer,) = tokenizer.apply_chats([(more, False)])
-  except ValueError:  # templates may refuse what they were not made for
+  except ValueError:  # the template may not support such a conversation
     longer = None
   return _Trial(parts, opened, bare, whole, (*around, None)[0], longer)
 
 
 def unmarked(text: str) -> tuple[str, list[tuple[int, int]]]:
-  """The text without marks, and the places of what stood between them."""
+  """The text without marks, and the spans of what was between the marks."""
   before, *blocks = text.split(OPENS)
   spans = []
   for block in blocks:
@@ -174,29 +176,30 @@ def unmarked(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _end(tokenizer, trial: _Trial) -> tuple[str, str]:
-  """What ends a turn, and what else a conversation's last one has behind it."""
+  """What ends a turn, and what the last turn has after that end."""
   after = trial.after
   size = len(after)
   marked = trial.span[1] - len(trial.whole) + size if trial.span else 0
   if marked > 0 and after[:marked].strip():
     size = marked
   elif trial.longer is not None and trial.longer.count(_ANSWER) == 1:
-    # Every turn ends so, not only the last: Phi-3 ends the text there too.
+    # What ends every turn, not only the last: Phi-3 ends that with the end of
+    # the text as well.
     size = _common(tokenizer, after, trial.longer.partition(_ANSWER)[2])
     size = size if after[:size].strip() else len(after)
-  # Templates put a line break after the end: that is not a part of the answer.
+  # Templates put a line break after the end, which is not part of the answer.
   end = after[:size].rstrip()
   rest = after[len(end) :]
   ids = list(tokenizer.encode(trial.whole))
   if end and rest:
     closed = list(tokenizer.encode(trial.whole[: -len(rest)]))
-    if ids[: len(closed)] != closed:  # a token reaches across
+    if ids[: len(closed)] != closed:  # a token spans the boundary
       return after, ''
   return end, rest
 
 
 def _common(tokenizer, first: str, second: str) -> int:
-  """Characters of the beginning that two texts share, in whole tokens."""
+  """Length in characters of two texts' common prefix, in whole tokens."""
   pairs = zip(first, second, strict=False)
   size = next(
     (i for i, (a, b) in enumerate(pairs) if a != b),
@@ -212,12 +215,12 @@ def _common(tokenizer, first: str, second: str) -> int:
 
 
 def squeezed(text: str) -> str:
-  """A text without its white space, which templates deal with freely."""
+  """A text without its white space, which templates change freely."""
   return ''.join(text.split())
 
 
 def common_length(sequences: Sequence[Sequence[int]]) -> int:
-  """Length of the beginning that all sequences share.
+  """Length of the common prefix of all sequences.
 
   >>> common_length([[1, 2, 3], [1, 2], [1, 2, 4]])
   2

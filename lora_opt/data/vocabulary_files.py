@@ -1,4 +1,4 @@
-"""Tokenizers from vocabularies, for folders without a tokenizer.json."""
+"""Makes tokenizers from vocabulary files, if there is no tokenizer.json."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ from lora_opt.reading.files import read_text
 from lora_opt.reading.json_text import read_json
 
 _CLIP_BOS, _CLIP_EOS = '<|startoftext|>', '<|endoftext|>'
-# English endings, words of letters, single digits, and what is neither.
+# Special tokens, English endings, words, single digits, and other symbols.
 _CLIP_WORDS = (
   r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"
   r'[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+'
@@ -26,7 +26,7 @@ _CLIP_WORDS = (
 
 
 def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
-  """BERT's: vocab.txt, one piece a line.
+  """Makes BERT's tokenizer from vocab.txt, which has one piece per line.
 
   Raises:
     ValueError: If the vocabulary lacks one of BERT's special tokens.
@@ -54,7 +54,9 @@ def from_wordpiece(folder: pathlib.Path) -> Tokenizer:
 
 
 def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
-  """RoBERTa's, GPT-2's and CLIP's: vocab.json and merges.txt, over bytes.
+  """Makes the byte-level tokenizer of RoBERTa, GPT-2 or CLIP.
+
+  Reads vocab.json and merges.txt.
 
   Raises:
     ValueError: If a file is damaged.
@@ -97,11 +99,11 @@ def from_byte_pairs(folder: pathlib.Path) -> Tokenizer:
 
 
 def _clip(core: tokenizers.Tokenizer, settings: Settings) -> Tokenizer:
-  """CLIP's: small letters, and words that end with a mark instead of a space.
+  """Makes CLIP's tokenizer: in lower case, with a mark at the end of words.
 
   Args:
-    core: With the pieces alone.
-    settings: What the files beside them say.
+    core: The tokenizer with only the pieces.
+    settings: The settings from the files beside the vocabulary.
   """
   split = pre_tokenizers.Split(
     tokenizers.Regex(_CLIP_WORDS), behavior='removed', invert=True
@@ -134,14 +136,14 @@ def _clip(core: tokenizers.Tokenizer, settings: Settings) -> Tokenizer:
 
 
 def _named(core, settings: Settings, **defaults: str) -> Tokenizer:
-  """The tokenizer, with these special tokens where no file names others."""
+  """The tokenizer, with these special tokens if no file names others."""
   missing = {n: t for n, t in defaults.items() if n not in settings.tokens}
   settings = settings._replace(defaults=settings.defaults | missing)
   return Tokenizer.with_settings(core, settings)
 
 
 def _merge(line: str, place: str) -> tuple[str, str]:
-  """Two pieces with a space between them."""
+  """Reads a merge: two pieces with a space between them."""
   parts = line.split(' ')
   if len(parts) != 2:
     raise ValueError(
@@ -152,7 +154,7 @@ def _merge(line: str, place: str) -> tuple[str, str]:
 
 
 def _lines(file: pathlib.Path) -> list[str]:
-  """Not by splitlines(): pieces may hold other characters that it splits at."""
+  """Splits at line feeds alone; splitlines() would split some pieces too."""
   return read_text(file).removesuffix('\n').split('\n')
 
 

@@ -1,1 +1,1 @@
-"""Layer 6: arrays on many devices, and the processes that hold them as one."""
+"""Layer 6: arrays on many devices, and processes that share such arrays."""

@@ -1,8 +1,8 @@
-"""Checksums of arrays: the same wherever and however an array is split.
+"""Checksums of arrays that do not depend on where or how an array is split.
 
-A checksum is a sum modulo 2**32 over the elements of a hash of bits and place.
-Such a sum is exact in any order, so devices can each take their part of it, and
-a state saved from one mesh can be checked on another, or on the host.
+A checksum is the sum, modulo 2**32, of a hash of each element's bits and
+position. Such a sum is exact in any order. So each device can sum its own part,
+and a state saved from one mesh can be checked on another, or on the host.
 """
 
 import math
@@ -34,7 +34,7 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def host_checksum(x: np.ndarray) -> int:
-  """The same of an array on the host.
+  """The same checksum of an array on the host.
 
   >>> host_checksum(np.array([1, 2])) == host_checksum(np.array([2, 1]))
   False
@@ -48,7 +48,7 @@ def host_checksum(x: np.ndarray) -> int:
 
 
 def _mixed_sum(xp, bits):
-  """Sum of a hash of each element and of its place; uint32 wraps around."""
+  """Sums a hash of each element and its position; uint32 wraps around."""
   bits = bits.reshape(bits.shape or (1,))
   mixed = _scramble(bits)
   for axis, size in enumerate(bits.shape):

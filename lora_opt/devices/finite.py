@@ -1,4 +1,4 @@
-"""Which arrays hold NaN or infinity, by name."""
+"""Finds the arrays that hold NaN or infinity."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ def by_path(tree: Any) -> dict[str, jax.Array]:
 
 
 def not_finite(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
-  """How many values of each array are NaN or infinite, where any are.
+  """Counts NaN and infinite values of each array; omits arrays without any.
 
   >>> not_finite({'a': jnp.ones(2), 'b': jnp.array([1.0, jnp.nan, jnp.inf])})
   {'b': 2}
@@ -46,10 +46,10 @@ def check(trees: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def explained(trees: Mapping[str, Any]) -> Iterator[None]:
-  """Looks at these trees if what is done inside fails; costs nothing else.
+  """Checks these trees if the body raises ValueError; costs nothing otherwise.
 
   Raises:
-    ValueError: it did with one, and one of them is not finite.
+    ValueError: the body raised one, and one of the trees is not finite.
   """
   try:
     yield
@@ -62,10 +62,10 @@ def explained(trees: Mapping[str, Any]) -> Iterator[None]:
 
 
 def broken(trees: Mapping[str, Any]) -> str:
-  """Says which arrays of which trees are not finite; '' if all are.
+  """Says which arrays of which trees are not finite; '' if all are finite.
 
   Args:
-    trees: What each is called, and the tree.
+    trees: name -> tree.
 
   >>> broken({'base weights': {'up': jnp.array([0.0, jnp.nan])}})
   'base weights: up holds 1 value that is NaN or infinite, of 2'

@@ -1,14 +1,14 @@
-"""Partitioning: which part of which array lies on which device.
+"""Partitioning: which part of which array is on which device.
 
 A model names the axes of its arrays ('embed', 'heads', 'mlp', ...). Rules say
 along which axis of the device mesh each name is split:
 
-  data    replicas of the weights, each with rows of its own
-  fsdp    rows too, and the weights split along 'embed': gathered when used
-  tensor  heads, 'mlp' and vocabulary split: activations are summed
+  data    weights are replicated, each replica has its own rows
+  fsdp    rows are split too, and weights along 'embed': gathered when used
+  tensor  heads, 'mlp' and vocabulary are split: activations are summed
 
-Everything else follows: the optimizer's state lies where its parameters lie,
-batches and the cache of decoding are split by rows.
+Everything else follows: the optimizer's state is placed like its parameters,
+and batches and the decoding cache are split by rows.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ MESH_AXES = ('data', 'fsdp', 'tensor')
 
 Rules = Sequence[tuple[str, str | Sequence[str] | None]]
 
-# Names that no rule mentions (layers, lora_rank, ...) are whole everywhere.
+# Names that no rule mentions (layers, lora_rank, ...) are not split.
 DEFAULT_RULES: Rules = (
   ('batch', ('data', 'fsdp')),
   ('vocab', 'tensor'),
@@ -51,14 +51,15 @@ class Partitioner:
   """The shape of the device mesh and the rules; `place` applies them.
 
   Attributes:
-    data: devices along `data`; None for all that the other axes leave.
-    fsdp: devices along `fsdp`.
-    tensor: devices along `tensor`, the axis that communicates most; devices
-      that are close to each other share it.
-    rules: (logical axis, mesh axis or axes or None), the first that fits wins.
+    data: number of devices along `data`; None for all that the other axes
+      leave.
+    fsdp: number of devices along `fsdp`.
+    tensor: number of devices along `tensor`, the axis that communicates most;
+      devices that are close to each other share it.
+    rules: (logical axis, mesh axis or axes or None); the first match wins.
 
   Raises:
-    ValueError: a size below 1, or a rule for an unknown mesh axis.
+    ValueError: a size is below 1, or a rule names an unknown mesh axis.
 
   >>> Partitioner(fsdp=4).shape(8)
   (2, 4, 1)
@@ -82,10 +83,10 @@ class Partitioner:
         )
 
   def shape(self, devices: int) -> tuple[int, int, int]:
-    """Devices along each axis of the mesh.
+    """Number of devices along each axis of the mesh.
 
     Raises:
-      ValueError: so many devices do not make such a mesh.
+      ValueError: this number of devices does not form such a mesh.
     """
     data = self.data or max(1, devices // (self.fsdp * self.tensor))
     shape = (data, self.fsdp, self.tensor)
@@ -103,10 +104,10 @@ class Partitioner:
     """Places a model on a mesh.
 
     Args:
-      model: has base, init(rng), `logical_axes()` (trees of `PartitionSpec`
-        with names, like base and like what is trained) and optionally
-        `axis_units`: name -> number of parts it can at most be split into.
-      devices: those of all processes by default.
+      model: has base, init(rng), `logical_axes()` (two trees of `PartitionSpec`
+        with axis names, for the base and the trained arrays) and optionally
+        `axis_units`: axis name -> largest number of parts to split it into.
+      devices: the devices of all processes by default.
 
     Raises:
       ValueError: see `shape`.
@@ -134,11 +135,11 @@ DATA_PARALLEL = Partitioner()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Placement:
-  """Where everything of one model lies.
+  """Where all arrays of one model are placed.
 
   Attributes:
-    mesh: of all devices, with the axes data, fsdp and tensor.
-    rules: those that hold for this model.
+    mesh: the mesh of all devices, with the axes data, fsdp and tensor.
+    rules: the rules that apply to this model.
     base: sharding of each frozen array.
     trainable: sharding of each trained array.
   """
@@ -150,22 +151,22 @@ class Placement:
 
   @property
   def whole(self) -> NamedSharding:
-    """Of what every device holds."""
+    """Sharding of an array that every device holds in full."""
     return NamedSharding(self.mesh, PartitionSpec())
 
   @property
   def rows(self) -> NamedSharding:
-    """Of what is split along its first axis, the rows of a batch."""
+    """Sharding of an array split along its first axis, the rows of a batch."""
     return NamedSharding(self.mesh, _spec(('batch',), 1, self.rules))
 
   @property
   def row_shards(self) -> int:
-    """Into how many parts the rows of a batch are split."""
+    """Number of parts that the rows of a batch are split into."""
     axes = _as_tuple(self.rows.spec[0]) if self.rows.spec else ()
     return math.prod(self.mesh.shape[axis] for axis in axes)
 
   def check_batch(self, batch_size: int, microbatches: int) -> None:
-    """Raises ValueError unless the devices share each part evenly."""
+    """Raises ValueError unless the devices share each microbatch evenly."""
     parts = self.row_shards * microbatches
     if batch_size % parts:
       raise ValueError(
@@ -181,9 +182,9 @@ class Placement:
     return sorted({row for rows in held for row in rows})
 
   def jit(self, function: Callable[..., Any], **settings) -> Callable[..., Any]:
-    """`jax.jit` in which a model's constraints on activations hold.
+    """`jax.jit` that applies a model's sharding constraints on activations.
 
-    Several processes begin to run it together (`together.Together`).
+    Several processes start to run it together (`together.Together`).
     """
     if self.mesh.size == 1:
       return jax.jit(function, **settings)
@@ -200,7 +201,7 @@ class Placement:
     return jitted if jax.process_count() == 1 else Together(jitted)
 
   def gather(self, tree: Any) -> Any:
-    """Brings arrays whole to the host of every process; all must call it."""
+    """Copies full arrays to the host of every process; all must call it."""
     if jax.process_count() > 1:
       tree = jax.jit(lambda tree: tree, out_shardings=self.whole)(tree)
     return jax.device_get(tree)
@@ -208,11 +209,11 @@ class Placement:
   def put_batch(
     self, batch: Mapping[str, np.ndarray], batch_size: int
   ) -> dict[str, jax.Array]:
-    """Makes global arrays of the rows of this process.
+    """Makes global arrays from the rows of this process.
 
     Args:
-      batch: name -> (rows of `process_rows`, ...).
-      batch_size: rows of all processes.
+      batch: name -> array of shape (rows of `process_rows`, ...).
+      batch_size: number of rows of all processes together.
     """
     place = {row: i for i, row in enumerate(self.process_rows(batch_size))}
 
@@ -227,20 +228,20 @@ class Placement:
     return {name: put(value) for name, value in batch.items()}
 
   def put_rows(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Splits a batch that every process holds whole."""
+    """Splits a batch that every process holds in full."""
     return put(dict(batch), self.rows)
 
 
 def put(tree: Any, shardings: Any) -> Any:
-  """Places arrays that every process holds whole.
+  """Places arrays that every process holds in full.
 
   Args:
-    tree: of arrays on the host or on a device of this process.
-    shardings: one for all, or a tree of them. Nothing is copied where a single
-      process finds an array in place already.
+    tree: arrays on the host or on a device of this process.
+    shardings: one for all arrays, or a tree of them. With a single process,
+      arrays that are already in place are not copied.
 
   Raises:
-    ValueError: they are shapes, as those of a model to plan with.
+    ValueError: there are shapes instead of arrays, as in a model for planning.
   """
   if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree)):
     raise ValueError(
@@ -264,14 +265,14 @@ def put(tree: Any, shardings: Any) -> Any:
 def device_grid(
   shape: tuple[int, int, int], devices: Sequence[jax.Device]
 ) -> np.ndarray:
-  """The devices of a mesh; its neighbours are neighbours in the machine.
+  """Arranges devices in a mesh, so that its neighbours are close in hardware.
 
-  Devices of one slice (TPU) are joined by a fast network, slices by a slow one:
+  A fast network joins the devices of a TPU slice, a slow one joins slices. So
   only `data` extends over slices. Elsewhere JAX lists devices by process, so
-  that `data`, the first axis, is the one that leaves a machine.
+  `data`, the first axis, is the one that extends over machines.
 
   Args:
-    shape: devices along data, fsdp and tensor.
+    shape: number of devices along data, fsdp and tensor.
     devices: as many as `shape` says.
 
   Raises:
@@ -295,9 +296,9 @@ def device_grid(
 
 
 def _split_if_needed(make: Callable[..., np.ndarray], *given) -> np.ndarray:
-  """A mesh whose axes are those of the network, or parts of them if need be.
+  """Makes a mesh of whole axes of the network, or of parts if necessary.
 
-  Of 4 x 4 TPUs, 8 along `fsdp` and 2 along `tensor` are no whole axes.
+  On 4 x 4 TPUs, 8 along `fsdp` and 2 along `tensor` are not whole axes.
   """
   try:
     return make(*given)
@@ -306,9 +307,9 @@ def _split_if_needed(make: Callable[..., np.ndarray], *given) -> np.ndarray:
 
 
 def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
-  """The rules without those whose mesh axes do not divide an axis so named.
+  """Drops the rules whose mesh axes do not divide every axis of their name.
 
-  Weights and activations stay in step that way: a name is split everywhere or
+  So weights and activations stay consistent: a name is split everywhere or
   nowhere.
   """
   sizes: dict[str, set[int]] = {name: {n} for name, n in units.items()}
@@ -329,7 +330,7 @@ def _dividing_rules(rules, mesh, names, trees, units) -> Rules:
 
 
 def _map_names(function: Callable[..., Any], names: Any, tree: Any) -> Any:
-  """Maps over names and arrays; the parts of a quantized one share names."""
+  """Maps over names and arrays; the parts of a quantized array share names."""
   return jax.tree.map(
     lambda names, part: jax.tree.map(lambda x: function(names, x), part),
     names,
@@ -339,6 +340,6 @@ def _map_names(function: Callable[..., Any], names: Any, tree: Any) -> Any:
 
 
 def _spec(names: Sequence[str | None], rank: int, rules: Rules):
-  """The mesh axes of an array; those beyond `names` are whole."""
+  """The mesh axes of an array; its axes beyond `names` are not split."""
   names = (*names, *[None] * (rank - len(names)))
   return nn.logical_to_mesh_axes(names, rules)

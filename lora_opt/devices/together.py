@@ -1,8 +1,8 @@
-"""Several processes act as one: what the first does alone, all learn of.
+"""Lets several processes act as one: all learn what the first one did alone.
 
-Every process runs the same program, and whatever communicates must be called
-by all of them in the same order. So a decision that depends on one machine
-(a file that is there, an error, a signal) is first agreed on.
+Every process runs the same program, and all of them must call whatever
+communicates, in the same order. So they first agree on any decision that
+depends on one machine (whether a file exists, an error, a signal).
 """
 
 import itertools
@@ -15,10 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-# How far processes may be apart when they compile; a lost one is noticed by
-# its heartbeat.
+# How long processes wait for each other to compile. A lost process is noticed
+# by its missing heartbeat.
 _COMPILE_SECONDS = 3600
-# What a user can mend, and hence what all processes end with alike.
+# Errors that a user can fix. All processes end with the same one.
 _SHARED_ERRORS = {'OSError': OSError, 'ValueError': ValueError}
 
 
@@ -28,27 +28,27 @@ def is_first() -> bool:
 
 
 def broadcast(value: Any) -> Any:
-  """What the first process holds; `value` must be JSON-able there.
+  """Returns the `value` of the first process; it must be JSON-able there.
 
   >>> broadcast({'step': 3})
   {'step': 3}
   """
   text = json.dumps(value).encode() if is_first() else b''
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-  # Few sizes, since each is a program of its own.
+  # Use few different sizes, since each compiles another program.
   room = np.zeros(1 << max(10, (size - 1).bit_length()), np.uint8)
   room[: len(text)] = np.frombuffer(text, np.uint8)
   return json.loads(multihost_utils.broadcast_one_to_all(room)[:size].tobytes())
 
 
 def on_first(action: Callable[[], Any]) -> Any:
-  """Runs `action` on the first process; all return or raise what it did.
+  """Runs `action` on the first process; all return or raise the same.
 
   Args:
     action: returns something JSON-able; must not communicate.
 
   Raises:
-    OSError, ValueError: the action did.
+    OSError, ValueError: the action raised it.
   """
   if jax.process_count() == 1:
     return action()
@@ -70,11 +70,11 @@ def on_first(action: Callable[[], Any]) -> Any:
 
 
 class Together:
-  """A jitted function that all processes begin to run at the same time.
+  """A jitted function that all processes start to run at the same time.
 
-  Each compiles it, and then waits for the others. Without, the first to be done
-  would wait for them in its first collective, and Gloo's, those of CPUs, give
-  up after half a minute.
+  Each process compiles it and then waits for the others. Otherwise the first to
+  finish would wait for them in its first collective, and the collectives of
+  CPUs (Gloo's) give up after half a minute.
   """
 
   def __init__(self, jitted: Any):
@@ -84,7 +84,7 @@ class Together:
     self.lower = jitted.lower
 
   def __call__(self, *args: Any) -> Any:
-    """What the function returns."""
+    """Calls the function; the first call waits until all have compiled it."""
     shapes = tuple(
       (np.shape(x), np.result_type(x)) for x in jax.tree.leaves(args)
     )

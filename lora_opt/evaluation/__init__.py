@@ -1,1 +1,1 @@
-"""Layer 8: scores of adapters, completions, and the report of a run."""
+"""Layer 8: scores adapters, writes completions, and reports on runs."""

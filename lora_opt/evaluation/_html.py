@@ -1,4 +1,4 @@
-"""From a template beside this file to a page that is written whole."""
+"""Writes HTML pages from the templates next to this file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from lora_opt.evaluation import _text
 
 
 def write(path: Path, template: str, **values: Any) -> Path:
-  """Fills a template in and writes it; the file is never half a page.
+  """Renders a template and writes the page atomically.
 
   Args:
-    path: of the page.
-    template: its name.
-    **values: what it shows; every one that it names must be there.
+    path: the file of the page.
+    template: the file name of the template.
+    **values: the template's variables. All that it uses are required.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

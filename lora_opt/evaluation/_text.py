@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: how the report writes what it found."""
+"""Formats numbers and texts of the reports for human readers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ def number(value: Any) -> float | None:
 
 
 def first(name: str, *sources: Json) -> Any:
-  """The first value that is there under this name."""
+  """The first truthy value under this name in the sources, else None."""
   return next((s[name] for s in sources if s.get(name)), None)
 
 
 def show(value: float | None, form: str = '{:,.0f}') -> str:
-  """The formatted value, or a dash where there is none."""
+  """The formatted value, or a dash if it is None."""
   return NONE if value is None else minus(form.format(value))
 
 
 def minus(text: str) -> str:
-  """Hyphens before digits become minus signs."""
+  """Writes a number with minus signs in place of hyphens."""
   return text.replace('-', '\N{MINUS SIGN}')
 
 
@@ -75,14 +75,14 @@ def duration(seconds: float | None) -> str:
 
 
 def shorten(text: str, length: int = 1500) -> str:
-  """The text, or its beginning and how much more there is."""
+  """The text, or its beginning and the number of characters left out."""
   if len(text) <= length:
     return text
   return f'{text[:length]} … ({len(text) - length:,} more characters)'
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-  """Rows of cells as lines: the first column left, the others right.
+  """Formats rows of cells as lines: first column left-aligned, others right.
 
   >>> print(aligned([('', 'Score'), ('mean', '5')]))
         Score

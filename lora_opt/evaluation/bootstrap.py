@@ -1,4 +1,4 @@
-"""How sure a score is: confidence intervals by resampling the examples."""
+"""Confidence intervals of scores, by resampling the examples."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from lora_opt.evaluation.finite import require_finite
 
-# Draws; fewer where one costs more than a mean.
+# Number of draws; fewer for summaries that cost more than a mean.
 RESAMPLES_OF_MEAN = 2000
 RESAMPLES = 500
 
@@ -16,19 +16,20 @@ def bootstrap_interval(
   summary: Callable[..., float] = np.mean,
   resamples: int | None = None,
 ) -> tuple[float, float]:
-  """95 % interval of a score, from resampled examples (percentiles).
+  """The 95 % interval of a score: percentiles over resampled examples.
 
-  The draws are seeded: the same examples give the same interval. A score whose
-  examples are all alike gets an interval without width, which says nothing.
+  The draws are seeded: the same examples give the same interval. If all
+  examples are equal, the interval has no width, which means nothing.
 
   Args:
-    *columns: one number per example each, of equal lengths, such as the right
-      and the predicted labels; they are resampled together.
-    summary: the score of these columns, by default the mean of the only one.
+    *columns: sequences of equal length with one number per example, such as the
+      right and the predicted labels. They are resampled together.
+    summary: computes the score of the columns; by default the mean of the only
+      one.
     resamples: number of draws; by default 2000 for the mean, 500 for others.
 
   Returns:
-    Its lower and upper end.
+    The lower and upper bound.
 
   Raises:
     ValueError: a number is not finite.

@@ -1,4 +1,4 @@
-"""What a classifier says of each class: shares of right answers, confusions."""
+"""The results of a classifier by class: recall, precision and confusions."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,22 +8,23 @@ import numpy as np
 from lora_opt.evaluation import _text
 from lora_opt.evaluation._text import Json
 
-# Of a table with a row for each class; of one with a column for each as well.
+# Most classes for a table with a row for each, and for one that also has a
+# column for each.
 MOST_ROWS, MOST_COLUMNS = 200, 25
 
 
 class ClassRow(NamedTuple):
-  """How one class fares, as text."""
+  """The results for one class, as text."""
 
   name: str
   examples: str
-  before: str  # share of them that is said to be of it, in percent
+  before: str  # recall: percentage of its examples that are predicted as it
   after: str
-  precision: str  # share of those said to be of it that are
+  precision: str  # percentage of the examples predicted as it that are right
 
 
 class Cell(NamedTuple):
-  """How many examples of one class are said to be of another."""
+  """How many examples of one class are predicted as another."""
 
   count: int
   share: float  # of the examples of that class, from 0 to 1
@@ -36,19 +37,20 @@ class Classes(NamedTuple):
 
   rows: Sequence[ClassRow]
   names: Sequence[str]
-  confusions: Sequence[tuple[str, Sequence[Cell]]]  # none with many classes
-  when: str  # which evaluation they are of
+  confusions: Sequence[tuple[str, Sequence[Cell]]]  # empty with many classes
+  when: str  # the evaluation that precision and confusions come from
 
 
 def by_class(before: Json, after: Json) -> Classes | None:
-  """Tables of two evaluations of a classifier.
+  """Makes the tables for two evaluations of a classifier.
 
   Args:
-    before: what an evaluation wrote; may be empty.
+    before: what the evaluation before training wrote; may be empty.
     after: the same, after training.
 
   Returns:
-    None if the predictions are not choices among the same few names.
+    The tables; None if the predictions are not choices among the same few
+    names.
 
   >>> rows = [{'choices': ['ant', 'bee'], 'answer': 0, 'choice': 1}] * 3
   >>> found = by_class({}, {'predictions': rows})
@@ -82,7 +84,7 @@ def by_class(before: Json, after: Json) -> Classes | None:
 
 
 def _counts(evaluation: Json) -> tuple[list[str], np.ndarray] | None:
-  """Names, and how many of each class are said to be of which."""
+  """The names, and the confusion matrix: counts by (right, predicted) class."""
   predictions = evaluation.get('predictions') or ()
   if not predictions:
     return None

@@ -1,4 +1,4 @@
-"""Labels and numbers of an encoder, for every example of a split."""
+"""Predicts labels and numbers with an encoder, for every example of a split."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from lora_opt.evaluation import metrics
 from lora_opt.evaluation.finite import named, require_finite
 
 _LABELS = ('classification', 'image_classification')
-# Pictures of the first so many examples are kept for the report.
+# The pictures of this many first examples are kept for the report.
 _PICTURES = 200
 
 
 def check_outputs(model: Any, task: Any) -> None:
-  """Raises ValueError unless a model has the outputs that a task asks for.
+  """Raises ValueError unless a model has the outputs that a task needs.
 
   Args:
-    model: has `outputs`.
-    task: of kind classification or image_classification, with `class_names`,
-      or regression.
+    model: a model with `outputs`.
+    task: a task of kind classification or image_classification, with
+      `class_names`, or of kind regression.
   """
   wanted = {
     'classification': lambda: len(task.class_names),
@@ -39,16 +39,16 @@ def check_outputs(model: Any, task: Any) -> None:
 
 
 def named_for(model: Any, task: Any) -> Any:
-  """A model with its outputs in the order of a task's labels, by their names.
+  """Returns a model with its outputs matched by name to a task's labels.
 
   Args:
-    model: one that has `named`, as encoders have; others are returned as they
-      are.
-    task: a task, or what has several in `tasks`.
+    model: a model with a method `named`, as encoders have. Other models are
+      returned unchanged.
+    task: a task, or a mixture with several in `tasks`.
 
   Raises:
-    ValueError: the head of the model is for other labels, or the parts of a
-      mixture have labels of their own.
+    ValueError: the model's head is for other labels, or the tasks of a mixture
+      have different labels.
   """
   if not hasattr(model, 'named'):
     return model
@@ -75,7 +75,7 @@ def named_for(model: Any, task: Any) -> Any:
 
 
 def usual_metrics(task: Any) -> Sequence[metrics.Metric]:
-  """What a task of this kind is judged by, unless it says so itself."""
+  """The metrics for a task of this kind, unless it names its own."""
   if task.kind == 'regression':
     return (metrics.pearson(), metrics.spearman())
   return (metrics.accuracy(),)
@@ -84,12 +84,12 @@ def usual_metrics(task: Any) -> Sequence[metrics.Metric]:
 def add_pictures(
   predictions: Sequence[dict[str, Any]], examples: Sequence[Any]
 ) -> None:
-  """Gives the first predictions of a task of images small pictures of them.
+  """Adds small pictures to the first predictions of an image task.
 
   Args:
-    predictions: of `judge`, changed in place.
-    examples: in the same order; what is to have a picture has `image`, with a
-      `thumbnail()` that is a data URL.
+    predictions: predictions of `judge`, changed in place.
+    examples: the examples in the same order. Those with a picture have `image`,
+      whose `thumbnail()` returns a data URL.
   """
   for index, prediction in enumerate(predictions[:_PICTURES]):
     image = getattr(examples[index], 'image', None)
@@ -102,11 +102,11 @@ def collect_outputs(
   predict: Callable[[Mapping[str, np.ndarray]], np.ndarray],
   count: int,
 ) -> np.ndarray:
-  """Outputs of every example, in the order of the split.
+  """The model's outputs for every example, in the order of the split.
 
   Args:
-    batches: of a task's `label_batches`: arrays for the model, and whose
-      example each row is.
+    batches: batches from a task's `label_batches`: arrays for the model, and
+      the example that each row belongs to.
     predict: maps these arrays to (rows, 1, outputs).
     count: number of examples.
 
@@ -125,11 +125,11 @@ def collect_outputs(
 def judge(
   example: Any, outputs: np.ndarray, place: str = 'example'
 ) -> tuple[float, dict[str, Any]]:
-  """The loss of one example and what is reported of it.
+  """Computes the loss of one example, and its entry in the report.
 
   Args:
     example: has prompt, texts, choices and answer; number for a regression.
-    outputs: (outputs,), logits or the number.
+    outputs: (outputs,), logits or the predicted number.
     place: which example it is, for messages.
 
   Returns:

@@ -1,4 +1,4 @@
-"""The model before and after training, in one small table."""
+"""Compares the model before and after training in a small table."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.bootstrap import bootstrap_interval
 from lora_opt.evaluation.metrics import LOWER
 
-# Metrics that are not the mean of a score of each example.
+# Metrics that are not a mean of per-example scores.
 _NO_MEANS = 'f1|matthews|pearson|spearman|likelihood'
 
 
@@ -26,20 +26,20 @@ class Row(NamedTuple):
 
 
 def compare(before: Json | None, after: Json | None) -> list[Row]:
-  """The rows of the before/after table; none where nothing was evaluated.
+  """The rows of the before/after table; none if nothing was evaluated.
 
-  Scores carry their stored 95 % interval, or Wilson's. The interval of the
-  change joins the two by square-and-add (Newcombe 1998) as if the examples
-  were different ones. They are the same, so it is rather too wide.
+  Scores have their stored 95 % interval, or Wilson's. The interval of the
+  change combines the two by square-and-add (Newcombe 1998), as if the examples
+  were different. They are the same, so it tends to be too wide.
 
   Args:
-    before: what an evaluation wrote: `loss`, `metric`, `score` in [0, 1],
-      `interval` and `num_examples`, each of which may be missing.
+    before: what the evaluation before training wrote: `loss`, `metric`, `score`
+      in [0, 1], `interval` and `num_examples`, each of which may be missing.
     after: the same, after training.
 
   Returns:
-    The rows, scores in percent. Where the two are not of the same model on the
-    same examples, they say so in place of the change.
+    The rows, with scores in percent. If the two evaluations are not of the same
+    model on the same examples, the rows say so in place of the change.
   """
   before, after = before or {}, after or {}
   losses = [_text.number(side.get('loss')) for side in (before, after)]
@@ -77,7 +77,7 @@ def compare(before: Json | None, after: Json | None) -> list[Row]:
 def _loss_rows(
   before: Json, after: Json, scores: list, other: str
 ) -> list[Row]:
-  """A loss with its interval; that of the change is paired by example."""
+  """A loss with its interval; the change's interval is paired by example."""
   name = _text.label(_text.first('metric', after, before) or 'loss')
   shown = [f'{s[0]:.4f}' if s else _text.NONE for s in scores]
   spans = [f'{s[1]:.4f} to {s[2]:.4f}' if s else _text.NONE for s in scores]
@@ -98,7 +98,7 @@ def _loss_rows(
 
 
 def _other(before: Json, after: Json, counts: list[float | None]) -> str:
-  """What is not the same before and after; '' where they can be compared."""
+  """What differs between before and after; '' if they can be compared."""
   old, new = (side.get('made_of') or {} for side in (before, after))
   for name in sorted(old.keys() & new.keys()):
     if old[name] != new[name]:
@@ -114,7 +114,7 @@ def format_table(before: Json | None, after: Json | None) -> str:
     after: the evaluation after training. Either may be None or empty.
 
   Returns:
-    Aligned lines without a final newline; empty where both are missing.
+    Aligned lines without a final newline; empty if both are missing.
 
   >>> old = {'metric': 'accuracy', 'score': 0.25, 'num_examples': 8}
   >>> print(format_table(old, old | {'score': 0.75}))
@@ -134,9 +134,9 @@ def format_table(before: Json | None, after: Json | None) -> str:
 def score_interval(summary: Json) -> tuple[float, float, float] | None:
   """(score, low, high) of an evaluation.
 
-  Wilson's 95 % interval where none is stored, or one without width: a
-  bootstrap of scores that are all equal knows nothing of their uncertainty.
-  What is no mean over examples has no such interval: low and high are then the
+  It is Wilson's 95 % interval if none is stored or the stored one has no width:
+  a bootstrap of equal scores says nothing about their uncertainty. A score that
+  is not a mean over examples has no Wilson interval; low and high are then the
   score.
   """
   score = _text.number(summary.get('score'))
@@ -149,7 +149,7 @@ def score_interval(summary: Json) -> tuple[float, float, float] | None:
       return score, low, high
   n = _text.number(summary.get('num_examples'))
   if LOWER in summary:
-    n = None  # no share of anything
+    n = None  # a loss is not a proportion
   if not n or re.match(_NO_MEANS, str(summary.get('metric'))):
     return score, score, score
   z = 1.959964  # the normal distribution's 97.5 % point

@@ -1,4 +1,4 @@
-"""A run's curves as inline SVG in the colours and fonts of the page."""
+"""Draws a run's curves as inline SVG in the colours and fonts of the page."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from lora_opt.evaluation import _text, drawing
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.metrics import LOWER
 
-_POINTS = 1000  # drawn in one curve
+_POINTS = 1000  # at most, drawn in one curve
 
 Series = Sequence[tuple[float, float]]
 
@@ -29,8 +29,8 @@ def draw_curves(
 
   Args:
     history: the rows of `metrics.jsonl`.
-    evaluations: further points of evaluation: the ones before and after
-      training, with `step`, `loss`, `metric` and `score`.
+    evaluations: further evaluations, those before and after training, with
+      `step`, `loss`, `metric` and `score`.
 
   Returns:
     The drawings, the loss and the main metric first.
@@ -59,7 +59,7 @@ def draw_curves(
 
 
 def _series(rows: Iterable[Json], name: str) -> Series:
-  """(step, value) where both are finite, one value a step, in order."""
+  """(step, value) where both are finite, with one value per step, in order."""
   pairs = ((_text.number(r.get('step')), _text.number(r.get(name)))
            for r in rows)  # fmt: skip
   return sorted({x: y for x, y in pairs if None not in (x, y)}.items())
@@ -71,7 +71,7 @@ def _draw(name: str, line: Series, points: Series, share: bool) -> str:
     if line:
       stride = math.ceil(len(line) / _POINTS)
       steps, values = zip(*line[::stride], strict=True)
-      if name == 'learning_rate':  # is exact; a mean would only bend it
+      if name == 'learning_rate':  # exact; smoothing would only distort it
         axes.plot(steps, values, color=ink.accent, linewidth=1.8)
       else:
         smooth = _smooth([value for _, value in line])[::stride]
@@ -91,9 +91,9 @@ def _draw(name: str, line: Series, points: Series, share: bool) -> str:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-  """A mean over some 1/25 of the run, centred so that it does not lag.
+  """A mean over about 1/25 of the run, centred so that it does not lag.
 
-  The weights fall off exponentially to both sides.
+  The weights fall off exponentially on both sides.
   """
   past, future = _decayed(values), _decayed(values[::-1])[::-1]
   return [

@@ -15,17 +15,18 @@ from lora_opt.devices.partitioning import Placement
 class Sampling:
   """How the next token is drawn from the logits.
 
-  First the temperature applies, then `top_k`, then `top_p`.
+  The temperature is applied first, then `top_k`, then `top_p`.
 
   Attributes:
     temperature: divides the logits; 0 takes the likeliest token.
     top_k: draw among the k likeliest tokens; None for no such limit.
-    top_p: draw among the fewest tokens that have this probability together;
-      None for no such limit.
-    seed: of the draws. An example draws the same in every batch.
+    top_p: draw among the smallest set of the likeliest tokens whose total
+      probability reaches this; None for no such limit.
+    seed: seed of the draws. The draws for an example do not depend on its
+      batch.
 
   Raises:
-    ValueError: for a value out of range.
+    ValueError: a value is out of range.
 
   >>> Sampling(temperature=0.7, top_p=1.5)
   Traceback (most recent call last):
@@ -53,7 +54,7 @@ class Sampling:
 
     Args:
       logits: (batch, vocab) float32.
-      keys: (batch,) random keys; not looked at when temperature is 0.
+      keys: (batch,) random keys; unused if temperature is 0.
 
     Returns:
       (batch,) int32.
@@ -75,7 +76,7 @@ class Sampling:
 
 
 GREEDY = Sampling()
-# Stands where the logits were not finite, so that no token could be drawn.
+# Marks a place where the logits were not finite, so no token could be drawn.
 NO_TOKEN = -2
 
 
@@ -95,20 +96,20 @@ def make_decoder(
     model: has `start_decoding(base, lora, tokens, valid, max_new_tokens)` and
       `decode_step(base, lora, cache, tokens)`; both return the logits of the
       next token of each row, and a cache. If it has `by_layer(base, lora)`,
-      steps on CPUs get what that returns.
-    max_new_tokens: decoding stops after so many tokens, or as soon as every row
-      has ended.
+      the steps on CPUs get the result of that instead of base and lora.
+    max_new_tokens: decoding stops after this many tokens, or as soon as every
+      row has ended.
     end_ids: tokens that end a completion, at least one.
-    placement: of the model. The result is whole on every device.
+    placement: placement of the model. The result is replicated on all devices.
     sampling: how a token is drawn.
-    end_sequences: several tokens that end a completion, one after the other.
+    end_sequences: sequences of several tokens that end a completion.
 
   Returns:
     `decode(base, lora, tokens, valid, example) -> (batch, max_new_tokens)`
     int32 for prompts (batch, length) padded on the left, where `valid` is
-    False; `example` (batch,) int32 tells the random draws of rows apart. Rows
-    are filled with the first of `end_ids` behind their end, and rows without a
-    prompt consist of it. A row whose logits are not finite ends with
+    False. `example` (batch,) int32 makes the random draws of rows differ. After
+    its end a row is filled with the first of `end_ids`, and a row without a
+    prompt consists of it. A row whose logits are not finite ends with
     `NO_TOKEN`.
   """
 
@@ -158,7 +159,7 @@ def make_decoder(
 def _ends_with(
   out: jax.Array, count: jax.Array, sequence: Sequence[int]
 ) -> jax.Array:
-  """Which rows end with these tokens, of which `count` are written."""
+  """Which rows end with `sequence`; `count` of their tokens are written."""
   size = len(sequence)
   if size > out.shape[1]:
     return jnp.zeros(out.shape[0], bool)

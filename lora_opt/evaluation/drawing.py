@@ -1,4 +1,4 @@
-"""Drawings as inline SVG in the colours and fonts of a page, or as PNG."""
+"""Makes drawings as inline SVG in a page's colours and fonts, or as PNG."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from lora_opt.evaluation import _text
 
 
 class Ink(NamedTuple):
-  """Colours of a drawing, by what they are for."""
+  """The colours of a drawing, by purpose."""
 
   accent: str
   second: str
@@ -25,16 +25,16 @@ class Ink(NamedTuple):
   line: str
 
 
-# Matplotlib draws in these. The page's own colours are then put in their
-# place, so that drawings follow its light and dark themes.
+# Matplotlib draws in these colours. They are then replaced by the page's own,
+# so that drawings follow its light and dark themes.
 PAGE = Ink('#0000a1', '#0000a2', '#0000a3', '#0000a4')
 _THEME = {color: f'var(--{name})' for name, color in PAGE._asdict().items()}
-# The page's light theme, for what has no page around it.
+# The page's light theme, for drawings outside a page.
 PAPER = Ink('#2563a8', '#c2601c', '#676e77', '#dfdfd9')
 
 
 def plain(axes: mpl_axes.Axes, ink: Ink = PAGE) -> None:
-  """No frame, a few light lines to read the height by."""
+  """Styles axes with no frame, and a few light lines for reading heights."""
   nice = [1, 2, 2.5, 5, 10]
   axes.xaxis.set_major_formatter(tick)
   axes.yaxis.set_major_formatter(tick)
@@ -49,17 +49,17 @@ def plain(axes: mpl_axes.Axes, ink: Ink = PAGE) -> None:
 
 
 def tick(value: float, _: int) -> str:
-  """What stands at an axis."""
+  """Formats the label of an axis tick."""
   return _text.brief(value)
 
 
 def percent(value: float, _: int) -> str:
-  """The same for shares."""
+  """Formats the label of an axis tick for a share, in percent."""
   return _text.minus(f'{100 * value:.3g} %')
 
 
 def caption(name: str) -> str:
-  """A user's name as it fits into a drawing: short, on one line.
+  """Makes a user's name fit into a drawing: short, on one line.
 
   >>> caption('a\\nb'), len(caption('x' * 1000))
   ('a?b', 40)
@@ -70,12 +70,12 @@ def caption(name: str) -> str:
 
 @contextlib.contextmanager
 def _as_it_is(style: Mapping[str, str]) -> Iterator[None]:
-  """Text is drawn as it is: a name such as $x_$ is not a formula."""
+  """Draws text literally: a name such as $x_$ is not a formula."""
   with (
     matplotlib.rc_context({'text.parse_math': False, **style}),
     warnings.catch_warnings(),
   ):
-    # Of a name in a script that the font lacks; boxes stand for it.
+    # For names in a script that the font lacks; boxes are drawn instead.
     warnings.filterwarnings('ignore', 'Glyph .* missing from')
     yield
 
@@ -88,9 +88,9 @@ def to_svg(
   """One drawing as an <svg> element.
 
   Args:
-    draw: draws on axes in these colours.
+    draw: draws on the given axes in the given colours.
     size: width and height in inches.
-    name: what it shows, for those who hear the page.
+    name: what the drawing shows, for screen readers.
   """
   text = io.StringIO()
   # The salt keeps the ids of several drawings on one page apart.
@@ -102,7 +102,7 @@ def to_svg(
   svg = text.getvalue()
   svg = svg[svg.index('<svg') :]
   svg = re.sub(r'<metadata>.*?</metadata>\s*', '', svg, flags=re.DOTALL)
-  svg = re.sub(r' id="[\w.]+_\d+"', '', svg)  # counted, so not unique on a page
+  svg = re.sub(r' id="[\w.]+_\d+"', '', svg)  # numbers repeat within a page
   svg = re.sub(r'\b(width|height)="[\d.]+pt" ', '', svg, count=2)
   svg = re.sub('|'.join(_THEME), lambda match: _THEME[match[0]], svg)
   title = _text.label(name).replace('"', '').replace('<', '').replace('&', '')
@@ -116,13 +116,13 @@ def to_png(
   *,
   columns: int = 1,
 ) -> None:
-  """Drawings side by side as a PNG.
+  """Writes drawings side by side to a PNG file.
 
   Args:
-    draws: title -> what draws on axes in these colours.
-    size: width and height of each in inches.
-    path: of the file.
-    columns: drawings in a row.
+    draws: title -> function that draws on the given axes in the given colours.
+    size: width and height of each drawing in inches.
+    path: the file to write.
+    columns: number of drawings in a row.
   """
   rows = -(-len(draws) // columns)
   with _as_it_is({}), writing.draft(path) as part:

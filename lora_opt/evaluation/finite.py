@@ -1,7 +1,7 @@
-"""What is to become a score must be a number.
+"""Checks that numbers are finite before they become scores.
 
-NaN is no less and no greater than anything, so that comparing with it always
-gives an answer: `argmax` takes the first NaN for the best of all.
+Comparisons with NaN do not fail, although NaN is neither less nor greater than
+any number: `argmax` takes the first NaN for the best of all.
 """
 
 from typing import Any
@@ -26,9 +26,9 @@ def require_finite(
 
   Args:
     value: A number or an array.
-    what: What it is, for the message.
-    example: Of which example, likewise.
-    advice: What is to be done; of a model's own numbers by default.
+    what: The name of the value, for the message.
+    example: The example it belongs to, for the message.
+    advice: What to do about it; by default for numbers that a model computed.
 
   >>> require_finite([0.5, 1.0], 'the loss', 'example 3')
   """
@@ -39,14 +39,14 @@ def require_finite(
 
 
 def not_finite(what: str, example: str, advice: str = WEIGHTS) -> ValueError:
-  """The error, for who found something that is not finite."""
+  """Makes the error to raise for something that is not finite."""
   return ValueError(
     f'{example}: {what}, which is not a number to score. {advice}'
   )
 
 
 def named(place: str, prompt: str) -> str:
-  """An example in a message.
+  """Describes an example in a message.
 
   >>> named('sky, example 3', 'Why?')
   "sky, example 3 ('Why?')"

@@ -1,7 +1,7 @@
 """Likelihood of choices: one pass over a split, three ways to compare.
 
 The choices of a question share one pass over its prompt. Their log-likelihoods
-are compared as they are (`sum`), per token and per UTF-8 byte.
+are compared unnormalised (`sum`), per token and per UTF-8 byte.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,20 +28,20 @@ def sum_over_choices(
   """Log-likelihood and number of tokens of every choice.
 
   Args:
-    batches: of a task's `choice_batches`: arrays for the model, and whose
-      example and choice each position is.
+    batches: batches from a task's `choice_batches`: arrays for the model, and
+      the example and choice that each position belongs to.
     losses: maps these arrays to the loss of each position, in nats.
-    shape: (examples, most choices of any).
+    shape: (examples, most choices of any example).
 
   Returns:
-    Two arrays of this shape, summed in float64; 0 where there is no choice.
+    Two arrays of this shape, summed in float64; 0 for missing choices.
   """
   likelihood, tokens = np.zeros(shape), np.zeros(shape)
   for batch in batches:
     weights = batch.arrays['weights']
     place = (batch.example, batch.choice)
     found = np.asarray(losses(batch.arrays), np.float64)
-    # What has no weight is padding, and may be anything.
+    # Positions without weight are padding; their losses may be anything.
     np.add.at(likelihood, place, -np.where(weights, found, 0) * weights)
     np.add.at(tokens, place, weights)
   return likelihood, tokens
@@ -53,7 +53,7 @@ def predict(
   tokens: Sequence[float],
   place: str = 'example',
 ) -> dict[str, Any]:
-  """The prediction for one example, from what its choices are worth.
+  """The prediction for one example, from the likelihoods of its choices.
 
   Args:
     example: has prompt, choices and answer, the index of the right choice.

@@ -1,4 +1,4 @@
-"""A model for EleutherAI's harness, `lm-eval`, which then runs its own tasks.
+"""Adapts a model to EleutherAI's harness, `lm-eval`, which runs its own tasks.
 
   import lm_eval
   from lora_opt.evaluation.lm_eval_bridge import harness_model
@@ -7,8 +7,8 @@
   model = harness_model(smollm2_135m())
   lm_eval.simple_evaluate(model, tasks=['arc_easy'])
 
-`lm-eval` is imported by `harness_model` alone; it is no dependency. Decoders
-only.
+`lm-eval` is imported only by `harness_model`; it is not a dependency. Only
+decoders are supported.
 """
 
 import dataclasses
@@ -25,25 +25,26 @@ from lora_opt.devices.partitioning import DATA_PARALLEL, put
 from lora_opt.evaluation.decoding import NO_TOKEN, Sampling, make_decoder
 from lora_opt.evaluation.finite import named, not_finite, require_finite
 
-# Row lengths, so that few shapes compile; the longest is the model's own.
+# Row lengths, few so that few shapes compile; the longest used is the model's.
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
-# Positions whose logits exist at a time.
+# Positions whose logits are in memory at the same time.
 POSITIONS = 2048
 MAX_NEW_TOKENS = 256
 
 
 class Scored(NamedTuple):
-  """What is asked about one continuation: all ids, how many to predict."""
+  """A continuation to score: all ids, and how many of the last to predict."""
 
   ids: Sequence[int]
   count: int
 
 
 class Bridge:
-  """The three questions of the harness, answered by a `CausalLM`.
+  """Answers the three kinds of requests of the harness with a `CausalLM`.
 
-  The harness gives requests whose `args` are (context, continuation) to be
-  scored, (text,) to be scored whole, or (context, settings) to be continued.
+  The `args` of a request are (context, continuation) to score the continuation,
+  (text,) to score the whole text, or (context, settings) to continue the
+  context.
   """
 
   def __init__(self, model: Any, adapter: Any = None, *, batch_size: int = 16):
@@ -59,7 +60,7 @@ class Bridge:
     self._placement = DATA_PARALLEL.place(model)
     self._base = put(model.base, self._placement.base)
     self._adapter = adapter
-    self._chat = False  # until the harness has a conversation rendered
+    self._chat = False  # until the harness asks to render a conversation
     if adapter is not None:
       self._adapter = put(adapter, self._placement.trainable)
     shards = self._placement.row_shards
@@ -71,7 +72,7 @@ class Bridge:
 
   @property
   def tokenizer_name(self) -> str:
-    """Tells the harness's caches of prompts apart."""
+    """Keeps the harness's prompt caches of different models apart."""
     return self._model.name
 
   def apply_chat_template(
@@ -79,7 +80,7 @@ class Bridge:
     chat_history: Sequence[dict[str, str]],
     add_generation_prompt: bool = True,
   ) -> str:
-    """The turns of a conversation as text; from then on turns end answers."""
+    """Renders a conversation; from then on the end of a turn ends answers."""
     self._chat = True
     return self._model.tokenizer.apply_chat(
       chat_history, add_generation_prompt=add_generation_prompt
@@ -92,7 +93,7 @@ class Bridge:
     del disable_tqdm
     pairs = [self._pair(*request.args) for request in requests]
     counts = [pair.count for pair in pairs]
-    longest = self._model.config.max_length + 1  # the last is only predicted
+    longest = self._model.config.max_length + 1  # the last one is no input
     texts = self._shortened([pair.ids for pair in pairs], longest, counts)
     return self._scores(list(map(Scored, texts, counts)))
 
@@ -101,8 +102,8 @@ class Bridge:
   ) -> list[float]:
     """Log-likelihood of each text from its first token on.
 
-    Texts longer than the model's context are scored part by part, each with as
-    much of what stands before as fits.
+    Texts longer than the model's context are scored in parts, each with as much
+    of the preceding text as fits.
     """
     del disable_tqdm
     parts, owners = [], []
@@ -119,7 +120,7 @@ class Bridge:
   def generate_until(
     self, requests: Sequence[Any], disable_tqdm: bool = False
   ) -> list[str]:
-    """Continues each context, up to the first of its stop texts."""
+    """Continues each context until the first of its stop texts."""
     del disable_tqdm
     groups: dict[str, list[int]] = {}
     for index, request in enumerate(requests):
@@ -136,7 +137,7 @@ class Bridge:
     return texts
 
   def _pair(self, context: str, continuation: str) -> Scored:
-    """Ids of both; white space between them goes with the continuation."""
+    """Ids of both; white space between them belongs to the continuation."""
     tokenizer = self._model.tokenizer
     if not context:
       ids = tokenizer.encode(continuation)
@@ -145,13 +146,13 @@ class Bridge:
     continuation = context[len(bare) :] + continuation
     first = tokenizer.opened(tokenizer.encode(bare))
     ids = tokenizer.opened(tokenizer.encode(bare + continuation))
-    if ids[: len(first)] != first:  # a token would reach across
+    if ids[: len(first)] != first:  # a token would span the boundary
       ids = first + tokenizer.encode(continuation)
     return Scored(ids, len(ids) - len(first))
 
   @property
   def _prefix(self) -> int:
-    """What the first token of a text is predicted from."""
+    """The token from which the first token of a text is predicted."""
     return self._model.tokenizer.opened([])[0]
 
   def _windows(self, ids: Sequence[int]) -> Iterator[Scored]:
@@ -186,7 +187,7 @@ class Bridge:
     stops = [stops] if isinstance(stops, str) else list(stops)
     new = int(settings.get('max_gen_toks', MAX_NEW_TOKENS))
     ends = tokenizer.stops(chat=self._chat)
-    # Before an answer there may be empty thoughts, which hold line breaks.
+    # An answer may begin with empty thoughts, whose line breaks do not end it.
     ids = [] if ends.lead.strip() else map(tokenizer.encode, stops)
     ends = dataclasses.replace(
       ends,
@@ -229,7 +230,7 @@ class Bridge:
   def _shortened(
     self, texts: Sequence[list[int]], longest: int, keep: Sequence[int]
   ) -> list[list[int]]:
-    """Texts that fit: cut behind what opens them; so many last ids stay."""
+    """Cuts long texts after their opening; keeps at least `keep` last ids."""
     long = sum(len(ids) > longest for ids in texts)
     if not long:
       return list(texts)
@@ -254,7 +255,7 @@ def harness_model(model: Any, adapter: Any = None, **settings) -> Any:
 
 
 def _score(model, base, adapter, batch):
-  """For each row the wanted log-likelihood, and whether it is greedy."""
+  """For each row its targets' log-likelihood, and whether all are greedy."""
   logits = model.logits(base, adapter, batch)
   targets, wanted = batch['targets'], batch['weights'] != 0
   chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
@@ -282,7 +283,7 @@ def _score_batch(parts, rows, length) -> dict[str, np.ndarray]:
 
 
 def _prompt_batch(prompts, places, rows, length) -> dict[str, np.ndarray]:
-  """Prompts padded on the left, and what tells their draws apart."""
+  """Prompts padded on the left, and numbers that make their draws differ."""
   batch = {
     'tokens': np.zeros((rows, length), np.int32),
     'valid': np.zeros((rows, length), bool),
@@ -296,7 +297,7 @@ def _prompt_batch(prompts, places, rows, length) -> dict[str, np.ndarray]:
 
 
 def _by_length(sizes, longest) -> Iterator[tuple[int, list[int]]]:
-  """Row lengths with the places of what fits them best, longest first."""
+  """Row lengths, and the indices of the sizes that fit best, longest first."""
   lengths = [length for length in LENGTHS if length < longest] + [longest]
   buckets: dict[int, list[int]] = {}
   for place in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
@@ -319,7 +320,7 @@ def _sampling(settings) -> Sampling:
 def _without_start(
   ids: Sequence[int], longest: int, opening: Sequence[int], keep: int
 ) -> list[int]:
-  """What opens a text, as far as this one is opened so, and its last ids.
+  """Shortens a text to its opening ids, as far as they match, and last ids.
 
   >>> _without_start([1, 5, 6, 7, 8], 3, opening=[1], keep=1)
   [1, 7, 8]

@@ -1,13 +1,14 @@
 """Metrics: small objects that turn a task's predictions into scores.
 
-A prediction is a dict (see `lora_opt.evaluation.evaluate`); a metric says what
-it reads of each and how these numbers make a score. A task names those it wants
+A prediction is a dict (see `lora_opt.evaluation.evaluate`). A metric defines
+which numbers it reads from each and how they make a score. A task lists its
+metrics,
 
   tasks.Classification.metrics = [@metrics.matthews(), @metrics.accuracy()]
 
 and each is reported with its bootstrap interval; the first is the headline.
-Agreement, correlation and overlap of texts come from scikit-learn, SciPy
-and NLTK's stemmer, imported when a metric is first used.
+Agreement, correlation and overlap of texts use scikit-learn, SciPy and NLTK's
+stemmer, which are imported when a metric is first used.
 """
 
 import contextlib
@@ -27,13 +28,14 @@ from lora_opt.evaluation.finite import named, require_finite
 from lora_opt.reading.numbers import last_number
 
 Prediction = Mapping[str, Any]
-# Stands in a result whose score is a loss, and in one whose score is a number
-# of another kind; the other scores are shares of 1.
+# Keys in a result: the score is a loss, or another number that is not a
+# fraction of 1. All other scores are fractions of 1.
 LOWER, NUMBER = 'lower_is_better', 'is_number'
 _SCORER = (
   "Correct what gave this number: the task's scorer, or the metric's reader"
 )
-# Characters of a written text; or four times those of the longest reference.
+# Most characters of a generated text, or four times the length of the longest
+# reference if that is more.
 _LONGEST = 50_000
 
 
@@ -42,11 +44,12 @@ class Metric:
   """One score of a list of predictions.
 
   Attributes:
-    name: what reports call it.
-    read: the numbers that it needs of one prediction, as a tuple.
-    summary: the score, from one array over all predictions for each of them.
+    name: the name in reports.
+    read: extracts the numbers that are needed from one prediction, as a tuple.
+    summary: computes the score from one array over all predictions for each of
+      these numbers.
     lower_is_better: whether it is a loss.
-    is_number: whether it is neither that nor a share of 1.
+    is_number: whether it is neither a loss nor a fraction of 1.
   """
 
   name: str
@@ -56,7 +59,7 @@ class Metric:
   is_number: bool = False
 
   def columns(self, predictions: Sequence[Prediction]) -> list[np.ndarray]:
-    """What `summary` takes, from the predictions.
+    """The arguments of `summary`, read from the predictions.
 
     Raises:
       ValueError: a number is not finite.
@@ -72,7 +75,7 @@ class Metric:
 
 
 def checked_score(metric: Metric, columns: Sequence[np.ndarray]) -> float:
-  """A metric's score of what it read.
+  """A metric's score of the columns that it read.
 
   Raises:
     ValueError: it is not finite.
@@ -105,11 +108,11 @@ def score_all(
 
 
 def headline(result: Mapping[str, Any], loss: str = 'loss') -> str:
-  """What an evaluation comes to, in a few words.
+  """Describes the result of an evaluation in a few words.
 
   Args:
-    result: of an evaluator.
-    loss: what its loss is called.
+    result: what an evaluator returned.
+    loss: the name of its loss.
 
   >>> headline({'metric': 'accuracy', 'score': 0.5, 'loss': 1.25})
   'accuracy 0.500, loss 1.2500'
@@ -122,10 +125,10 @@ def headline(result: Mapping[str, Any], loss: str = 'loss') -> str:
 
 
 def mean_score(name: str = 'score', *, lower_is_better: bool = False) -> Metric:
-  """The mean of what the task itself gave each prediction.
+  """The mean of the scores that the task itself gave the predictions.
 
   Args:
-    name: what reports call it.
+    name: the name in reports.
     lower_is_better: whether it is a loss.
   """
   return Metric(
@@ -142,12 +145,12 @@ def accuracy() -> Metric:
 
 
 def accuracy_per_token() -> Metric:
-  """Accuracy where log-likelihoods are divided by the choice's tokens."""
+  """Accuracy with log-likelihoods divided by the choice's number of tokens."""
   return _share_right('accuracy_per_token', 'choice_per_token')
 
 
 def accuracy_per_byte() -> Metric:
-  """Accuracy where log-likelihoods are divided by the choice's UTF-8 bytes.
+  """Accuracy with log-likelihoods divided by the choice's UTF-8 bytes.
 
   Unlike the tokens, the bytes are the same for every model.
   """
@@ -157,7 +160,8 @@ def accuracy_per_byte() -> Metric:
 def likelihood() -> Metric:
   """Geometric mean of the probabilities of the right completion's tokens.
 
-  exp(-loss), between 0 and 1, where every token of every example counts alike.
+  exp(-loss), between 0 and 1, with equal weight for every token of every
+  example.
 
   >>> row = {'answer': 0, 'log_likelihoods': [-2 * np.log(2)], 'tokens': [2]}
   >>> round(score_all([likelihood()], [row])['likelihood']['score'], 6)
@@ -175,10 +179,10 @@ def likelihood() -> Metric:
 
 
 def reward_margin() -> Metric:
-  """By how much the chosen answer's reward is above the rejected one's.
+  """How much higher the chosen answer's reward is than the rejected one's.
 
-  It is not a share of 1, and not the headline: that is `reward_accuracy`, which
-  says how often it is above.
+  It is not a fraction of 1, and not the headline. The headline is
+  `reward_accuracy`, which says how often the reward is higher.
   """
   return Metric('reward_margin', lambda row: (row['margin'],), is_number=True)
 
@@ -187,9 +191,9 @@ def f1(average: str = 'binary', positive: int = 1) -> Metric:
   """F1 of the predicted labels, as scikit-learn computes it; 0 if undefined.
 
   Args:
-    average: 'binary' for the F1 of one label, 'macro', 'micro' or 'weighted'
-      for that of all.
-    positive: index of the label that 'binary' is about.
+    average: 'binary' for the F1 of one label; 'macro', 'micro' or 'weighted'
+      for an average over all labels.
+    positive: index of the label that 'binary' refers to.
   """
 
   def binary(answers, choices):
@@ -204,13 +208,13 @@ def f1(average: str = 'binary', positive: int = 1) -> Metric:
       answers, choices, average=average, pos_label=positive, zero_division=0
     )
 
-  if average == 'binary':  # scikit-learn checks so much that it takes seconds
+  if average == 'binary':  # with scikit-learn's checks it would take seconds
     return Metric('f1', _labels, binary)
   return Metric(f'f1_{average}', _labels, several)
 
 
 def matthews() -> Metric:
-  """Matthews correlation of the labels, of any number; 0 if undefined."""
+  """Matthews correlation for any number of labels; 0 if undefined."""
 
   def summary(answers, choices):
     _, found = np.unique(np.stack([answers, choices]), return_inverse=True)
@@ -229,7 +233,7 @@ def pearson(written: bool = False) -> Metric:
   """Linear correlation of predicted and right numbers; 0 if undefined.
 
   Args:
-    written: the numbers are the last ones in the texts, -1 where there is none.
+    written: take the last number in each text, or -1 if it contains none.
   """
   return Metric(
     'pearson',
@@ -239,10 +243,10 @@ def pearson(written: bool = False) -> Metric:
 
 
 def spearman(written: bool = False) -> Metric:
-  """Correlation of the ranks of these numbers; 0 if undefined.
+  """Rank correlation of predicted and right numbers; 0 if undefined.
 
   Args:
-    written: as of `pearson`.
+    written: as for `pearson`.
   """
   return Metric(
     'spearman',
@@ -255,8 +259,8 @@ def exact_match(loose: bool = True) -> Metric:
   """How often the text equals one of its references.
 
   Args:
-    loose: compare without case, punctuation and repeated white space, the rule
-      of Super-NaturalInstructions.
+    loose: ignore case, punctuation and repeated white space, as in
+      Super-NaturalInstructions.
   """
   form = loosely if loose else str.strip
 
@@ -270,7 +274,7 @@ def exact_match(loose: bool = True) -> Metric:
 
 
 def rouge_l(stem: bool = True) -> Metric:
-  """F-measure of the longest common subsequence of words, as of rouge-score.
+  """F-measure of the longest common subsequence of words, as in rouge-score.
 
   The best of all references counts, as in Super-NaturalInstructions.
 
@@ -291,18 +295,18 @@ def rouge_l(stem: bool = True) -> Metric:
 
 
 def _too_long(row: Prediction) -> bool:
-  """Whether a text is so long that it is right in nothing, and not read."""
+  """Whether a text is so long that it scores 0 without being read."""
   longest = max(map(len, references(row)))
   return len(row['prediction']) > max(_LONGEST, 4 * longest)
 
 
 def references(prediction: Prediction) -> Sequence[str]:
-  """All texts that would have been right."""
+  """All texts that count as right."""
   return prediction.get('references') or [prediction['reference']]
 
 
 def loosely(text: str) -> str:
-  """The text without what a loose comparison overlooks.
+  """The text without the differences that a loose comparison ignores.
 
   >>> loosely('  The  Answer: 42. ')
   'the answer 42'
@@ -337,8 +341,8 @@ def _correlation(kind: str, answers: np.ndarray, values: np.ndarray) -> float:
 
   if len(answers) < 2 or np.ptp(answers) == 0 or np.ptp(values) == 0:
     return 0.0
-  # Scale does not matter, and a written 1e299 squared would be no number.
-  # Powers of two change no digit.
+  # The scale does not matter, and a number such as 1e299 would overflow when
+  # squared. Scaling by powers of two is exact.
   answers, values = (
     np.ldexp(x, -np.frexp(np.max(np.abs(x)))[1]) for x in (answers, values)
   )
@@ -348,7 +352,7 @@ def _correlation(kind: str, answers: np.ndarray, values: np.ndarray) -> float:
 
 @contextlib.contextmanager
 def _resamples_may_be_poor():
-  """Silences warnings of one label only or of nearly constant numbers."""
+  """Silences warnings about a single label or nearly constant numbers."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     yield

@@ -1,4 +1,4 @@
-"""Mixtures are evaluated task by task."""
+"""Evaluates mixtures task by task."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ def make_evaluator(
   Args:
     evaluator: makes the evaluation of one task from (model, task, placement).
     model: see `lora_opt.evaluation.evaluate.Evaluator`.
-    task: a task, or what has several in `tasks`.
+    task: a task, or a mixture with several in `tasks`.
     placement: as for `evaluator`.
   """
   if not hasattr(task, 'tasks'):
@@ -25,10 +25,10 @@ def make_evaluator(
 
 
 class MixtureEvaluator:
-  """The mean of the headline scores of several tasks, and all of them.
+  """Evaluates several tasks and the mean of their headline scores.
 
-  Its interval takes the tasks for independent: their distances from score to
-  bound add up in quadrature.
+  The mean's interval assumes that the tasks are independent: the distances from
+  score to bound are added in quadrature.
   """
 
   def __init__(self, mixture: Any, evaluators: Sequence[Callable[..., Any]]):
@@ -40,7 +40,7 @@ class MixtureEvaluator:
 
     Returns:
       What `Evaluator` returns, with the mean as headline, the headline of each
-      task among the metrics by the task's name, the mean of the losses, and
+      task among the metrics under the task's name, the mean of the losses, and
       the task of each prediction.
     """
     results = [evaluate(base, lora, step) for evaluate in self._evaluators]

@@ -1,7 +1,7 @@
-"""What a run drew: PNG files, one for each text and step.
+"""Stores the pictures that a run drew: one PNG file for each text and step.
 
-MODEL_DIR/evaluation/pictures/ has step_000100_0.png, the pictures of the first
-text side by side, and step_000100.json, which says what they are of.
+MODEL_DIR/evaluation/pictures/ contains step_000100_0.png, the pictures of the
+first text side by side, and step_000100.json, which lists the texts and files.
 """
 
 import base64
@@ -21,8 +21,8 @@ from lora_opt.reading.json_text import read_json
 from lora_opt.run_folder import run_directory
 
 FOLDER = 'evaluation/pictures'
-_GAP = 1  # white pixels between two pictures, for 16 of their own
-# Of a file that a page takes in, and of a picture there.
+_GAP = 1  # white pixels between two pictures, for every 16 of their height
+# Limits for a file shown on a page, and the height it is shown with.
 _MOST_BYTES, _MOST_PIXELS, _SHOWN_HEIGHT = 2**26, 2**26, 160
 
 
@@ -61,8 +61,8 @@ def write(folder: pathlib.Path, step: int, strips: Sequence[Strip]) -> None:
 
   Args:
     folder: MODEL_DIR.
-    step: finished training steps.
-    strips: what was drawn.
+    step: number of finished training steps.
+    strips: the pictures of each text.
   """
   files = []
   for number, strip in enumerate(strips):
@@ -75,12 +75,12 @@ def write(folder: pathlib.Path, step: int, strips: Sequence[Strip]) -> None:
 
 
 def steps(folder: pathlib.Path) -> list[pathlib.Path]:
-  """What `write` left in MODEL_DIR, a file for each step."""
+  """The JSON files that `write` left in MODEL_DIR, one for each step."""
   return sorted((folder / FOLDER).glob('step_*.json'))
 
 
 def read(path: pathlib.Path) -> Drawn:
-  """Reads one of them.
+  """Reads one of the files that `steps` lists.
 
   Raises:
     ValueError: it is damaged.
@@ -97,7 +97,7 @@ def read(path: pathlib.Path) -> Drawn:
 
 
 def data_url(path: pathlib.Path) -> str:
-  """A PNG file as a page holds it, of about the height `_SHOWN_HEIGHT`.
+  """A PNG file as a data URL, scaled to about the height `_SHOWN_HEIGHT`.
 
   Raises:
     OSError: it cannot be read.
@@ -127,12 +127,12 @@ def table(
   """Pictures by text and step, for a page.
 
   Args:
-    drawn: of each step, in order.
-    note: is told what cannot be read.
-    most: steps that are shown, first and last among them.
+    drawn: the files of each step, in order.
+    note: called with a message for each file that cannot be read.
+    most: the most steps to show, the first and the last among them.
 
   Returns:
-    `steps`, and `rows`: each a text and its data URLs, '' where there is none.
+    `steps`, and `rows`: each a text and its data URLs, '' for a missing one.
   """
   if len(drawn) > most:
     places = np.linspace(0, len(drawn) - 1, most).round().astype(int)

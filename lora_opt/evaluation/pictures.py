@@ -1,4 +1,4 @@
-"""Loss at fixed noise, and pictures, of a text-to-image model."""
+"""Evaluates a text-to-image model: its loss at fixed noise, and pictures."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -17,21 +17,21 @@ METRIC = 'validation_loss'
 
 
 class Strip(NamedTuple):
-  """Pictures of one text, each from a noise of its own."""
+  """Pictures of one text, each drawn from different noise."""
 
   prompt: str
   pictures: np.ndarray  # (pictures, height, width, 3) uint8
 
 
 class PictureEvaluator:
-  """Validation loss of a text-to-image model, and what it draws.
+  """Computes the validation loss of a text-to-image model, and draws pictures.
 
-  Every evaluated picture is noised `draws` times, at times spread evenly over
-  all there are, and the loss is the mean over all of these. Times and noise
-  follow from `seed` alone: they are the same before and after training and for
-  every method, so that what differs is the model. The interval is a bootstrap
-  over pictures and draws: what other noise would change, and other pictures as
-  far as there are many.
+  Noise is added to every evaluated picture `draws` times, at timesteps spread
+  evenly over the whole range, and the loss is the mean over all of these.
+  Timesteps and noise depend on `seed` alone: they are the same before and after
+  training and for every method, so that only the model differs. The interval is
+  a bootstrap over pictures and draws. It shows what other noise would change
+  and, if there are many pictures, what other pictures would.
   """
 
   def __init__(
@@ -52,23 +52,27 @@ class PictureEvaluator:
     """Prepares the compiled functions; nothing runs yet.
 
     Args:
-      model: a `lora_opt.models.TextToImage` or what offers the same.
-      task: a `lora_opt.data.tasks.SubjectGeneration` or what offers the same.
+      model: a `lora_opt.models.TextToImage`, or a model with the same
+        interface.
+      task: a `lora_opt.data.tasks.SubjectGeneration`, or a task with the same
+        interface.
       placement: from `lora_opt.devices.partitioning.Partitioner.place`.
       batch_size: pictures in a batch, rounded up so that the devices share
         them evenly.
-      draws: how often each evaluated picture is noised.
-      samples: pictures drawn of each of the task's prompts; 0 for none.
-      steps: of the sampler.
-      guidance_scale: how far pictures go away from `negative_prompt`.
-      negative_prompt: what they are not to show.
+      draws: how often noise is added to each evaluated picture.
+      samples: number of pictures drawn for each of the task's prompts; 0 for
+        none.
+      steps: number of steps of the sampler.
+      guidance_scale: how strongly pictures are steered away from
+        `negative_prompt`.
+      negative_prompt: what pictures should not show.
       scheduler: the sampler: 'ddim', 'euler' or 'dpm_solver'; None for the
         model's own.
-      seed: of all noise.
+      seed: seed of all noise.
 
     Raises:
-      ValueError: the model draws nothing, the task is none of pictures, or a
-        setting has no such value.
+      ValueError: the model does not draw pictures, the task has none, or a
+        setting has an invalid value.
     """
     form = getattr(model, 'batch_form', 'decoder')
     if form != 'text_to_image' or not hasattr(task, 'noise_batches'):
@@ -95,7 +99,7 @@ class PictureEvaluator:
     self._draws, self._samples, self._seed = draws, samples, seed
     size = None if task.size is None else (task.size, task.size)
     self._start_noise = functools.partial(model.start_noise, size=size)
-    self._start_noise(0, 1)  # refuses a size that cannot be
+    self._start_noise(0, 1)  # raises an error if the size is impossible
     if samples:
       self.check_captions([*task.drawn_prompts(), negative_prompt])
     self._negative = negative_prompt
@@ -108,7 +112,7 @@ class PictureEvaluator:
       'size': str(size or model.image_size),
       'pictures at once': str(self._batch_size),
     }
-    # Every process sees all results: they are whole on every device.
+    # Results are replicated on all devices, so that every process sees them.
     self._losses = placement.jit(
       model.token_losses, out_shardings=placement.whole
     )
@@ -129,17 +133,18 @@ class PictureEvaluator:
     self._sample = placement.jit(sample, out_shardings=placement.whole)
 
   def __call__(self, base: Any, lora: Any, step: int = 0) -> dict[str, Any]:
-    """Evaluates.
+    """Evaluates adapters on the evaluation split.
 
     Args:
       base: the frozen parameters.
       lora: the adapters.
-      step: finished training steps, for the record.
+      step: number of finished training steps, which is recorded.
 
     Returns:
       What `lora_opt.evaluation.evaluate.Evaluator` returns, with
-      `lower_is_better`. A prediction is a picture at one time: prompt, its
-      caption; reference, its file; timestep; score, the loss.
+      `lower_is_better`. Each prediction is one picture at one timestep, with
+      prompt (its caption), reference (its file), timestep, and score (the
+      loss).
     """
     examples = self._task.examples('eval')
     losses, times = self._losses_at_fixed_noise(base, lora, len(examples))
@@ -191,7 +196,7 @@ class PictureEvaluator:
     return [Strip(*pair) for pair in zip(prompts, strips, strict=True)]
 
   def check_captions(self, texts: Sequence[str]) -> None:
-    """Raises ValueError for a text that the task does not allow to be cut."""
+    """Raises ValueError for a text that is too long, if the task forbids it."""
     model = self._model
     self._task.check_captions(texts, model.tokenizer, model.row_length[-1])
 
@@ -201,22 +206,22 @@ class PictureEvaluator:
     return self._batch_size
 
   def class_pictures(self, base: Any, prompt: str, first: int) -> np.ndarray:
-    """Draws pictures of the class by the bare model.
+    """Draws pictures of the class with the bare model.
 
     Args:
       base: the frozen parameters.
-      prompt: what they are to show.
-      first: the number of the first one, which decides their noise.
+      prompt: what they should show.
+      first: the number of the first picture, which determines the noise.
 
     Returns:
       (class_batch_size, height, width, 3) uint8.
     """
-    # Apart from the noise of `pictures`.
+    # The seed differs from that of `pictures`.
     noise = self._start_noise(self._seed + 1 + first, self._batch_size)
     return self._draw(base, None, [prompt] * self._batch_size, noise)
 
   def _draw(self, base, lora, prompts: Sequence[str], noise) -> np.ndarray:
-    """Pictures of texts, (texts, height, width, 3) uint8."""
+    """Draws a picture of each text, (texts, height, width, 3) uint8."""
     tokens = self._model.encode_texts(prompts)
     away = self._model.encode_texts([self._negative])
     found, size = [], self._batch_size
@@ -236,7 +241,7 @@ class PictureEvaluator:
     return np.uint8(np.round(255 * pictures))
 
   def _losses_at_fixed_noise(self, base, lora, count: int):
-    """Loss and time of every picture and draw, both (pictures, draws)."""
+    """Loss and timestep of each picture and draw, both (pictures, draws)."""
     losses = np.zeros((count, self._draws))
     times = np.zeros((count, self._draws), int)
     done = np.zeros(count, int)

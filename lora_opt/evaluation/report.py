@@ -1,7 +1,8 @@
-"""The report of one run: a single HTML file that needs nothing around it.
+"""Writes the report of one run, a self-contained HTML file.
 
-`write_report` reads what a run left in its folder. Every part may be missing
-(a run that was killed, or never evaluated): its section is then left out.
+`write_report` reads the files that a run left in its folder. Any of them may be
+missing, for example after a run that was killed or never evaluated; its section
+is then left out.
 
   python -m lora_opt.evaluation.report MODEL_DIR
 """
@@ -37,13 +38,13 @@ from lora_opt.run_folder import run_files
 __all__ = ['format_table', 'write_report']
 
 REPORT_FILE = 'report.html'
-_SAMPLES = 3  # shown of each kind
+_SAMPLES = 3  # number of examples shown of each kind
 _PICTURE = re.compile(r'data:image/png;base64,[A-Za-z0-9+/]+={0,2}')
 _LONGEST_PICTURE = 100_000
 
 
 class Answer(NamedTuple):
-  """What the model made of an example, and whether it is right."""
+  """The model's answer to an example, and whether it is right."""
 
   text: str
   mark: str
@@ -62,7 +63,7 @@ class Sample(NamedTuple):
 
 
 class Group(NamedTuple):
-  """Examples to which training did the same."""
+  """Examples on which training had the same effect."""
 
   name: str
   samples: list[Sample]
@@ -72,14 +73,14 @@ def write_report(model_dir: str | Path) -> Path:
   """Writes `report.html` from what a run left in its folder.
 
   Args:
-    model_dir: the folder of the run. Read are `metrics.jsonl`, `run.json`,
-      `dataset.json`, `evaluation/before.json`, `evaluation/after.json`,
-      `evaluation/pictures/`, `evaluation/scores/` and `operative_config.gin`,
-      as far as they are there.
+    model_dir: the folder of the run. These are read if they exist:
+      `metrics.jsonl`, `run.json`, `dataset.json`, `evaluation/before.json`,
+      `evaluation/after.json`, `evaluation/pictures/`, `evaluation/scores/` and
+      `operative_config.gin`.
 
   Returns:
-    The path of the report. A file that is damaged is left out, and named on
-    the page and on standard error.
+    The path of the report. A damaged file is left out, and is named on the page
+    and on standard error.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -125,7 +126,7 @@ def write_report(model_dir: str | Path) -> Path:
 def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:
   """Score and interval in percent, for the bars under the table."""
   if LOWER in {**before, **after}:
-    return []  # a loss is not a share of 100
+    return []  # a loss is not a percentage
   scores = (
     ('Before', comparison.score_interval(before)),
     ('After', comparison.score_interval(after)),
@@ -134,7 +135,7 @@ def _tracks(before: Json, after: Json) -> list[tuple[str, list[float]]]:
 
 
 def _groups(before: Json, after: Json) -> list[Group]:
-  """Examples by what training did to them, in the evaluation's order."""
+  """Examples by the effect of training, in the evaluation's order."""
   if LOWER in {**before, **after}:
     return []  # a loss is not right or wrong
   answers: dict[tuple[str, str, int], dict[str, Json]] = {}
@@ -161,7 +162,7 @@ def _groups(before: Json, after: Json) -> list[Group]:
 
 
 def _picture(value: Any) -> str:
-  """A picture as evaluations write it; nothing else may get into the page."""
+  """The value if it is a PNG data URL; nothing else may get into the page."""
   small = isinstance(value, str) and len(value) < _LONGEST_PICTURE
   return value if small and _PICTURE.fullmatch(value) else ''
 
@@ -185,7 +186,7 @@ def _kind(old: Answer | None, new: Answer | None) -> str:
 
 
 def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
-  """Name and value of what is known about the run."""
+  """Names and values of the known facts about the run."""
   train = [row for row in rows if row.get('split') == 'train']
   steps = _text.number(run.get('steps'))
   if steps is None:
@@ -225,7 +226,7 @@ def _facts(run: Json, rows: Sequence[Json]) -> list[tuple[str, str]]:
 
 
 def _data_facts(data: Json) -> list[tuple[str, str]]:
-  """What the run was trained and evaluated on, a line for each task."""
+  """The data the run was trained and evaluated on, one line for each task."""
   whole = all(name in data for name in ('task', 'train', 'eval'))
   tasks = data.get('tasks') or ([data] if whole else [])
   batches = {part['task']: part for part in data.get('batches') or ()}
@@ -239,7 +240,7 @@ def _data_facts(data: Json) -> list[tuple[str, str]]:
 
 
 def _examples(task: Json, batches: Json) -> str:
-  """Counts of a task's examples, and of what was left out of them."""
+  """Counts of a task's examples, and of unusable, too long and shared ones."""
   train, held_out = task['train'], task['eval']
   counts = [
     f'{train["examples"]:,} for training',
@@ -259,7 +260,7 @@ def _examples(task: Json, batches: Json) -> str:
 
 
 def _tokens(rows: Sequence[Json], steps: float | None, name: str) -> str:
-  """All tokens of the run, from the logged speeds of tokens and of steps."""
+  """The run's number of tokens, from the logged token and step rates."""
   per_step = []
   for row in rows:
     tokens = _text.number(row.get(f'timing/{name}_per_second'))
@@ -278,20 +279,20 @@ def _mean(values: Any) -> float | None:
 
 
 class _Files:
-  """Reads the files of a run, and keeps what is wrong with them."""
+  """Reads the files of a run, and collects the problems with them."""
 
   def __init__(self, folder: Path):
     self._folder = folder
     self.problems: list[str] = []
 
   def note(self, problem: str) -> None:
-    """Keeps a problem, and says it; '' is none."""
+    """Records a problem and prints it; '' means that there is none."""
     if problem:
       self.problems.append(problem)
       print(f'report: {problem}', file=sys.stderr)
 
   def read(self, read: Callable[[Path], Json], name: str) -> Json:
-    """What a file holds; an empty object if it is missing or damaged."""
+    """The content of a file; an empty dict if it is missing or damaged."""
     try:
       return run_files.if_there(read, self._folder / name) or {}
     except (ValueError, OSError) as error:
@@ -299,7 +300,7 @@ class _Files:
       return {}
 
   def pictures(self) -> dict[str, Any]:
-    """What was drawn at each step, see `picture_files.table`."""
+    """The pictures drawn at each step, see `picture_files.table`."""
     drawn = []
     for path in picture_files.steps(self._folder):
       try:
@@ -309,7 +310,7 @@ class _Files:
     return picture_files.table(drawn, self.note)
 
   def text(self, name: str) -> str:
-    """A file of text; '' if it is missing or damaged."""
+    """The content of a text file; '' if it is missing or damaged."""
     try:
       return read_text(self._folder / name)
     except FileNotFoundError:

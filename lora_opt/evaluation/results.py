@@ -1,4 +1,4 @@
-"""Results of evaluations as files, and all of them in one table."""
+"""Stores results of evaluations as files, and shows them in one table."""
 
 import json
 import pathlib
@@ -11,13 +11,13 @@ from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.metrics import LOWER, NUMBER
 from lora_opt.run_folder import run_directory, run_files
 
-# Those that `--run_mode=eval` wrote, in the folder of a run.
+# Where `--run_mode=eval` writes results, in the folder of a run.
 FOLDER = 'evaluation/scores'
 HEADER = ('Task', 'Metric', 'Score', '95 % interval', 'Examples')
 
 
 def write_result(model_dir: pathlib.Path, result: Json) -> None:
-  """Writes an evaluation: scores as JSON, predictions as JSON lines beside.
+  """Writes an evaluation: scores as JSON, predictions as JSON lines next to it.
 
   Args:
     model_dir: the run's folder.
@@ -31,7 +31,7 @@ def write_result(model_dir: pathlib.Path, result: Json) -> None:
 
 
 def write_lines(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-  """Writes JSON lines, a row each."""
+  """Writes rows as JSON lines."""
   lines = (json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
   writing.write_text(path, ''.join(lines))
 
@@ -42,7 +42,7 @@ def result_files(model_dir: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_result(file: pathlib.Path) -> Json:
-  """One of them, with all that `table` shows.
+  """Reads one of the files; checks that it has all that `table` shows.
 
   Raises:
     ValueError: it is damaged.
@@ -57,9 +57,10 @@ def read_result(file: pathlib.Path) -> Json:
 def table(results: Sequence[Json]) -> list[tuple[str, ...]]:
   """A row for each score of each task; see `HEADER`.
 
-  Scores are in percent, but for losses and numbers of other kinds.
+  Scores are in percent, except for losses and numbers of other kinds.
 
-  Scores without the examples that also stand in train have rows of their own.
+  Scores without the examples that are also in the training data have separate
+  rows.
 
   >>> score = {'score': 0.25, 'interval': [0.1, 0.4]}
   >>> result = {'task': 'sky', 'num_examples': 8, 'metrics': {'f1': score}}

@@ -1,14 +1,15 @@
 """ROUGE-L as rouge-score computes it, in time about linear in the text.
 
-rouge-score fills a table of all pairs of words, and its stemmer calls itself
-once for every y of yyyy...: a model that repeats itself takes either for long.
+rouge-score fills a table of all pairs of words, and its stemmer recurses once
+for every y of yyyy...: both take long on the output of a model that repeats
+itself.
 """
 
 import functools
 import re
 from collections.abc import Sequence
 
-# Longer words, which are none, are not stemmed.
+# Longer strings are not words, and are not stemmed.
 _LONGEST_WORD = 100
 
 
@@ -16,8 +17,8 @@ def f_measure(reference: str, text: str, *, stem: bool) -> float:
   """F-measure of the longest common subsequence of words.
 
   Args:
-    reference: What would be right.
-    text: What was written.
+    reference: The right text.
+    text: The text that was written.
     stem: Compare the stems (Porter) of words of more than three letters.
 
   >>> round(f_measure('the cat sat down', 'The cats sat.', stem=True), 3)
@@ -41,8 +42,8 @@ def words(text: str, stem: bool) -> list[str]:
 def common_length(first: Sequence[str], second: Sequence[str]) -> int:
   """Length of the longest common subsequence.
 
-  A row of the usual table is the bits of one number (Hyyrö 2004): bit i is 0
-  where the row grows from column i to the next.
+  Each row of the usual table is stored as the bits of one integer (Hyyrö 2004):
+  bit i is 0 if the row increases from column i to the next.
   """
   places: dict[str, int] = {}
   for place, word in enumerate(first):
@@ -64,6 +65,6 @@ def _stem(word: str) -> str:
 
 @functools.cache
 def _stemmer():
-  from nltk.stem.porter import PorterStemmer  # slow, and only here
+  from nltk.stem.porter import PorterStemmer  # slow, and needed only here
 
   return PorterStemmer()

@@ -1,4 +1,4 @@
-"""Run modes eval, infer and merge: what to do with an adapter."""
+"""The run modes eval, infer and merge, which use a trained adapter."""
 
 import functools
 import os
@@ -41,17 +41,18 @@ def score(
   """Scores an adapter on the evaluation split of one or several tasks.
 
   Args:
-    model_dir: the run's folder; takes evaluation/scores/<task>.json, the
-      predictions as <task>.jsonl beside it, and a report of all of them.
-    model: a `lora_opt.models.CausalLM` or what offers the same.
-    task: a task of `lora_opt.data.tasks` or what offers the same, or a list of
-      them.
+    model_dir: the run's folder. Written to it are
+      evaluation/scores/<task>.json, the predictions as <task>.jsonl next to it,
+      and a report of all of them.
+    model: a `lora_opt.models.CausalLM`, or a model with the same interface.
+    task: a task of `lora_opt.data.tasks`, or one with the same interface; or a
+      list of tasks.
     partitioner: how arrays are split over devices.
     evaluator: makes the evaluation from (model, task, placement).
     adapter: folder of an exported adapter, or a checkpoint of a run such as
       MODEL_DIR/checkpoints/step_40; None for MODEL_DIR/adapter, 'none' for the
       model without an adapter.
-    record: unused; every run mode is given it.
+    record: unused; every run mode receives it.
 
   Returns:
     The folder of the results.
@@ -59,7 +60,8 @@ def score(
   Raises:
     FileNotFoundError: there is no adapter.
     ValueError: the adapter does not fit the model, weights are not finite, or
-      what is in `model_dir` is of other base weights or another tokenizer.
+      the files in `model_dir` are of another model, other base weights or
+      another tokenizer.
   """
   del record
   folder = as_path(model_dir)
@@ -94,12 +96,12 @@ def infer(
 
   A text-to-image model draws pictures of the task's sample_prompts instead.
 
-  Args: as of `score`.
+  Args: as for `score`.
 
   Returns:
-    MODEL_DIR/inference with a <task>.jsonl for each task: prompt, reference,
-    prediction and score, one example a line; or prompt and file of a picture,
-    which are in a folder of the task's name beside it.
+    MODEL_DIR/inference with a <task>.jsonl for each task, which has one example
+    per line with prompt, reference, prediction and score. For pictures each
+    line has prompt and file; the files are in a folder named after the task.
 
   Raises: as `score`.
   """
@@ -133,7 +135,7 @@ def infer(
 def _write_pictures(
   folder: pathlib.Path, task: str, strips: Sequence[Strip]
 ) -> None:
-  """Each picture as a file of its own, and which text it is of."""
+  """Writes each picture to a file, and lists the files with their texts."""
   name = writing.file_name(task)
   rows = []
   for number, strip in enumerate(strips):
@@ -159,22 +161,22 @@ def merge(
   """Writes a model that contains an adapter, as a Hugging Face folder.
 
   Args:
-    model_dir: the run's folder; takes merged/.
-    model: a `lora_opt.models.CausalLM` or what offers the same.
-    adapter: as of `score`.
+    model_dir: the run's folder, in which merged/ is written.
+    model: a `lora_opt.models.CausalLM`, or a model with the same interface.
+    adapter: as for `score`.
     source: the Hugging Face folder the model came from, for config.json and
-      tokenizer; None to write them anew, which decoders and encoder-decoders
-      can.
+      tokenizer; None to generate these files, which works for decoders and
+      encoder-decoders.
     dtype: 'float32' or 'bfloat16'; None for the type of the base.
-    labels: for a classifier, what its labels are called; None for those that
-      the adapter was trained for.
-    record: unused; every run mode is given it.
+    labels: for a classifier, the names of its labels; None for those that the
+      adapter was trained for.
+    record: unused; every run mode receives it.
 
   Returns:
     MODEL_DIR/merged.
 
   Raises:
-    FileExistsError: MODEL_DIR/merged is there already.
+    FileExistsError: MODEL_DIR/merged already exists.
     FileNotFoundError: there is no adapter.
     ValueError: the adapter does not fit the model, or there are several
       processes.
@@ -185,7 +187,7 @@ def merge(
   parts.check(model=model)
   folder = as_path(model_dir)
   if hasattr(model, 'named'):
-    # The head is trained in the order of these, whatever the source has.
+    # The head was trained with this order of labels, whatever the source has.
     there = model.read_labels(_labels_folder(folder, adapter))
     model = model.named(there) if there else model
   lora = _load(model, folder, adapter)
@@ -206,7 +208,7 @@ def _evaluators(
   evaluator: Callable[..., Evaluator],
   adapter: str | None,
 ) -> Iterator[tuple[Any, Any, Evaluator]]:
-  """Frozen weights, adapter and evaluation, for one task after the other."""
+  """Yields frozen weights, adapter and evaluation, one task after the other."""
   for each in _as_list(task):
     parts.check(model=model, task=each)
     each.validate(['eval'])
@@ -215,7 +217,7 @@ def _evaluators(
   loaded: dict[Any, Any] = {}
   for each in _as_list(task):
     named = named_for(model, each)
-    # Only for an encoder does it depend on the task: by the order of labels.
+    # Only an encoder's adapter depends on the task, by the order of labels.
     labels = tuple(getattr(named, 'labels', ()))
     if labels not in loaded:
       lora = _load(named, folder, adapter)
@@ -226,7 +228,7 @@ def _evaluators(
 
 
 def _check_company(folder: pathlib.Path, made: identity.Identity) -> None:
-  """Results of other base weights or tokenizers are not put beside these."""
+  """Raises ValueError if the folder is of another base, model or tokenizer."""
   _, run = identity.read(folder)
   names = (identity.BASE, identity.MODEL, identity.TOKENIZER)
   if lines := identity.differences(
@@ -239,7 +241,7 @@ def _check_company(folder: pathlib.Path, made: identity.Identity) -> None:
       'adapter they are to be of'
     )
   here = identity.made_of(made)
-  del here[identity.EVALUATION]  # each file is of its own
+  del here[identity.EVALUATION]  # it differs from file to file
   for file in results.result_files(folder):
     identity.check_evaluation(file, results.read_result(file), here)
 
@@ -247,7 +249,7 @@ def _check_company(folder: pathlib.Path, made: identity.Identity) -> None:
 def _say_other_base(
   folder: pathlib.Path, adapter: str | None, here: identity.Identity
 ) -> None:
-  """An adapter may be wanted on another base, but not without a word."""
+  """Prints a notice if the adapter was trained on another base."""
   if adapter == 'none':
     return
   _, there = identity.read(folder)
@@ -270,14 +272,14 @@ def _load(model: Any, folder: pathlib.Path, adapter: str | None) -> Any:
 
 
 def _labels_folder(folder: pathlib.Path, adapter: str | None) -> pathlib.Path:
-  """Where it is written what the outputs of an adapter are called."""
+  """The folder that has the names of an adapter's outputs."""
   path = as_path(adapter or folder / 'adapter', 'ADAPTER')
-  # MODEL_DIR/checkpoints/step_40: that of its run.
+  # For MODEL_DIR/checkpoints/step_40 it is the run's folder.
   return path.parent.parent if is_checkpoint(path) else path
 
 
 def _report(folder: pathlib.Path) -> None:
-  # Here, since matplotlib takes half a second of a start.
+  # Imported here, since matplotlib adds half a second to the start-up.
   from lora_opt.evaluation.report import write_report
 
   print(f'report:  {write_report(folder)}')

@@ -1,1 +1,1 @@
-"""Layer 4: one file per library whose LoRA needs more than a layout."""
+"""Layer 4: one file per library whose LoRA needs more than a `LoraLayout`."""

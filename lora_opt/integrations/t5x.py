@@ -4,12 +4,12 @@
     import lora_opt.integrations.t5x
     OPTIMIZER = @lora_opt.integrations.t5x.lora_rite()
 
-T5X asks an optimizer for a handful of methods and does not look at its class;
-so this file needs flax, and t5x itself is never imported. docs/t5x.md has the
-rest: the network, restoring a pretrained checkpoint, a whole gin file.
+T5X calls a handful of methods of an optimizer and does not check its class. So
+this file needs flax but never imports t5x itself. docs/t5x.md has the rest: the
+network, restoring a pretrained checkpoint, a complete gin file.
 
 The learning rate of every step comes from T5X (`utils.Trainer`'s
-`learning_rate_fn`), so recipes here take all their options but that one.
+`learning_rate_fn`), so recipes here take all their options except that one.
 """
 
 import functools
@@ -32,7 +32,7 @@ Recipe = Callable[..., optax.GradientTransformation]
 
 
 class OptimizerState(struct.PyTreeNode):
-  """What T5X reads and writes of an optimizer's state."""
+  """The parts of an optimizer's state that T5X reads and writes."""
 
   step: jax.Array  # () int32
   param_states: Any  # state of the optax transformation
@@ -48,7 +48,7 @@ class Optimizer(struct.PyTreeNode):
   def apply_gradient(
     self, grads: Any, learning_rate: float | jax.Array, **unused: Any
   ) -> 'Optimizer':
-    """One step; parameters outside of pairs rest."""
+    """Takes one step; parameters outside of pairs do not change."""
     del unused
     target, state = self.optimizer_def.apply_gradient(
       learning_rate, self.target, self.state, grads
@@ -58,7 +58,7 @@ class Optimizer(struct.PyTreeNode):
   def state_dict(self) -> dict[str, Any]:
     """Nested dicts for a checkpoint, without empty ones.
 
-    T5X walks them by paths, in which an empty dict is lost.
+    T5X flattens them to paths, which lose empty dicts.
     """
     return {
       'target': serialization.to_state_dict(self.target),
@@ -66,10 +66,10 @@ class Optimizer(struct.PyTreeNode):
     }
 
   def restore_state(self, state_dict: Mapping[str, Any]) -> 'Optimizer':
-    """The inverse of `state_dict`, for this structure.
+    """The inverse of `state_dict`, for an optimizer of the same structure.
 
     Raises:
-      ValueError: the dict lacks a part of the state, named by path.
+      ValueError: the dict lacks a part of the state; the message has its path.
     """
     target = serialization.from_state_dict(self.target, state_dict['target'])
     full = _with_empty(
@@ -81,19 +81,19 @@ class Optimizer(struct.PyTreeNode):
 
 
 class OptimizerDef:
-  """A recipe as T5X wants an optimizer: its `optimizer_def`."""
+  """A recipe in the form that T5X expects: its `optimizer_def`."""
 
   def __init__(self, make: Recipe):
     """Keeps the recipe.
 
     Args:
-      make: learning rate -> transformation over the whole parameter tree,
-        whose state has the same structure for every number.
+      make: learning rate -> transformation of the whole parameter tree, whose
+        state has the same structure for every learning rate.
     """
     self._make = make
 
   def create(self, target: Any) -> Optimizer:
-    """The optimizer of these parameters.
+    """Creates the optimizer of these parameters.
 
     Raises:
       ValueError: there are no LoRA pairs.
@@ -111,7 +111,7 @@ class OptimizerDef:
     state: OptimizerState,
     grads: Any,
   ) -> tuple[Any, OptimizerState]:
-    """(new parameters, new state)."""
+    """Returns (new parameters, new state)."""
     updates, states = self._make(learning_rate).update(
       grads, state.param_states, params
     )
@@ -121,12 +121,12 @@ class OptimizerDef:
   def derive_logical_axes(
     self, optimizer: Optimizer, param_logical_axes: Any
   ) -> Optimizer:
-    """Axis names in place of arrays: those of the parameter, or None.
+    """Replaces arrays with axis names: those of the parameter, or None.
 
-    r x r matrices and counts are on every device.
+    None is for r x r matrices and counts, which are on every device.
 
     Args:
-      optimizer: with arrays or their shapes.
+      optimizer: an optimizer with arrays or their shapes.
       param_logical_axes: a tree like the parameters, of PartitionSpecs.
     """
     leaves = dict(pairs.leaf_paths(param_logical_axes))
@@ -170,7 +170,7 @@ def _with_empty(tree: Mapping[str, Any], like: Mapping[str, Any]):
 
 
 def _for_t5x(recipe: Recipe) -> Callable[..., OptimizerDef]:
-  """The recipe without its learning rate, giving an `OptimizerDef`."""
+  """The recipe without its learning rate; it returns an `OptimizerDef`."""
 
   @functools.wraps(recipe)
   def make(**options) -> OptimizerDef:
@@ -214,9 +214,10 @@ class LoraModule:
     lora_opt.integrations.t5x.LoraModule.module = @network.Transformer()
 
   Every layer with `kernel_axes`, `features` and `axis`, as T5X's DenseGeneral
-  has them, computes x W + (alpha / rank) (x A) B. The parameters stand where
-  they stood, so a pretrained checkpoint of the bare network fits; kernel_lora_a
-  and kernel_lora_b come beside `kernel`, with axis names.
+  has them, computes x W + (alpha / rank) (x A) B if its name matches `targets`.
+  The network's parameters keep their places, so a pretrained checkpoint of the
+  bare network fits. kernel_lora_a and kernel_lora_b are added beside `kernel`,
+  with axis names.
   """
 
   def __init__(
@@ -229,10 +230,10 @@ class LoraModule:
     """Wraps the network.
 
     Args:
-      module: a linen network of T5X.
-      rank: of every pair.
+      module: a T5X network, a linen module.
+      rank: rank of every pair.
       alpha: the product of the factors is multiplied by alpha / rank.
-      targets: regular expression, matched in full on a layer's own name.
+      targets: regular expression that must match a layer's own name in full.
     """
     self._module = module
     self._rank = rank
@@ -263,7 +264,7 @@ class LoraModule:
     return dense and bool(self._targets.fullmatch(layer.name or ''))
 
   def _adapt(self, layer, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(alpha / rank) x A B, in the layer's shape."""
+    """Returns (alpha / rank) x A B, in the shape of the layer's output."""
     axis = layer.axis if isinstance(layer.axis, tuple) else (layer.axis,)
     fan_in = 1
     for i in axis:

@@ -1,25 +1,26 @@
 """Small dense linear algebra for low-rank factors.
 
-A factor is (batch, dim, rank), tall and thin. Everything about it that an
-optimizer asks for is a function of r x r Gram matrices, so the long axis is
+A factor is (batch, dim, rank), tall and thin. Everything that an optimizer
+needs to know about it is a function of r x r Gram matrices. So the long axis is
 contracted in one place, `gram`, and the rest is r x r.
 
-Rank deficiency, one policy: a direction counts only if it is large enough,
-relative to the largest one, to stand out from rounding. Eigenvalues of a Gram
-or moment matrix at or below `cutoff(dtype)` times the largest are dead; a
-dead direction has inverse zero. `orthonormal_bases` resolves a factor itself
-beyond its Gram matrix and so may cut lower, at `RESOLUTION * cutoff`. An
-all-zero matrix has only dead directions. Nothing is ever compared with an
-absolute number, so the policy does not depend on units.
+There is one policy for rank deficiency: a direction counts only if it is large
+enough, relative to the largest one, to stand out from rounding errors.
+Eigenvalues of a Gram or moment matrix at or below `cutoff(dtype)` times the
+largest are dead. The inverse of a dead direction is zero. `orthonormal_bases`
+resolves a factor better than its Gram matrix does, and so may use a lower
+cut-off, `RESOLUTION * cutoff`. An all-zero matrix has only dead directions.
+Nothing is ever compared with an absolute number, so the policy does not depend
+on units.
 
-The r x r work is done in one of two ways, `Method`: by LAPACK's eigenvectors
-and Cholesky factors, as on CPUs, or by matrix products and rotations, in loops,
-as on TPUs and GPUs.
+The r x r work is done in one of two ways, `Method`: with LAPACK's eigenvectors
+and Cholesky factors, as on CPUs, or with matrix products and rotations in
+loops, as on TPUs and GPUs.
 
-On CPU with few cores several independent batched LAPACK calls in one jitted
-function can wait for each other for ever (jaxlib 0.10). Functions here take
-many matrices and make one call; `pack` is how they do it, and calls that
-follow each other must depend on each other's results.
+On a CPU with few cores, several independent batched LAPACK calls in one jitted
+function can deadlock (jaxlib 0.10). So functions here take many matrices, join
+them with `pack` and make one call. Calls that follow each other must depend on
+each other's results.
 """
 
 from lora_opt.linalg._bases import (

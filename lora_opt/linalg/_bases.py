@@ -21,10 +21,10 @@ from lora_opt.linalg._spread import over_mesh
 
 Array = jax.Array
 
-# The mean condition of a Gram matrix above which its Cholesky factor, which
-# loses eps times the condition of orthogonality, is not trusted.
+# The mean condition of a Gram matrix above which its Cholesky factor is not
+# trusted. (Its basis deviates from orthogonality by eps times the condition.)
 ILL_CONDITIONED = 32.0
-# What the second pass of `orthonormal_bases` still sees, relative to `cutoff`.
+# What the second pass of `orthonormal_bases` can resolve, relative to `cutoff`.
 RESOLUTION = 1 / 128
 
 
@@ -36,25 +36,25 @@ class Bases(NamedTuple):
   grams: list[Array]  # (batch, rank, rank): x^T x
 
 
-# Or its branch would be compiled anew at every call outside of jit.
+# Otherwise its branch would be compiled anew at every call outside of jit.
 @functools.partial(jax.jit, static_argnames='method')
 def orthonormal_bases(
   factors: Sequence[Array], method: Method = 'platform'
 ) -> Bases:
   """Orthonormal bases of the column spaces of many factors, in one batch.
 
-  R is the Cholesky factor of the Gram matrix, or its root where products are
-  the method, if all of them are well conditioned (condition of a factor to
-  about 30). Otherwise the polar basis
-  x (x^T x)^(-1/2) is formed with its small eigenvalues floored, and a second
-  time from its own Gram matrix, which resolves what the first cannot. U^T U
-  then differs from I by eps times the condition. Beyond a condition of 1e4
-  (float64: 2e8) a direction is dead: its part of the basis and of R^-1 is
-  zero, and U^T U is a projector.
+  If all Gram matrices are well conditioned (a condition of the factor up to
+  about 30), R is the Cholesky factor of the Gram matrix, or its root with the
+  method 'products'. Otherwise the polar basis x (x^T x)^(-1/2) is formed with
+  small eigenvalues raised to a floor, and a second time from its own Gram
+  matrix, which resolves what the first pass cannot. U^T U then differs from I
+  by eps times the condition. Beyond a condition of 1e4 (float64: 2e8) a
+  direction is dead: its part of the basis and of R^-1 is zero, and U^T U is a
+  projector.
 
   Args:
     factors: arrays (batch, dim, rank) of any shapes.
-    method: of the r x r work.
+    method: method of the r x r work.
 
   Returns:
     `Bases`, lists in the order of `factors`.
@@ -71,7 +71,7 @@ def orthonormal_bases(
   inverses = jax.lax.cond(
     good,
     lambda fast, *_: fast,
-    # Under vmap both sides are computed; `after` keeps their order.
+    # Under vmap both branches are computed; `after` keeps their order.
     lambda fast, packed, factors: resolved_inverses(
       packing, after(packed, fast), factors, method=method
     ),
@@ -90,14 +90,15 @@ def regular_inverses(
   """R^-1 with R^T R = gram, and whether all of them can be trusted.
 
   Args:
-    packing: of the Gram matrices.
+    packing: the packing of the Gram matrices.
     grams: (total, r, r).
-    method: 'lapack' makes R the Cholesky factor, 'products' the root.
+    method: with 'lapack' R is the Cholesky factor, with 'products' the root.
   """
   size = grams.shape[-1]
   padding = jnp.arange(size)[None] >= packing.repeat(packing.ranks)[:, None]
   eye = jnp.eye(size, dtype=grams.dtype)[None]
-  # Scale-free, and one on the padding, where there is nothing to invert.
+  # Scaled to a trace of one, and with the identity as padding, where there is
+  # nothing to invert.
   trace = jnp.trace(grams, axis1=1, axis2=2)
   unit = jax.lax.rsqrt(trace)[:, None, None]
   regular = jnp.where(padding[:, None, :], eye, grams * unit * unit)
@@ -107,8 +108,8 @@ def regular_inverses(
     functools.partial(over_mesh, _inverse_roots),
     regular,
   )
-  # tr C tr C^-1 lies between the condition of C and rank^2 times it; NaN, as
-  # from a singular matrix, is no success.
+  # tr C tr C^-1 lies between the condition of C and rank^2 times it. NaN, as
+  # from a singular matrix, counts as a failure.
   ranks = packing.repeat(packing.ranks).astype(grams.dtype)
   spread = jnp.sum(jnp.square(inverse), axis=(1, 2)) - (size - ranks)
   good = (spread <= ILL_CONDITIONED * jnp.square(ranks)) & (error < 0.1)
@@ -127,9 +128,9 @@ def _cholesky_inverses(x):
 
 
 def _inverse_roots(x):
-  """And by how much what they whiten differs from the identity (batch,)."""
-  # Eigenvalues that `spread` allows; where there are smaller ones, these are
-  # not reached, which the difference shows.
+  """Inverse roots, and how far they are from whitening x, as (batch,)."""
+  # The smallest eigenvalue that `spread` allows. Smaller ones are not whitened,
+  # which `error` shows.
   low = 1 / (2 * ILL_CONDITIONED * x.shape[-1] ** 2)
   _, inverse = products.root_pair(x, low)
   whitened = matmul(matmul(inverse, x), inverse)
@@ -147,12 +148,12 @@ def resolved_inverses(
   """R^-1 by the polar form in two passes; zero on dead directions.
 
   Args:
-    packing: of the Gram matrices.
+    packing: the packing of the Gram matrices.
     grams: (total, r, r).
     factors: list of (batch, dim, rank).
-    rtol: (total,), a singular value below this part of the largest is dead;
-      None for what can be resolved.
-    method: of the r x r work.
+    rtol: (total,), a singular value below this fraction of the largest is dead.
+      None: all that can be resolved count.
+    method: method of the r x r work.
   """
   values, vectors = eigh(grams, method)
   highest = largest(values)
@@ -165,14 +166,14 @@ def resolved_inverses(
   first = from_eigen(vectors, scales)
   bases = zip(factors, packing.unpack(first), strict=True)
   again = packing.pack([gram(matmul(x, t)) for x, t in bases])
-  # Directions the first pass had to floor come out below one, in proportion:
-  # only here rounding and a small direction can be told apart.
+  # Directions that the first pass had to raise to the floor come out below one,
+  # in proportion. Only here can rounding and a small direction be told apart.
   values, vectors = eigh(again, method)
   live = values > RESOLUTION
   scales = jnp.where(live, jax.lax.rsqrt(jnp.where(live, values, 1)), 0)
   inverse = matmul(first, from_eigen(vectors, scales))
   # The factor is zero on `weak`, up to rounding. Orthogonality of the bases
-  # alone would let R^-1 mix it in, a thousand times magnified by the floor.
+  # alone would let R^-1 mix in `weak`, magnified a thousand times by the floor.
   weak = matmul(first * jnp.sqrt(highest)[:, :, None], vectors)
   weak = weak * jnp.where(live, 0, 1).astype(weak.dtype)[:, None, :]
   weak = spectral(matmul(weak, weak.mT), jnp.ones_like, method)

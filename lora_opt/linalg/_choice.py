@@ -1,4 +1,4 @@
-"""Which way of working on small matrices: chosen in one place."""
+"""The choice of the method for small matrices, made in one place."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,25 +17,26 @@ def choose(
   products: Callable[..., Any],
   *args: Any,
 ) -> Any:
-  """Calls the one of two functions that suits what the program runs on.
+  """Calls the one of two functions that suits the platform of the program.
 
-  LAPACK's calls are the fastest on CPUs. Elsewhere each is a program of its
-  own inside the program: on TPUs one `eigh` of small matrices takes 20 seconds
-  and more to compile, on GPUs it is a call into a library that a plan cannot
-  look into.
+  LAPACK calls are the fastest method on CPUs. On other platforms each of them
+  is a separate program inside the program: on TPUs one `eigh` of small matrices
+  takes 20 seconds or more to compile, and on GPUs it is a library call that
+  `lora_opt.planning` cannot look into.
 
   Args:
     method: 'platform' leaves the choice to the lowering, which knows what the
-      program is compiled for, also where that is not here.
-    lapack: the one for CPUs.
-    products: the one for all others.
-    *args: of both.
+      program is compiled for, even if that is not the current machine.
+    lapack: the function for CPUs.
+    products: the function for all other platforms.
+    *args: arguments of both functions.
 
   Returns:
-    What the chosen function does; both must give the same shapes and dtypes.
+    What the chosen function returns. Both must return the same shapes and
+    dtypes.
 
   Raises:
-    ValueError: another method.
+    ValueError: for an unknown method.
   """
   if method == 'lapack':
     return lapack(*args)

@@ -1,4 +1,4 @@
-"""Functions of symmetric matrices by their eigenvectors."""
+"""Functions of symmetric matrices, computed from their eigenvectors."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ Array = jax.Array
 def cutoff(dtype) -> float:
   """Relative eigenvalue at or below which a direction is dead.
 
-  Eight units of rounding: 9.5e-7 in float32 and 1.8e-15 in float64, that is
-  a singular value 1e-3 and 4e-8 of the largest.
+  It is eight times the machine epsilon: 9.5e-7 in float32 and 1.8e-15 in
+  float64. In singular values, this is 1e-3 and 4e-8 of the largest.
 
   >>> print(f'{cutoff(jnp.float32):.2g}')
   9.5e-07
@@ -39,7 +39,7 @@ def _rotations(x):
 
 
 def largest(values: Array) -> Array:
-  """The largest of eigenvalues (batch, r), or zero, as (batch, 1)."""
+  """The largest of the eigenvalues (batch, r), at least zero, as (batch, 1)."""
   return jnp.maximum(jnp.max(values, axis=1, keepdims=True), 0)
 
 
@@ -49,7 +49,7 @@ def from_eigen(vectors: Array, values: Array) -> Array:
 
 
 def alive(values: Array, rtol: float = 0.0) -> Array:
-  """Which eigenvalues (batch, r) pass the cut-off, and `rtol`."""
+  """Which eigenvalues (batch, r) are above the cut-off and above `rtol`."""
   relative = jnp.maximum(jnp.asarray(rtol, values.dtype), cutoff(values.dtype))
   return values > relative * largest(values)
 
@@ -57,12 +57,12 @@ def alive(values: Array, rtol: float = 0.0) -> Array:
 def spectral(
   x: Array, function: Callable[[Array], Array], method: Method = 'platform'
 ) -> Array:
-  """A function of symmetric matrices; dead directions are mapped to zero.
+  """Applies a function to symmetric matrices; maps dead directions to zero.
 
   Args:
     x: (batch, r, r), symmetric, positive semi-definite up to rounding.
     function: applied to the eigenvalues that are alive.
-    method: of `eigh`.
+    method: method of `eigh`.
 
   Returns:
     (batch, r, r).

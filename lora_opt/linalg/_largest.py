@@ -1,4 +1,4 @@
-"""The largest eigenvalue, and what is measured by it."""
+"""The largest eigenvalue, and an inverse root that is damped by it."""
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,24 @@ from lora_opt.linalg._spread import over_mesh
 
 Array = jax.Array
 
-# x^2048 stands for the last of as many power iterations, from all sides.
+# x^2048 is like the last of 2048 power iterations, from all start vectors.
 _SQUARINGS = 11
 
 
 def largest_eigenvalue(x: Array, method: Method = 'platform') -> Array:
-  """(batch,), by products on every platform; zero of a matrix of zeros.
+  """The largest eigenvalue (batch,), by products; zero for a matrix of zeros.
 
-  tr(P^2 x) / tr(P^2) with P = x^2048, found by squaring: a mean of the
-  eigenvalues that only the largest have weight in. It is never too large, and
-  exact but for others within a hundredth of the largest; the worst, many of
-  them two thousandths below it, takes off ln(r) / 4096: 0.1 % for rank 64.
+  It is computed by products on every platform, as tr(P^2 x) / tr(P^2) with
+  P = x^2048, found by squaring. This is a mean of the eigenvalues in which only
+  the largest have weight. It is never too large. It is exact unless other
+  eigenvalues are within a hundredth of the largest. In the worst case, many
+  eigenvalues two thousandths below the largest, it is too small by the fraction
+  ln(r) / 4096: 0.1 % for rank 64.
 
   Args:
     x: (batch, r, r), symmetric, positive semi-definite up to rounding.
-    method: 'lapack' does the same, and spares what divides it among devices.
+    method: 'lapack' computes the same, but does not divide the batch among
+      devices.
 
   >>> print(largest_eigenvalue(jnp.diag(jnp.array([4.0, 3.0, 0.0]))[None]))
   [4.]
@@ -57,15 +60,15 @@ def damped_inverse_root(
 ) -> Array:
   """(x + max(damping l, floor) I)^(-1/2) with l the largest eigenvalue of x.
 
-  No direction is dead here: each counts as if it had at least that much. With
-  a floor of zero a matrix of zeros has no scale; its root is the identity.
+  No direction is dead here, since each eigenvalue is raised by this shift. With
+  a floor of zero, a matrix of zeros has no scale; its root is the identity.
 
   Args:
     x: (batch, r, r), symmetric, positive semi-definite up to rounding.
-    damping: above 0. In float32 by products, what is below 1e-5 of the largest
-      after damping counts as that.
+    damping: above 0. With 'products' in float32, eigenvalues that are below
+      1e-5 of the largest after damping count as 1e-5 of it.
     floor: not negative.
-    method: of the root.
+    method: method of computing the root.
 
   Returns:
     (batch, r, r).

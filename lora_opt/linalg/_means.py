@@ -9,8 +9,8 @@ from lora_opt.linalg._packed import matmul, root_size, symmetrize
 
 Array = jax.Array
 
-# How much a factor may shrink at once. What an optimizer adds to a factor to
-# shrink it more would leave less than four digits of it in float32.
+# How much a factor may shrink at once. If an optimizer shrinks a factor more by
+# adding an update to it, less than four digits of it are left in float32.
 MAX_CHANGE = 1024.0
 
 
@@ -21,15 +21,15 @@ def geometric_mean_pair(
 
   S = x^(-1/2) (x^(1/2) y x^(1/2))^(1/2) x^(-1/2). With x = A^T A and
   y = B^T B the middle matrix holds the squared singular values of A B^T. A
-  direction dead there is given the largest of its values: a zero factor is
-  then free to grow there at full speed, and its partner, whose gradient
-  vanishes there, is not amplified. Where x itself is dead S continues with
-  the mean of its live part. If nothing is alive, S = I.
+  dead direction of it gets its largest value: a zero factor can then grow there
+  at full speed, and its partner, whose gradient vanishes there, is not
+  amplified. In dead directions of x itself, S is the mean of its live part. If
+  nothing is alive, S = I.
 
   Args:
     x: (batch, r, r), symmetric positive semi-definite.
     y: the same.
-    method: of the eigenvectors.
+    method: method of computing eigenvectors.
 
   Returns:
     S and S^-1, each (batch, r, r) and positive definite.
@@ -45,8 +45,8 @@ def geometric_mean_pair(
   live = alive(values)
   root = jnp.where(live, jnp.sqrt(jnp.where(live, values, 1)), 0)
   inverse_root = jnp.where(live, 1 / jnp.where(live, root, 1), 0)
-  # From here in the eigenbasis of x: one product less, and dead directions
-  # of x are rows and columns of zeros.
+  # From here on in the eigenbasis of x: this saves one product, and dead
+  # directions of x are rows and columns of zeros.
   turned = matmul(matmul(vectors.mT, y), vectors)
   middle = symmetrize(root[:, :, None] * turned * root[:, None, :])
   squares, directions = eigh(middle, method)
@@ -86,17 +86,17 @@ def balancing_change(
 
   With x = A^T A and y = B^T B this makes (A P, B P^-1) balanced. Eigenvalues
   of x and of y below the square root of `cutoff`, relative to the largest,
-  are raised to it: so much of their product can be resolved. So P depends
-  continuously on both factors, and a change that is carried out at every
-  step comes to rest. (`geometric_mean_pair` calls such directions dead and
-  gives them the largest value, which is right for a preconditioner.) P = I
-  if x or y is zero. P and P^-1 are at most `MAX_CHANGE`: factors further out
-  of balance need several changes.
+  are raised to it, since smaller ones cannot be resolved in their product. So P
+  depends continuously on both factors, and a change that is carried out at
+  every step converges. (`geometric_mean_pair` treats such directions as dead
+  and gives them the largest value, which is right for a preconditioner.) P = I
+  if x or y is zero. P and P^-1 are at most `MAX_CHANGE`: factors that are
+  further out of balance need several changes.
 
   Args:
     x: (batch, r, r), symmetric positive semi-definite.
     y: the same.
-    method: of the eigenvectors.
+    method: method of computing eigenvectors.
 
   Returns:
     P and P^-1, each (batch, r, r) and positive definite.
@@ -120,7 +120,8 @@ def balancing_change(
   turned = matmul(matmul(vectors.mT, y), vectors)
   middle = symmetrize(root[:, :, None] * turned * root[:, None, :])
   squares, directions = eigh(middle, method)
-  # Positive but for rounding, which the largest eigenvalue measures.
+  # Positive up to rounding errors, which are relative to the largest
+  # eigenvalue.
   squares = jnp.maximum(squares, cutoff(x.dtype) * largest(squares))
   sigma = jnp.sqrt(jnp.where(some, squares, 1))
   left = directions / root[:, :, None]

@@ -39,8 +39,8 @@ def gram(x: Array, y: Array | None = None, *, wide: bool = False) -> Array:
 def replicated(x: Array, ndim: int = 3) -> NamedSharding | None:
   """The sharding of r x r results: the same on all devices.
 
-  It must be said where x lies on a mesh of explicit axes; elsewhere, None, the
-  compiler knows.
+  It must be given if x lies on a mesh with explicit axes. Otherwise it is None,
+  and the compiler finds it.
   """
   mesh = jax.typeof(x).sharding.mesh
   if AxisType.Explicit not in mesh.axis_types:
@@ -64,9 +64,9 @@ def matmul(x: Array, y: Array, *, wide: bool = False) -> Array:
 
 
 class Packing(NamedTuple):
-  """How a list of batches of small matrices lies in one batch."""
+  """The layout of a list of batches of small matrices in one batch."""
 
-  counts: tuple[int, ...]  # matrices of each entry
+  counts: tuple[int, ...]  # number of matrices of each list entry
   ranks: tuple[int, ...]  # their size
 
   @classmethod
@@ -89,7 +89,7 @@ class Packing(NamedTuple):
     return padded[0] if len(padded) == 1 else jnp.concatenate(padded)
 
   def repeat(self, values: Sequence[float | int]) -> Array:
-    """One entry per matrix (total,) from one per list entry."""
+    """Expands one value per list entry to one per matrix, (total,)."""
     return jnp.repeat(
       jnp.asarray(values),
       jnp.asarray(self.counts),
@@ -107,13 +107,14 @@ class Packing(NamedTuple):
 
 
 def after(x: Array, y: Array) -> Array:
-  """x itself, but not computed further before y is there.
+  """x itself, but computations with it wait until y has been computed.
 
-  It puts two LAPACK calls that have nothing to do with each other one after
-  the other, or an optimizer after the model. (`jax.lax.optimization_barrier` is
-  gone when code is generated.)
+  This runs two independent LAPACK calls one after the other, or an optimizer
+  after the model. (`jax.lax.optimization_barrier` is removed before code is
+  generated.)
   """
-  # A product with zero is not a constant in floating point.
+  # The compiler keeps this: a product with zero is not a constant in floating
+  # point.
   zero = 0 * jnp.nan_to_num(y.reshape(-1)[0])
   return x + zero.astype(x.dtype)
 
@@ -124,11 +125,11 @@ def symmetrize(x: Array) -> Array:
 
 
 def root_size(x: Array) -> Array:
-  """The power of two next to the root of the trace (batch, 1, 1); 1 of zero.
+  """The power of two above the root of the trace, (batch, 1, 1); 1 for zero.
 
-  The size of a factor, from its Gram matrix x. Divided by it twice, which is
-  exact, products of Gram matrices stay in range: those of factors of 1e10 or
-  1e-10 would not be in float32.
+  This is the size of a factor, from its Gram matrix x. If Gram matrices are
+  divided by it twice, which is exact, their products stay in range. For factors
+  of 1e10 or 1e-10 the products would otherwise leave the range of float32.
 
   >>> print(root_size(jnp.array([[[100.0]], [[1e-30]], [[0.0]]])).ravel())
   [1.6000000e+01 1.7763568e-15 1.0000000e+00]

@@ -1,9 +1,10 @@
 """Functions of symmetric matrices by matrix products alone.
 
-All are polynomials, built up step by step: a step maps the eigenvalues that
-matter, within known bounds, closer to where they belong. The numbers of the
-steps depend on the bounds alone and are found beforehand. Nothing branches,
-nothing depends on the values, all matrices of a batch take the same steps.
+All are polynomials, built up step by step. A step maps the eigenvalues that
+matter, which lie within known bounds, closer to their targets. The coefficients
+of the steps depend on the bounds alone and are computed beforehand. Nothing
+branches and nothing depends on the values: all matrices of a batch take the
+same steps.
 
 Matrices are (batch, r, r), positive semi-definite up to rounding.
 """
@@ -17,49 +18,50 @@ from lora_opt.linalg._packed import matmul, symmetrize
 
 Array = jax.Array
 
-# Polynomials treat what is below this part of the largest as if it were there:
-# a lower bound would send the largest to where the smallest are, and back.
+# Polynomials treat lower bounds below this fraction of the largest eigenvalue
+# as if they were this fraction: with a lower one, the largest eigenvalues would
+# be sent to where the smallest are, and back.
 _CUSHION = 0.1
-# From here on a step squares what is missing to one.
+# From this distance to one on, a step squares the distance.
 _NEAR = 1e-4
 
 
 def lowest(x: Array, cut: float) -> float:
   """The smallest eigenvalue to compute with: below `cut`, but above rounding.
 
-  What is negative by rounding grows from step to step as what is small. It
-  must not arrive.
+  Eigenvalues that are negative by rounding grow from step to step, like small
+  positive ones. They must stay small until the last step.
   """
   return max(cut / 2, 64 * float(jnp.finfo(x.dtype).eps))
 
 
 def _last(x: Array) -> tuple[float, ...]:
-  """The steps that are left from `_NEAR` to the rounding of x."""
+  """The scales of the steps from `_NEAR` to the rounding accuracy of x."""
   return (1.0,) if jnp.finfo(x.dtype).bits <= 32 else (1.0, 1.0)
 
 
 def identity(x: Array) -> Array:
-  """(1, r, r) of the type of x."""
+  """The identity, (1, r, r), in the dtype of x."""
   return jnp.eye(x.shape[-1], dtype=x.dtype)[None]
 
 
 def column(values: Array) -> Array:
-  """(batch,) as (batch, 1, 1)."""
+  """Reshapes (batch,) to (batch, 1, 1)."""
   return values[:, None, None]
 
 
 def largest_eigenvalue(x: Array) -> Array:
-  """(batch,), at most r^(1/64) too large: the trace of x^64, and its root.
+  """The largest eigenvalue (batch,), at most r^(1/64) times too large.
 
-  1 for a matrix of zeros.
+  It is the 64th root of the trace of x^64, and 1 for a matrix of zeros.
   """
 
   trace = jnp.trace(x, axis1=1, axis2=2)
   trace = jnp.where(trace == 0, 1, trace)
   power = x / column(trace)
   logs = jnp.log(trace)
-  # Between two divisions by the trace the smallest that it can be, of equal
-  # eigenvalues, is r^-3.
+  # Between two divisions by the trace, its smallest possible value is r^-3, for
+  # equal eigenvalues.
   for weight in (4, 16, 64):
     power = matmul(power, power)
     power = matmul(power, power)
@@ -71,16 +73,16 @@ def largest_eigenvalue(x: Array) -> Array:
 
 
 def root_pair(x: Array, low: float) -> tuple[Array, Array]:
-  """x^(1/2) and x^(-1/2) of eigenvalues between `low` and 1.
+  """x^(1/2) and x^(-1/2), for eigenvalues between `low` and 1.
 
-  Newton-Schulz in the coupled form, which alone is stable, with the cubic
-  polynomials that do most for the bounds of each step. Smaller eigenvalues
-  come out too large in x^(1/2), too small in x^(-1/2), and in range: at most
-  as an eigenvalue `low` would.
+  This is Newton-Schulz in the coupled form, the only stable one, with the cubic
+  polynomials that improve the bounds of each step most. Eigenvalues below `low`
+  come out too large in x^(1/2) and too small in x^(-1/2), but in range: at most
+  as large as for an eigenvalue `low`.
 
   Args:
-    x: eigenvalues at most 1.
-    low: the smallest that matters.
+    x: matrices with eigenvalues of at most 1.
+    low: the smallest eigenvalue that matters.
 
   References:
     Higham, Functions of Matrices, 2008, equation 6.35. Chen and Chow, A stable
@@ -92,7 +94,7 @@ def root_pair(x: Array, low: float) -> tuple[Array, Array]:
   def step(scale, pair):
     root, inverse = pair
     turn = 0.5 * scale * (3 * eye - scale**2 * matmul(inverse, root))
-    # The order of the factors is what keeps rounding from growing.
+    # This order of the factors keeps rounding errors from growing.
     return matmul(root, turn), matmul(turn, inverse)
 
   start = x, jnp.broadcast_to(eye, x.shape)
@@ -101,9 +103,9 @@ def root_pair(x: Array, low: float) -> tuple[Array, Array]:
 
 
 def _repeated(step, scales, x):
-  """The steps one after the other; equal ones, which are first, in a loop.
+  """Takes the steps in order, with the equal ones, which come first, in a loop.
 
-  A loop over different numbers would look up each of them, which takes as long
+  A loop over different scales would look up each of them, which takes as long
   as a product.
   """
   equal = scales.count(scales[0])
@@ -115,7 +117,7 @@ def _repeated(step, scales, x):
 
 @functools.cache
 def root_scales(low: float) -> tuple[float, ...]:
-  """By what each step of `root_pair` stretches singular values first.
+  """The scales by which each step of `root_pair` stretches singular values.
 
   x -> s x (3 - s^2 x^2) / 2 maps [l, 1] to [l', 1] with
   s^2 = 3 / (1 + l + l^2), which makes l' largest.
@@ -133,11 +135,12 @@ def root_scales(low: float) -> tuple[float, ...]:
 
 
 def inverse(x: Array, low: float) -> Array:
-  """x^-1 of eigenvalues between `low` and 1.
+  """x^-1, for eigenvalues between `low` and 1.
 
-  Newton-Schulz with the quadratic polynomials that do most for the bounds, and
-  a last step that starts from x itself and takes out the rounding of the
-  others. Smaller eigenvalues come out too small, at most as 1 / `low`.
+  This is Newton-Schulz with the quadratic polynomials that improve the bounds
+  most. A last step starts from x itself and removes the rounding errors of the
+  others. For eigenvalues below `low` the inverse comes out too small, at most
+  1 / `low`.
 
   References:
     Pan and Schreiber, An improved Newton iteration for the generalized inverse
@@ -159,7 +162,7 @@ def inverse(x: Array, low: float) -> Array:
 
 @functools.cache
 def _inverse_scales(low: float) -> tuple[float, ...]:
-  """x -> s x (2 - s x) maps [l, 1] to [l', 1] with s = 2 / (1 + l)."""
+  """Scales s = 2 / (1 + l): x -> s x (2 - s x) maps [l, 1] to [l', 1]."""
   scales, bound = [], low
   while bound < 1 - _NEAR:
     scale = 2 / (1 + max(bound, _CUSHION))
@@ -171,14 +174,15 @@ def _inverse_scales(low: float) -> tuple[float, ...]:
 def projector(x: Array, cut: float) -> Array:
   """The projector on the eigenvectors of eigenvalues above `cut`.
 
-  First polynomials that grow steeply from zero and take `cut` to one half,
-  then 3 x^2 - 2 x^3, which draws what is below to zero and above to one. How
-  near to the cut it tells apart is a matter of rounding, as for eigenvalues.
-  Rounding also makes eigenvalues negative, which would grow as steeply and end
-  anywhere: all are raised by twice the cut before, and the cut with them.
+  First come polynomials that grow steeply from zero and take `cut` to one half,
+  then 3 x^2 - 2 x^3, which draws values below one half to zero and values above
+  it to one. How well eigenvalues near the cut are separated is limited by
+  rounding, as it is for computed eigenvalues. Rounding also makes eigenvalues
+  negative. These would grow as steeply and end anywhere, so all eigenvalues are
+  first raised by twice the cut, and the cut with them.
 
   Args:
-    x: eigenvalues at most 1, and none below -2 `cut`.
+    x: matrices with eigenvalues of at most 1, and none below -2 `cut`.
     cut: at most one twentieth.
   """
   eye = identity(x)
@@ -200,8 +204,8 @@ def projector(x: Array, cut: float) -> Array:
 def filled(x: Array, live: Array) -> Array:
   """x with eigenvalue one where the projector `live` is zero.
 
-  The inverse of something small there would drown what is alive in its
-  rounding. (x itself is not projected: what rounding there is in the projector
+  The inverse of a small eigenvalue there would drown the live ones in its
+  rounding errors. (x itself is not projected: rounding errors of the projector
   would make eigenvalues negative.)
   """
   return x + identity(x) - live
@@ -211,8 +215,9 @@ def filled(x: Array, live: Array) -> Array:
 def _filter_scales(cut: float) -> tuple[float, ...]:
   """Scales s of x -> s x (2 - s x) that take `cut` to one half.
 
-  All are equal but for two of one at the end: those before may take the
-  largest eigenvalues down to a third, these take them up again, to 0.8.
+  All scales are equal except for the last two, which are one. The equal ones
+  may take the largest eigenvalues down to a third, and the last two take these
+  up again, to 0.8.
   """
   steepest = 2 / (1 + _CUSHION)
 

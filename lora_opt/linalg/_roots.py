@@ -27,14 +27,14 @@ def inverse_root(
 
   Args:
     x: (batch, r, r), symmetric, positive semi-definite up to rounding.
-    rtol: eigenvalues of x at or below this part of the largest are dead, and
-      those at or below the cut-off.
+    rtol: eigenvalues of x at or below this fraction of the largest are dead,
+      and so are those at or below the cut-off.
     shift: (batch,), not negative; None: zero.
     eps: not negative.
-    method: of the computation. By products the largest eigenvalue, and with it
-      the cut-off, is known to 5 %, a direction near the cut-off may count in
-      part, and in float32 the root of what is below 1e-5 of the largest comes
-      out smaller than it is, by up to a third of it.
+    method: method of the computation. With 'products' the largest eigenvalue,
+      and with it the cut-off, is known to 5 %, and a direction near the cut-off
+      may count in part. In float32 the result for eigenvalues below 1e-5 of the
+      largest is then too small, by up to a third.
 
   Returns:
     (batch, r, r).
@@ -71,11 +71,11 @@ def _by_products(rtol, eps, x, shift):
   if isinstance(rtol, int | float):
     cut = max(rtol, cut)
     live = products.projector(unit, cut)
-  else:  # traced: what is to be cut is brought to where it can be
+  else:  # traced: scales x so that its cut-off becomes the fixed one
     scale = cut / jnp.maximum(jnp.asarray(rtol, x.dtype), cut)
     live = products.projector(unit * scale, cut)
   eye = products.identity(x)
-  # Divided by what its largest eigenvalue is now.
+  # Divide by the largest eigenvalue after the shift.
   whole = size + shift
   unit = column(size / whole) * products.filled(unit, live)
   unit = unit + column(shift / whole) * eye
@@ -101,9 +101,9 @@ def inverse(
 
   Args:
     x: (batch, r, r), symmetric, positive semi-definite up to rounding.
-    shift: a number, not negative. By products, what it lifts above zero by less
-      than the cut-off counts as lifted to that.
-    method: of the computation.
+    shift: a number, not negative. With 'products', an eigenvalue that the shift
+      lifts above zero by less than the cut-off counts as lifted to the cut-off.
+    method: method of the computation.
 
   >>> x = jnp.diag(jnp.array([4.0, 0.0]))[None]
   >>> print(inverse(x), inverse(x, shift=4.0))
@@ -133,7 +133,7 @@ def _inverse_by_products(x, shift):
   unit = x / column(size)
   live = products.projector(unit, cut)
   whole = size + shift
-  # What is dead is taken to be zero, and not what rounding makes of it.
+  # Dead eigenvalues are taken as zero, not as what rounding makes of them.
   eye = products.identity(x)
   lifted = column(shift) > 0
   unit = products.filled(unit, live) - jnp.where(lifted, eye - live, 0)

@@ -1,4 +1,4 @@
-"""Small matrices are worked on by all devices, each on a part of the batch."""
+"""Divides the work on a batch of small matrices among all devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,16 +11,16 @@ Array = jax.Array
 
 
 def over_mesh(function: Callable[..., Any], *matrices: Array) -> Any:
-  """Calls a function of batches with the batch split over the mesh that is set.
+  """Calls a function with its batch split over the current mesh.
 
-  Gram matrices are the same on all devices, and so is what is made of them: 64
-  devices would do the same work 64 times. Only a mesh of automatic axes that
-  `jax.set_mesh` made known can be used, as the training of lora_opt does;
-  without one, and within `jax.shard_map`, the function is just called.
+  Gram matrices are the same on all devices, and so are results computed from
+  them: otherwise 64 devices would do the same work 64 times. The mesh must have
+  only automatic axes and be set by `jax.set_mesh`, as the training of lora_opt
+  does. Without one, and within `jax.shard_map`, the function is just called.
 
   Args:
-    function: works on each matrix of the batch by itself, and takes zeros.
-    *matrices: (batch, ...), of equal batches.
+    function: works on each matrix of the batch separately, and accepts zeros.
+    *matrices: arrays (batch, ...), all with the same batch size.
 
   Returns:
     What the function returns: arrays (batch, ...), the same on all devices.
@@ -37,7 +37,8 @@ def over_mesh(function: Callable[..., Any], *matrices: Array) -> Any:
     for x in matrices
   ]
   split = PartitionSpec(mesh.axis_names)
-  # Constants in the loops of the function are the same on all devices.
+  # check_vma=False: constants in the loops of the function are the same on all
+  # devices.
   local = jax.shard_map(
     function, in_specs=split, out_specs=split, check_vma=False
   )
@@ -46,5 +47,6 @@ def over_mesh(function: Callable[..., Any], *matrices: Array) -> Any:
 
 
 def _whole(x):
-  # Or what comes before and after would be split in odd parts, too.
+  # Otherwise the computations before and after would be split in odd parts,
+  # too.
   return jax.lax.with_sharding_constraint(x, PartitionSpec())

@@ -1,17 +1,17 @@
-"""Softmax attention, by the implementation that suits platform and length.
+"""Softmax attention, with an implementation chosen by platform and length.
 
   plain      all scores of a row at once: memory grows with the square of the
              length
   blockwise  block after block, in ordinary JAX operations
   splash     JAX's kernel for TPUs
   flash      JAX's kernel for NVIDIA GPUs
-  auto       on rows of at most `SHORT` keys plain, on CPUs blockwise; beyond,
-             the kernel of the platform where it can do what is asked, and
-             blockwise elsewhere
+  auto       for rows of at most `SHORT` keys plain, or blockwise on CPUs; for
+             longer rows the platform's kernel if it supports the computation,
+             and blockwise otherwise. Plain for a bias that is a dense array,
+             and for rows that the devices do not share evenly
 
-The platform is the one that a program is lowered for, also when that happens
-on another machine (`--run_mode=plan`). What is chosen for long rows is logged,
-once.
+The platform is the one that a program is lowered for, even when that happens
+on another machine (`--run_mode=plan`). The choice for long rows is logged once.
 """
 
 import functools
@@ -32,15 +32,15 @@ LOGGER = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ('auto', 'plain', 'blockwise', 'splash', 'flash')
 
-# Keys of a row up to which accelerators take all its scores at once.
+# Up to this many keys in a row, accelerators compute all its scores at once.
 SHORT = 512
 
-# What the backward pass needs of the forward pass, besides its inputs.
+# Results of the forward pass that the backward pass needs besides the inputs.
 RESULTS = ('attended', 'attention_sums')
 
 
 def check_implementation(name: str) -> None:
-  """Raises ValueError unless there is such an implementation."""
+  """Raises ValueError if there is no implementation of this name."""
   if name not in IMPLEMENTATIONS:
     raise ValueError(
       f'attention={name!r} must be one of {", ".join(IMPLEMENTATIONS)}'
@@ -60,30 +60,30 @@ def attend(
   bias: OffsetBias | jax.Array | None = None,
   implementation: str = 'auto',
 ) -> jax.Array:
-  """Attention of queries to the keys that they may see.
+  """Attention of queries to the keys that are visible to them.
 
-  Policies of `jax.checkpoint` know the result as 'attended'.
+  The result is named 'attended' for the policies of `jax.checkpoint`.
 
   Args:
-    q: (batch, length, heads, head_dim); heads that share keys are neighbours.
+    q: (batch, length, heads, head_dim); heads that share keys are adjacent.
     k: (batch, keys, kv_heads, head_dim).
-    v: Likewise.
+    v: Like k.
     seen: Which keys are visible.
     scale: Factor of the scores; None for 1 / sqrt(head_dim).
-    softcap: Scaled scores s become softcap * tanh(s / softcap); None to leave
-      them. Not with a bias.
-    window: Keys that a query sees at most, itself included; None for all.
-    windowed: Scalar bool, whether `window` holds; it may be traced.
-    bias: What is added to the scores: by the offset, or (1 or batch, heads,
-      length, keys), which only the plain way takes. A kernel takes no
-      gradient of it.
+    softcap: Scaled scores s become softcap * tanh(s / softcap); None for no
+      cap. Cannot be combined with a bias.
+    window: Most keys that a query sees, itself included; None for all.
+    windowed: Scalar bool, whether `window` applies; it may be traced.
+    bias: Added to the scores: an `OffsetBias`, or an array (1 or batch, heads,
+      length, keys), which only 'plain' supports. Kernels compute no gradient
+      of it.
     implementation: One of `IMPLEMENTATIONS`.
 
   Returns:
-    (batch, length, heads, head_dim) of the type of q.
+    (batch, length, heads, head_dim), of the type of q.
 
   Raises:
-    ValueError: The implementation cannot do this.
+    ValueError: If the implementation does not support these arguments.
   """
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   if isinstance(windowed, bool):
@@ -91,13 +91,13 @@ def attend(
   if not is_plain(implementation, k.shape[1]) and _is_dense(bias):
     implementation = _plain_instead(implementation)
   short = is_plain(implementation, k.shape[1])
-  uneven = len(q) % row_shards() != 0  # kernels need as many rows everywhere
+  uneven = len(q) % row_shards() != 0  # kernels need equal shards of rows
   if implementation == 'plain' or (short and (uneven or _is_dense(bias))):
     out = _plain(q, k, v, seen, windowed, bias, scale, softcap, window)
     return kept(out, 'attended')
   group = q.shape[2] // k.shape[2]
   if group > 1 and is_split('heads') and not is_split('kv_heads'):
-    # The heads of one device need not share keys evenly.
+    # The query heads on one device may share key heads unevenly.
     k, v = (jnp.repeat(x, group, axis=2) for x in (k, v))
   if short:
     kernels = _SHORT_KERNELS
@@ -109,7 +109,7 @@ def attend(
 
 
 def is_plain(implementation: str, keys: int) -> bool:
-  """Whether an accelerator takes all scores of so many keys at once."""
+  """Whether accelerators compute all scores of this many keys at once."""
   short = implementation == 'auto' and keys <= SHORT
   return short or implementation == 'plain'
 
@@ -127,18 +127,19 @@ def plain(
   """Attention with all scores of a row at once.
 
   Args:
-    q, k, v, scale, softcap, bias: As of `attend`.
-    mask: (batch, length, keys) bool, queries before keys.
+    q, k, v, scale, softcap, bias: As for `attend`.
+    mask: (batch, length, keys) bool.
 
   Returns:
-    (batch, length, heads, head_dim) of the type of q.
+    (batch, length, heads, head_dim), of the type of q.
   """
   if isinstance(bias, OffsetBias):
     bias = bias.of_all(q.shape[1])
   if softcap is not None:
     assert bias is None
     return _capped(q, k, v, mask, scale, softcap)
-  # It accumulates bfloat16 in float32 by implicit promotion.
+  # `dot_product_attention` relies on implicit promotion to accumulate bfloat16
+  # in float32.
   with jax.numpy_dtype_promotion('standard'):
     return jax.nn.dot_product_attention(
       q, k, v, bias=bias, mask=mask[:, None], scale=scale
@@ -146,7 +147,7 @@ def plain(
 
 
 def _capped(q, k, v, mask, scale, softcap):
-  """`plain` with capped scores, which `dot_product_attention` lacks."""
+  """`plain` with a soft cap, which `dot_product_attention` does not support."""
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   rows = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
   scores = scale * jnp.einsum(
@@ -164,7 +165,7 @@ def _plain(q, k, v, seen, windowed, bias, scale, softcap, window):
 
 
 def _plain_forward(q, k, v, seen, windowed, bias, **settings):
-  """`plain` as a kernel: it needs no sums, and leaves zeros."""
+  """`plain` with the interface of a kernel; the sums it returns are zeros."""
   out = _plain(q, k, v, seen, windowed, bias, **settings)
   return out, jnp.zeros((len(q), q.shape[2], q.shape[1]), jnp.float32)
 
@@ -193,12 +194,12 @@ def _plain_instead(implementation):
 
 
 class _Settings(NamedTuple):
-  """What is known before a program is compiled."""
+  """The static settings, known when a program is traced."""
 
   scale: float
   softcap: float | None
   window: int | None
-  kernels: tuple[tuple[str, str], ...]  # by platform: a name of `_KERNELS`
+  kernels: tuple[tuple[str, str], ...]  # (platform, key of `_KERNELS`)
 
 
 _KERNELS = {
@@ -211,27 +212,28 @@ _KERNELS = {
   'splash': (splash.forward, splash.backward),
   'flash': (flash.forward, flash.backward),
 }
-# Step by step on any platform, for tests and experiments.
+# Kernels emulated step by step on any platform, for tests and experiments.
 _KERNELS |= {
   f'emulated {name}': tuple(
     functools.partial(each, emulated=True) for each in _KERNELS[name]
   )
   for name in ('splash', 'flash')
 }
-# By platform: the name of its kernel, and what it refuses.
+# For each platform the name of its kernel, and the function that says why the
+# kernel cannot be used.
 _OF_PLATFORM = {
   'tpu': ('splash', splash.refusal),
   'cuda': ('flash', flash.refusal),
 }
 
 
-# Pairs of a platform, or 'default', and the kernel to be used there.
+# Pairs of a platform, or 'default', and the kernel to use on it.
 _BLOCKWISE = (('cpu', 'blockwise on CPUs'), ('default', 'blockwise'))
 _SHORT_KERNELS = (('cpu', 'blockwise on CPUs'), ('default', 'plain'))
 
 
 def _kernels(implementation, *asked):
-  """Those of long rows."""
+  """Chooses the kernels for long rows."""
   if implementation == 'blockwise':
     _say('blockwise')
     return _BLOCKWISE
@@ -274,7 +276,7 @@ _attended.defvjp(_attended_forward, _attended_backward)
 
 
 def _forward(settings, *given):
-  """The result, and logarithms of sums (batch, heads, length)."""
+  """The result, and the logarithms of the sums, (batch, heads, length)."""
   return on_shards(
     functools.partial(_on_platform, settings, 0),
     given,
@@ -298,7 +300,7 @@ _HEADS = ('batch', None, 'heads')
 
 
 def _names(q, k, v, seen, windowed, bias):
-  """The axes of the inputs of a kernel; those that are not said are whole."""
+  """Logical axes of a kernel's inputs; axes without a name are not split."""
   del v, windowed, bias
   kv_heads = _HEADS if k.shape[2] == q.shape[2] else ('batch', None, 'kv_heads')
   rows = jax.tree.map(lambda _: ('batch',), seen)

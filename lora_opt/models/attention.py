@@ -18,17 +18,17 @@ from lora_opt.models.visibility import Visibility
 
 
 class LayerCache(NamedTuple):
-  """Keys and values of the tokens seen so far, and where the next ones go."""
+  """Keys and values of one layer: a slot for each token, seen or to come."""
 
   keys: jax.Array  # (batch, slots, kv_heads, head_dim)
   values: jax.Array  # (batch, slots, kv_heads, head_dim)
 
 
 class View(NamedTuple):
-  """What a layer sees of the tokens besides their hidden states."""
+  """The inputs of a layer that tell it the tokens' positions and visibility."""
 
   rotation: Rotation | None
-  # Without a mask; with a StepCache (batch, length, slots) bool.
+  # With a StepCache a mask (batch, length, slots) bool, else a Visibility.
   seen: Visibility | jax.Array
 
 
@@ -57,12 +57,12 @@ class Attention(nn.Module):
 
     Args:
       x: (batch, length, embed).
-      view: Rotations, and which keys are visible: the slots of a `StepCache`,
-        or the positions of x.
-      windowed: () bool, whether this layer has the window; None where all
-        layers are alike, and with a `StepCache`, whose mask says it.
+      view: Rotations, and which keys are visible: slots of a `StepCache`, or
+        positions of x.
+      windowed: () bool, whether the window applies to this layer. None if all
+        layers are alike, and with a `StepCache`, whose mask has the window.
       cache: A `LayerCache` to fill with the keys and values of x from its first
-        slot on, a `StepCache` that one token is added to, or None.
+        slot on, a `StepCache` to add one token to, or None.
       slot: Scalar int32, the slot of the new key of a `StepCache`.
 
     Returns:
@@ -119,7 +119,7 @@ class Attention(nn.Module):
     return map(split, parts, ('heads', 'kv_heads', 'kv_heads'))
 
   def _placed(self, heads, name, axis, rotation):
-    """Queries or keys, normalized and rotated as the config says."""
+    """Queries or keys, normalized and rotated as set in the config."""
     c = self.config
 
     def norm(axis):

@@ -1,4 +1,4 @@
-"""Where activations and weights lie while a split model computes."""
+"""Placement of activations and weights in a model split over devices."""
 
 import contextlib
 import math
@@ -10,15 +10,15 @@ from flax import linen as nn
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Keeps an activation where the rules in force have its axes.
+  """Constrains an activation to the sharding that the current rules give it.
 
   The rules are those of `flax.linen.logical_axis_rules`; without any, or on one
-  device, nothing happens. Left to itself, the compiler may move activations to
-  the weights where moving the weights would be cheaper.
+  device, nothing happens. Without the constraint, the compiler may move
+  activations to the weights where moving the weights would be cheaper.
 
   Args:
     x: an activation.
-    names: the logical name of each of its axes, None for one that is whole.
+    names: the logical name of each axis; None for an axis that is not split.
 
   >>> constrain(jax.numpy.ones((2, 3)), 'batch', None).shape
   (2, 3)
@@ -32,14 +32,14 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def gathered(weight: jax.Array, *names: str | None) -> jax.Array:
-  """Brings a weight together along the axes that rows of a batch are split by.
+  """Gathers a weight along the mesh axes that split the rows of a batch.
 
-  What is split along such an axis only to be stored (`fsdp`) is made whole
-  where it is used, so that it is never the rows that move. What is split along
-  another one (`tensor`) stays split.
+  A weight that is split along such a mesh axis only for storage (`fsdp`) is
+  gathered where it is used, so that the rows never move. A split along other
+  mesh axes (`tensor`) stays.
 
   Args:
-    weight: in the type it is used in: that is what is sent.
+    weight: already in the type of the computation, since it is sent in it.
     names: the logical name of each of its axes.
 
   >>> gathered(jax.numpy.ones((2, 3)), 'embed', 'mlp').shape
@@ -54,7 +54,7 @@ def gathered(weight: jax.Array, *names: str | None) -> jax.Array:
 
 
 def is_split(name: str) -> bool:
-  """Whether the rules in force split a logical axis over several devices.
+  """Whether the current rules split a logical axis over several devices.
 
   >>> is_split('heads')
   False
@@ -66,7 +66,7 @@ def is_split(name: str) -> bool:
 
 @contextlib.contextmanager
 def unsplit(name: str) -> Iterator[None]:
-  """Within, the rules in force leave a logical axis whole.
+  """A context in which the current rules do not split a logical axis.
 
   >>> with unsplit('heads'):
   ...   is_split('heads')
@@ -80,18 +80,18 @@ def unsplit(name: str) -> Iterator[None]:
 def on_shards(
   function: Callable[..., Any], given: tuple, names: tuple, results: Any
 ) -> Any:
-  """Runs a function on every device's part of its arguments.
+  """Runs a function on each device's shard of the arguments.
 
-  For what the compiler cannot split by itself, such as a kernel: it would bring
-  the arguments together on every device. The function must treat the parts
-  independently. Without rules or a mesh it is simply called.
+  For functions that the compiler cannot split by itself, such as kernels: it
+  would gather their arguments on every device. The function must treat the
+  shards independently. Without rules or a mesh it is called directly.
 
   Args:
-    function: of arrays or trees of them.
+    function: takes arrays or trees of arrays.
     given: its arguments.
-    names: for each the logical names of its first axes, or a tree of them; the
-      other axes are whole.
-    results: likewise for what it returns.
+    names: for each argument the logical names of its first axes, or a tree of
+      such names; the remaining axes are not split.
+    results: the same for what the function returns.
 
   >>> x = jax.numpy.ones((2, 3))
   >>> on_shards(jax.numpy.sin, (x,), (('batch',),), ('batch',)).shape
@@ -112,13 +112,13 @@ def on_shards(
     function,
     in_specs=specs(names),
     out_specs=specs(results),
-    # Kernels do not say along which axes their results differ.
+    # Kernels do not declare along which mesh axes their results vary.
     check_vma=False,
   )(*given)
 
 
 def row_shards() -> int:
-  """Into how many parts the rules in force split the rows of a batch.
+  """The number of parts that the current rules split the rows of a batch into.
 
   >>> row_shards()
   1

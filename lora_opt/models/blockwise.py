@@ -1,12 +1,12 @@
-"""Attention block by block, in memory that grows with the length.
+"""Attention block by block, in memory that is linear in the length.
 
-A block of queries meets the keys block after block: a running maximum and a
-running sum make the softmax of the whole row in the end (arXiv 1805.02867,
-2112.05682). The backward pass computes the scores of each block again from the
-logarithm of that sum (arXiv 2205.14135). Blocks are not visited that causality
-or a window rules out, or that have no segment in common in any row: in rows of
-packed examples that is most of them. Ordinary JAX operations, so it runs
-everywhere.
+Each block of queries loops over the blocks of keys and keeps a running maximum
+and a running sum, which give the softmax of the whole row in the end (arXiv
+1805.02867, 2112.05682). The backward pass recomputes the weights of each block
+from the logarithm of that sum (arXiv 2205.14135). Pairs of blocks are skipped
+if causality or a window rules them out, or if they share no segment in any row:
+in rows of packed examples that is most of them. It uses ordinary JAX
+operations, so it runs everywhere.
 """
 
 from typing import NamedTuple
@@ -23,8 +23,9 @@ from lora_opt.models.visibility import (
   visible_pairs,
 )
 
-# Queries, and keys, at a time. On a CPU scores of more fall out of its caches,
-# and smaller blocks leave more of them out (experiments/training_step).
+# Queries, and keys, in a block. On a CPU the scores of larger blocks do not fit
+# its caches, and with smaller blocks more can be skipped
+# (experiments/training_step).
 BLOCK, BLOCK_ON_CPUS = 256, 64
 
 
@@ -43,23 +44,24 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
   """Attention, and the logarithms of the sums that `backward` needs.
 
-  Sums are in float32; weights are rounded to the type of v before they meet
-  it, as in `jax.nn.dot_product_attention`. A query that sees no key gets 0.
+  Sums are in float32. Weights are rounded to the type of v before they are
+  multiplied by it, as in `jax.nn.dot_product_attention`. The result for a query
+  that sees no key is 0.
 
   Args:
-    q: (batch, length, heads, head_dim); heads that share keys are neighbours.
+    q: (batch, length, heads, head_dim); heads that share keys are adjacent.
     k: (batch, keys, kv_heads, head_dim).
-    v: Likewise.
+    v: Like k.
     seen: Which keys are visible.
-    windowed: () bool, whether `window` holds; None for True.
-    bias: What is added to the scores; its gradient is not taken.
+    windowed: () bool, whether `window` applies; None for True.
+    bias: Added to the scores; its gradient is not computed.
     scale: Factor of the scores.
-    softcap: What they are capped at softly before the mask; None for nothing.
-    window: Keys that a query sees at most, itself included; None for all.
-    block: Queries, and keys, at a time.
+    softcap: Soft cap of the scores, applied before the mask; None for no cap.
+    window: Most keys that a query sees, itself included; None for all.
+    block: Queries, and keys, in a block.
 
   Returns:
-    (batch, length, heads, head_dim) of the type of q, and the logarithm of the
+    (batch, length, heads, head_dim), of the type of q, and the logarithm of the
     sum of exponentials of each row of scores, (batch, heads, length) float32.
   """
   q, seen = _tied(q, seen)
@@ -112,13 +114,13 @@ def backward(
   """The gradients of q, k and v.
 
   Args:
-    q, k, v, seen, windowed, bias, scale, softcap, window, block: As of
+    q, k, v, seen, windowed, bias, scale, softcap, window, block: As for
       `forward`.
-    out, sums: Its results.
+    out, sums: The results of `forward`.
     cotangent: The gradient of `out`.
 
   Returns:
-    Arrays like q, k and v, summed in float32.
+    Arrays like q, k and v, accumulated in float32.
   """
   q, seen = _tied(q, seen)
   rows = _Rows.of(q, k, seen, limit_of(window, windowed), bias, softcap, block)
@@ -174,7 +176,7 @@ def backward(
   )
 
 
-# Below every score; finite, so that differences are.
+# Below every score, but finite, so that differences are finite too.
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
@@ -183,16 +185,17 @@ def _product(spec, x, y):
 
 
 def _tied(q, seen):
-  """Both, so that masks are made anew in every layer.
+  """Returns both behind a barrier, so that each layer computes its own masks.
 
-  They are the same in all, so JAX would make those of all pairs of blocks
-  before the first layer: memory that grows with the square of the length.
+  The masks are the same in all layers, so without it JAX would compute those of
+  all pairs of blocks before the first layer, which takes memory that grows with
+  the square of the length.
   """
   return jax.lax.optimization_barrier((q, seen))
 
 
 def _ends(segments):
-  """The least and the largest number of the last axis; padding has none."""
+  """The smallest and largest segment along the last axis, padding ignored."""
   real, most = segments > 0, jnp.iinfo(jnp.int32).max
   return (
     jnp.where(real, segments, most).min(-1),
@@ -201,7 +204,7 @@ def _ends(segments):
 
 
 class _Rows(NamedTuple):
-  """How rows are cut into blocks."""
+  """Rows, and how they are split into blocks."""
 
   seen: Visibility
   window: jax.Array | int | None
@@ -218,14 +221,14 @@ class _Rows(NamedTuple):
     return cls(seen, window, bias, softcap, *sizes)
 
   def over_keys(self, add, state, i):
-    """Adds every block of keys that block i of the queries may see.
+    """Folds `add` over the blocks of keys that block i of the queries may see.
 
-    The length of the loop is known, so that plans can count what it does.
+    The loop has a static length, so that plans can count its operations.
 
     Args:
-      add: (state, number of a block) -> state.
-      state: What to start from.
-      i: () int32.
+      add: (state, index of a block of keys) -> state.
+      state: The initial state.
+      i: () int32, index of the block of queries.
     """
     shared = self.shared(i)
     first, last = 0, len(shared) - 1
@@ -246,7 +249,8 @@ class _Rows(NamedTuple):
     """Whether block i of the queries may see a segment of each block of keys.
 
     Returns:
-      (blocks,) bool; False where the numbers of segments lie apart in all rows.
+      (blocks,) bool; False where the ranges of segment numbers do not overlap
+      in any row.
     """
     first, last = _ends(self.side(i).segments)
     blocks = jnp.arange(-(-self.keys // self.block), dtype=jnp.int32)
@@ -255,7 +259,7 @@ class _Rows(NamedTuple):
     return ((first[None] <= last_key) & (first_key <= last[None])).any(-1)
 
   def scores(self, query, key, i, j, scale):
-    """Scores (batch, kv_heads, group, queries, keys), and who is visible."""
+    """Scores (batch, kv_heads, group, queries, keys), and which are visible."""
     scores = scale * _product('bkgqd,bksd->bkgqs', query, key)
     scores = capped(scores, self.softcap)
     if self.bias is not None:
@@ -267,7 +271,7 @@ class _Rows(NamedTuple):
   def side(self, i, of_keys=False) -> Side:
     index = i * self.block + jnp.arange(self.block, dtype=jnp.int32)
     side = self.seen.side(index, of_keys)
-    # Beyond the end `take` repeats or fills: nothing is there to be seen.
+    # What `take` returns beyond the end is arbitrary: nothing is visible there.
     inside = index < (self.keys if of_keys else self.length)
     nobody = -2 if of_keys else -1
     return side.replace(segments=jnp.where(inside[None], side.segments, nobody))
@@ -284,7 +288,7 @@ class _Rows(NamedTuple):
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, : self.keys]
 
   def split_queries(self, x):
-    """(batch, length, heads, width): blocks first, heads by those of keys.
+    """Splits (batch, length, heads, width) into blocks, and heads by key heads.
 
     Returns:
       (blocks, batch, kv_heads, group, block, width).

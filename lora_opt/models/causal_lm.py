@@ -21,7 +21,7 @@ from lora_opt.models.visibility import Visibility
 
 
 class DecodeCache(NamedTuple):
-  """What cached decoding remembers; `start_decoding` makes it."""
+  """The state of cached decoding; `start_decoding` creates it."""
 
   layers: list[StepCache]  # by layer
   valid: jax.Array  # (batch, slots) bool, False on padding and unused slots
@@ -30,7 +30,7 @@ class DecodeCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CausalLM(LanguageModel):
-  """A decoder; its attributes and most of its methods are `LanguageModel`'s.
+  """A decoder; see `LanguageModel` for its attributes and most methods.
 
   Batches hold (batch, length) arrays tokens, targets, positions, segment_ids
   and optionally branches and weights.
@@ -42,7 +42,7 @@ class CausalLM(LanguageModel):
 
   @property
   def axis_units(self) -> Mapping[str, int]:
-    """Into how many parts an axis can be split: whole heads stay together."""
+    """The most parts that each axis can be split into; heads stay whole."""
     return {
       'heads': self.config.num_heads,
       'kv_heads': self.config.num_kv_heads,
@@ -63,7 +63,7 @@ class CausalLM(LanguageModel):
       lora: Adapter, or None for the base model.
       tokens: (batch, length) int32, padded on the left.
       valid: (batch, length) bool, False on padding.
-      max_new_tokens: Tokens that will be written at most.
+      max_new_tokens: The most tokens that will be written.
 
     Returns:
       Logits (batch, vocab) float32, and the cache for `decode_step`.
@@ -75,7 +75,7 @@ class CausalLM(LanguageModel):
       jnp.zeros(shape, self.dtype), None, 'batch', None, 'kv_heads', None
     )
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-    # Padding sees padding, which nobody reads.
+    # Padding sees padding, but its results are never used.
     seen = Visibility(valid.astype(jnp.int32))
     written = jnp.pad(valid, [(0, 0), (0, max_new_tokens)])
     cache, room = LayerCache(empty, empty), self._room(written)
@@ -94,7 +94,7 @@ class CausalLM(LanguageModel):
     """Appends one token to every row and predicts the next.
 
     Args:
-      base: Frozen weights, as they are or from `by_layer`, as the adapter.
+      base: Frozen weights; both they and the adapter may be from `by_layer`.
       lora: Adapter, or None for the base model.
       cache: From `start_decoding` or an earlier call.
       tokens: (batch,) int32.
@@ -111,17 +111,18 @@ class CausalLM(LanguageModel):
     return logits, DecodeCache(layers, seen, slot + 1)
 
   def by_layer(self, base: Tree, lora: Tree | None) -> tuple[Tree, Tree | None]:
-    """Both cut up for `decode_step`, to be called outside of a loop of steps.
+    """Unstacks base and adapter for `decode_step`, before a loop of steps.
 
-    Worth its memory on CPUs: see `lora_opt.models.unstacked`.
+    Worth the extra memory on CPUs, see `lora_opt.models.unstacked`.
     """
     return unstacked(base), unstacked(lora)
 
   def _room(self, written):
-    """Tokens that a row may have in the end, if rotations depend on them.
+    """The most tokens that each row can have, if rotations depend on it.
 
     Args:
-      written: (batch, slots) bool, which are, with padding on the left.
+      written: (batch, slots) bool, which slots are written, with padding on the
+        left.
 
     Returns:
       (batch, 1) int32, or None.

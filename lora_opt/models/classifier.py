@@ -1,4 +1,4 @@
-"""What models with a head for labels or numbers have in common."""
+"""The base class of models with a head for labels or numbers."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ Batch = Mapping[str, jax.Array]
 class Classifier:
   """A frozen network, its adapter settings, and a head.
 
-  What is trained is one tree: the factors of the adapter, and the head under
-  'head'. The methods are pure functions, as those of `CausalLM`.
+  The trainable parameters are one tree: the factors of the adapter, and the
+  head under 'head'. The methods are pure functions, as in `CausalLM`.
 
-  A kind of classifier names its Flax modules, `network` and `network_head`, and
-  adds how they read a batch (`_hidden`, `_read`) and a check of what makes
-  their input. It says what it is to others: `batch_form`, see
-  lora_opt.data.forms; and `task_type`, PEFT's name of it.
+  A subclass sets its Flax modules, `network` and `network_head`, and implements
+  how they read a batch (`_hidden`, `_read`) and the check of its tokenizer
+  (`_check_tokenizer`). It also sets `batch_form`, see lora_opt.data.forms, and
+  `task_type`, PEFT's name for this kind of model.
 
   Attributes:
-    name: What the model is called; an exported adapter names it as its base.
-    family: What its checkpoints are like; names the tensors of an export.
+    name: Name of the model; an exported adapter names it as its base.
+    family: The format of its checkpoints; names the tensors of an export.
     config: Sizes of the network and form of the head.
-    tokenizer: What makes the network's input of an example; None for a model of
-      shapes alone.
+    tokenizer: Turns an example into the network's input; None for a model that
+      has shapes instead of weights.
     base: Frozen weights, a nested dict of arrays, or of their shapes.
-    lora_config: Adapter settings, or None for training the head alone.
+    lora_config: Adapter settings, or None to train only the head.
     dtype: Type of the network's computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
     outputs: Number of labels; 1 for a regression.
-    head: Where training starts: the parts of the head that the checkpoint had.
-      The rest is drawn at random.
-    labels: What the outputs are called, in order; () if that is not known.
-    head_labels: What the head of the checkpoint calls them, in the order in
-      which an adapter of it has them.
-    dropout: Rate on hidden states while training.
-    head_dropout: Rate before the last map of the head while training.
-    start: Factors that `lora_config.start` took out of `base`; without an
-      adapter they stand in for it. See `split_base`.
+    head: The parts of the head that the checkpoint had, which training starts
+      from. The other parts are drawn at random.
+    labels: Names of the outputs, in order; () if they are not known.
+    head_labels: Names of the outputs in the checkpoint's head, in the order
+      that adapters of the checkpoint use.
+    dropout: Rate on hidden states during training.
+    head_dropout: Rate before the last linear map of the head during training.
+    start: Factors that `lora_config.start` took out of `base`; used in place of
+      an adapter when there is none. See `split_base`.
 
   Raises:
-    ValueError: For settings that do not fit together.
+    ValueError: If settings do not fit together.
   """
 
   network: ClassVar[type[nn.Module]]
@@ -115,14 +115,14 @@ class Classifier:
     return tuple(f'head/{part}' for part in sorted(parts))
 
   def init(self, rng: jax.Array) -> Tree:
-    """Returns what is trained: a fresh adapter, and the head to start from."""
+    """Returns the trainable parameters: a fresh adapter and an initial head."""
     adapter_key, head_key = jax.random.split(rng)
     adapter = {}
     if self.lora_config is not None:
       network = self._network(self.lora_config)
       adapter = init_adapter(network, self.base, self.start, adapter_key)
     head = init_collection(self._head, 'params', head_key)
-    # Copied, since a training step may overwrite what it is given.
+    # Copied, since a training step may overwrite its arguments.
     given = jax.tree.map(jnp.copy, self.head)
     return adapter | {'head': head | given}
 
@@ -130,7 +130,7 @@ class Classifier:
     """Names the axes of every array, for sharding rules.
 
     Returns:
-      Trees of `PartitionSpec` like `base` and like what is trained.
+      Trees of `PartitionSpec` like `base` and like the trainable parameters.
     """
     base, adapter = logical_axes(self._network(self.lora_config))
     head, _ = logical_axes(self._head)
@@ -138,7 +138,7 @@ class Classifier:
 
   @property
   def axis_units(self) -> Mapping[str, int]:
-    """Into how many parts an axis can be split: whole heads stay together."""
+    """The most parts that each axis can be split into; heads stay whole."""
     return {'heads': self.config.num_heads}
 
   def token_losses(
@@ -151,9 +151,9 @@ class Classifier:
     Args:
       base: Frozen weights.
       trainable: Adapter and head; None for the head that the model came with.
-      batch: What the network reads, and (rows, segments) float32 arrays labels
+      batch: The network's inputs, and (rows, segments) float32 arrays labels
         (the index of a label, or the number) and weights.
-      rng: Key of dropout; None for no dropout.
+      rng: Key for dropout; None for no dropout.
 
     Returns:
       (rows, segments) float32.
@@ -173,7 +173,7 @@ class Classifier:
     Args:
       base: Frozen weights.
       trainable: Adapter and head; None for the head that the model came with.
-      batch: As of `token_losses`; labels are not needed.
+      batch: As for `token_losses`, but labels are not needed.
 
     Returns:
       (rows, segments, outputs) float32.
@@ -183,14 +183,15 @@ class Classifier:
   def named(
     self, labels: Sequence[str], words: Sequence[str] = ()
   ) -> Classifier:
-    """The model with its outputs in the order of a task's labels.
+    """Returns the model with its outputs in the order of a task's labels.
 
     Args:
-      labels: What the task calls them, in its order.
-      words: What it calls them as well, in the same order.
+      labels: The task's names of the labels, in its order.
+      words: Other names that the task has for them, in the same order.
 
     Raises:
-      ValueError: The head of the checkpoint is for other labels.
+      ValueError: If the number of labels is not `outputs`, or the head of the
+        checkpoint is for other labels.
     """
     if len(labels) != self.outputs:
       raise ValueError(
@@ -220,14 +221,14 @@ class Classifier:
     return dataclasses.replace(named, head=_reordered(self.head, order))
 
   def in_order(self, trainable: Tree, labels: Sequence[str]) -> Tree:
-    """What was trained with outputs in another order, in that of this model.
+    """Reorders the outputs of a trained head to the order of this model.
 
     Args:
       trainable: Adapter and head.
-      labels: What its outputs are called, in order; () if not known.
+      labels: Names of its outputs, in order; () if they are not known.
 
     Raises:
-      ValueError: They are others than those of this model.
+      ValueError: If these are not the labels of this model.
     """
     if not (labels and self.labels):
       return trainable
@@ -237,7 +238,7 @@ class Classifier:
   def export(self, folder: str | os.PathLike, trainable: Tree) -> None:
     """Writes adapter and head in PEFT's format; see `pretrained.peft`.
 
-    What the outputs are called is in a file labels.json beside them.
+    The names of the outputs are written to labels.json in the same folder.
     """
     self.write_labels(folder)
     self.family.files.export(folder, trainable, self)
@@ -245,26 +246,27 @@ class Classifier:
   def load_adapter(self, folder: str | os.PathLike) -> Tree:
     """Reads adapter and head in PEFT's format; see `pretrained.peft`.
 
-    Its outputs are called what labels.json beside it says or, without one,
-    what the head of the checkpoint calls them, and are put in the order of
-    this model.
+    The names of its outputs are read from labels.json in the same folder;
+    without that file they are those of the checkpoint's head. The outputs are
+    reordered to the order of this model.
     """
     theirs = self.read_labels(folder) or self.head_labels
     if not (theirs and self.labels):
       return self.family.files.load_adapter(folder, self)
     order = _order(theirs, self.labels, str(folder))
-    # What the adapter does not train comes from the model, in its order too.
+    # Parts that the adapter does not train come from this model's head, which
+    # therefore has to be in the adapter's order.
     head = _reordered(self.head, [order.index(i) for i in range(len(order))])
     there = dataclasses.replace(self, head=head, labels=theirs)
     return self.in_order(self.family.files.load_adapter(folder, there), theirs)
 
   def write_labels(self, folder: str | os.PathLike) -> None:
-    """Writes labels.json, if it is known what the outputs are called."""
+    """Writes labels.json, if the names of the outputs are known."""
     if self.labels:
       write_labels(as_path(folder), self.labels)
 
   def read_labels(self, folder: str | os.PathLike) -> tuple[str, ...]:
-    """What labels.json beside an adapter says; () without one."""
+    """Reads labels.json in the folder of an adapter; () if there is none."""
     if is_bucket(folder):
       return read_labels(as_path(folder))
     return read_labels(hub.model_folder(folder))
@@ -306,7 +308,7 @@ class Classifier:
     return self._read({'params': head}, hidden, batch, head_rngs)
 
   def _with(self, base: Tree, trainable: Tree | None) -> tuple[nn.Module, Tree]:
-    """The network and its variables, adapted or as the checkpoint has it."""
+    """The network and its variables, with the adapter or of the checkpoint."""
     adapter = {k: v for k, v in (trainable or {}).items() if k != 'head'}
     settings, adapter = adapter_in_force(
       self.lora_config, adapter or None, self.start
@@ -314,7 +316,7 @@ class Classifier:
     return self._network(settings), apply_variables(base, adapter)
 
   def _check_tokenizer(self) -> None:
-    """Raises ValueError if it does not belong to the network."""
+    """Raises ValueError if the tokenizer does not belong to the network."""
     raise AssertionError(f'{type(self).__name__} must check its input')
 
   def _network(self, lora: LoraConfig | None) -> nn.Module:
@@ -334,11 +336,11 @@ class Classifier:
     return self.network_head(self.config, self.outputs, self.head_dropout)
 
   def _hidden(self, base, trainable, batch, rngs) -> jax.Array:
-    """What the network makes of a batch."""
+    """The network's hidden states of a batch."""
     raise AssertionError(f'{type(self).__name__} must read batches')
 
   def _read(self, variables, hidden, batch, rngs) -> jax.Array:
-    """What the head makes of that: (rows, segments, outputs) float32."""
+    """The outputs of the head, (rows, segments, outputs) float32."""
     raise AssertionError(f'{type(self).__name__} must read hidden states')
 
 
@@ -355,7 +357,7 @@ def _order(
 
 
 def _reordered(head: Tree, order: list[int]) -> Tree:
-  """A head whose output i is what output order[i] was."""
+  """Returns the head with old output order[i] as its output i."""
   if 'out' not in head:
     return head
   index = np.asarray(order)

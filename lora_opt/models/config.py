@@ -1,4 +1,4 @@
-"""The shape of a decoder, and the options that tell the families apart."""
+"""The sizes of a decoder, and the options in which model families differ."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ import jax
 from lora_opt.models.fields import COUNT, check_fields
 from lora_opt.models.norms import NORMS
 
-# `DecoderConfig.activation`: the function.
+# Values of `DecoderConfig.activation`: the function.
 ACTIVATIONS = {
   'silu': jax.nn.silu,
   'relu': jax.nn.relu,
@@ -19,60 +19,64 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Sizes and constants of a decoder; everything that fixes its computation.
+  """Sizes and constants of a decoder: all that determines its computation.
 
-  The defaults are Llama's; the other families are further options.
+  The defaults are Llama's; other families set other options.
 
   Attributes:
     vocab_size: Rows of the embedding.
     embed_dim: Width of the residual stream.
     num_layers: Number of blocks.
     num_heads: Query heads.
-    num_kv_heads: Key and value heads; divides `num_heads`.
-    head_dim: Width of one head; even, for the rotary pairs.
+    num_kv_heads: Key and value heads; must divide `num_heads`.
+    head_dim: Width of one head; must be even, for the rotary pairs.
     mlp_dim: Width of the MLP.
     rope_theta: Base of the rotary wavelengths.
-    rotary_dim: Dimensions of a head that are rotated, the first; None for all.
-    rope_divisors: One divisor per rotary frequency, or empty for none. Long
-      context recipes (linear, Llama 3, YaRN) are of this form.
-    rope_gain: What rotated queries and keys are multiplied by (YaRN, LongRoPE).
+    rotary_dim: How many of the first dimensions of a head are rotated; None for
+      all.
+    rope_divisors: One divisor per rotary frequency, or empty for none. Recipes
+      for long contexts (linear, Llama 3, YaRN) can be written in this form.
+    rope_gain: Factor of rotated queries and keys (YaRN, LongRoPE).
     long_rope_divisors: The divisors in texts of more than `rope_context`
-      tokens (LongRoPE); empty for the same.
-    dynamic_rope: In such texts the base of the wavelengths grows with the
-      length, by this factor (NTK-aware scaling); None for none.
-    rope_context: See these two.
+      tokens (LongRoPE); empty to use `rope_divisors` there too.
+    dynamic_rope: In texts of more than `rope_context` tokens, the base of the
+      wavelengths grows with the length by this factor (NTK-aware scaling); None
+      for no such growth.
+    rope_context: See `long_rope_divisors` and `dynamic_rope`; None if neither
+      is set.
     norm_eps: Epsilon of the norms.
-    tie_embeddings: Whether the output head is the embedding.
+    tie_embeddings: Whether the embedding is also the output head.
     max_length: Context length the weights were trained for.
-    norm: 'rms', 'rms_plus_one' (the scale is stored less one) or 'layer'
-      (with mean and bias).
+    norm: 'rms', 'rms_plus_one' (the stored scale is the scale minus one) or
+      'layer' (with mean and bias).
     pre_norms: Norms before attention and MLP.
     post_norms: Norms after attention and MLP, before the residual.
     qk_norm: A norm over each head of queries and keys, before the rotation.
-    wide_qk_norm: One over all heads together instead.
+    wide_qk_norm: Instead, one norm over all heads together.
     activation: 'silu', 'relu', 'gelu' (exact) or 'gelu_tanh'.
-    gated_mlp: down(activation(gate) * up), or without gate.
+    gated_mlp: The MLP is down(activation(gate) * up), otherwise
+      down(activation(up)).
     fused_gate: One projection for gate and up, in that order.
-    attention_bias: Biases in the projections of the attention.
-    qkv_bias: Biases in those of queries, keys and values alone.
-    mlp_bias: Biases in those of the MLP.
+    attention_bias: Biases in all projections of the attention.
+    qkv_bias: Biases in the projections of queries, keys and values only.
+    mlp_bias: Biases in the projections of the MLP.
     fused_qkv: One projection for queries, keys and values, in that order.
-    learned_positions: A table of `max_length` positions, and no rotation.
+    learned_positions: A learned table of `max_length` positions instead of
+      rotations.
     scale_embedding: Multiply embeddings by sqrt(embed_dim).
     attention_scale: Factor of the attention scores, by default
       head_dim^-0.5.
-    attention_softcap: What the attention scores are capped at softly; None
-      for nothing.
-    logit_softcap: Likewise for the logits.
-    window: Keys that a query of a windowed layer sees, itself included.
-    windowed_layers: For each layer whether it is windowed; empty for none.
-    local_rope_theta: `rope_theta` of the windowed layers, which have nothing
-      else of `rope_...` then; None for that of the other layers.
-    unrotated_layers: For each layer whether its queries and keys are left as
-      they are; empty for none.
+    attention_softcap: Soft cap of the attention scores; None for no cap.
+    logit_softcap: Soft cap of the logits; None for no cap.
+    window: Most keys that a query of a windowed layer sees, itself included.
+    windowed_layers: For each layer whether it is windowed; empty if none is.
+    local_rope_theta: `rope_theta` of the windowed layers, to which no other
+      `rope_...` option applies then; None to rotate them like the other layers.
+    unrotated_layers: For each layer whether its queries and keys are not
+      rotated; empty if all are rotated.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       settings contradict each other.
 
   >>> DecoderConfig(64, 16, 1, num_heads=3, num_kv_heads=2, head_dim=4,
@@ -178,7 +182,7 @@ class DecoderConfig:
 
   @property
   def projections(self) -> dict[str, tuple[int, int]]:
-    """Module path of everything an adapter fits on: its (fan_in, fan_out)."""
+    """Module path: (fan_in, fan_out) of every module that can be adapted."""
     embed, heads = self.embed_dim, self.num_heads * self.head_dim
     kv_heads = self.num_kv_heads * self.head_dim
     attention = {'q': heads, 'k': kv_heads, 'v': kv_heads}

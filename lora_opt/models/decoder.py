@@ -1,4 +1,4 @@
-"""A decoder of scanned layers: every family is a setting of its config."""
+"""A decoder of scanned layers; its config selects the model family."""
 
 from typing import NamedTuple
 
@@ -23,14 +23,16 @@ from lora_opt.models.unstacked import layer_of
 from lora_opt.models.visibility import Visibility
 from lora_opt.models.vocabulary import EmbeddingTable, Head, OutputHead
 
-# Of all layers stacked, or layer by layer.
+# Stacked over all layers, or a list with one for each layer.
 Cache = LayerCache | list[StepCache] | None
 
-# What the backward pass keeps of a layer besides its input. The rest (norms,
-# softmax, products of the gate) is cheaper to compute again than to read back.
+# What is kept of a layer for the backward pass, besides its input. The rest
+# (norms, softmax, products of the gate) is cheaper to recompute than to read
+# from memory.
 SAVED = ('q', 'k', 'v', *RESULTS, 'middle', 'gate', 'up')
 
-# `remat` setting: the policy of jax.checkpoint, None to keep nothing.
+# Policies of jax.checkpoint by value of `remat`. The value 'none', which keeps
+# everything, needs no policy.
 REMAT_POLICIES = {
   'projections': jax.checkpoint_policies.save_only_these_names(*SAVED),
   'full': jax.checkpoint_policies.nothing_saveable,
@@ -38,7 +40,7 @@ REMAT_POLICIES = {
 
 
 class Kind(NamedTuple):
-  """What a layer is; () bool each, or None where all layers are alike."""
+  """Properties of a layer: () bool each, or None if all layers are alike."""
 
   windowed: jax.Array | None = None
   rotated: jax.Array | None = None
@@ -79,7 +81,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer: attention and MLP, each between norms and around a residual."""
+  """One layer: attention and MLP, each with norms and inside a residual."""
 
   config: DecoderConfig
   lora: LoraConfig | None
@@ -93,10 +95,11 @@ class Block(nn.Module):
 
     Args:
       x: Hidden states.
-      cache: Of this layer, or None.
-      kind: Of this layer: which view is its own, and whether it rotates.
-      view: What the layers see.
-      local_view: What the windowed layers see, if only some are.
+      cache: The cache of this layer, or None.
+      kind: Whether this layer is windowed, and whether it rotates queries and
+        keys.
+      view: The view of the layers that are not windowed, or of all layers.
+      local_view: The view of the windowed layers, if only some are windowed.
       slot: See `Attention`.
 
     Returns:
@@ -109,7 +112,7 @@ class Block(nn.Module):
       return NORMS[c.norm](c.norm_eps, self.param_dtype, name=name)
 
     if kind.windowed is not None:
-      # What is visible is the same but for the window.
+      # The views differ only in their rotation: `Attention` applies the window.
       turns = jax.tree.map(
         lambda local, other: jnp.where(kind.windowed, local, other),
         local_view.rotation,
@@ -133,7 +136,7 @@ class Block(nn.Module):
 
 
 class _Layer(nn.Module):
-  """One block, under the path that it has in the stack of all."""
+  """One block, with the same module path as in the stack of all layers."""
 
   config: DecoderConfig
   lora: LoraConfig | None
@@ -179,19 +182,20 @@ class Decoder(nn.Module):
     slot: jax.Array | None = None,
     lengths: jax.Array | None = None,
   ) -> tuple[jax.Array, Head, Cache]:
-    """Runs the decoder up to, not including, the product with its head.
+    """Runs the decoder up to, but not including, the product with its head.
 
     Args:
       tokens: (batch, length) int32.
       positions: (batch, length) int32.
-      seen: Which tokens each sees; with a list of caches which slots, (batch,
-        1, slots) bool.
+      seen: Which tokens each token sees; with a list of caches which slots,
+        (batch, 1, slots) bool.
       cache: None; or keys and values stacked over layers on axis 0, to be
-        filled from the first slot on; or a list of them by layer, to which one
-        token is added. With a list the layers are not scanned: see `_in_turn`.
+        filled from the first slot on; or a list with one cache per layer, to
+        which one token is added. With a list the layers are not scanned: see
+        `_in_turn`.
       slot: Scalar int32, the slot of the token that is added.
-      lengths: (batch, length or 1) int32, tokens of the text that each belongs
-        to; None where rotations do not depend on them.
+      lengths: (batch, length or 1) int32, number of tokens in the text that
+        each token belongs to; None if rotations do not depend on it.
 
     Returns:
       Hidden states (batch, length, embed), the head, and the cache with the
@@ -232,11 +236,11 @@ class Decoder(nn.Module):
     )
 
   def _in_turn(self, x, caches, kind, view, local_view, slot):
-    """Layer after layer, each with a cache of its own.
+    """Runs layer after layer without a scan, each with its own cache.
 
     A scan would copy every layer's weights and cache out of the stack, and the
     cache back into it: for one token that is most of the work. The weights
-    may be `unstacked`.
+    may be from `unstacked`.
     """
     layer = _Layer(
       self.config, self.lora, self.dtype, self.param_dtype, parent=None
@@ -288,11 +292,12 @@ class Decoder(nn.Module):
 
 
 def _views(config, positions, lengths, seen, slot):
-  """What the layers see.
+  """The kinds and views of the layers.
 
   Returns:
-    The kinds of all layers, the view of those that are not windowed, and the
-    view of those that are; or the view of all layers, and None.
+    The kinds of all layers, the view of the layers that are not windowed, and
+    the view of the windowed ones. If all layers are alike in this, the view of
+    all layers, and None.
   """
   c, rotated = config, None
   if any(c.unrotated_layers) and not c.learned_positions:

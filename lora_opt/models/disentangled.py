@@ -1,10 +1,10 @@
 """Relative positions as DeBERTa uses them: products of content and distance.
 
 The score of query i and key j gets q_i . K[i - j] and k_j . Q[i - j], where K
-and Q are a table of distances seen through the key and the query projection.
-A gather of (length, length) entries of each head would be the direct way, and
-slow in both directions. Instead the products with every distance are taken at
-once, (length, 2 length - 1), and row i is shifted by i: a reshape.
+and Q are the key and query projections of a table of distances. The direct way,
+a gather of (length, length) entries of each head, is slow in both the forward
+and the backward pass. Instead, the products with all distances are computed at
+once, (length, 2 length - 1), and row i is shifted by i with a reshape.
 """
 
 import jax
@@ -19,7 +19,7 @@ def table_rows(relative: RelativePositions, length: int) -> np.ndarray:
 
   Args:
     relative: Settings.
-    length: Tokens in a row.
+    length: Tokens in a sequence.
 
   Returns:
     (2 length - 1,) int32: rows for the distances 1 - length to length - 1.
@@ -33,7 +33,7 @@ def table_rows(relative: RelativePositions, length: int) -> np.ndarray:
   distance = np.arange(1 - length, length)
   row = distance
   if relative.buckets:
-    # In float32, where the ceiling falls as it does in training.
+    # In float32, so that the ceiling rounds as it did in training.
     one = np.float32
     middle = relative.span // 2
     far = np.maximum(np.abs(distance), middle).astype(np.float32)
@@ -56,14 +56,15 @@ def distance_products(x: jax.Array, table: jax.Array) -> jax.Array:
       1 - length.
 
   Returns:
-    (batch, heads, length, length) float32, i before j.
+    (batch, heads, length, length) float32, with axes i and j in this order.
   """
   batch, length, heads, _ = x.shape
   products = jnp.einsum(
     'blhd,chd->bhlc', x, table, preferred_element_type=jnp.float32
   )
-  # Entry (i, j) stands in column j + length - 1 - i. In rows of 2 length
-  # entries that is place i (2 length - 1) + j + length - 1: one row less wide.
+  # Entry (i, j) is in column j + length - 1 - i. With rows padded to 2 length
+  # entries, its flat index is i (2 length - 1) + j + length - 1. So without the
+  # first length - 1 entries, rows of 2 length - 1 entries are aligned.
   width = 2 * length - 1
   flat = jnp.pad(products, ((0, 0), (0, 0), (0, 0), (0, 1)))
   flat = flat.reshape(batch, heads, -1)[..., length - 1 :]

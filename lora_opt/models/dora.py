@@ -1,4 +1,4 @@
-"""DoRA: lengths of the columns of the weights, trained apart (2402.09353)."""
+"""DoRA: trains the lengths of weight columns separately (arXiv 2402.09353)."""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ def column_gain(
   b: jax.Array,
   axis: str,
 ) -> jax.Array:
-  """What DoRA multiplies the outputs of kernel + scale * a @ b by.
+  """DoRA's factor for the outputs of kernel + scale * a @ b.
 
-  Magnitude over norm of each column. The magnitudes start as the norms and are
-  trained; the norms follow the factors but are constants in the gradient, as
-  in section 4.3 of the paper.
+  It is the magnitude divided by the norm of each column. The magnitudes are
+  initialised to the norms and trained. The norms change with the factors a and
+  b, but are constants in the gradient, as in section 4.3 of the paper.
 
   Args:
-    module: Has a field lora; keeps `magnitude` in collection `lora`.
+    module: Has a field lora; `magnitude` is stored in its collection `lora`.
     kernel: (fan_in, fan_out).
     a: (fan_in, rank).
     b: (rank, fan_out).
@@ -46,8 +46,8 @@ def column_norms(
 ) -> jax.Array:
   """Euclidean norms of the columns of kernel + scale * a @ b, in float32.
 
-  The sum is never formed: what the product adds to the squares of the frozen
-  kernel needs matrices of the width of the rank alone.
+  The sum is never formed: what the product adds to the squared norms of the
+  frozen kernel is computed from matrices with only `rank` rows or columns.
 
   Args:
     kernel: (fan_in, fan_out).
@@ -65,5 +65,5 @@ def column_norms(
   w, a, b = (x.astype(jnp.float32) for x in (kernel, a, b))
   cross = 2 * scale * (a.T @ w) + scale**2 * (a.T @ a) @ b
   squares = jnp.sum(w * w, axis=0) + jnp.sum(b * cross, axis=0)
-  # Rounding alone may make the square of a vanishing column negative.
+  # Rounding errors can make the squared norm of a zero column negative.
   return jnp.sqrt(jnp.maximum(squares, jnp.finfo(jnp.float32).tiny))

@@ -20,7 +20,7 @@ from lora_opt.models.vocabulary import EmbeddingTable
 
 
 def gelu_quick(x: jax.Array) -> jax.Array:
-  """The approximation of GELU by a sigmoid, as CLIP has it."""
+  """The approximation of GELU by a sigmoid that CLIP uses."""
   return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -35,7 +35,7 @@ ACTIVATIONS = {
 
 
 class EncoderAttention(nn.Module):
-  """Attention of every token to all of its segment.
+  """Attention of every token to all tokens of its segment.
 
   Attributes are those of `Encoder`.
   """
@@ -54,15 +54,15 @@ class EncoderAttention(nn.Module):
 
     Args:
       x: (batch, length, embed).
-      seen: Which tokens each sees.
-      table: Relative positions, (2 span, embed); None without them.
+      seen: Which tokens each token sees.
+      table: Relative positions, (2 span, embed); None if there are none.
     """
     c = self.config
     own = c.relative.projections if c.relative else ()
     project = {name: self._projection(name) for name in ('q', 'k', 'v', *own)}
     q, k, v = (kept(self._split(project[name](x)), name) for name in 'qkv')
     terms = c.relative.terms if c.relative else ()
-    # The variance of the scores grows with the number of products in them.
+    # The variance of the scores grows with the number of products they sum.
     scale = (c.head_dim * (1 + len(terms))) ** -0.5
     bias = None
     if terms:
@@ -73,9 +73,9 @@ class EncoderAttention(nn.Module):
     return self._projection('o')(out.reshape(x.shape))
 
   def _distances(self, project, q, k, table) -> jax.Array:
-    """Products of content and distance, (batch, heads, length, length)."""
+    """Sums of content-distance products, (batch, heads, length, length)."""
     relative = self.config.relative
-    # Only the rows that a distance in this length can take are projected.
+    # Only the rows that occur at this length are projected.
     rows, place = np.unique(
       table_rows(relative, q.shape[1]), return_inverse=True
     )
@@ -90,7 +90,7 @@ class EncoderAttention(nn.Module):
       keys = seen_through('k', 'position_k')
       scores.append(distance_products(q, keys[place[::-1]]))
     if 'p2c' in relative.terms:
-      # Rows are keys here: the distance of the query has the other sign.
+      # Rows are keys here, so distances have the opposite sign.
       queries = seen_through('q', 'position_q')
       scores.append(distance_products(k, queries[place]).swapaxes(2, 3))
     return sum(scores)
@@ -113,7 +113,7 @@ class EncoderAttention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-  """One layer: attention and MLP, each inside a residual and before a norm.
+  """One layer: attention and MLP, each inside a residual that a norm follows.
 
   Attributes are those of `Encoder`.
   """
@@ -129,7 +129,7 @@ class EncoderBlock(nn.Module):
   def __call__(
     self, x: jax.Array, seen: Visibility, table: jax.Array | None
   ) -> tuple[jax.Array, None]:
-    """Maps x (batch, length, embed) to the same shape; nothing is scanned."""
+    """Maps x (batch, length, embed) to the same shape; no output is stacked."""
     c = self.config
     settings = (self.lora, self.dtype, self.param_dtype)
 
@@ -149,8 +149,8 @@ class MLP(nn.Module):
   """down(activation(up(x))), with biases.
 
   Attributes:
-    width: Between the two projections.
-    activation: A name of `ACTIVATIONS`.
+    width: Width between the two projections.
+    activation: A key of `ACTIVATIONS`.
     lora: Adapter settings, or None.
     dtype: Type of the computation.
     param_dtype: Type of the stored weights.
@@ -176,15 +176,16 @@ class MLP(nn.Module):
 
 
 class Encoder(nn.Module):
-  """Embeddings, scanned blocks; every token sees its whole segment.
+  """Embeddings and scanned blocks; every token sees its whole segment.
 
   Attributes:
     config: Sizes.
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the base is stored in.
-    dropout: Rate on the embeddings and on what each half of a block adds, when
-      there is a key for it. (The attention weights have none.)
+    dropout: Rate on the embeddings and on what attention and MLP add to the
+      residual stream, used if there is a key for it. (Attention weights have no
+      dropout.)
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan.
     attention: How attention is computed, see `lora_opt.models.attend`.
@@ -213,7 +214,8 @@ class Encoder(nn.Module):
       tokens: (batch, length) int32.
       positions: (batch, length) int32, from 0 in each segment.
       token_types: (batch, length) int32, 0 in a first text and 1 in a second.
-      segment_ids: (batch, length) int32: a token sees those of its own number.
+      segment_ids: (batch, length) int32; a token sees the tokens with the same
+        number.
 
     Returns:
       (batch, length, embed).
@@ -277,12 +279,12 @@ def drop(module: nn.Module, x: jax.Array, rate: float) -> jax.Array:
 
 
 class Head(nn.Module):
-  """From the tokens of each segment to its outputs, in float32.
+  """Maps the tokens of each segment to its outputs, in float32.
 
   Attributes:
-    config: Says what is pooled and whether a dense layer follows.
-    outputs: How many numbers a segment gets.
-    dropout: Rate before the last map, when there is a key for it.
+    config: Sets what is pooled and whether a dense layer follows.
+    outputs: Number of outputs per segment.
+    dropout: Rate before the last linear map, used if there is a key for it.
   """
 
   config: EncoderConfig
@@ -299,7 +301,7 @@ class Head(nn.Module):
   ) -> jax.Array:
     """Reads as many segments of each row as `weights` has columns.
 
-    Args: as of `pool`.
+    Args: as for `pool`.
 
     Returns:
       (batch, segments, outputs) float32.
@@ -331,10 +333,10 @@ class Head(nn.Module):
       hidden: (batch, length, embed).
       segment_ids: (batch, length) int32.
       positions: (batch, length) int32, from 0 in each segment.
-      weights: (batch, segments); only its shape counts.
+      weights: (batch, segments); only its shape is used.
 
     Returns:
-      (batch, segments, embed) float32, 0 for segments that a row lacks.
+      (batch, segments, embed) float32, 0 for segments that are not in a row.
     """
     number = jnp.arange(1, weights.shape[1] + 1)[None, :, None]
     read = segment_ids[:, None, :] == number

@@ -1,4 +1,4 @@
-"""The shape of a BERT-family encoder and of the head on top of it."""
+"""The sizes of a BERT-family encoder and of the head on top of it."""
 
 import dataclasses
 
@@ -11,25 +11,27 @@ POOLINGS = ('first', 'mean')
 
 @dataclasses.dataclass(frozen=True)
 class RelativePositions:
-  """How DeBERTa's attention knows the distance of two tokens.
+  """How DeBERTa's attention represents the distance between two tokens.
 
   A table of 2 * span rows, shared by all layers, has one row for each distance
-  from -span to span - 1; farther ones take the last row. With buckets, the row
-  is that of the distance up to half a span, and beyond it grows with the
-  logarithm of the distance, so that `max_distance` falls on the last one.
+  from -span to span - 1; larger distances use the last row on their side. With
+  buckets, distances up to half of span have their own rows; beyond that the row
+  grows with the logarithm of the distance, so that `max_distance` falls on the
+  last one.
 
   Attributes:
-    span: Rows of the table on either side.
+    span: Rows of the table on each side.
     buckets: Whether rows stand for logarithmic buckets.
-    max_distance: Distance that the last bucket begins at; without buckets it
-      has no effect.
-    terms: Products besides content with content: 'c2p', the query with the
-      position's key, and 'p2c', the key with the position's query.
-    shared: Whether the projections of the content are those of the positions.
+    max_distance: Scale of the logarithmic buckets: this distance falls into
+      the last one. Without buckets it has no effect.
+    terms: Products added to that of content with content: 'c2p', the query with
+      the position's key, and 'p2c', the key with the position's query.
+    shared: Whether positions use the projections of the content.
     norm: Whether the table goes through a LayerNorm.
 
   Raises:
-    ValueError: For unknown terms or a span below 2.
+    ValueError: If a term is unknown, the span is below 2 or, with buckets,
+      `max_distance` is not above half of span plus one.
   """
 
   span: int
@@ -54,7 +56,7 @@ class RelativePositions:
 
   @property
   def projections(self) -> tuple[str, ...]:
-    """Names of the projections that the positions have for themselves."""
+    """Names of the projections that are only for positions."""
     if self.shared:
       return ()
     names = {'c2p': 'position_k', 'p2c': 'position_q'}
@@ -63,28 +65,28 @@ class RelativePositions:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-  """Sizes and constants of an encoder; everything that fixes its weights.
+  """Sizes and constants of an encoder; everything that determines its weights.
 
   Attributes:
     vocab_size: Rows of the embedding.
     embed_dim: Width of the residual stream.
     num_layers: Number of blocks.
-    num_heads: Attention heads; divides `embed_dim`.
+    num_heads: Attention heads; must divide `embed_dim`.
     mlp_dim: Width of the MLP.
     max_length: Longest sequence of tokens the weights were trained for.
     absolute_positions: Whether a learned vector is added for each position.
-    position_offset: Row of the first position in that table; RoBERTa's first
-      rows stand for padding.
+    position_offset: Row of the first position in the table of positions;
+      RoBERTa's first rows are for padding.
     token_types: Rows of the table of token types; 0 for no table.
-    activation: Of the MLP, one of `ACTIVATIONS`.
+    activation: Activation of the MLP, one of `ACTIVATIONS`.
     norm_eps: Epsilon of LayerNorm.
     relative: Relative positions in the attention, or None.
     pooling: What the head reads: the 'first' token, or the 'mean' of all.
-    pooler: Activation behind a dense layer of the head, one of `ACTIVATIONS`;
-      None for a head of one linear map.
+    pooler: Activation after a dense layer of the head, one of `ACTIVATIONS`;
+      None for a head that is one linear map.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       sizes contradict each other.
   """
 
@@ -130,7 +132,7 @@ class EncoderConfig:
 
   @property
   def projections(self) -> dict[str, tuple[int, int]]:
-    """Module path of everything an adapter fits on: its (fan_in, fan_out)."""
+    """Module path: (fan_in, fan_out) of every module that can be adapted."""
     square = (self.embed_dim, self.embed_dim)
     positions = self.relative.projections if self.relative else ()
     return {

@@ -1,8 +1,8 @@
 """A T5-family encoder-decoder: two scanned stacks that share an embedding.
 
-RMSNorm before every part, no biases, no positions but relative ones in the
-scores of self-attention. The dropout that T5 was trained with is not here: the
-base is frozen, and adapters have their own.
+RMSNorm before every part, no biases, and only relative positions, which are
+added to the scores of self-attention. The dropout that T5 was trained with is
+left out: the base is frozen, and adapters have their own dropout.
 """
 
 from typing import NamedTuple
@@ -37,9 +37,10 @@ class BlockCache(NamedTuple):
 
 
 class Block(nn.Module):
-  """Self-attention, in the decoder cross-attention, and MLP.
+  """Self-attention, cross-attention if in the decoder, and MLP.
 
-  Attributes are those of `EncoderDecoder`, and whether it is of the decoder.
+  Attributes are those of `EncoderDecoder`, and `decodes`: whether the block is
+  part of the decoder.
   """
 
   config: EncoderDecoderConfig
@@ -64,12 +65,12 @@ class Block(nn.Module):
 
     Args:
       x: (batch, length, embed).
-      cache: What was seen before, or None outside of generation.
-      seen: Which tokens each sees; with a cache which slots, (batch, length,
-        slots) bool.
-      bias: By the offset, or (1, heads, length, keys).
+      cache: Keys and values of earlier tokens, or None outside of generation.
+      seen: Which tokens each token sees; with a cache which slots, (batch,
+        length, slots) bool.
+      bias: An `OffsetBias`, or an array (1, heads, length, keys).
       encoded: (batch, inputs, embed), in a decoder; None when the cache has
-        their keys and values.
+        the keys and values of the inputs.
       cross_seen: Which inputs each token sees, in a decoder; (batch, length,
         inputs) bool with a cache.
       slot: () int32, the slot of the first token of x.
@@ -95,20 +96,22 @@ class Block(nn.Module):
         'cross_attention', h, encoded, cross_seen, None, cross
       )
       x = self._kept(x + attended)
-    # Two names for two kinds: their weights are called differently elsewhere.
+    # Two names, since checkpoints name the weights of the two kinds
+    # differently.
     mlp = MLP(c, *settings, name='mlp' if c.gated_mlp else 'plain_mlp')
     x = constrain(x + mlp(norm('mlp_norm', x)), 'batch', None, None)
     return x, None if cache is None else BlockCache(own, cross)
 
   def _kept(self, x: jax.Array) -> jax.Array:
-    """Hidden states between two parts, which the backward pass may keep."""
+    """Marks hidden states between two parts, for the backward pass to keep."""
     return kept(constrain(x, 'batch', None, None), 'middle')
 
 
 class Stack(nn.Module):
   """The encoder or the decoder: scanned blocks and a final norm.
 
-  Attributes are those of `EncoderDecoder`, and whether it is the decoder.
+  Attributes are those of `EncoderDecoder`, and `decodes`: whether this is the
+  decoder.
   """
 
   config: EncoderDecoderConfig
@@ -136,9 +139,9 @@ class Stack(nn.Module):
     Args:
       tokens: (batch, length) int32.
       table: The embedding (vocab, embed), shared by both stacks.
-      seen: See `Block`, as is the rest.
-      cache: Stacked over layers on axis 0.
-      encoded, cross_seen, slot: For the decoder.
+      seen: See `Block`.
+      cache: See `Block`; stacked over layers on axis 0.
+      encoded, cross_seen, slot: See `Block`; for the decoder only.
     """
     c = self.config
     x, _ = EmbeddingTable(
@@ -234,14 +237,14 @@ class EncoderDecoder(nn.Module):
     seen: Visibility,
     cross_seen: Visibility,
   ) -> tuple[jax.Array, Head]:
-    """Runs everything up to, not including, the product with the head.
+    """Runs everything up to, but not including, the product with the head.
 
     Args:
       inputs: (batch, inputs) int32, what the encoder reads.
-      inputs_seen: Which of them each sees.
+      inputs_seen: Which inputs each input sees.
       tokens: (batch, length) int32, what the decoder reads.
-      seen: Which of its tokens each sees.
-      cross_seen: Which of the inputs.
+      seen: Which tokens each token sees.
+      cross_seen: Which inputs each token sees.
 
     Returns:
       Hidden states (batch, length, embed) and the head.

@@ -1,4 +1,4 @@
-"""The shape of a T5-family encoder-decoder."""
+"""The sizes of a T5-family encoder-decoder."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,7 +9,7 @@ from lora_opt.models.fields import check_fields
 
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderConfig:
-  """Sizes and constants of an encoder-decoder; what fixes its weights.
+  """Sizes and constants of an encoder-decoder that determine its weights.
 
   Attributes:
     vocab_size: Rows of the embedding, which both stacks share.
@@ -17,20 +17,20 @@ class EncoderDecoderConfig:
     num_layers: Blocks of the encoder.
     num_decoder_layers: Blocks of the decoder.
     num_heads: Heads of every attention.
-    head_dim: Width of one head; heads * head_dim need not be embed_dim.
+    head_dim: Width of one head; num_heads * head_dim need not be embed_dim.
     mlp_dim: Width of the MLP.
-    num_buckets: Rows of the tables of relative biases; even.
-    max_distance: Where the last bucket begins.
-    activation: As of `DecoderConfig`.
+    num_buckets: Rows of the tables of relative biases; must be even.
+    max_distance: Distance from which on all positions share the last bucket.
+    activation: As in `DecoderConfig`.
     gated_mlp: Whether the MLP has a gate (T5 v1.1) or not (T5).
     norm_eps: Epsilon of RMSNorm.
-    tie_embeddings: Whether the output head is the embedding.
+    tie_embeddings: Whether the embedding is also the output head.
     scale_output: Whether the last hidden state is divided by sqrt(embed_dim),
       as T5 does and T5 v1.1 does not.
-    start_id: Token that opens every decoder input; also fills up batches.
+    start_id: First token of every decoder input; also pads batches.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       sizes contradict each other.
 
   >>> EncoderDecoderConfig(64, 16, 1, 1, num_heads=2, head_dim=8, mlp_dim=32,
@@ -79,7 +79,7 @@ class EncoderDecoderConfig:
 
   @property
   def projections(self) -> dict[str, tuple[int, int]]:
-    """Module path of every projection: its (fan_in, fan_out)."""
+    """Module path: (fan_in, fan_out) of every projection."""
     width, mlp = self.embed_dim, self.mlp_dim
     heads = self.num_heads * self.head_dim
     attention = dict.fromkeys('qkv', (width, heads)) | {'o': (heads, width)}

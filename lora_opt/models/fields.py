@@ -1,7 +1,8 @@
 """Checks of the fields of a config, by their types and bounds.
 
-The bounds are far beyond every published model; what is larger is damage or
-malice, and would only be noticed when memory is gone.
+The bounds are far beyond every published model. A larger value comes from a
+damaged or malicious file, and would otherwise only be noticed when memory runs
+out.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any
 
 from lora_opt.reading import values
 
-COUNT = (1, 2**30)  # sums of two are whole numbers of 32 bits
+COUNT = (1, 2**30)  # the sum of two has at most 32 bits
 BOUNDS = {
   'vocab_size': (1, 2**24),
   'embed_dim': (1, 2**20),
@@ -36,13 +37,13 @@ BOUNDS = {
 
 
 def check_fields(config: Any, **bounds: tuple[float, float]) -> None:
-  """Raises ValueError unless each field is of its type and within bounds.
+  """Raises ValueError unless each field has its type and is within bounds.
 
   Args:
-    config: A dataclass whose types are bool, int, float and str, tuples of
-      these, or these or None; others are left alone.
-    **bounds: The smallest and the largest value of a field, besides `BOUNDS`;
-      whole numbers have those of `COUNT` otherwise.
+    config: A dataclass with fields of type bool, int, float or str, tuples of
+      these, or one of these or None. Fields of other types are not checked.
+    **bounds: The smallest and the largest value by field, in addition to
+      `BOUNDS`; integers in neither must be within `COUNT`.
   """
   bounds = BOUNDS | bounds
   for field in dataclasses.fields(config):

@@ -1,10 +1,10 @@
-"""Attention by a kernel of NVIDIA GPUs: JAX's own, in Pallas by way of Triton.
+"""Attention with JAX's own kernel for NVIDIA GPUs, in Pallas on Triton.
 
-It takes packed rows, in either direction. cuDNN's kernel, the other one that
-comes with JAX, takes them as a mask of all pairs alone, which grows with the
-square of the length.
+It supports packed rows, in both the forward and the backward pass. cuDNN's
+kernel, the other one that comes with JAX, supports them only with a mask of all
+pairs, which grows with the square of the length.
 
-JAX's module is imported where it is used: that takes most of a second.
+JAX's module is imported where it is used, since that takes most of a second.
 """
 
 import types
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
 
-# Rows of the forward pass come in as many, those of the backward in fewer.
+# Lengths are padded to a multiple of this. It is also the largest block of the
+# forward pass; blocks of the backward pass are smaller.
 _BLOCK = 128
 
 
@@ -27,7 +28,7 @@ def refusal(
   bias: OffsetBias | None,
   softcap: float | None,
 ) -> str:
-  """Why the kernel cannot do this; '' if it can."""
+  """Why the kernel does not support these arguments; '' if it does."""
   width = q.shape[-1]
   if seen.branches is not None:
     return 'segments branch'
@@ -57,9 +58,9 @@ def forward(
   window: None = None,
   emulated: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-  """Attention; see `blockwise.forward`, and `refusal` for what is not taken.
+  """Attention; see `blockwise.forward`, and `refusal` for what is unsupported.
 
-  The second result is to the base 2.
+  The logarithms in the second result are to base 2.
   """
   kernels = _kernels()
   assert windowed is bias is softcap is window is None
@@ -90,8 +91,8 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of q, k and v; see `forward` and `blockwise.backward`.
 
-  By the kernel's own rule, which is not a public function: differentiating the
-  public one would run all of the forward pass again, only for its results.
+  It calls the kernel's own backward rule, which is not public: differentiating
+  the public function would rerun the whole forward pass just for its results.
   """
   kernels = _kernels()
   del windowed, bias, softcap, window
@@ -109,7 +110,7 @@ def backward(
       ),
       do=_padded(cotangent, 0),
     )
-  # Of each head; heads that share keys are neighbours.
+  # Gradients of each query head; heads that share keys are adjacent.
   of_k, of_v = (
     x.reshape(*x.shape[:2], heads, -1, width).sum(3, dtype=jnp.float32)
     for x in (of_k, of_v)
@@ -119,7 +120,7 @@ def backward(
 
 
 def _kernels() -> types.ModuleType:
-  """JAX's module, which from JAX 0.12 on points to tokamax at its import."""
+  """JAX's module; from JAX 0.12 on its import warns and points to tokamax."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', DeprecationWarning)
     from jax.experimental.pallas.ops.gpu import attention
@@ -127,10 +128,10 @@ def _kernels() -> types.ModuleType:
 
 
 def _settings(q, seen, scale, emulated):
-  """What a kernel is told besides arrays."""
+  """The arguments of a kernel that are not arrays."""
   kernels = _kernels()
   width = q.shape[-1]
-  # The memory of a multiprocessor has to hold them, on an A100 too.
+  # Blocks must fit in the memory of a multiprocessor, even on an A100.
   rows = max(32, min(_BLOCK, 2**14 // (width * q.dtype.itemsize)))
   blocks = kernels.BlockSizes(
     block_q=rows,
@@ -149,9 +150,9 @@ def _settings(q, seen, scale, emulated):
 
 
 def _inputs(q, k, v, seen):
-  """The arrays that a kernel takes: whole blocks, keys for every head."""
+  """The array arguments of a kernel: whole blocks, and keys for every head."""
   k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
-  # What is added sees itself alone, and nothing sees it.
+  # The padding sees only itself, and no token sees it.
   segments = _padded(seen.segments, -1)
   return *(_padded(x, 0) for x in (q, k, v)), segments
 

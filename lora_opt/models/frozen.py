@@ -1,4 +1,4 @@
-"""What becomes of a model's weights once they are loaded."""
+"""Prepares loaded weights as the frozen base of a model."""
 
 import dataclasses
 from typing import TypeVar
@@ -14,14 +14,14 @@ Model = TypeVar('Model')
 
 
 def with_base(model: Model, base: Tree, quantize: str | None = None) -> Model:
-  """The model with weights, those its adapter starts from taken out of them.
+  """Returns the model with weights, minus the factors its adapter starts from.
 
   Args:
     model: A model of any kind.
     base: Weights of a checkpoint.
-    quantize: Bits to keep the kernels of projections in, see
-      `quantize_kernel`; None for all. What is left after a start is rounded,
-      not the checkpoint.
+    quantize: Kind of quantization of the kernels of projections, see
+      `quantize_kernel`; None for no quantization. If the adapter has a `start`,
+      the residual is quantized, not the checkpoint.
   """
   lora, start = model.lora_config, None
   projections = model.config.projections
@@ -33,12 +33,12 @@ def with_base(model: Model, base: Tree, quantize: str | None = None) -> Model:
 
 
 def of_shapes(model: Model, dtype: str, quantize: str | None = None) -> Model:
-  """The model as `with_base` would leave it, with shapes for weights.
+  """Returns the model that `with_base` would, with shapes for weights.
 
   Args:
     model: A model whose base has shapes.
     dtype: Type the weights are stored in.
-    quantize: As of `with_base`.
+    quantize: As for `with_base`.
   """
 
   def stored(shape):
@@ -53,9 +53,9 @@ def of_shapes(model: Model, dtype: str, quantize: str | None = None) -> Model:
 
 
 def quantized_paths(model: Model, quantize: str | None) -> dict[str, str]:
-  """Which arrays can be quantized while they are read, and how.
+  """Paths of the arrays that can be quantized while they are read, and how.
 
-  None for an adapter that starts from the kernels in full.
+  Empty if the adapter has a `start`, which needs the unquantized kernels.
   """
   lora = model.lora_config
   if quantize is None or (lora is not None and lora.start is not None):

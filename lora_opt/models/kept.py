@@ -1,4 +1,4 @@
-"""What the backward pass keeps of a layer, by name."""
+"""Names for the values of a layer that the backward pass may keep."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 
 def kept(x: jax.Array, name: str) -> jax.Array:
-  """x, which policies of `jax.checkpoint` know by a name.
+  """Returns x with a name for the policies of `jax.checkpoint`.
 
-  What they keep of every layer of a scan lies in one stack. XLA's compiler for
-  CPUs has no way to write a layer of bfloat16 into it: it rewrites all of the
-  stack in float32 and back, layer after layer. So the stack has the bits of
-  bfloat16, as integers.
+  The values kept of all layers of a scan are in one stack. XLA's compiler for
+  CPUs cannot write a bfloat16 layer into it in place: it converts the whole
+  stack to float32 and back for every layer. So the stack holds the bits of
+  bfloat16 as integers.
 
   >>> kept(jnp.ones(2, jnp.bfloat16), 'ones').dtype
   dtype(bfloat16)
@@ -22,9 +22,9 @@ def kept(x: jax.Array, name: str) -> jax.Array:
 
 
 def kept_in_rule(x: jax.Array, name: str) -> jax.Array:
-  """The same in the forward rule of a `jax.custom_vjp`.
+  """`kept` for use in the forward rule of a `jax.custom_vjp`.
 
-  Nothing is differentiated there, and policies find no name inside of another
+  Nothing is differentiated there, and policies do not find names inside another
   rule.
   """
   if x.dtype != jnp.bfloat16:

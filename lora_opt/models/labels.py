@@ -1,7 +1,7 @@
-"""What the outputs of an adapter's head are called, in a file beside it.
+"""Names of the outputs of an adapter's head, in a file beside the adapter.
 
-Names, not places, say what the outputs mean. What the head of a checkpoint has
-is read by `lora_opt.models.pretrained.head_labels`.
+The names, not the order, tell what the outputs mean. The names in a
+checkpoint's head are read by `lora_opt.models.pretrained.head_labels`.
 """
 
 import json
@@ -16,16 +16,16 @@ FILE = 'labels.json'
 
 
 def write_labels(folder: pathlib.Path, labels: Sequence[str]) -> None:
-  """Writes what the outputs of a head in this folder are called."""
+  """Writes the names of the outputs of the head in this folder."""
   content = {'labels': list(labels)}
   writing.write_text(folder / FILE, json.dumps(content, indent=2) + '\n')
 
 
 def read_labels(folder: pathlib.Path) -> tuple[str, ...]:
-  """Reads what `write_labels` wrote; () without such a file.
+  """Reads the names that `write_labels` wrote; () if there is no file.
 
   Raises:
-    ValueError: It holds something else.
+    ValueError: If the file holds something else.
   """
   file = folder / FILE
   if not file.exists():

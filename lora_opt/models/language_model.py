@@ -1,4 +1,4 @@
-"""What the models that write text have in common."""
+"""The base class of models that generate text."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from lora_opt.models.vocabulary import token_losses
 
 Batch = Mapping[str, jax.Array]
 
-# Checkpoints pad the embedding to a round size by at most so many rows; more
-# means that the tokenizer belongs to other weights.
+# Checkpoints pad the embedding to a round size by at most this many rows; a
+# larger difference means that the tokenizer belongs to other weights.
 MAX_VOCAB_PADDING = 1024
 
 
@@ -42,31 +42,32 @@ class LanguageModel:
   by the caller; `base` is passed in rather than read from the object, so that
   it is an argument of the compiled program and not a constant inside it.
 
-  A kind of model adds how its network reads a batch (`_inputs`), how it
-  generates (`start_decoding`, `decode_step`), and says what it is to others:
-  `network`, its Flax module, whose call returns hidden states and `Head`;
-  `batch_form`, see lora_opt.data.forms; and `task_type`, PEFT's name of it.
+  A subclass implements how its network reads a batch (`_inputs`) and how it
+  generates (`start_decoding`, `decode_step`). It also sets `network`, its Flax
+  module, whose call returns hidden states and `Head`; `batch_form`, see
+  lora_opt.data.forms; and `task_type`, PEFT's name for this kind of model.
 
   Attributes:
-    name: What the model is called; an exported adapter names it as its base.
-    family: What its checkpoints are like; names the tensors of an export.
+    name: Name of the model; an exported adapter names it as its base.
+    family: The format of its checkpoints; names the tensors of an export.
     config: Sizes of the network.
-    tokenizer: Text to ids and back; None for a model of shapes alone.
+    tokenizer: Maps text to ids and back; None for a model that has shapes
+      instead of weights.
     base: Frozen weights, a nested dict of arrays, or of their shapes.
-    lora_config: Adapter settings, or None for a model without adapter.
+    lora_config: Adapter settings, or None for a model without an adapter.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
-    loss_rows: Positions whose logits a device holds together in
-      `token_losses`; None for what suits the platform.
-    start: Factors that `lora_config.start` took out of `base`; without an
-      adapter they stand in for it. See `split_base`.
+    loss_rows: Number of positions whose logits a device holds at once in
+      `token_losses`; None to choose it by platform.
+    start: Factors that `lora_config.start` took out of `base`; used in place of
+      an adapter when there is none. See `split_base`.
 
   Raises:
-    ValueError: For a target that matches no projection, a rank larger than a
-      projection, an unknown `remat` or `attention`, or a tokenizer that does
-      not fit.
+    ValueError: If the target matches no projection, the rank is larger than a
+      projection, `remat` or `attention` is unknown, or the tokenizer does not
+      fit.
   """
 
   network: ClassVar[type[nn.Module]]
@@ -120,7 +121,7 @@ class LanguageModel:
       base: Frozen weights.
       lora: Adapter, or None for the base model.
       batch: Arrays by name, see the class; weights are optional.
-      rng: Key of the adapter's dropout; None for no dropout.
+      rng: Key for the adapter's dropout; None for no dropout.
 
     Returns:
       (batch, length) float32, in nats; 0 where the weight is 0, since nothing
@@ -160,7 +161,7 @@ class LanguageModel:
     return hidden, head
 
   def _with(self, base: Tree, lora: Tree | None) -> tuple[nn.Module, Tree]:
-    """The network and its variables, adapted or as the checkpoint has it."""
+    """The network and its variables, with the adapter or of the checkpoint."""
     settings, lora = adapter_in_force(self.lora_config, lora, self.start)
     return self._network(settings), apply_variables(base, lora)
 
@@ -205,7 +206,7 @@ def check_tokenizer(config: Any, tokenizer: Tokenizer) -> None:
       f'{tokenizer.vocab_size} tokens, the embedding {config.vocab_size} rows; '
       'take the tokenizer that belongs to the weights'
     )
-  # A tokenizer that does not say it has its tokens in a row.
+  # A tokenizer without `largest_id` has consecutive ids.
   largest = getattr(tokenizer, 'largest_id', tokenizer.vocab_size - 1)
   if largest >= config.vocab_size:
     raise ValueError(

@@ -1,7 +1,7 @@
-"""LoRA settings, and the projection that carries an adapter.
+"""LoRA settings, and the projection that has an adapter.
 
-The adapter lives in the variable collection `lora`, apart from the frozen
-base in `params`, so "what is trained" is an argument and never a mask.
+The adapter is in the variable collection `lora`, separate from the frozen base
+in `params`, so the trainable parameters are an argument and never a mask.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lora_opt.reading import values
 
 Initializer = jax.nn.initializers.Initializer
 
-# Uniform on +-1/sqrt(fan_in): what PEFT calls Kaiming uniform with a=sqrt(5).
+# Uniform on +-1/sqrt(fan_in); PEFT calls it Kaiming uniform with a=sqrt(5).
 uniform_fan_in: Initializer = jax.nn.initializers.variance_scaling(
   1 / 3, 'fan_in', 'uniform'
 )
@@ -32,44 +32,45 @@ uniform_fan_in: Initializer = jax.nn.initializers.variance_scaling(
 # (kernel, rank, scale) -> (lora_a, lora_b), all NumPy.
 Start = Callable[[np.ndarray, int, float], tuple[np.ndarray, np.ndarray]]
 
-# Sites whose weights are tables with a row for each token.
+# Projections whose weights are tables with one row per token.
 TABLES = ('embedding', 'head')
 
 DTYPES = ('float32', 'bfloat16')
 
 
 def check_dtype(dtype: str) -> None:
-  """Raises ValueError unless weights may have this type."""
+  """Raises ValueError if weights cannot have this type."""
   if dtype not in DTYPES:
     raise ValueError(f'dtype={dtype!r} must be one of {", ".join(DTYPES)}')
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """Where adapters sit and how they start: delta_w = scale * lora_a @ lora_b.
+  """Settings of adapters, which add delta_w = scale * lora_a @ lora_b.
 
   Attributes:
-    target: Regular expression over the whole module path, such as
+    target: Regular expression that must match the whole module path, such as
       'layers/attention/q'; '.*/(q|v)' adapts the query and value projections.
     rank: Rank of every adapter.
     alpha: scale = alpha / rank.
     rslora: Use scale = alpha / sqrt(rank), the rank-stabilized scale.
-    dropout: Rate of dropout on the adapter's input while training.
+    dropout: Rate of dropout on the adapter's input during training.
     init_a: Initializer of lora_a, called with shape (fan_in, rank).
-    init_b: Initializer of lora_b, called with shape (rank, fan_out). Zeros
-      start the training at the base model.
+    init_b: Initializer of lora_b, called with shape (rank, fan_out). With
+      zeros, training starts at the base model.
     start: Function from a kernel (fan_in, fan_out), the rank and the scale to
-      the factors that training starts from, instead of init_a and init_b; the
-      base is frozen without their product, see `pissa` and `olora`. None for
-      a base as it is.
-    dora: Train the length of each column of the weights apart from its
+      the initial factors, instead of init_a and init_b. Their product times the
+      scale is subtracted from the frozen base, see `pissa` and `olora`. None to
+      leave the base unchanged.
+    dora: Train the length of each column of the weights separately from its
       direction (arXiv 2402.09353). The lengths are leaves `magnitude` outside
-      any pair: a recipe trains them by its argument `other` alone.
+      the pairs of factors: a recipe trains them only by its argument `other`.
     dtype: Type the adapter is stored and trained in.
 
   Raises:
-    ValueError: For a rank below 1, a dropout rate outside [0, 1), an alpha
-      that is not a number above 0, or a setting of another type.
+    ValueError: If the rank is below 1, the dropout rate is outside [0, 1),
+      alpha is not a number above 0, the target is not a regular expression, or
+      a setting has the wrong type.
 
   >>> LoraConfig(rank=16, alpha=32).scale
   2.0
@@ -119,15 +120,15 @@ class LoraConfig:
     """The projections that are adapted.
 
     Args:
-      projections: Module path of every projection: its (fan_in, fan_out).
+      projections: Module path: (fan_in, fan_out) of every projection.
 
     Returns:
-      The same for the adapted ones alone; never empty.
+      The same for the adapted projections only; never empty.
 
     Raises:
-      ValueError: If `target` matches none of them, the rank is larger than a
-        dimension of one that it matches, or `start` or `dora` is set and it
-        matches an embedding or head.
+      ValueError: If `target` matches no projection, the rank is larger than a
+        dimension of a matched projection, or `start` or `dora` is set and
+        `target` matches an embedding or head.
     """
     sites = {path: s for path, s in projections.items() if self.adapts(path)}
     if not sites:
@@ -163,9 +164,10 @@ def lora_scale(lora: LoraConfig) -> float:
 class Projection(nn.Module):
   """x @ kernel + bias + scale * dropout(x) @ lora_a @ lora_b.
 
-  With DoRA all but the bias is multiplied by `column_gain`. (Under dropout its
-  authors' code drops the input of the kernel's part of the change as well,
-  which costs a second product with the kernel; the expectation is the same.)
+  With DoRA, everything but the bias is multiplied by `column_gain`. (With
+  dropout, the code of DoRA's authors also drops the input of the kernel's part
+  of the change, which costs a second product with the kernel; the expectation
+  is the same.)
 
   Attributes:
     features: fan_out.
@@ -226,12 +228,13 @@ class Projection(nn.Module):
 def lora_factors(
   module: nn.Module, shape: tuple[int, int], axes: tuple[str, str]
 ) -> tuple[jax.Array, jax.Array]:
-  """The factors of a module's adapter, made at initialisation.
+  """The factors of a module's adapter, created at initialisation.
 
   Args:
-    module: Has fields lora and dtype; keeps the factors in collection `lora`.
+    module: Has fields lora and dtype; the factors are stored in its collection
+      `lora`.
     shape: (fan_in, fan_out).
-    axes: Their logical names.
+    axes: Logical names of fan_in and fan_out.
 
   Returns:
     lora_a (fan_in, rank) and lora_b (rank, fan_out), in the module's dtype.
@@ -240,7 +243,7 @@ def lora_factors(
 
   def factor(name, init, shape, axes):
     def rounded(key):
-      # Drawn in float32: not every initializer knows narrower types.
+      # Drawn in float32, since not every initializer supports narrower types.
       return init(key, shape, jnp.float32).astype(lora.dtype)
 
     def make():
@@ -264,8 +267,8 @@ def adapter(
 
 
 def adapter_code(module: nn.Module, rows: jax.Array, a: jax.Array) -> jax.Array:
-  """scale * dropout(rows) @ a: what an adapter keeps of its input."""
-  # The scale goes to the narrow middle, the cheapest place.
+  """scale * dropout(rows) @ a, the input of an adapter's up factor b."""
+  # The scale is applied where it is cheapest: to the narrow product with a.
   return product(drop_input(module, rows), a) * module.lora.scale
 
 

@@ -1,10 +1,10 @@
 """Cross-entropy of every token without the full matrix of logits.
 
-Positions are taken in chunks, and all of the vocabulary's table is read for
-each. On TPUs a product of 256 positions leaves the matrix units idle a third
-of the time, which 512 do not; more gain next to nothing and take more memory
-(experiments/compiled_steps). Where that is known, when the program is lowered,
-the number is chosen.
+Positions are processed in chunks, and the whole vocabulary table is read for
+each chunk. On TPUs, chunks of 256 positions leave the matrix units idle a third
+of the time, and chunks of 512 do not; larger ones gain almost nothing and take
+more memory (experiments/compiled_steps). The size is chosen when the program is
+lowered, because only then the platform is known.
 """
 
 import functools
@@ -16,7 +16,7 @@ from lora_opt.models.axes import row_shards
 from lora_opt.models.products import product_by_turned
 from lora_opt.models.softcap import capped, slope
 
-# Positions whose logits a device holds together, unless a number is given.
+# Default number of positions whose logits a device holds at once.
 ROWS_ON_CPUS, ROWS = 256, 512
 
 
@@ -32,9 +32,10 @@ def project_to_vocabulary(
   Args:
     hidden: (..., embed).
     head: (vocab, embed) of the same type.
-    codes: (..., rank), what the head's adapter keeps of `hidden`, or None.
+    codes: (..., rank), `lora.adapter_code` of `hidden` for the head's adapter,
+      or None.
     up: (rank, vocab), the adapter's up factor, or None.
-    softcap: What the logits are capped at softly; None for nothing.
+    softcap: Soft cap of the logits; None for no cap.
 
   Returns:
     (..., vocab) float32.
@@ -59,19 +60,19 @@ def adapted_cross_entropy(
 ) -> jax.Array:
   """`token_cross_entropy` for a head with an adapter.
 
-  The gradient of `up` sums over positions with weights that only the backward
-  pass knows, so that pass computes the logits of each chunk again.
+  The gradient of `up` is a sum over positions with weights that are only known
+  in the backward pass, so that pass recomputes the logits of each chunk.
 
   Args:
     hidden: (batch, length, embed).
     head: (vocab, embed). Frozen: its gradient is defined as zero.
-    codes: (batch, length, rank), what the adapter keeps of `hidden`.
+    codes: (batch, length, rank), `lora.adapter_code` of `hidden`.
     up: (rank, vocab), the adapter's up factor.
     targets: (batch, length) int32.
     needed: (batch, length) bool; the loss is 0 where it is False.
-    chunk_rows: Positions whose logits a device holds together; None for what
-      suits the platform.
-    softcap: What the logits are capped at softly; None for nothing.
+    chunk_rows: Number of positions whose logits a device holds at once; None to
+      choose it by platform.
+    softcap: Soft cap of the logits; None for no cap.
 
   Returns:
     (batch, length) float32.
@@ -99,11 +100,11 @@ def token_cross_entropy(
 ) -> jax.Array:
   """-log softmax(hidden @ head.T)[target] at each position that is needed.
 
-  On a device the logits of at most about `chunk_rows` positions exist at a
-  time. The loss of a position depends on its own hidden state alone, so its
-  gradient is (softmax - one_hot) @ head times the incoming scalar (and times
-  the slope of a soft cap, logit by logit); the forward
-  pass of a gradient computes that vector while the logits are there, and the
+  A device holds the logits of at most about `chunk_rows` positions at a time.
+  The loss of a position depends only on its own hidden state, so its gradient
+  is (softmax - one_hot) @ head times the incoming scalar (with a soft cap, each
+  logit's term is also multiplied by the slope of the cap). When a gradient is
+  taken, the forward pass computes that vector while it has the logits, and the
   backward pass is one product instead of a second pass over the vocabulary.
 
   Args:
@@ -111,9 +112,9 @@ def token_cross_entropy(
     head: (vocab, embed). Frozen: its gradient is defined as zero.
     targets: (batch, length) int32.
     needed: (batch, length) bool; the loss is 0 where it is False.
-    chunk_rows: Positions whose logits a device holds together; at least one
-      time step of the whole batch is. None for what suits the platform.
-    softcap: What the logits are capped at softly; None for nothing.
+    chunk_rows: Number of positions whose logits a device holds at once, but at
+      least one time step of the whole batch. None to choose it by platform.
+    softcap: Soft cap of the logits; None for no cap.
 
   Returns:
     (batch, length) float32.
@@ -152,7 +153,7 @@ def _over_chunks(function, hidden, head, targets, needed, chunk_rows):
 
 
 def _over_chunks_of(function, chunk_rows, hidden, head, targets, needed):
-  # Chunks are slices of time, so a sharded batch axis stays where it is.
+  # Chunks are slices of time, so a sharded batch axis stays sharded.
   batch, length = targets.shape
   steps = max(1, min(length, chunk_rows * row_shards() // batch))
   chunks = -(-length // steps)
@@ -184,7 +185,7 @@ def _over_chunks_of(function, chunk_rows, hidden, head, targets, needed):
 
 
 def _take_times(x, times):
-  """x (batch, length, ...) in another order of its second axis."""
+  """Reorders the second axis of x (batch, length, ...)."""
   index = times.reshape(*times.shape, *[1] * (x.ndim - 2))
   return jnp.take_along_axis(x, index, axis=1)
 
@@ -203,8 +204,9 @@ def _chunk_losses_and_gradient(softcap, hidden, head, targets, needed):
   logits = project_to_vocabulary(hidden, head, softcap=softcap)
   target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
   largest = jnp.max(logits, axis=1)
-  # The softmax times its sum: one exponential serves the loss and the
-  # gradient, whose rows are divided once they are short.
+  # The unnormalised softmax: one exponential serves both the loss and the
+  # gradient, which is divided by the sum after the product with the head, when
+  # its rows are short.
   shares = jnp.exp(logits - largest[:, None])
   total = jnp.sum(shares, axis=1)
   shares *= slope(logits, softcap)

@@ -1,4 +1,4 @@
-"""How a model comes to files: its format is given to it, it knows none."""
+"""Writes models to files; the format is passed in, models know no formats."""
 
 import os
 from collections.abc import Callable
@@ -8,13 +8,14 @@ from lora_opt.models.variables import Tree
 
 
 class ModelFiles(NamedTuple):
-  """What writes a model to files and reads its adapters.
+  """The functions that write a model to files and read its adapters.
 
   Attributes:
     export: (folder, adapter, model), writes the adapter.
-    load_adapter: (folder, model), returns the adapter as `model.init` makes it.
+    load_adapter: (folder, model), returns the adapter in the form of
+      `model.init`.
     merge: (folder, adapter, model, source=, dtype=), writes model and adapter
-      as one; for classifiers with labels= too.
+      as one model; also takes labels= for classifiers.
   """
 
   export: Callable[[str | os.PathLike, Tree, Any], None]
@@ -23,9 +24,9 @@ class ModelFiles(NamedTuple):
 
 
 class Family(Protocol):
-  """What a model needs to know of what its checkpoints are like.
+  """The part of a checkpoint family that a model uses.
 
-  All of it is in `lora_opt.models.pretrained.family`.
+  The full definition is in `lora_opt.models.pretrained.family`.
   """
 
   files: ModelFiles

@@ -13,7 +13,7 @@ class RMSNorm(nn.Module):
   Attributes:
     eps: Added to the mean square.
     param_dtype: Type the scale is stored in.
-    offset: 1 where checkpoints keep the scale less one (Gemma).
+    offset: 1 if checkpoints store the scale minus one (Gemma).
     axis: Logical name of the last axis.
   """
 
@@ -66,7 +66,7 @@ def _like(vector: jax.Array, x: jax.Array) -> jax.Array:
   return vector.reshape(*[1] * (x.ndim - 1), -1)
 
 
-# `DecoderConfig.norm`: the module.
+# Values of `DecoderConfig.norm`: the module.
 NORMS = {
   'rms': RMSNorm,
   'rms_plus_one': functools.partial(RMSNorm, offset=1.0),

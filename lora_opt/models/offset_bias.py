@@ -1,7 +1,7 @@
-"""Biases of attention scores that depend on how far key and query are apart.
+"""Biases of attention scores that depend on the offset of key and query.
 
-One number for each offset, where the biases of all pairs would grow with the
-square of the length.
+They are stored as one number per offset; an array of the biases of all pairs
+would grow with the square of the length.
 """
 
 from typing import NamedTuple
@@ -14,18 +14,18 @@ class OffsetBias(NamedTuple):
   """A bias for each head and offset.
 
   Attributes:
-    values: (heads, 2 keys - 1), for the offsets 1 - keys to keys - 1 of a key
-      from its query.
+    values: (heads, 2 keys - 1), for the offsets 1 - keys to keys - 1: position
+      of the key minus position of the query.
   """
 
   values: jax.Array
 
   def of_all(self, length: int, first: jax.Array | int = 0) -> jax.Array:
-    """The biases of queries first ... first + length - 1 on all keys.
+    """The biases of queries first ... first + length - 1 for all keys.
 
     Args:
       length: Number of queries.
-      first: () int32, the place of the first.
+      first: () int32, position of the first query.
 
     Returns:
       (1, heads, length, keys) in the type of the values.
@@ -39,24 +39,24 @@ class OffsetBias(NamedTuple):
     return self.values[:, offset + keys - 1][None]
 
   def of_block(self, i: jax.Array, j: jax.Array, block: int) -> jax.Array:
-    """The biases of one block of queries on one of keys.
+    """The biases of one block of queries for one block of keys.
 
     Args:
-      i: () int32, number of the block of queries.
-      j: () int32, number of the block of keys.
+      i: () int32, index of the block of queries.
+      j: () int32, index of the block of keys.
       block: Queries, and keys, in a block.
 
     Returns:
       (heads, block, block) float32; 0 beyond the last key.
     """
     heads, count = self.values.shape
-    # The first is that of the block's first key from its last query.
+    # Index of the offset between the block's first key and its last query.
     first = (j - i) * block - (block - 1) + (count - 1) // 2
     room = [(0, 0), (block, 2 * block)]
     values = jnp.pad(self.values.astype(jnp.float32), room)
     near = jax.lax.dynamic_slice_in_dim(values, first + block, 2 * block, 1)
-    # Every row is the one before it, shifted by one: repeated with one entry
-    # less in a row, the values shift by themselves.
+    # Each row is the previous one shifted by one. Repeating the values and
+    # reshaping to rows that are one entry shorter produces these shifts.
     shifted = jnp.tile(near, (1, block))[:, : block * (2 * block - 1)]
     shifted = shifted.reshape(heads, block, 2 * block - 1)
     return shifted[:, :, block - 1 :]
@@ -64,10 +64,10 @@ class OffsetBias(NamedTuple):
 
 @jax.custom_vjp
 def frozen(bias: OffsetBias) -> OffsetBias:
-  """The bias itself, of which no gradient may be asked.
+  """Returns the bias itself, but refuses to be differentiated.
 
   Raises:
-    ValueError: One is asked for.
+    ValueError: If its gradient is taken.
   """
   return bias
 

@@ -1,18 +1,19 @@
-"""The product of activations and a weight, in the shape that suits a platform.
+"""The product of activations and a weight, in a shape that suits the platform.
 
-XLA's compiler for CPUs runs a product of rank 3 far slower than the same of
-rank 2: there the leading axes are made one. It has two more wishes for products
-of bfloat16, without which they take twice as long where the processor has
-instructions for them (AVX512_BF16, experiments/training_step): the result is
-float32, rounded afterwards, and no transposition stands before the product.
+XLA's compiler for CPUs runs a product of rank 3 far slower than the same
+product of rank 2, so the leading axes are merged there. Products of bfloat16
+have two more requirements on CPUs: the result is float32 and rounded
+afterwards, and no transposition precedes the product. Otherwise they take twice
+as long on processors with instructions for bfloat16 (AVX512_BF16,
+experiments/training_step).
 
-The compiler for TPUs joins what comes after a product (the addition of an
-adapter, the gate of an MLP) to the product itself only where no change of shape
-stands between them; with one, a step of Gemma 2B took a tenth more cycles
+The compiler for TPUs fuses the operations after a product (the addition of an
+adapter, the gate of an MLP) into the product only if there is no reshape
+between them; with one, a step of Gemma 2B took a tenth more cycles
 (experiments/compiled_steps).
 
-Which is meant is known when the program is lowered, not before: it may be
-compiled for devices that are not here.
+The platform is only known when the program is lowered, since it may be compiled
+for devices of another machine.
 """
 
 import jax
@@ -43,7 +44,7 @@ def _in_rows(x, weight):
 
 
 def _forward(x, weight):
-  # A weight that is frozen has no gradient, and needs no x kept for it.
+  # A frozen weight has no gradient, so x need not be kept for it.
   y = product(x.value, weight.value)
   return y, (x.value if weight.perturbed else None, weight.value)
 
@@ -62,7 +63,7 @@ def _backward(kept, gradient):
 
 product.defvjp(_forward, _backward, symbolic_zeros=True)
 
-# Up to so many rows the CPU's product is faster with the weight on its left.
+# Up to this many rows, products on CPUs are faster with the weight on the left.
 FEW_ROWS = 64
 
 
@@ -70,9 +71,9 @@ def product_by_turned(x: jax.Array, turned: jax.Array) -> jax.Array:
   """x @ turned.T, for x (..., fan_in) and a weight (fan_out, fan_in).
 
   With few rows, as in decoding, this takes a third to two thirds of the time of
-  `product` on a CPU: there a product brings both of its sides into another
-  order first, and it does so faster with a large matrix on its left, whose rows
-  are summed over (experiments/decoding).
+  `product` on a CPU: there a product first rearranges both of its operands,
+  which is faster if the large matrix is on the left and the sum is along its
+  rows (experiments/decoding).
 
   Returns:
     (..., fan_out), at least in float32.
@@ -83,7 +84,7 @@ def product_by_turned(x: jax.Array, turned: jax.Array) -> jax.Array:
   rows = x.reshape(-1, x.shape[-1])
 
   def from_the_left(rows, turned):
-    # Without the barriers both transpositions become a part of the product.
+    # Without the barriers both transpositions are fused into the product.
     columns = lax.optimization_barrier(rows.T)
     return lax.optimization_barrier(_sum_over(turned, columns, 1, 0)).T
 
@@ -110,14 +111,14 @@ def product_by_transposed(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _product_of_rows(x, weight, axis):
-  """Sums over the last axis of x and an axis of the weight."""
+  """Contracts the last axis of x with an axis of the weight."""
   rows = x.reshape(-1, x.shape[-1])
   y = _sum_over(rows, weight, 1, axis)
   return y.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
 def _outer(x, gradient):
-  """The sum over positions of x's row times the gradient's."""
+  """The sum over positions of outer products of the rows of x and gradient."""
   axes = tuple(range(x.ndim - 1))
   return lax.dot_general(x, gradient, ((axes, axes), ((), ())))
 
@@ -128,7 +129,7 @@ def _outer_in_rows(x, gradient):
 
 
 def _sum_over(x, y, x_axis, y_axis):
-  """The product of two matrices over an axis of each, at least in float32."""
+  """Contracts an axis of each of two matrices, at least in float32."""
   dimensions = (((x_axis,), (y_axis,)), ((), ()))
   wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
   return lax.dot_general(x, y, dimensions, preferred_element_type=wide)

@@ -1,7 +1,7 @@
-"""Frozen kernels in 8 or 4 bits, a scale for every block (QLoRA, 2305.14314).
+"""Frozen kernels in 8 or 4 bits, one scale per block (QLoRA, 2305.14314).
 
-qwix does the rounding. Codes of 4 bits are kept two in a byte: XLA on CPU
-turns an array of type int4 that a scan runs over into bytes of its own.
+qwix does the rounding. Codes of 4 bits are stored two to a byte, since XLA on
+CPUs unpacks an int4 array that a scan runs over to one byte per code.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class QuantizedKernel:
   """A kernel (..., fan_in, fan_out), or a stack of them, in few bits.
 
   Attributes:
-    codes: (..., fan_in / codes per byte, fan_out) uint8; row i of 4 bits holds
-      the inputs 2i (low half) and 2i + 1.
+    codes: (..., fan_in / codes per byte, fan_out) uint8; with 4 bits, row i
+      holds the codes of inputs 2i (in the low half) and 2i + 1.
     scales: (..., fan_in / block, fan_out) bfloat16.
     kind: Key of `KINDS`.
   """
@@ -38,7 +38,7 @@ class QuantizedKernel:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Sizes of the kernel that this stands for."""
+    """Shape of the kernel that the codes stand for."""
     *stack, rows, fan_out = self.codes.shape
     return (*stack, rows * KINDS[self.kind], fan_out)
 
@@ -49,7 +49,7 @@ class QuantizedKernel:
 
   @property
   def size(self) -> int:
-    """Number of weights that this stands for."""
+    """Number of weights that the codes stand for."""
     return self.codes.size * KINDS[self.kind]
 
   def __getitem__(self, layer: int) -> QuantizedKernel:
@@ -60,20 +60,21 @@ class QuantizedKernel:
 def quantize_kernel(
   kernel: jax.Array, kind: str, block: int = 64
 ) -> QuantizedKernel:
-  """Rounds a kernel to codes times the largest magnitude of their block.
+  """Rounds a kernel to codes times the largest magnitude in their block.
 
   Args:
     kernel: (fan_in, fan_out).
     kind: 'int8' or 'int4' for evenly spaced values, 'nf4' for the 16 values
       that suit normally distributed weights best.
-    block: Inputs that share a scale, for each output; a smaller fan_in is one
-      block.
+    block: Number of inputs that share a scale, for each output; if fan_in is
+      smaller, it is one block.
 
   Returns:
-    The kernel in (8 or 4) + 16 / block bits a weight.
+    The kernel in (8 or 4) + 16 / block bits per weight.
 
   Raises:
-    ValueError: If `kind` is unknown or the blocks do not fill fan_in.
+    ValueError: If `kind` is unknown, or fan_in is not a multiple of `block` and
+      of the number of codes in a byte.
 
   >>> q = quantize_kernel(jnp.eye(4), 'nf4')
   >>> q.codes.shape, q.shape, dequantize(q, jnp.float32)[0].tolist()
@@ -88,7 +89,7 @@ def quantize_kernel(
       f'{kind} of a kernel {kernel.shape}: fan_in={fan_in} must be a multiple '
       f'of block={block} and of {KINDS[kind]}; choose another block'
     )
-  import qwix  # only here is it needed, and it takes half a second
+  import qwix  # slow (half a second), and only needed here
 
   rounded = qwix.quantize(
     kernel.astype(jnp.float32),
@@ -128,8 +129,8 @@ def dequantize(kernel: QuantizedKernel, dtype: jnp.dtype) -> jax.Array:
 def matmul(rows: jax.Array, kernel: QuantizedKernel) -> jax.Array:
   """rows @ kernel, for rows (count, fan_in).
 
-  The backward pass dequantizes again, so that a layer keeps no copy of its
-  kernel in full precision. The kernel is frozen: it has no gradient.
+  The backward pass dequantizes again, so that no copy of the kernel in full
+  precision is kept. The kernel is frozen: it has no gradient.
   """
   return product(rows, dequantize(kernel, rows.dtype))
 
@@ -149,7 +150,7 @@ matmul.defvjp(_forward, _backward)
 def quantize_stack(
   kernels: Iterable[jax.Array], kind: str, block: int = 64
 ) -> QuantizedKernel:
-  """Quantizes kernels one by one, as they come, and stacks them."""
+  """Quantizes kernels one by one as they are produced, and stacks them."""
   run = jax.jit(quantize_kernel, static_argnums=(1, 2))
   layers = [run(kernel, kind, block) for kernel in kernels]
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
@@ -160,8 +161,8 @@ def quantize_base(base: Tree, sites: Collection[str], kind: str) -> Tree:
 
   Args:
     base: Weights; not changed.
-    sites: Paths of projections. Tables among them stay as they are too, and
-      so do kernels that are quantized already.
+    sites: Paths of projections. Tables among them, and kernels that are
+      already quantized, stay as they are too.
     kind: Key of `KINDS`.
   """
   flat = traverse_util.flatten_dict(base, sep='/')
@@ -188,7 +189,7 @@ def _is_quantized(x) -> bool:
 
 
 def leaves_by_path(tree: Tree) -> dict[str, Any]:
-  """Flattens a tree: 'layers/attention/q/kernel': array or its stand-in."""
+  """Flattens a tree to {'layers/attention/q/kernel': leaf, ...}."""
   flat, _ = jax.tree.flatten_with_path(
     tree, is_leaf=lambda x: isinstance(x, QuantizedKernel)
   )

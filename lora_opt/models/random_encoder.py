@@ -33,7 +33,7 @@ def random_encoder(
   """An encoder of any size with random weights and a byte-level tokenizer.
 
   Args:
-    lora: Adapter settings, None for none.
+    lora: Adapter settings, or None for no adapter.
     outputs: Number of labels; 1 for a regression.
     seed: Seed of the weights.
     dtype: Type of the computation.
@@ -41,13 +41,14 @@ def random_encoder(
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
-    quantize: Bits to keep the kernels of projections in, see `from_folder`.
-    dropout: Rate on hidden states while training.
-    head_dropout: Rate before the last map of the head while training.
+    quantize: Kind of quantization of the kernels of projections, see
+      `from_folder`.
+    dropout: Rate on hidden states during training.
+    head_dropout: Rate before the last linear map of the head during training.
     **config: Fields of `EncoderConfig` that differ from the tiny default.
 
   Returns:
-    The model, BERT's or with `relative` DeBERTa's.
+    The model: a DeBERTa if `relative` is set, else a BERT.
 
   Raises:
     ValueError: If the settings contradict each other.

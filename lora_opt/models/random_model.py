@@ -37,14 +37,15 @@ def random_model(
   """A decoder of any size with random weights and a byte-level tokenizer.
 
   Args:
-    lora: Adapter settings, None for none.
+    lora: Adapter settings, or None for no adapter.
     seed: Seed of the weights.
     dtype: Type of the computation.
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
-    quantize: Bits to keep the kernels of projections in, see `from_folder`.
+    quantize: Kind of quantization of the kernels of projections, see
+      `from_folder`.
     **config: Fields of `DecoderConfig` that differ from the tiny default.
 
   Returns:
@@ -87,9 +88,9 @@ def random_model(
 
 
 def _decoder_family(config: DecoderConfig) -> Family:
-  """The first family with a name for every array of such a decoder."""
+  """The first family with names for all arrays of such a decoder, or Llama."""
   needed = leaves_by_path(causal_lm.abstract_base(config)).keys()
-  # Those that differ from Llama by more than their arrays come first.
+  # Families that differ from Llama in more than their arrays come first.
   families = [QWEN2] if config.qkv_bias else []
   families += [SMOLLM3] if any(config.unrotated_layers) else []
   families += [LLAMA, QWEN3, OLMO2, GEMMA2, GEMMA3, PHI3, GPT2]
@@ -111,14 +112,15 @@ def random_seq2seq(
   """A T5 of any size with random weights and a byte-level tokenizer.
 
   Args:
-    lora: Adapter settings, None for none.
+    lora: Adapter settings, or None for no adapter.
     seed: Seed of the weights.
     dtype: Type of the computation.
     param_dtype: Type of the stored weights, by default `dtype`.
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scans over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
-    quantize: Bits to keep the kernels of projections in, see `from_folder`.
+    quantize: Kind of quantization of the kernels of projections, see
+      `from_folder`.
     **config: Fields of `EncoderDecoderConfig` that differ from the tiny
       default.
 

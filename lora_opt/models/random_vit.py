@@ -32,7 +32,7 @@ def random_vit(
   """A ViT of any size with random weights.
 
   Args:
-    lora: Adapter settings, None for none.
+    lora: Adapter settings, or None for no adapter.
     outputs: Number of labels.
     seed: Seed of the weights.
     dtype: Type of the computation.
@@ -40,9 +40,10 @@ def random_vit(
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
-    quantize: Bits to keep the kernels of projections in, see `from_folder`.
-    dropout: Rate on hidden states while training.
-    head_dropout: Rate before the last map of the head while training.
+    quantize: Kind of quantization of the kernels of projections, see
+      `from_folder`.
+    dropout: Rate on hidden states during training.
+    head_dropout: Rate before the last linear map of the head during training.
     **config: Fields of `VisionConfig` that differ from the tiny default.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Attention whose positions are biases of relative distance, as T5 has it."""
+"""Attention with biases of relative distance as positions, as in T5."""
 
 from typing import NamedTuple
 
@@ -19,15 +19,15 @@ from lora_opt.models.visibility import Visibility
 class Buckets(NamedTuple):
   """How distances share the rows of a table of biases.
 
-  Half of the buckets are one distance each, the other half grow by equal
-  factors up to `max_distance`; whatever is further away shares the last one.
+  Half of the buckets hold one distance each. The other half grow by equal
+  factors up to `max_distance`; all larger distances share the last bucket.
   """
 
   count: int
   max_distance: int
 
   def of(self, distance: np.ndarray) -> np.ndarray:
-    """The bucket of every distance >= 0, exactly (no rounded logarithm).
+    """The bucket of each distance >= 0, computed exactly, without logarithms.
 
     >>> Buckets(8, 20).of(np.array([0, 3, 4, 5, 6, 9, 20, 500])).tolist()
     [0, 3, 4, 4, 5, 6, 7, 7]
@@ -74,8 +74,8 @@ class RelativeBias(nn.Module):
   """A learned bias per head and bucket, added to the scores of all layers.
 
   Attributes:
-    buckets: how distances share the table.
-    heads: heads of the attention.
+    buckets: how distances share the rows of the table.
+    heads: number of attention heads.
     causal: see `relative_bucket`.
     param_dtype: type the table is stored in.
   """
@@ -87,13 +87,13 @@ class RelativeBias(nn.Module):
 
   @nn.compact
   def __call__(self, keys: int) -> OffsetBias:
-    """Biases of every offset that occurs in rows of so many keys.
+    """Biases of every offset that occurs in rows of this many keys.
 
-    Distances are counted in the row: inside a packed segment they are those
-    of the segment, and across segments nothing is seen.
+    Distances are measured in the row. Within a packed segment they equal the
+    distances in the segment, and keys of other segments are not visible.
 
     Returns:
-      Values in the stored type.
+      Biases in the stored type.
     """
     table = self.param(
       'table',
@@ -109,11 +109,11 @@ class RelativeBias(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-  """Projections q, k, v and o around a softmax of unscaled products.
+  """Projections q, k, v and o around attention with unscaled scores.
 
   Attributes:
     heads: number of heads.
-    head_dim: width of one.
+    head_dim: width of one head.
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the base is stored in.
@@ -141,17 +141,18 @@ class RelativeAttention(nn.Module):
 
     Args:
       x: (batch, length, embed).
-      source: (batch, keys, embed), x itself for self-attention; None when the
+      source: (batch, keys, embed), x itself for self-attention; None if the
         cache already holds all keys and values.
-      seen: Which keys each query sees; (batch, length, keys) bool when they are
-        those of a cache.
-      bias: By the offset, or (1, heads, length, keys); None for none.
+      seen: Which keys each query sees; (batch, length, keys) bool if the keys
+        are those of a cache.
+      bias: An `OffsetBias`, or an array (1, heads, length, keys); None for no
+        bias.
       cache: keys and values, to be read or added to.
-      slot: () int32, where those of source go in the cache; None for a cache
-        that is not written.
+      slot: () int32, the slot of the cache where the keys and values of source
+        are written; None if the cache is not written.
 
     Returns:
-      (batch, length, embed), and the keys and values that were seen.
+      (batch, length, embed), and the keys and values that were used.
     """
     width = self.heads * self.head_dim
 

@@ -1,4 +1,4 @@
-"""Rotary positions: every pair of a head turns at a frequency of its own."""
+"""Rotary positions: each pair of a head rotates at its own frequency."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from lora_opt.models.config import DecoderConfig
 
 
 class Rotation(NamedTuple):
-  """How the pairs of a head turn at each position."""
+  """How the pairs of a head are rotated at each position."""
 
   cos: jax.Array  # (batch, length, rotary_dim / 2) float32
   sin: jax.Array  # the same
 
   def where(self, rotated: jax.Array) -> 'Rotation':
-    """This one where a () bool is true, and none elsewhere."""
+    """This rotation if a () bool is true, and no rotation otherwise."""
     return Rotation(
       jnp.where(rotated, self.cos, 1.0), jnp.where(rotated, self.sin, 0.0)
     )
@@ -27,14 +27,15 @@ def rotation(
   lengths: jax.Array | None = None,
   local: bool = False,
 ) -> Rotation | None:
-  """The rotation at every position; None for a model with learned ones.
+  """The rotation at every position; None if positions are learned.
 
   Args:
-    config: Says the frequencies.
+    config: Sets the frequencies.
     positions: (batch, length) int32.
-    lengths: (batch, length or 1) int32, tokens of the text that each belongs
-      to, where the frequencies depend on them; None for `rope_context`.
-    local: Whether for the windowed layers.
+    lengths: (batch, length or 1) int32, number of tokens in the text that each
+      token belongs to, if the frequencies depend on it; None for at most
+      `rope_context`.
+    local: Whether the rotation is for the windowed layers.
   """
   c = config
   if c.learned_positions:
@@ -48,7 +49,7 @@ def rotation(
   if scaled and c.rope_divisors:
     frequency = frequency / _divisors(c, lengths)
   if scaled and c.dynamic_rope is not None and lengths is not None:
-    # Theta grows with the text (NTK-aware scaling), from its context on.
+    # NTK-aware scaling: theta grows with texts longer than the context.
     times = lengths.astype(jnp.float32)[..., None] / c.rope_context
     growth = jnp.maximum(c.dynamic_rope * (times - 1) + 1, 1.0)
     frequency = frequency * growth ** (-exponent / (width - 2))
@@ -71,12 +72,12 @@ def _divisors(config, lengths):
 
 
 def text_lengths(segments: jax.Array, positions: jax.Array) -> jax.Array:
-  """Tokens of the text that each token of packed rows belongs to.
+  """Number of tokens in the text that each token of packed rows belongs to.
 
-  Of a text that branches, those up to its last position.
+  For a text with branches, it is the largest position plus one.
 
   Args:
-    segments: (batch, length) int32, at most `length`.
+    segments: (batch, length) int32, with values of at most `length`.
     positions: (batch, length) int32, counted from 0 in each text.
 
   Returns:
@@ -99,10 +100,11 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
 
   Args:
     x: (batch, length, heads, head_dim).
-    rotation: At each position; dimensions beyond its width stay.
+    rotation: The rotation at each position; dimensions beyond its width are
+      not changed.
 
   Returns:
-    Same shape and type as x.
+    An array of the shape and type of x.
   """
   cos, sin = (part[:, :, None] for part in rotation)
   width = cos.shape[-1]

@@ -19,7 +19,7 @@ from lora_opt.models.visibility import Visibility
 
 
 class Seq2SeqCache(NamedTuple):
-  """What cached decoding remembers; `start_decoding` makes it."""
+  """The state of cached decoding; `start_decoding` creates it."""
 
   layers: BlockCache  # each (layers, batch, slots or inputs, heads, head_dim)
   readable: jax.Array  # (batch, 1, inputs) bool, False on padding
@@ -28,7 +28,7 @@ class Seq2SeqCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seq2SeqLM(LanguageModel):
-  """An encoder-decoder; attributes and most methods are `LanguageModel`'s.
+  """An encoder-decoder; see `LanguageModel` for attributes and most methods.
 
   Batches hold
 
@@ -37,12 +37,12 @@ class Seq2SeqLM(LanguageModel):
     optionally weights float32 and branches int32
 
   A position of the decoder sees the encoder's segment of the same number, and
-  of the decoder's what is before it in its segment and branch: so many
+  the earlier decoder positions of its own segment and branch. So several
   completions of one prompt share one pass of the encoder.
 
   Raises:
-    ValueError: As `LanguageModel`, or if decoders start with another token than
-      the tokenizer's padding.
+    ValueError: As for `LanguageModel`, or if the token that starts the decoder
+      is not the tokenizer's padding token.
   """
 
   network: ClassVar = EncoderDecoder
@@ -62,7 +62,7 @@ class Seq2SeqLM(LanguageModel):
 
   @property
   def axis_units(self) -> Mapping[str, int]:
-    """Into how many parts an axis can be split: whole heads stay together."""
+    """The most parts that each axis can be split into; heads stay whole."""
     return {'heads': self.config.num_heads}
 
   def start_decoding(
@@ -80,7 +80,7 @@ class Seq2SeqLM(LanguageModel):
       lora: Adapter, or None for the base model.
       inputs: (batch, inputs) int32, padded on either side.
       valid: (batch, inputs) bool, False on padding.
-      max_new_tokens: Tokens that will be written at most.
+      max_new_tokens: The most tokens that will be written.
 
     Returns:
       Logits (batch, vocab) float32, and the cache for `decode_step`.
@@ -137,8 +137,8 @@ class Seq2SeqLM(LanguageModel):
     """Writes base and adapter as one model; see `LanguageModel`.
 
     Raises:
-      ValueError: also for an adapter of one use of a table that has others:
-        such a model has no place for the sum.
+      ValueError: Also if the adapter changes one use of a table that has other
+        uses: a merged model has no place for their different sums.
     """
     shared = {'encoder/embedding', 'decoder/embedding'}
     if self.config.tie_embeddings:

@@ -20,8 +20,8 @@ class SequenceClassifier(Classifier):
   """A frozen encoder, its tokenizer, its adapter settings, and a head.
 
   A batch has (rows, length) arrays tokens, token_types, positions and
-  segment_ids; column s of labels and weights belongs to segment s + 1. What
-  `head` may hold are 'dense' and 'out'. See `Classifier` for the rest.
+  segment_ids; column s of labels and weights belongs to segment s + 1. `head`
+  may contain 'dense' and 'out'. See `Classifier` for the rest.
   """
 
   network: ClassVar = Encoder
@@ -30,14 +30,17 @@ class SequenceClassifier(Classifier):
 
   @property
   def task_type(self) -> str:
-    """What PEFT calls it; transformers knows no classifier of a mean."""
+    """PEFT's name for it.
+
+    transformers has no classifier that reads a mean, or one without a pooler.
+    """
     mean = self.config.pooling == 'mean' or self.config.pooler is None
     return 'FEATURE_EXTRACTION' if mean else 'SEQ_CLS'
 
   def pooled(
     self, base: Tree, trainable: Tree | None, batch: Batch
   ) -> jax.Array:
-    """What the head reads of every segment: for probes and inspection.
+    """The pooled input of the head for each segment: for probes and inspection.
 
     Returns:
       (rows, segments, embed) float32.

@@ -1,4 +1,4 @@
-"""Soft caps (Gemma 2): numbers that stay below a bound, smoothly."""
+"""Soft caps (Gemma 2), which bound numbers smoothly."""
 
 import jax
 import jax.numpy as jnp
@@ -14,5 +14,5 @@ def capped(x: jax.Array, softcap: float | None) -> jax.Array:
 
 
 def slope(y: jax.Array, softcap: float | None) -> jax.Array | float:
-  """The derivative of `capped`, from its result."""
+  """The derivative of `capped`, computed from its result y."""
   return 1.0 if softcap is None else 1 - (y / softcap) ** 2

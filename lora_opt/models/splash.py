@@ -1,9 +1,9 @@
-"""Attention by the kernel of TPUs: JAX's splash attention.
+"""Attention with JAX's kernel for TPUs, splash attention.
 
-Scores stay on the chip, block by block; blocks that causality or a window
-rules out are not visited. What the kernel is given grows with the length.
+Scores are computed block by block and stay on the chip; blocks that causality
+or a window rules out are skipped. The kernel's inputs grow with the length.
 
-(JAX's module is imported where it is used: that takes most of a second.)
+(JAX's module is imported where it is used, since that takes most of a second.)
 """
 
 import functools
@@ -15,9 +15,10 @@ import numpy as np
 from lora_opt.models.offset_bias import OffsetBias
 from lora_opt.models.visibility import Visibility
 
-# The kernel works on rows of whole lanes.
+# The kernel needs lengths that are a multiple of the number of lanes.
 LANES = 128
-# Rows of queries and keys at a time: the largest of these that divides.
+# Possible numbers of queries and of keys in a block: the largest that divides
+# the length is used.
 _BLOCKS = (1024, 512, 384, 256, 128)
 
 
@@ -28,8 +29,8 @@ def refusal(
   bias: OffsetBias | None,
   softcap: float | None,
 ) -> str:
-  """Why the kernel cannot do this; '' if it can."""
-  del q, window, softcap  # it takes every width, windows and caps
+  """Why the kernel does not support these arguments; '' if it does."""
+  del q, window, softcap  # it supports every width, windows and caps
   if seen.branches is not None:
     return 'segments branch'
   return '' if bias is None else 'scores have biases'
@@ -51,10 +52,10 @@ def forward(
   """Attention; arguments and results are those of `blockwise.forward`.
 
   Args:
-    q, k, v, windowed, scale, softcap, window: See there.
-    seen: Which keys are visible; without branches.
-    bias: None.
-    emulated: Run the kernel's program step by step, where there is no TPU.
+    q, k, v, windowed, scale, softcap, window: See `blockwise.forward`.
+    seen: Which keys are visible; must not have branches.
+    bias: Must be None.
+    emulated: Emulate the kernel step by step, for machines without a TPU.
   """
   assert bias is None
   length = q.shape[1]
@@ -85,8 +86,8 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The gradients of q, k and v; see `forward` and `blockwise.backward`.
 
-  By the kernel's own rule, which is not a public function: differentiating the
-  public one would run all of the forward pass again, only for its results.
+  It calls the kernel's own backward rule, which is not public: differentiating
+  the public function would rerun the whole forward pass just for its results.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
@@ -120,7 +121,7 @@ def backward(
   return _by_window(differentiate, window, windowed, *given)
 
 
-# What the rule wants to know of a kernel, in its order.
+# Settings of a kernel that the backward rule takes, in its order.
 _SETTINGS = (
   'mask_value',
   'is_mqa',
@@ -133,7 +134,7 @@ _SETTINGS = (
 
 
 def _by_window(function, window, windowed, *given):
-  """Two kernels where it depends on the layer: a window is part of a kernel."""
+  """Chooses between kernels with and without the window if layers differ."""
   with jax.numpy_dtype_promotion('standard'):
     if window is None or windowed is None:
       return function(window, *given)
@@ -150,8 +151,8 @@ def _kernel(q, k, causal, window, softcap, emulated):
   return _built(q.shape[2], lengths, causal, window, softcap, emulated)
 
 
-# What a kernel knows of its mask are numbers, so that programs may share it;
-# for rows of 128k tokens it takes seconds to look at all blocks.
+# A kernel stores its mask as NumPy arrays, so that programs can share it. For
+# rows of 128k tokens it takes seconds to look at all blocks.
 @functools.lru_cache(maxsize=32)
 def _built(heads, lengths, causal, window, softcap, emulated):
   from jax.experimental.pallas.ops.tpu import splash_attention
@@ -185,14 +186,14 @@ def _built(heads, lengths, causal, window, softcap, emulated):
 
 
 def _by_distance(kind: type, reach: int) -> type:
-  """A kind of mask whose blocks are not worked out one by one.
+  """Returns a subclass of a mask that computes equal blocks only once.
 
-  Building a kernel looks at every block, of which there are thousands in a
-  long row. They are all alike but for how far rows are from columns.
+  Building a kernel looks at every block, and a long row has thousands of them.
+  They differ only in the distance between their rows and columns.
 
   Args:
-    kind: A mask that depends on row less column alone.
-    reach: Distance from which on it is always the same.
+    kind: Class of masks that depend only on row minus column.
+    reach: Distance from which on the mask is constant.
   """
   known = {}
 
@@ -205,7 +206,7 @@ def _by_distance(kind: type, reach: int) -> type:
         for part, length in zip(index, self.shape, strict=True)
       )
       height, width = last - first, right - left
-      if width == 1:  # whole columns, which would be many
+      if width == 1:  # a whole column: too many to store
         return super().__getitem__(index)
       distance = max(-height, min(first - left, reach + width))
       key = distance, height, width
@@ -219,13 +220,13 @@ def _by_distance(kind: type, reach: int) -> type:
 
 
 def _arguments(q, k, v, seen, scale):
-  """What the kernel takes of each row: heads first, whole lanes."""
+  """The arguments of the kernel for each row: heads first, padded lengths."""
   from jax.experimental.pallas.ops.tpu.splash_attention import SegmentIds
 
   q = (q * jnp.asarray(scale, q.dtype)).swapaxes(1, 2)
   k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
   q, k, v = (_padded(x, 2, 0) for x in (q, k, v))
-  # What is added sees itself alone, and nothing sees it.
+  # The padding sees only itself, and no token sees it.
   ids = (_padded(x, 1, -1) for x in (seen.segments, seen.keys))
   return q, k, v, SegmentIds(*ids)
 

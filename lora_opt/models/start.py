@@ -1,6 +1,6 @@
-"""Adapters that start inside the base weights: PiSSA and OLoRA.
+"""Adapters that are initialised from the base weights: PiSSA and OLoRA.
 
-Both write a kernel as W = residual + scale * a @ b, freeze the residual and
+Both split a kernel into W = residual + scale * a @ b, freeze the residual and
 train the factors, so that the model starts exactly at W.
 """
 
@@ -26,26 +26,28 @@ def pissa(
   Args:
     kernel: (fan_in, fan_out) float64.
     rank: Number of directions.
-    scale: Factor of the product in the model.
+    scale: Factor of a @ b in the model.
 
   Returns:
     a (fan_in, rank) and b (rank, fan_out): scale * a @ b is the best
-    approximation of this rank, and the Gram matrices of a and b are equal.
+    approximation of this rank, and the Gram matrices a.T @ a and b @ b.T are
+    equal.
 
   >>> a, b = pissa(np.diag([3.0, 2.0, 1.0]), rank=2, scale=1.0)
   >>> np.round(a @ b, 9).tolist()
   [[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
   """
-  import scipy.linalg  # slow, and only here
+  import scipy.linalg  # slow, and only needed here
 
   wide = kernel.shape[0] <= kernel.shape[1]
   w = kernel if wide else kernel.T
-  # Only the leading vectors are needed, of the smaller side.
+  # Only the leading singular vectors of the smaller side are needed.
   last = [len(w) - rank, len(w) - 1]
   _, u = scipy.linalg.eigh(w @ w.T, subset_by_index=last)
   v = u.T @ w
   root = np.sqrt(np.linalg.norm(v, axis=1) / scale)
-  # A direction of a kernel of lower rank than the adapter's has no length.
+  # If the rank of the kernel is lower than `rank`, some directions have length
+  # 0.
   v = v / np.where(root > 0, scale * root, 1.0)[:, None]
   u = u * root
   return (u, v) if wide else (v.T, u.T)
@@ -54,12 +56,13 @@ def pissa(
 def olora(
   kernel: np.ndarray, rank: int, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A basis of the first inputs of a kernel, by QR (arXiv 2406.01775).
+  """A basis of the first rows of a kernel, by QR (arXiv 2406.01775).
 
   Args:
     kernel: (fan_in, fan_out) float64.
     rank: Number of basis vectors.
-    scale: Not used: as in PEFT, the scale multiplies what leaves the residual.
+    scale: Not used: as in PEFT, what is subtracted from the kernel is
+      scale * a @ b.
 
   Returns:
     a (fan_in, rank) and b (rank, fan_out); the rows of b are orthonormal.
@@ -80,7 +83,7 @@ def split_base(
   """Takes the starting factors of an adapter out of the base.
 
   The factors are computed in float64 on the host, so that the same checkpoint
-  gives the same residual on another machine too, where a run may go on.
+  gives the same residual on another machine, where a run may be resumed.
 
   Args:
     base: Weights; not changed.
@@ -88,8 +91,8 @@ def split_base(
     sites: Paths of the adapted projections.
 
   Returns:
-    The residual base, placed like `base`, and the factors in an adapter's
-    tree. Their sum is `base` up to the rounding of its type.
+    The residual base, placed like `base`, and the factors as the tree of an
+    adapter. Residual plus scaled products is `base` up to rounding in its type.
   """
   flat, factors = traverse_util.flatten_dict(base, sep='/'), {}
   for site in sites:
@@ -109,11 +112,11 @@ def split_base(
 def adapter_in_force(
   lora_config: LoraConfig | None, lora: Tree | None, start: Tree | None
 ) -> tuple[LoraConfig | None, Tree | None]:
-  """Settings and factors to run a model with; (None, None) for the base alone.
+  """Settings and factors to run a model with; (None, None) for only the base.
 
   Args:
     lora_config: The model's settings.
-    lora: The adapter asked for, or None for the model of the checkpoint.
+    lora: The adapter to use, or None for the model of the checkpoint.
     start: What `split_base` took out of the base, or None.
   """
   if lora is not None:
@@ -124,7 +127,7 @@ def adapter_in_force(
 
 
 def join_start(lora: Tree, start: Tree) -> Tree:
-  """The adapter of twice the rank that changes the original base as much.
+  """The adapter of twice the rank with the same effect on the original base.
 
   a @ b - a0 @ b0 is (a, a0) @ (b, -b0); other leaves stay as they are.
   """
@@ -141,9 +144,9 @@ def split_start(source: str, joined: Tree, start: Tree) -> Tree:
   """The inverse of `join_start`.
 
   Args:
-    source: Path, for the message.
+    source: Path for the error message.
     joined: Adapter of twice the rank.
-    start: What the second half of it must have been.
+    start: The factors that its second half must match.
 
   Raises:
     ValueError: If the adapter did not start from this base.
@@ -154,7 +157,7 @@ def split_start(source: str, joined: Tree, start: Tree) -> Tree:
     site = path.removesuffix('/lora_a')
     a, a0 = jnp.split(flat[path], 2, axis=-1)
     b, b0 = jnp.split(flat[f'{site}/lora_b'], 2, axis=-2)
-    # Not the factors themselves: their signs are arbitrary.
+    # Products are compared, since the signs of the factors are arbitrary.
     theirs, ours = -(a0 @ b0), known[path] @ known[f'{site}/lora_b']
     if not jnp.allclose(theirs, ours, rtol=0, atol=1e-2 * abs(ours).max()):
       raise ValueError(

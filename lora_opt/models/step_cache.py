@@ -1,10 +1,10 @@
-"""Keys and values as decoding one token at a time wants them.
+"""Keys and values in a layout for decoding one token at a time.
 
-The slots of a head lie together, so that scores and sums over the slots are
+The slots of a head are contiguous, so that scores and sums over the slots are
 plain matrix products. With the heads between the slots, the CPU would copy the
-whole cache for each of them, which costs more than everything else in a step.
-Keys have their slots last, since a product with few rows is faster there if
-nothing of its other side has to be transposed.
+whole cache for each product, which costs more than everything else in a step.
+The slots are the last axis of the keys, since a CPU's product with few rows is
+faster if the other operand needs no transposition.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lora_opt.models.softcap import capped
 
 
 class StepCache(NamedTuple):
-  """Keys and values of one layer; the slots beyond those written are empty."""
+  """Keys and values of one layer; slots that are not yet written are empty."""
 
   keys: jax.Array  # (batch, kv_heads, head_dim, slots)
   values: jax.Array  # (batch, kv_heads, slots, head_dim)
@@ -28,11 +28,11 @@ class StepCache(NamedTuple):
   def start(
     cls, keys: jax.Array, values: jax.Array, max_new_tokens: int
   ) -> StepCache:
-    """The cache after a prompt, with room for more.
+    """The cache after a prompt, with room for more tokens.
 
     Args:
       keys: (batch, length, kv_heads, head_dim).
-      values: Likewise.
+      values: Like keys.
       max_new_tokens: Empty slots to add.
     """
     room = [(0, 0), (0, 0), (0, max_new_tokens), (0, 0)]
@@ -42,7 +42,7 @@ class StepCache(NamedTuple):
   def append(
     self, keys: jax.Array, values: jax.Array, slot: jax.Array
   ) -> StepCache:
-    """The cache with one more token, (batch, 1, kv_heads, head_dim) each."""
+    """Adds one token, with keys and values (batch, 1, kv_heads, head_dim)."""
 
     def put(cache, x, axis):
       x = x.astype(cache.dtype)
@@ -61,14 +61,14 @@ def attend_to_cache(
   scale: float | None = None,
   softcap: float | None = None,
 ) -> jax.Array:
-  """Softmax attention of one query in each row, as `dot_product_attention`.
+  """Softmax attention of one query per row, like `dot_product_attention`.
 
   Args:
-    queries: (batch, 1, heads, head_dim); heads that share keys are neighbours.
-    cache: Of this layer.
+    queries: (batch, 1, heads, head_dim); heads that share keys are adjacent.
+    cache: The cache of this layer.
     mask: (batch, 1, slots) bool, which slots are visible.
     scale: Factor of the scores; None for 1 / sqrt(head_dim).
-    softcap: What they are capped at softly; None for nothing.
+    softcap: Soft cap of the scores; None for no cap.
 
   Returns:
     (batch, 1, heads, head_dim), of the type of `queries`.

@@ -1,10 +1,10 @@
 """Weights layer by layer, instead of in stacks over all layers.
 
-A loop that meets the weights of every layer at every turn, as decoding does,
-would have each layer's copied out of its stack each time: on a CPU that is a
-fifth of the time of a step (experiments/decoding). Cut apart before the loop,
-they take their room twice while it runs; and as they are copied anyway, kernels
-are laid out as the product with few rows wants them.
+A loop that uses the weights of every layer in every iteration, as decoding
+does, would copy each layer out of its stack every time: on a CPU that is a
+fifth of the time of a step (experiments/decoding). If the weights are split
+before the loop, they take twice the memory while it runs. As they are copied
+anyway, kernels get the layout that is fastest for products with few rows.
 """
 
 import flax.struct
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from lora_opt.models.variables import Tree
 
-# More bytes than this stay in stacks, so that a large model still fits.
+# Stacks of more bytes than this together are not split, so that a large model
+# still fits.
 MOST_BYTES = 4 * 2**30
 
 
@@ -28,15 +29,15 @@ class TurnedKernel(flax.struct.PyTreeNode):
 
 
 def unstacked(tree: Tree | None) -> Tree | None:
-  """A tree of variables with a tuple for every stack of layers.
+  """Replaces every stack of layers in a tree of variables by a tuple.
 
   Args:
-    tree: Base weights, or an adapter; stacks are what lies under 'layers'.
+    tree: Base weights, or an adapter; the stacks are the arrays under 'layers'.
 
   Returns:
-    The same tree for `layer_of`, with a `TurnedKernel` for each kernel of
-    float32; as it is, if it has no such stacks or these are too large to be
-    there twice.
+    The tree for `layer_of`, with a `TurnedKernel` for each float32 kernel; or
+    the unchanged tree, if it has no stacks or they are too large to be in
+    memory twice.
   """
   stacks = None if tree is None else tree.get('layers')
   if stacks is None:
@@ -48,7 +49,7 @@ def unstacked(tree: Tree | None) -> Tree | None:
 
 
 def layer_of(stacks: Tree, index: int) -> Tree:
-  """One layer's variables, of stacks or tuples."""
+  """The variables of one layer, from stacks or tuples."""
   return jax.tree.map(
     lambda stack: stack[index], stacks, is_leaf=lambda x: isinstance(x, tuple)
   )
@@ -58,6 +59,6 @@ def _cut(path, stack: jax.Array) -> tuple:
   name = getattr(path[-1], 'key', None)
   if name != 'kernel' or stack.dtype != jnp.float32:
     return tuple(stack)
-  # The barrier: no compiler is to move the transposition into the loop.
+  # The barrier keeps the compiler from moving the transposition into the loop.
   turned = jax.lax.optimization_barrier([kernel.T for kernel in stack])
   return tuple(map(TurnedKernel, turned))

@@ -1,4 +1,4 @@
-"""The variables of any network of ours: frozen `params`, trainable `lora`.
+"""The variables of any of our networks: frozen `params`, trainable `lora`.
 
 A network is a Flax module whose `example_inputs()` returns small arguments of
 its `__call__`.
@@ -16,7 +16,7 @@ Tree = Any  # nested dict of arrays
 
 
 def apply_variables(base: Tree, lora: Tree | None) -> Tree:
-  """What `network.apply` takes; without an adapter, the base alone."""
+  """The variables for `network.apply`; without an adapter, only the base."""
   return {'params': base} if lora is None else {'params': base, 'lora': lora}
 
 
@@ -25,9 +25,9 @@ def abstract_variables(network: nn.Module) -> Tree:
   return _abstract_variables(network, jax.sharding.get_abstract_mesh())
 
 
-@functools.lru_cache(maxsize=8)  # a start asks for them five times
+@functools.lru_cache(maxsize=8)  # they are needed five times at startup
 def _abstract_variables(network: nn.Module, mesh: Any) -> Tree:
-  del mesh  # that tracing takes from where it is called
+  del mesh  # part of the cache key: tracing depends on the current mesh
   return jax.eval_shape(lambda: _boxed_variables(network, {}))
 
 
@@ -58,22 +58,23 @@ def init_adapter(
 
   Args:
     network: The adapted network.
-    base: Its weights, which some adapters start from, or shapes of them if
-      only the shapes of the result matter.
-    start: Variables that are known already, such as factors taken out of the
+    base: Its weights, which some adapters start from; or their shapes, if only
+      the shapes of the result matter.
+    start: Variables that are already known, such as factors taken out of the
       base; the others are drawn.
-    rng: Key.
+    rng: Key for the draws.
   """
   leaves = jax.tree.leaves(base)
   if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
     return init_collection(network, 'lora', rng)
-  # Copied, since a training step may overwrite what it is given.
+  # Copied, since a training step may overwrite its arguments.
   return _complete(network, base, jax.tree.map(jnp.copy, start or {}), rng)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _complete(network, base, start, rng):
-  # Of the forward pass the compiled program keeps what the result needs.
+  # The compiled program has only the part of the forward pass that the result
+  # needs.
   _, variables = network.apply(
     {'params': base, 'lora': start},
     *network.example_inputs(),
@@ -84,7 +85,7 @@ def _complete(network, base, start, rng):
 
 
 def _boxed_variables(network: nn.Module, rngs: Mapping[str, jax.Array]) -> Tree:
-  # The initializers of a collection that is not returned never run in the
-  # compiled program, but they ask for a key.
+  # The initializers of a collection that is not returned do not run in the
+  # compiled program, but they need a key when it is traced.
   spare = {'params': jax.random.key(0), 'lora': jax.random.key(0)}
   return network.init(spare | dict(rngs), *network.example_inputs())

@@ -1,8 +1,8 @@
-"""Which keys a query may see, said in memory that grows with the length.
+"""Which keys a query may see, in memory that is linear in the length.
 
-The mask of a row, one truth value for each pair of query and key, grows with
-the square of its length. What it is made from does not: the segment of every
-token, its branch, and two rules (causal, windowed). Kernels read those.
+The mask of a row, one bool for each pair of query and key, grows with the
+square of its length. What it is computed from does not: the segment and branch
+of every token, and two rules (causal, windowed). Kernels read these instead.
 """
 
 import jax
@@ -12,21 +12,21 @@ from flax import struct
 
 @struct.dataclass
 class Visibility:
-  """What decides which key each query may see, in rows of packed examples.
+  """What determines the keys that each query sees, in rows of packed examples.
 
   A key is visible when it belongs to the query's segment and, if `causal`, is
-  not later than the query and is in the shared prefix (branch 0) or in the
-  query's branch.
+  not later than the query. If segments branch, it must also be in the shared
+  prefix (branch 0) or in the query's branch.
 
   Attributes:
     segments: (batch, length) int32 of the queries, 0 on padding.
-    key_segments: (batch, keys) int32; None where queries and keys are the same
+    key_segments: (batch, keys) int32; None if queries and keys are the same
       tokens.
     branches: (batch, length) int32, 0 in the prefix of a segment and k > 0 in
       its k-th continuation; None when no segment branches.
-    positions: (batch, length) int32, what windows are counted in; None for
-      the place in the row. Within a segment that does not branch they count
-      up by one, so that both are the same.
+    positions: (batch, length) int32, in which windows are measured; None to
+      use the index in the row. In a segment without branches positions increase
+      by one, so both give the same windows.
     causal: Whether only keys up to the query are visible.
   """
 
@@ -42,13 +42,13 @@ class Visibility:
     return self.segments if self.key_segments is None else self.key_segments
 
   def mask(self, window: jax.Array | int | None = None) -> jax.Array:
-    """The mask itself, for short rows.
+    """Computes the mask, for short rows.
 
     Args:
-      window: Keys that a query sees at most, itself included; None for all.
+      window: Most keys that a query sees, itself included; None for all.
 
     Returns:
-      (batch, length, keys) bool, queries before keys.
+      (batch, length, keys) bool.
 
     >>> seen = Visibility(jnp.array([[1, 1, 1, 2]]))
     >>> seen.mask().astype(int)[0].tolist()
@@ -63,11 +63,11 @@ class Visibility:
     return visible_pairs(self.side(queries), self.side(keys, True), window)
 
   def side(self, index: jax.Array, of_keys: bool = False) -> 'Side':
-    """What is known of some queries, or of some keys.
+    """Segments, branches and positions of some queries, or of some keys.
 
     Args:
-      index: (n,) int32, their places in the row.
-      of_keys: Whether they are keys.
+      index: (n,) int32, their indices in the row.
+      of_keys: Whether these are keys.
     """
     segments = self.keys if of_keys else self.segments
 
@@ -86,7 +86,7 @@ class Side:
   """The queries or the keys of a block.
 
   Attributes:
-    order: (n,) int32, places in the row; None where order does not matter.
+    order: (n,) int32, indices in the row; None if order does not matter.
     segments: (batch, n) int32.
     branches: (batch, n) int32, or None.
     positions: (batch or 1, n) int32.
@@ -104,8 +104,9 @@ def limit_of(
   """How many keys a query sees at most; None for all.
 
   Args:
-    window: As many, itself included, where it holds; None for all.
-    windowed: () bool, whether it holds; None for True.
+    window: Most keys that a query sees, itself included, where the window
+      applies; None for all.
+    windowed: () bool, whether the window applies; None for True.
   """
   if window is None or windowed is None:
     return window
@@ -115,7 +116,7 @@ def limit_of(
 def visible_pairs(
   queries: Side, keys: Side, window: jax.Array | int | None
 ) -> jax.Array:
-  """Which of some keys each of some queries may see, (batch, n, m) bool."""
+  """Which of the keys each query may see, (batch, queries, keys) bool."""
   mask = keys.segments[:, None, :] == queries.segments[:, :, None]
   if queries.order is not None:
     mask = mask & (keys.order[None, :] <= queries.order[:, None])[None]

@@ -1,8 +1,9 @@
 """The two ends of a language model: embedding and head.
 
-Both are (vocab, embed) tables, and an adapter of either has the layout of the
-map from embed to vocab: lora_a (embed, rank) starts at random, lora_b (rank,
-vocab) at zero. That is where PEFT's embedding starts too, its A being lora_b.
+Both are (vocab, embed) tables. An adapter of either has the layout of the map
+from embed to vocab: lora_a (embed, rank) is random initially, lora_b (rank,
+vocab) zero. PEFT initialises the adapter of an embedding the same way; its A is
+our lora_b.
 """
 
 from collections.abc import Mapping
@@ -40,8 +41,8 @@ def token_losses(
     hidden: (batch, length, embed).
     head: From `OutputHead`.
     batch: (batch, length) arrays targets and optionally weights.
-    chunk_rows: Positions whose logits a device holds together; None for what
-      suits the platform.
+    chunk_rows: Number of positions whose logits a device holds at once; None to
+      choose it by platform.
 
   Returns:
     (batch, length) float32, 0 where the weight is 0.
@@ -55,7 +56,7 @@ def token_losses(
 
 
 class EmbeddingTable(nn.Module):
-  """The row of each token, from a table of one row for each.
+  """Looks up the row of each token in a table with one row per token.
 
   Attributes:
     vocab_size: Rows.
@@ -79,7 +80,8 @@ class EmbeddingTable(nn.Module):
 
     Args:
       tokens: (batch, length) int32.
-      tied: The table (vocab, embed) of another, or None for one of its own.
+      tied: The table (vocab, embed) of another module to use; None to create
+        one.
 
     Returns:
       The rows (batch, length, embed), and the table for the head.
@@ -103,7 +105,7 @@ class OutputHead(nn.Module):
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the table is stored in.
-    softcap: What the logits are capped at softly; None for nothing.
+    softcap: Soft cap of the logits; None for no cap.
   """
 
   vocab_size: int
@@ -118,7 +120,7 @@ class OutputHead(nn.Module):
 
     Args:
       hidden: Last hidden states.
-      tied: The embedding (vocab, embed), or None for a table of its own.
+      tied: The embedding (vocab, embed) to use as table; None to create one.
     """
     features = hidden.shape[-1]
     table = tied

@@ -1,1 +1,1 @@
-"""Layer 10: what a training step will take on hardware that is not here."""
+"""Layer 10: predicts what a training step needs on hardware not at hand."""

@@ -1,9 +1,9 @@
-"""Run mode compile: the training step, in JAX's cache before its hardware is.
+"""Run mode compile: compiles the training step before its hardware is at hand.
 
-What is written is an entry of JAX's own compilation cache, under the name that
-JAX gives to the same program on the hardware. That holds for TPUs and for this
-machine, whose names are made of the same things on both sides. It does not for
-GPUs, see `_check`.
+The result is an entry of JAX's own compilation cache, under the key that JAX
+computes for the same program on the hardware. This works for TPUs and for this
+machine, where both sides compute the key from the same inputs. It does not work
+for GPUs, see `_check`.
 """
 
 import contextlib
@@ -33,11 +33,12 @@ from lora_opt.planning.targets import (
 from lora_opt.run_folder.run_directory import RunRecord, write_json
 from lora_opt.training.step import make_train_step
 
-# The folder of programs in MODEL_DIR, and what says there whose they are.
+# The folder of compiled programs in MODEL_DIR, and the file in it that records
+# what they were compiled for.
 FOLDER = 'compiled'
 NOTE = 'ahead.json'
-# JAX otherwise makes the path of the cache a part of every name in it, as that
-# of a folder where XLA for GPUs keeps what it has tried.
+# By default, JAX also makes XLA keep its GPU autotuning results in a folder
+# inside the cache, and the path of that folder becomes part of every cache key.
 _PORTABLE = {'jax_persistent_cache_enable_xla_caches': 'none'}
 
 
@@ -60,30 +61,31 @@ def compile_ahead(
   diagnostics: bool = True,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
-  """Compiles the step of a training run for a topology, for a later start.
+  """Compiles the training step of a later run, for a given topology.
 
   Neither data nor weights nor devices are needed.
 
   Args:
-    model_dir: takes the folder `compiled`.
-    model: what is to be trained; shapes do for its weights.
-    optimizer: over the adapter parameters.
+    model_dir: the folder `compiled` is written into it.
+    model: the model to train; shapes suffice for its weights.
+    optimizer: the optimizer of the adapter parameters.
     empty_batch: see `lora_opt.planning.plan.plan`.
     topology: the devices, see `lora_opt.planning.chips.read_topology`.
     batch_size, task_feature_lengths, clip_norm, microbatches: see
-      `lora_opt.training.loop.train`; like the next ones, part of the program.
+      `lora_opt.training.loop.train`. Like the arguments below, they are part
+      of the program.
     loss_normalizing_factor, objective, seed, partitioner: see `train`.
     log_period, diagnostics: see `train`.
-    record: the command line, for `ahead.json`.
+    record: holds the command line for `ahead.json`.
 
   Returns:
-    MODEL_DIR/compiled, a compilation cache of JAX.
+    MODEL_DIR/compiled, a JAX compilation cache.
 
   Raises:
-    DoesNotFitError: the compiler says that a step needs more memory than is
-      there.
-    ValueError: a program for this topology cannot be made ahead of time, or
-      the job does not divide among its devices.
+    DoesNotFitError: the compiler reports that a step needs more memory than a
+      device has.
+    ValueError: a program for this topology cannot be compiled ahead of time,
+      or the job does not divide evenly among its devices.
   """
   if is_bucket(model_dir):
     raise ValueError(
@@ -109,7 +111,7 @@ def compile_ahead(
   )
   folder = pathlib.Path(model_dir, FOLDER)
   start = time.monotonic()
-  # Into a cache that is empty: clients that only compile cannot read entries.
+  # Compile into an empty cache: compile-only clients cannot read entries.
   with tempfile.TemporaryDirectory() as new:
     _compile_into(new, job, partitioner, target)
     programs = list(pathlib.Path(new).glob('*-cache'))
@@ -129,10 +131,10 @@ def compile_ahead(
 
 
 def heed(folder: str | None) -> None:
-  """Lets JAX find what `compile_ahead` put into its cache, wherever it lies.
+  """Lets JAX find the programs of `compile_ahead`, wherever the folder is.
 
   Args:
-    folder: The compilation cache in force, or None.
+    folder: The compilation cache in use, or None.
   """
   if folder and pathlib.Path(folder, NOTE).exists():
     for name, value in _PORTABLE.items():
@@ -140,7 +142,7 @@ def heed(folder: str | None) -> None:
 
 
 def _check(topology: Topology, target: Target) -> None:
-  """Raises ValueError where a program made here would not be found there."""
+  """Raises ValueError if JAX on the hardware would miss a program made here."""
   name = topology.name
   if target.platform == 'gpu':
     raise ValueError(
@@ -181,19 +183,19 @@ def _compile_into(
 
 @contextlib.contextmanager
 def _cached_in(folder: str) -> Iterator[None]:
-  """Within it JAX keeps every program in this folder."""
+  """Makes JAX cache every program in this folder, within the context."""
   wanted = {
     'jax_compilation_cache_dir': folder,
     'jax_persistent_cache_min_compile_time_secs': 0,
     'jax_persistent_cache_min_entry_size_bytes': 0,
-    # One that cannot be written must not go unseen.
+    # A failure to write an entry must not go unnoticed.
     'jax_raise_persistent_cache_errors': True,
     **_PORTABLE,
   }
   before = {name: getattr(jax.config, name) for name in wanted}
   for name, value in wanted.items():
     jax.config.update(name, value)
-  compilation_cache.reset_cache()  # it asks its settings once
+  compilation_cache.reset_cache()  # it reads its settings only once
   try:
     yield
   finally:

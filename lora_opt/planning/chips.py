@@ -1,7 +1,7 @@
-"""Chips by their published figures, and topologies made of them.
+"""Chips with their published figures, and topologies made of them.
 
-Figures are of one chip, which JAX shows as one device: peaks, never what a
-program reaches. GB are 10^9 bytes and GiB 2^30, as the vendor writes.
+Figures are for one chip, which JAX shows as one device. They are peaks, which
+no program reaches. GB are 10^9 bytes and GiB 2^30, as used by the vendor.
 """
 
 import dataclasses
@@ -15,26 +15,27 @@ GiB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What a chip has, as its vendor publishes it.
+  """The figures of a chip, as published by its vendor.
 
   Attributes:
-    name: What it is called.
-    memory: Bytes of its memory.
-    flops: Dense bfloat16 operations a second; None: no time is estimated.
-    bandwidth: Bytes a second between the chip and its memory.
-    network: Bytes a second that reach it from the chips of its island, over
-      all of its links.
-    island: Chips that such a network joins.
-    outside: Bytes a second that reach it from other islands.
-    cores_in_name: What the name of a slice counts for each chip: v5p-128 has
-      128 cores, which are 64 chips.
-    platform: Whose compiler is its own: 'tpu', 'gpu', or '' for one that is
-      not to be had.
-    axes: Of the network within a slice of TPUs: 2 or 3.
+    name: Name of the chip.
+    memory: Size of its memory in bytes.
+    flops: Dense bfloat16 operations per second; if None, no time is estimated.
+    bandwidth: Bytes per second between the chip and its memory.
+    network: Bytes per second that it can receive from the other chips of its
+      island, over all of its links.
+    island: Number of chips that this network joins.
+    outside: Bytes per second that it can receive from other islands.
+    cores_in_name: Number that a chip counts for in the name of a slice:
+      v5p-128 has 128 cores, which are 64 chips.
+    platform: Platform of the chip's own compiler: 'tpu', 'gpu', or '' if that
+      compiler is not available.
+    axes: Number of axes of the network within a slice of TPUs: 2 or 3.
     source: Where the figures are from.
 
   Raises:
-    ValueError: A figure is not positive, or some are given and others not.
+    ValueError: A figure is not positive, or only some of flops, bandwidth and
+      network are given.
   """
 
   name: str
@@ -67,7 +68,7 @@ class Chip:
 
 
 _DOCS = 'https://docs.cloud.google.com/tpu/docs'
-# Of a TPU, network is half of the bidirectional figure for its links.
+# For TPUs, network is half of the bidirectional figure for their links.
 CHIPS: Mapping[str, Chip] = {
   chip.name: chip
   for chip in (
@@ -117,7 +118,7 @@ CHIPS: Mapping[str, Chip] = {
       platform='tpu',
       source=f'{_DOCS}/v6e',
     ),
-    # Eight joined by NVLink; outside, one port of the DGX for each.
+    # NVLink joins eight GPUs; outside is one network port of the DGX per GPU.
     Chip(
       'a100',
       memory=80 * GB,
@@ -142,22 +143,22 @@ CHIPS: Mapping[str, Chip] = {
     ),
   )
 }
-# Names that a chip is also known by.
+# Other names of chips.
 _ALIASES = {'v5litepod': 'v5e', 'v5lite': 'v5e'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """So many chips of one kind; `read_topology` reads one from its name.
+  """A number of chips of one kind; `read_topology` makes one from its name.
 
   Attributes:
-    chip: The kind.
-    devices: Chips in all.
-    slices: Slices of TPUs, joined by the network of the data centre, that they
-      make up in equal parts.
+    chip: The kind of chip.
+    devices: Total number of chips.
+    slices: Number of TPU slices of equal size that the chips form; the network
+      of the data centre joins them.
 
   Raises:
-    ValueError: No chip at all, or they do not make such slices.
+    ValueError: There are no chips, or they do not form equal slices.
   """
 
   chip: Chip
@@ -174,22 +175,23 @@ class Topology:
 
   @property
   def name(self) -> str:
-    """The number of chips and their name."""
+    """The number of slices if several, the chips in each, and their name."""
     slices = f'{self.slices}x' if self.slices > 1 else ''
     return f'{slices}{self.devices // self.slices}x{self.chip.name}'
 
 
 def read_topology(name: str | Topology) -> Topology:
-  """Reads the name of a topology; a topology itself is returned.
+  """Reads the name of a topology; a `Topology` is returned unchanged.
 
   Args:
-    name: '8xh100' for so many chips, or 'v5e-64' as the cloud calls its slices:
-      those of v4 and v5p by their cores, two to a chip. '2xv5e-64' are two
+    name: '8xh100' for eight chips, or 'v5e-64' as the cloud names its slices.
+      Names of v4 and v5p slices count cores, two per chip. '2xv5e-64' is two
       slices, '2x8xh100' two machines. 'cpu' is the memory of this machine,
-      '8xcpu' a part of it for each of eight simulated devices.
+      '8xcpu' an equal share of it for each of eight simulated devices.
 
   Raises:
-    ValueError: No such name or chip.
+    ValueError: The name or the chip is unknown, or a number of cores is not
+      that of whole chips.
 
   >>> read_topology('8xH100').devices, read_topology('v5p-128').devices
   (8, 64)

@@ -1,4 +1,4 @@
-"""What one device does in a run of a compiled program."""
+"""The work of one device in one run of a compiled program."""
 
 import dataclasses
 import math
@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from lora_opt.planning.groups import device_groups
 from lora_opt.planning.hlo import Executed, Instruction, executed
 
-# Bytes that a device of n sends (and receives) in a ring, as a multiple of the
-# bytes of its result; of a reduce-scatter, of its operand.
+# Bytes that each of n devices sends (and receives) in a ring, as a multiple of
+# the bytes of the result; for reduce-scatter, of the operand.
 _SENT = {
   'all-gather': lambda n: (n - 1) / n,
   'all-reduce': lambda n: 2 * (n - 1) / n,
@@ -31,11 +31,12 @@ class Collective:
 
   Attributes:
     kind: Such as 'all-gather'.
-    bytes: Of its result (of a reduce-scatter, its operand), each time.
-    elements: Of the largest array in it.
-    times: How often a run executes it.
-    groups: Devices that talk to each other, by their place in the mesh.
-    op_name: Where it came from.
+    bytes: Size of its result (for a reduce-scatter, of its operand) per
+      execution.
+    elements: Number of elements of its largest array.
+    times: How often one run executes it.
+    groups: Groups of devices that communicate, as positions in the mesh.
+    op_name: Where in the Python program it came from.
   """
 
   kind: str
@@ -47,7 +48,7 @@ class Collective:
 
   @property
   def sent(self) -> float:
-    """Bytes that a device sends in a run, in a ring."""
+    """Bytes that each device sends in one run, in a ring."""
     return self.times * self.bytes * _SENT[self.kind](len(self.groups[0]))
 
   @property
@@ -56,20 +57,20 @@ class Collective:
     return _OPTIMIZER in self.op_name
 
   def leaves(self, island: int) -> bool:
-    """Whether it reaches beyond islands of so many devices in a row."""
+    """Whether it crosses islands of this many consecutive devices."""
     return any(len({d // island for d in group}) > 1 for group in self.groups)
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """What one device does in a run.
+  """The work of one device in one run.
 
   Attributes:
-    flops: Of matrix products, two for each multiply-add.
-    product_bytes: What those products read and write.
-    kept_bytes: What the forward pass of a loop over layers stacks up for the
-      backward pass.
-    collectives: Those that involve more than one device.
+    flops: Operations of matrix products, two for each multiply-add.
+    product_bytes: Bytes that those products read and write.
+    kept_bytes: Bytes that the forward pass of a loop over layers stacks up for
+      the backward pass.
+    collectives: Collectives that involve more than one device.
   """
 
   flops: float
@@ -79,14 +80,14 @@ class Costs:
 
 
 def costs(text: str, devices: int, flops: float, width: int = 1) -> Costs:
-  """Counts the costs of a program, each loop as often as it runs.
+  """Counts the costs of a program; loop bodies count once per iteration.
 
   Args:
     text: `compiled.as_text()`.
-    devices: Of the mesh.
-    flops: Of one device, see `lora_opt.planning.operations`.
-    width: How many times wider its types are than those of the program that
-      is meant, see `lora_opt.planning.widen`.
+    devices: Number of devices in the mesh.
+    flops: Operations of one device, see `lora_opt.planning.operations`.
+    width: How many times wider its types are than those of the original
+      program, see `lora_opt.planning.widen`.
   """
   instructions = list(executed(text))
   products = [e for e in instructions if _is_product(e.instruction)]
@@ -100,7 +101,7 @@ def costs(text: str, devices: int, flops: float, width: int = 1) -> Costs:
 
 
 def _is_product(instruction: Instruction) -> bool:
-  """On TPUs products are convolutions, on GPUs calls of cuBLAS."""
+  """Matrix products are convolutions on TPUs and cuBLAS calls on GPUs."""
   if instruction.opcode == 'custom-call':
     return '"__cublas$' in instruction.attributes
   return instruction.opcode in ('dot', 'convolution')
@@ -111,7 +112,7 @@ def _touched(dot: Instruction) -> int:
 
 
 def _kept(instructions: Iterable[Executed]) -> Iterable[int]:
-  """Bytes of each array that a loop of the forward pass writes a slice of."""
+  """Yields the bytes of each array that a forward-pass loop fills by slices."""
   for instruction, _, trips in instructions:
     if instruction.opcode != 'dynamic-update-slice' or trips == 1:
       continue
@@ -132,7 +133,7 @@ def _collectives(
     kind = instruction.opcode.removesuffix('-start')
     if kind not in _SENT:
       continue
-    # TPUs carry on one collective in several fusions, each of which holds it.
+    # TPUs split one collective over several fusions, each of which contains it.
     channel = _CHANNEL.search(instruction.attributes)
     if channel and (channel[1], times) in seen:
       continue
@@ -156,7 +157,7 @@ def _collectives(
 def _between_slices(
   send: Instruction, devices: int, times: int
 ) -> Iterator[Collective]:
-  """What devices of the same place in every slice of a pod make together."""
+  """Yields the collective of devices at the same position in each slice."""
   kind = _BETWEEN.search(send.attributes)
   if not kind:
     return

@@ -1,9 +1,8 @@
-"""The cycles that the compiler of TPUs expects a program to take.
+"""The cycles that the TPU compiler expects a program to take.
 
-Every fusion carries an estimate. They are exact in the sense that they repeat
-to the digit, so that two programs can be compared on hardware that nobody has
-at hand. What is not in them: kernels (custom calls), and waiting for other
-devices.
+Every fusion carries an estimate. Estimates repeat to the digit, so two programs
+can be compared without the hardware. They do not include kernels (custom calls)
+or waiting for other devices.
 """
 
 import re
@@ -15,7 +14,7 @@ from lora_opt.planning.hlo import Instruction, called_by, parse, trip_count
 
 _ESTIMATE = re.compile(r'"estimated_cycles":"(\d+)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-# Custom calls that are notes to the compiler, and cost nothing of their own.
+# Custom calls that are notes to the compiler and cost nothing themselves.
 _NOTES = frozenset(
   """
   AllocateBuffer AssumeGatherIndicesInBound AsyncCollectiveDone
@@ -26,12 +25,14 @@ _NOTES = frozenset(
 
 
 class Cycles(NamedTuple):
-  """Of a run of a program.
+  """The expected cycles of one run of a program.
 
   Attributes:
-    least: Loops as often as they run, of each conditional the cheapest branch.
-    most: The same with the dearest branches.
-    uncounted: Custom calls that are in neither: target -> times.
+    least: Sum with every iteration of loops and the cheapest branch of each
+      conditional.
+    most: The same with the most expensive branches.
+    uncounted: Custom calls that neither sum includes: target -> number of
+      executions.
   """
 
   least: int
@@ -40,7 +41,7 @@ class Cycles(NamedTuple):
 
 
 def cycles(text: str) -> Cycles | None:
-  """Adds up the estimates; None where the compiler gives none.
+  """Adds up the estimates; returns None if the compiler gives none.
 
   Args:
     text: `compiled.as_text()`.
@@ -58,7 +59,7 @@ def cycles(text: str) -> Cycles | None:
   def of_instruction(instruction: Instruction) -> Cycles:
     own = _own(instruction)
     opcode = instruction.opcode
-    if opcode in ('fusion', 'async-start'):  # the estimate is of the whole
+    if opcode in ('fusion', 'async-start'):  # the estimate covers all of it
       return own
     inner = [of_computation(name) for name in called_by(instruction)]
     if opcode == 'while':

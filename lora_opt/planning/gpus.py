@@ -1,9 +1,9 @@
-"""GPUs as XLA's compiler asks for them, by their published figures."""
+"""Descriptions of GPUs for XLA's compiler, from their published figures."""
 
 from typing import Any
 
-# What both kinds have in common; of compute capabilities 8.0 and 9.0, see
-# NVIDIA's CUDA C++ programming guide.
+# Figures that both GPUs have in common. For compute capabilities 8.0 and 9.0,
+# see NVIDIA's CUDA C++ programming guide.
 _COMMON = {
   'threads_per_block_limit': 1024,
   'threads_per_warp': 32,

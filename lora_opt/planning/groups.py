@@ -1,11 +1,12 @@
-"""Which devices take part in a collective together, as XLA writes it.
+"""Reads the groups of devices in a collective, in the notations of XLA.
 
-{{0,1},{2,3}}                       listed
-[2,4]<=[4,2]T(1,0)                  numbers in the shape (4, 2), transposed,
-                                    as 2 groups of 4
-mesh['a'=2,'b'=4] {'b'}             along axis b of a mesh of all numbers
-mesh['a'=2,'b'=4] {'b':(2)2}        along a part of it: of size 2, within 2
-mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}    numbers in another order
+{{0,1},{2,3}}                       explicit lists
+[2,4]<=[4,2]T(1,0)                  0, 1, ... in the shape (4, 2), transposed,
+                                    then as 2 groups of 4
+mesh['a'=2,'b'=4] {'b'}             along axis b of a mesh of all devices
+mesh['a'=2,'b'=4] {'b':(2)2}        along a part of axis b: its size is 2,
+                                    inside an outer part of size 2
+mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}    devices in another order
 """
 
 import math
@@ -28,14 +29,14 @@ _PART = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
 def device_groups(attributes: str, devices: int) -> list[list[int]]:
-  """The devices of each group of a collective, by their place in the mesh.
+  """The devices of each group of a collective, as positions in the mesh.
 
   Args:
-    attributes: Of the instruction.
-    devices: All devices, which are one group where none is given.
+    attributes: The attributes of the instruction.
+    devices: Number of all devices. They form one group if none is given.
 
   Raises:
-    ValueError: The groups are written in another way.
+    ValueError: The groups are in an unknown notation.
 
   >>> device_groups('replica_groups=[2,2]<=[2,2]T(1,0)', 4)
   [[0, 2], [1, 3]]
@@ -64,7 +65,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _iota(order: str, axes: str | None) -> np.ndarray:
-  """0, 1, 2, ... in a shape, transposed."""
+  """Returns 0, 1, 2, ... in a shape, transposed."""
   shape = _numbers(order)
   ids = np.arange(math.prod(shape)).reshape(shape)
   return ids.transpose(_numbers(axes) if axes else None)
@@ -72,7 +73,7 @@ def _iota(order: str, axes: str | None) -> np.ndarray:
 
 def _along(ids: np.ndarray, mesh: str, parts: str) -> list[list[int]]:
   """Groups along some axes of a mesh of ids, or along parts of axes."""
-  # Every axis becomes (outer, part, inner), whole where it is not divided.
+  # Every axis becomes (outer, part, inner), with sizes 1 where not divided.
   wanted = {
     axis: (int(outer or 1), int(size or 0))
     for axis, outer, size in _PART.findall(parts)

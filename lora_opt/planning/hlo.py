@@ -1,8 +1,8 @@
-"""A compiled program as text, read into instructions and how often each runs.
+"""Reads the text of a compiled program: instructions and how often each runs.
 
-XLA's own cost analysis counts the body of a loop once. A model is a loop over
-its layers, so what matters is in there: here every instruction comes with the
-product of the trip counts around it.
+XLA's own cost analysis counts the body of a loop once. But a model is a loop
+over its layers, and most of the work is in its body. So here every instruction
+comes with the product of the trip counts of all loops around it.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r'^[su]\d+\[\][^ ]* constant\((\d+)\)')
 _INDEX = re.compile(r'index=(\d+)')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-# Attributes that name computations which run when the instruction does. What
-# adds two numbers in a reduction (to_apply) is of no interest.
+# Attributes that name computations which run when the instruction does. The
+# scalar function of a reduction (to_apply) is ignored.
 _CALLED = {
   'while': re.compile(r'(?:body|condition)=%?([\w.\-]+)'),
   'fusion': re.compile(r'calls=%?([\w.\-]+)'),
@@ -43,7 +43,7 @@ class Shape(NamedTuple):
 
   @property
   def bytes(self) -> int:
-    """Of the array; nothing for a token."""
+    """Size of the array in bytes; 0 for a token."""
     if self.dtype == 'pred':
       bits = 8
     else:
@@ -59,11 +59,11 @@ class Instruction:
   Attributes:
     name: Unique in the program.
     opcode: Such as 'dot' or 'all-gather'.
-    results: Shapes of what it gives; several for a tuple.
-    operands: Shapes of what it takes, where they are arrays.
-    operand_names: What it takes.
-    attributes: The rest of its line.
-    value: Of a whole number that is a constant; None for all else.
+    results: Shapes of its results; several for a tuple.
+    operands: Shapes of the operands that are arrays.
+    operand_names: Names of all operands.
+    attributes: The rest of its line in the text.
+    value: Value of an integer constant; None for everything else.
   """
 
   name: str
@@ -76,12 +76,12 @@ class Instruction:
 
   @property
   def bytes(self) -> int:
-    """Of all results."""
+    """Size of all results in bytes."""
     return sum(shape.bytes for shape in self.results)
 
   @property
   def op_name(self) -> str:
-    """Where in the Python program it came from; '' if that is not known."""
+    """Where in the Python program it came from; '' if unknown."""
     match = _OP_NAME.search(self.attributes)
     return match[1] if match else ''
 
@@ -91,15 +91,15 @@ class Executed(NamedTuple):
 
   instruction: Instruction
   times: int
-  trips: int  # of the loop that it stands in directly; 1 outside of loops
+  trips: int  # trip count of the innermost loop around it; 1 outside of loops
 
 
 def executed(text: str) -> Iterator[Executed]:
-  """Every instruction that a run executes, with the number of times.
+  """Yields every instruction that a run executes, with the number of times.
 
-  Of a conditional all branches count, of a loop without a known trip count one
-  round. (The compiler of TPUs does not note trip counts: there it is the one
-  number that the loop's condition compares with.)
+  All branches of a conditional count. A loop with an unknown trip count counts
+  as one iteration. (The TPU compiler does not record trip counts. They are then
+  found by the only number that the loop's condition compares with.)
 
   Args:
     text: `compiled.as_text()`.
@@ -122,11 +122,12 @@ def executed(text: str) -> Iterator[Executed]:
 def trip_count(
   loop: Instruction, computations: Mapping[str, list[Instruction]]
 ) -> int:
-  """How often the body of a loop runs; 1 if that is not known.
+  """How often the body of a loop runs; 1 if unknown.
 
-  Where it is not noted, the one number that the condition compares with, over
-  the step in which the body counts: loops in which TPUs multiply the part of
-  an array that they have while others come (windowed products) count in twos.
+  If the trip count is not recorded, it is the only number that the condition
+  compares with, divided by the counter's increment. The increment is 2 in
+  windowed products, where TPUs multiply the part of an array that they have
+  while other parts arrive.
   """
   if match := _TRIP_COUNT.search(loop.attributes):
     return int(match[1])
@@ -144,7 +145,7 @@ def trip_count(
 
 
 def _step(condition: list[Instruction], body: list[Instruction]) -> int:
-  """By how much a loop's counter grows each time; 1 if that is not known."""
+  """The increment of a loop's counter per iteration; 1 if unknown."""
   counters = {
     match[1]
     for each in condition
@@ -169,7 +170,7 @@ def _step(condition: list[Instruction], body: list[Instruction]) -> int:
 
 
 def parse(text: str) -> tuple[str, dict[str, list[Instruction]]]:
-  """Returns the entry's name, and the instructions of every computation."""
+  """Returns the entry computation's name and all computations' instructions."""
   entry, computations, lines = '', {}, []
   for line in text.splitlines():
     if head := _HEAD.match(line):

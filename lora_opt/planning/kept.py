@@ -1,10 +1,10 @@
-"""What a compiler said of a program, kept for the next plan.
+"""Caches what a compiler reports about a program, for the next plan.
 
-JAX's own cache does not serve here. A client that only compiles writes entries
-to it and cannot read them (jax 0.10.2: "PjRtCompiler must be constructed with a
-Client to call DeserializeLoadedExecutable"), so that a second plan would
-compile again, and say a warning. A plan needs no program that runs: its text
-and its sizes are kept, in the folder `plans` of JAX's cache.
+JAX's own cache cannot be used here. A compile-only client writes entries to it
+but cannot read them (jax 0.10.2: "PjRtCompiler must be constructed with a
+Client to call DeserializeLoadedExecutable"), so a second plan would compile
+again and print a warning. A plan does not need an executable program: only its
+text and its sizes are cached, in the folder `plans` of JAX's cache.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from lora_opt import writing
 from lora_opt.planning.targets import Target
 
-# Of `compiled.memory_analysis()`.
+# Attributes of `compiled.memory_analysis()`.
 SIZES = (
   'alias_size_in_bytes',
   'argument_size_in_bytes',
@@ -33,17 +33,17 @@ SIZES = (
   'peak_memory_in_bytes',
   'temp_size_in_bytes',
 )
-# What else compilers heed.
+# Environment variables that affect compilers.
 _ENVIRONMENT = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS')
 
 
 class Compiled(NamedTuple):
-  """What a compiler made of a program.
+  """What a compiler reports about a program.
 
   Attributes:
-    text: The program as it will run.
-    sizes: In bytes, by the names of `SIZES`.
-    seconds: That compiling took, when it was done.
+    text: The compiled program.
+    sizes: Name in `SIZES` -> size in bytes.
+    seconds: Time that compiling took, when it was done.
   """
 
   text: str
@@ -56,19 +56,19 @@ def compile_or_recall(
   target: Target,
   options: Mapping[str, str | int | bool] | None = None,
 ) -> Compiled:
-  """Compiles a program, or says what the same compiler said of the same one.
+  """Compiles a program, or returns what the same compiler reported before.
 
-  What compilers of hardware say is kept where JAX has a compilation cache
-  (`jax_compilation_cache_dir`). A program for simulated devices is an ordinary
-  one, which JAX keeps by itself.
+  Results of compilers for real hardware are cached if JAX has a compilation
+  cache (`jax_compilation_cache_dir`). A program for simulated devices is an
+  ordinary one, which JAX caches itself.
 
   Args:
     lowered: The program.
     target: What it is compiled for.
-    options: For the compiler.
+    options: Compiler options.
 
   Raises:
-    jax.errors.JaxRuntimeError: The compiler refuses; that is not kept.
+    jax.errors.JaxRuntimeError: The compiler refuses; this is not cached.
   """
   if not target.real:
     return _compile(lowered, options)
@@ -79,7 +79,7 @@ def compile_or_recall(
     found = _compile(lowered, options)
   if file:
     data = json.dumps(found._asdict()).encode()
-    # A cache that cannot be written is none.
+    # If the cache cannot be written, go on without it.
     with contextlib.suppress(OSError):
       writing.write_bytes(file, gzip.compress(data, 5, mtime=0))
   return found
@@ -95,12 +95,12 @@ def _compile(lowered, options) -> Compiled:
 
 
 def _place(lowered, target: Target, options) -> pathlib.Path | None:
-  """The file of a program, named after all that its compiler is told."""
+  """The cache file of a program, named by a hash of all compiler inputs."""
   folder = jax.config.jax_compilation_cache_dir
   if not folder:
     return None
   program = io.BytesIO()
-  # With the places in the code, which the text will name.
+  # Includes the source locations, which the compiled text contains.
   lowered.compiler_ir('stablehlo').operation.write_bytecode(file=program)
   told = [
     target.compiler,
@@ -113,13 +113,13 @@ def _place(lowered, target: Target, options) -> pathlib.Path | None:
 
 
 def _where(device: jax.Device) -> str:
-  """Of a TPU its place in the network, and its slice."""
+  """The position of a TPU in the network, its slice and its process."""
   names = ('coords', 'slice_index', 'process_index')
   return ' '.join(str(getattr(device, name, None)) for name in names)
 
 
 def _read(file: pathlib.Path) -> Compiled | None:
-  """What the file says; None where there is none, or it is damaged."""
+  """Reads a cache file; returns None if it is missing or damaged."""
   try:
     found = Compiled(**json.loads(gzip.decompress(file.read_bytes())))
     if set(found.sizes) == set(SIZES):
@@ -131,7 +131,7 @@ def _read(file: pathlib.Path) -> Compiled | None:
 
 @contextlib.contextmanager
 def _without_jax_cache() -> Iterator[None]:
-  """Within it JAX keeps no program. It asks its settings once: hence resets."""
+  """Turns JAX's cache off. It reads its settings once, hence the resets."""
   before = jax.config.jax_enable_compilation_cache
   jax.config.update('jax_enable_compilation_cache', False)
   compilation_cache.reset_cache()

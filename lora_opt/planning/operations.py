@@ -1,8 +1,8 @@
 """Operations of matrix products, counted in the traced program.
 
-The trace knows every product with its sizes and every loop with its length,
-whatever a compiler makes of them later: on TPUs products become convolutions,
-on GPUs calls of a library.
+The trace has the sizes of every product and the length of every loop, whatever
+a compiler turns them into later: products become convolutions on TPUs and
+library calls on GPUs.
 """
 
 import math
@@ -15,16 +15,18 @@ from jax.extend import core
 def product_flops(
   program: core.ClosedJaxpr, platform: str | None = None
 ) -> int:
-  """Two for each multiply-add of all devices together.
+  """Counts operations of all devices together, two for each multiply-add.
 
-  Loops count as often as they run (a `while` whose length is not known, once),
-  of conditionals the dearest branch, recomputation as often as it is done, of
-  kernels every block: those that a mask makes empty too, which are not done.
+  The body of a loop counts once per iteration (once for a `while`, whose length
+  is unknown), a conditional as its most expensive branch, and recomputation as
+  often as it is done. All blocks of a kernel count, even those that it skips
+  because a mask makes them empty.
 
   Args:
     program: Such as `jax.jit(f).trace(...).jaxpr`.
-    platform: Which it is lowered for, 'tpu', 'cuda' or 'cpu': what it does on
-      others does not count. None for the dearest.
+    platform: The platform that it is lowered for: 'tpu', 'cuda' or 'cpu'.
+      Branches for other platforms do not count. If None, the most expensive
+      branch counts.
 
   >>> import jax, jax.numpy as jnp
   >>> x = jnp.ones((4, 8))
@@ -68,16 +70,16 @@ def _branches(
   if platform is None or platforms is None:
     return branches
   for branch, names in zip(branches, platforms, strict=True):
-    if names is None or platform in names:  # None for all others, at the end
+    if names is None or platform in names:  # None, the last: all others
       return (branch,)
   return branches
 
 
 def _times(name: str, parameters: dict[str, Any]) -> int:
-  """How often what an equation holds is done, on all devices together."""
+  """How often an equation's inner programs run, on all devices together."""
   if name == 'scan':
     return parameters['length']
-  if name == 'shard_map':  # what it holds is one device's part
+  if name == 'shard_map':  # its inner program is one device's part
     return parameters['mesh'].size
   if name == 'pallas_call':
     return math.prod(parameters['grid_mapping'].grid)
@@ -85,7 +87,7 @@ def _times(name: str, parameters: dict[str, Any]) -> int:
 
 
 def _programs(value: Any) -> Iterator[core.Jaxpr]:
-  """The programs that a parameter of an equation holds."""
+  """Yields the programs inside a parameter of an equation."""
   if isinstance(value, core.ClosedJaxpr):
     yield value.jaxpr
   elif isinstance(value, core.Jaxpr):

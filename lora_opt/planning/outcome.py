@@ -1,4 +1,4 @@
-"""What a plan has found out."""
+"""The result of a plan."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ from lora_opt.planning.timing import StepTime
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """A training step on hardware that is not here.
+  """What a training step needs on hardware that is not at hand.
 
   Attributes:
-    command: Command line that repeats it.
+    command: Command line that repeats the plan.
     model: The model's name.
-    parameters: Frozen and trained scalars.
+    parameters: Number of frozen and of trained scalars.
     topology: The devices.
-    target: What was compiled for.
-    mesh: Devices along each axis.
-    batch: Arrays of a batch: name -> sizes.
-    tokens: Positions of a batch, padding included; or its images.
-    unit: Which of the two.
-    usable: Bytes of a device that may be used.
+    target: The devices that the step was compiled for, and their compiler.
+    mesh: Number of devices along each axis.
+    batch: Arrays of a batch: name -> shape.
+    tokens: Number of tokens in a batch, padding included, or of images.
+    unit: 'tokens' or 'images'.
+    usable: Bytes of a device's memory that may be used.
     program: The compiled step.
-    time: Of a step; None for a chip without published speeds.
-    tried: Meshes that were looked at for the smallest that fits.
+    time: Time of a step; None for a chip without published speeds.
+    tried: Meshes examined in the search for the smallest one that fits.
   """
 
   command: str
@@ -46,7 +46,7 @@ class Plan:
 
   @property
   def fits(self) -> bool:
-    """Whether a step needs no more than may be used."""
+    """Whether a step needs no more than the usable memory."""
     return self.program.total <= self.usable
 
   @property

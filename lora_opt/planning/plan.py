@@ -1,4 +1,4 @@
-"""Run mode plan: what a training step takes on hardware that is not here."""
+"""Run mode plan: what a training step needs on hardware not at hand."""
 
 import os
 import pathlib
@@ -38,16 +38,18 @@ from lora_opt.training.train_state import count_parameters
 
 
 def simulate(topology: str | Topology) -> None:
-  """Gives this process as many CPU devices as are needed to plan.
+  """Gives this process as many CPU devices as planning needs.
 
-  One, where the compiler of the topology is here; else as many as it has.
-  Nothing is ever computed on them. To be called before anything else of JAX.
+  It needs one if the topology's own compiler is installed, and otherwise as
+  many as the topology has. Nothing is ever computed on them. Call this before
+  any other use of JAX.
 
   Args:
-    topology: Its name, see `lora_opt.planning.chips.read_topology`, or itself.
+    topology: A `Topology` or its name, see
+      `lora_opt.planning.chips.read_topology`.
 
   Raises:
-    ValueError: No such topology.
+    ValueError: The topology is unknown.
   """
   jax.config.update('jax_platforms', 'cpu')
   there = read_topology(topology)
@@ -76,15 +78,15 @@ def plan(
   search: bool = True,
   record: RunRecord | None = None,
 ) -> pathlib.Path:
-  """Compiles the step of a training run for a topology, and says what it takes.
+  """Compiles a run's training step for a topology, and reports what it needs.
 
-  Neither data nor weights are needed: everything is shapes. The arguments that
-  are those of `lora_opt.training.loop.train` mean the same.
+  Neither data nor weights are needed, only shapes. Arguments that are also
+  those of `lora_opt.training.loop.train` mean the same.
 
   Args:
-    model_dir: takes plan.json and plan.md.
-    model: what is to be trained; shapes do for its weights.
-    optimizer: over the adapter parameters.
+    model_dir: plan.json and plan.md are written into it.
+    model: the model to train; shapes suffice for its weights.
+    optimizer: the optimizer of the adapter parameters.
     empty_batch: (form, length=, batch_size=) -> the arrays of a batch, such as
       `lora_opt.data.forms.empty_batch`.
     topology: the devices, see `lora_opt.planning.chips.read_topology`.
@@ -94,21 +96,22 @@ def plan(
     microbatches: see `train`.
     loss_normalizing_factor, objective: see `train`.
     partitioner: see `train`.
-    log_period, diagnostics: see `train`; the step contains the diagnosis.
-    reserve: share of a device's memory that is left alone, for what a plan does
-      not know: the runtime, fragmentation, another compiler.
+    log_period, diagnostics: see `train`; the step includes the diagnostics.
+    reserve: share of a device's memory that stays free for what a plan does not
+      know: the runtime, fragmentation, a different compiler.
     utilisation: share of each published peak that is assumed to be reached.
-    search: look for the smallest mesh that fits too, which compiles the step
+    search: also look for the smallest mesh that fits, which compiles the step
       for one mesh after another.
-    record: the command line.
+    record: holds the command line.
 
   Returns:
     MODEL_DIR/plan.md, which is also printed.
 
   Raises:
-    DoesNotFitError: the compiler says that a step needs more memory than is
-      there.
-    ValueError: no such topology, or the job does not divide among its devices.
+    DoesNotFitError: the compiler reports that a step needs more memory than a
+      device has.
+    ValueError: the topology is unknown, or the job does not divide evenly among
+      its devices.
   """
   devices = read_topology(topology)
   job = make_job(
@@ -156,10 +159,11 @@ def make_job(
   objective: Any = None,
   seed: int = 0,
 ) -> Job:
-  """What a run trains; the arguments are those of `plan` and of `train`.
+  """Describes what a run trains; for the arguments see `plan` and `train`.
 
   Raises:
-    ValueError: A number is none, or too small, or the model is none.
+    ValueError: A number is not an integer or too small, or `model` is not a
+      model.
   """
   parts.check(model=model)
   for name, value in (
@@ -193,10 +197,10 @@ def make_plan(
   search: bool = True,
   command: str = '',
 ) -> Plan:
-  """What `plan` writes down; see there."""
+  """Makes the plan that `plan` writes to files; see there."""
   chip = topology.chip
   usable = chip.memory * (1 - reserve)
-  # This machine's own compiler converts bfloat16; so does a plan for it.
+  # This machine's own compiler converts bfloat16, so a plan for it does too.
   native = chip.name != 'cpu'
   target = find_target(topology)
   shapes = describe(job, partitioner, target.devices)
@@ -238,7 +242,7 @@ def make_plan(
 
 
 def _work(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """How much a batch is, and of what."""
+  """The size of a batch, and its unit."""
   texts = [x.size for name, x in batch.items() if name.endswith('tokens')]
   if texts and 'images' not in batch:
     return {'tokens': sum(texts), 'unit': 'tokens'}
@@ -246,7 +250,7 @@ def _work(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _instead(last: Tried | None, usable: float) -> str:
-  """What to say of the last mesh that a search has come to."""
+  """A sentence about the last mesh of a search; '' if it does not fit."""
   if last is None or last.program is None or last.program.total > usable:
     return ''
   return (

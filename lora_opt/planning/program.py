@@ -1,4 +1,4 @@
-"""The training step of a described run, compiled from shapes alone."""
+"""The training step of a planned run, compiled from shapes alone."""
 
 import dataclasses
 import math
@@ -26,9 +26,9 @@ from lora_opt.training.train_state import (
   placed_shapes,
 )
 
-# For simulated devices. Nothing that changes what is computed or where it lies:
-# machine code that will never run need not be good, and collectives stay apart
-# to be counted.
+# Compiler options for simulated devices. They change neither what is computed
+# nor where it is placed: machine code that never runs need not be fast, and
+# collectives stay separate so that they can be counted.
 _SIMULATED = {
   'xla_backend_optimization_level': 0,
   'xla_llvm_disable_expensive_passes': True,
@@ -41,12 +41,12 @@ class DoesNotFitError(ValueError):
 
 
 class Job(NamedTuple):
-  """What is trained, whatever the devices.
+  """What is trained, independent of the devices.
 
   Attributes:
-    model: A `lora_opt.models.CausalLM` or what offers the same; shapes do for
-      its weights.
-    optimizer: Over the adapter parameters.
+    model: A `lora_opt.models.CausalLM` or an object with the same interface;
+      shapes suffice for its weights.
+    optimizer: The optimizer of the adapter parameters.
     batch: Name -> array or shape (rows, ...).
     settings: Further arguments of `make_train_step`.
   """
@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
 
 class Shapes(NamedTuple):
-  """Everything a step is given, as shapes with their places."""
+  """All inputs of a step, as shapes with shardings."""
 
   placement: Placement
   base: Any
@@ -66,7 +66,7 @@ class Shapes(NamedTuple):
   batch: dict[str, jax.ShapeDtypeStruct]
 
   def held(self) -> dict[str, int]:
-    """Bytes on the device that holds most, by what they are."""
+    """Bytes on the device that holds most, by kind."""
     return {
       'base weights': bytes_on_a_device(self.base),
       'adapters': bytes_on_a_device(self.state.lora),
@@ -82,15 +82,15 @@ class Program:
   """A compiled step.
 
   Attributes:
-    held: Bytes on a device before the step, by what they are.
+    held: Bytes on a device before the step, by kind.
     activations: Bytes that loops over layers keep for the backward pass.
     temporaries: Bytes of everything else that a step needs while it runs: what
-      the compiler reserves, the program itself where it lies there too.
-    peak: Bytes that are in use at one time, as the compiler says; less than
-      the sum of the above, or None where it does not say.
-    costs: What a device does in a step.
-    cycles: Of a step, on TPUs; else None.
-    seconds: That compiling took, when it was done (see `kept`).
+      the compiler reserves, and the program itself if it is in device memory.
+    peak: Bytes in use at one time, as reported by the compiler. This is less
+      than the sum of the above; None if the compiler does not report it.
+    costs: The work of a device in a step.
+    cycles: Expected cycles of a step, on TPUs; otherwise None.
+    seconds: Time that compiling took, when it was done (see `kept`).
   """
 
   held: Mapping[str, int]
@@ -103,7 +103,7 @@ class Program:
 
   @property
   def memory(self) -> dict[str, int]:
-    """Bytes on a device during the step, by what they are."""
+    """Bytes on a device during the step, by kind."""
     return {
       **self.held,
       'activations': self.activations,
@@ -122,7 +122,7 @@ def describe(
   """Places a job on devices.
 
   Raises:
-    ValueError: The job does not divide among them.
+    ValueError: The job does not divide evenly among them.
   """
   model = job.model
   placement = partitioner.place(model, devices)
@@ -144,21 +144,21 @@ def describe(
 def compile_step(
   job: Job, shapes: Shapes, target: Target, native_bfloat16: bool = True
 ) -> Program:
-  """Compiles the training step for a target, and reads what it needs.
+  """Compiles the training step for a target, and finds out what it needs.
 
-  That can take many minutes: what is compiled is said on standard error before,
-  and what came of it after.
+  This can take many minutes. A line on standard error says what is being
+  compiled, and another one afterwards what the result is.
 
   Args:
     job: What is trained.
     shapes: From `describe`, on devices of the target.
     target: What it is compiled for.
-    native_bfloat16: Whether the devices that are meant compute in bfloat16;
-      for simulated ones, see `lora_opt.planning.widen`.
+    native_bfloat16: Whether the topology's devices compute in bfloat16. If they
+      are simulated, see `lora_opt.planning.widen`.
 
   Raises:
-    DoesNotFitError: The compiler says that memory does not suffice.
-    ValueError: It refuses for another reason.
+    DoesNotFitError: The compiler reports that memory does not suffice.
+    ValueError: The compiler refuses the step for another reason.
   """
   step = make_train_step(
     job.model, job.optimizer, shapes.placement, shapes.state, **job.settings
@@ -191,7 +191,7 @@ def compile_step(
     - sizes['alias_size_in_bytes']
   ) // width
   if target.real:
-    # Arguments as they lie there, with what tiles add to them.
+    # What tiled layouts in device memory add to the arguments.
     padding = sizes['argument_size_in_bytes'] - sum(shapes.held().values())
     while_running += padding + sizes['generated_code_size_in_bytes']
   activations = min(found.kept_bytes, while_running)
@@ -209,12 +209,12 @@ def compile_step(
 
 
 def _say(line: str) -> None:
-  # Not where the page goes.
+  # Not standard output, where the report is printed.
   print(line, file=sys.stderr, flush=True)
 
 
 def _mesh(shapes: Shapes) -> str:
-  """Devices along the axes, and what each holds, in words."""
+  """Describes the devices along each axis, and the bytes that each holds."""
   axes = ', '.join(
     f'{axis}={size}' for axis, size in shapes.placement.mesh.shape.items()
   )
@@ -223,11 +223,11 @@ def _mesh(shapes: Shapes) -> str:
 
 
 def refusal(error: Exception, shapes: Shapes) -> ValueError:
-  """What a compiler's error means, with its own words.
+  """Explains a compiler's error, and quotes it.
 
   Args:
-    error: From the compiler.
-    shapes: What it was asked to place.
+    error: The compiler's error.
+    shapes: The inputs of the step that it compiled.
   """
   words = str(error).strip()
   if 'RESOURCE_EXHAUSTED' not in words and 'out of memory' not in words.lower():
@@ -248,7 +248,7 @@ def refusal(error: Exception, shapes: Shapes) -> ValueError:
 
 
 def bytes_on_a_device(tree: Any) -> int:
-  """Bytes of one device's parts of arrays, given their shardings."""
+  """Bytes that one device holds of arrays, given their shardings."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -256,11 +256,11 @@ def bytes_on_a_device(tree: Any) -> int:
 
 
 def _compiled(lowered, target: Target, options) -> Compiled:
-  """Compiles, also where there is no GPU to try out the tiles of products on.
+  """Compiles, even without a GPU to try out the tiles of products on.
 
-  XLA's own products (Triton's) have none for some sizes then, such as 320
-  columns and the 8 of an adapter. cuBLAS, which takes all, is where a GPU at
-  hand would lead as well.
+  Without a GPU, XLA's own products (by Triton) find no tiles for some sizes,
+  such as 320 columns and the 8 of an adapter. Then cuBLAS is used, which
+  supports all sizes. With a GPU at hand, XLA would end up there as well.
   """
   try:
     return compile_or_recall(lowered, target, options)

@@ -1,4 +1,4 @@
-"""A plan as a page of text and as JSON."""
+"""Formats a plan as a page of text and as JSON."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _COLUMNS = ('part', 'kind', 'times', 'elements', 'bytes', 'sent')
 
 
 def as_text(plan: Plan, utilisation: Utilisation) -> str:
-  """The plan in Markdown that reads as well on a terminal."""
+  """The plan in Markdown that is also readable on a terminal."""
   parts = [
     f'# {plan.model} on {plan.topology.name}',
     _setting(plan),
@@ -35,7 +35,7 @@ def as_text(plan: Plan, utilisation: Utilisation) -> str:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-  """Every number of the plan; bytes, seconds and operations."""
+  """All numbers of the plan, in bytes, seconds and operations."""
   costs, time = plan.program.costs, plan.time
   return {
     'command': plan.command,
@@ -185,7 +185,7 @@ def _work(plan: Plan, utilisation: Utilisation) -> str:
 
 
 def _cycles(cycles: Cycles | None) -> str:
-  """What the compiler of TPUs says beside the roofline."""
+  """The TPU compiler's own estimate, shown beside the roofline."""
   if cycles is None:
     return ''
   text = f'\n\nThe compiler expects {cycles.least:,} cycles'
@@ -219,7 +219,7 @@ def _collectives(collectives: Iterable[Collective]) -> str:
 def _summed(
   collectives: Iterable[Collective],
 ) -> list[tuple[str, str, int, int, float, float]]:
-  """Rows of `_COLUMNS` over a step; elements are those of the largest array."""
+  """Sums over a step as rows of `_COLUMNS`; elements: of the largest array."""
   sums: dict[tuple[str, str], list[float]] = {}
   for each in collectives:
     part = 'optimizer' if each.optimizer else 'model'

@@ -17,13 +17,13 @@ from lora_opt.planning.targets import find_target
 
 
 class Tried(NamedTuple):
-  """A mesh that was looked at.
+  """A mesh that the search has examined.
 
   Attributes:
-    fsdp, tensor: Its devices along these axes; there are none along data.
+    fsdp, tensor: Number of devices along these axes; along data it is 1.
     held: Bytes that a device holds before the step.
-    program: The compiled step, or None where what is held is too much already,
-      or the compiler says that the step is.
+    program: The compiled step. None if `held` is already too much, or if the
+      compiler reports that the step needs too much.
   """
 
   fsdp: int
@@ -33,7 +33,7 @@ class Tried(NamedTuple):
 
   @property
   def devices(self) -> int:
-    """Of the mesh."""
+    """Number of devices in the mesh."""
     return self.fsdp * self.tensor
 
 
@@ -46,21 +46,21 @@ def smallest_mesh(
   native_bfloat16: bool,
   known: Mapping[tuple[int, int, int], Program | None],
 ) -> Iterator[Tried]:
-  """Looks at meshes of 1, 2, 4, ... devices; the last one fits, if any does.
+  """Tries meshes of 1, 2, 4, ... devices; the last one fits, if any does.
 
-  On so many devices the mesh that splits weights as far as it goes is tried:
-  `fsdp` over as many as share the rows of a batch, `tensor` over the rest. What
-  a device holds before the step follows from shapes; only where that fits is
-  the step compiled.
+  For each number of devices, the mesh that splits the weights the most is
+  tried: `fsdp` spans as many devices as divide the rows of a batch evenly,
+  `tensor` the rest. What a device holds before the step follows from the
+  shapes. The step is compiled only if that fits.
 
   Args:
     job: What is trained.
-    topology: At most all of its devices.
+    topology: One slice of it is searched, one device at least.
     memory: Bytes of a device that may be used.
-    rules: Of the partitioner.
+    rules: The rules of the partitioner.
     native_bfloat16: See `compile_step`.
-    known: Programs of meshes of all devices, by (data, fsdp, tensor), that are
-      not compiled again; None for one that the compiler refused.
+    known: Programs that are already compiled, by their mesh (data, fsdp,
+      tensor) of all devices; None for one that the compiler refused.
 
   Raises:
     ValueError: See `find_target`.
@@ -80,7 +80,7 @@ def smallest_mesh(
 
 
 def candidates(job: Job, devices: int) -> Iterator[tuple[int, int]]:
-  """Devices along fsdp and tensor, for 1, 2, 4, ... devices."""
+  """Yields the devices along fsdp and tensor, for 1, 2, 4, ... devices."""
   (rows,) = {len(part) for part in job.batch.values()}
   rows //= job.settings.get('microbatches', 1)
   count = 1

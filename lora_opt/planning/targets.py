@@ -1,9 +1,8 @@
 """The real compilers of TPUs and GPUs, which need no hardware.
 
-JAX describes a slice of TPUs or a group of GPUs from the packages of its
-plugins alone, and compiles for it. Where these packages are not installed,
-XLA's compiler for CPUs stands in, with as many simulated devices: what it says
-is an estimate.
+JAX needs only its plugins' packages to describe a slice of TPUs or a group of
+GPUs and to compile for it. If these packages are not installed, XLA's compiler
+for CPUs stands in, with as many simulated devices. Its results are estimates.
 """
 
 import contextlib
@@ -20,14 +19,15 @@ from jax.experimental import topologies
 from lora_opt.planning.chips import Chip, Topology
 from lora_opt.planning.gpus import GPUS
 
-# What the compilers' packages are called: of setup.py's extras.
+# The extras in setup.py that install the compilers, and the compilers' modules.
 EXTRAS = {'tpu': 'plan-tpu', 'gpu': 'plan-gpu'}
 _PACKAGES = {'tpu': 'libtpu', 'gpu': 'jax_cuda13_plugin'}
 
 
-# What libtpu otherwise asks a server of the cloud for, for minutes where there
-# is none; it has no say in what is compiled. Nor does it need to be alone on a
-# machine, as it must where it drives TPUs: plans may be made side by side.
+# Otherwise libtpu requests these settings from a cloud server, and keeps trying
+# for minutes if there is none. They do not affect what is compiled. Multiple
+# loads are allowed, so that several plans can be made at the same time: only a
+# process that drives TPUs must have its machine to itself.
 _WITHOUT_A_TPU = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   'TPU_SKIP_MDS_QUERY': '1',
@@ -38,14 +38,14 @@ _WITHOUT_A_TPU = {
 
 
 class Target(NamedTuple):
-  """Devices to compile for, and what is known of who compiles.
+  """Devices to compile for, and their compiler.
 
   Attributes:
     platform: 'tpu', 'gpu', or 'cpu' for simulated devices.
-    devices: All of the topology.
-    compiler: What compiles, for the page.
-    missing: The extra that would bring the topology's own compiler; '' where
-      it is here, or there is none.
+    devices: The devices.
+    compiler: Name and version of the compiler, for the report.
+    missing: The extra that would install the topology's own compiler; '' if it
+      is installed or there is none.
   """
 
   platform: str
@@ -55,37 +55,37 @@ class Target(NamedTuple):
 
   @property
   def real(self) -> bool:
-    """Whether the topology's own compiler compiles."""
+    """Whether the topology's own compiler is used."""
     return self.platform != 'cpu'
 
   @property
   def lowered_for(self) -> str:
-    """What JAX calls the platform of its programs."""
+    """JAX's name for the platform that programs are lowered for."""
     return 'cuda' if self.platform == 'gpu' else self.platform
 
 
 def platform_of(topology: Topology) -> str:
-  """Whose compiler a topology is planned with here: 'tpu', 'gpu' or 'cpu'."""
+  """The platform whose compiler is used here: 'tpu', 'gpu' or 'cpu'."""
   platform = topology.chip.platform
   return platform if is_installed(platform) else 'cpu'
 
 
 def is_installed(platform: str) -> bool:
-  """Whether the compiler of TPUs or GPUs is here."""
+  """Whether the compiler of 'tpu' or 'gpu' is installed."""
   package = _PACKAGES.get(platform)
   return package is not None and importlib.util.find_spec(package) is not None
 
 
 def find_target(topology: Topology, devices: int | None = None) -> Target:
-  """The devices of a topology.
+  """The devices of a topology, and their compiler.
 
   Args:
-    topology: Such as of `read_topology`.
-    devices: Only so many of its chips, joined as closely as they come.
+    topology: Such as from `read_topology`.
+    devices: Use only this many of its chips, as close together as possible.
 
   Raises:
-    ValueError: The slice has no known shape, there are fewer simulated devices
-      (see `lora_opt.planning.plan.simulate`), or the compiler refuses.
+    ValueError: The slice has no known shape, there are too few simulated
+      devices (see `lora_opt.planning.plan.simulate`), or the compiler refuses.
   """
   count = topology.devices if devices is None else devices
   platform = platform_of(topology)
@@ -148,7 +148,7 @@ def _gpus(topology: Topology, count: int) -> Sequence[jax.Device]:
 def _described(chip: Chip, **settings) -> Sequence[jax.Device]:
   try:
     return topologies.get_topology_desc(**settings).devices
-  except Exception as error:  # of the plugin, of any type
+  except Exception as error:  # plugins raise errors of any type
     package = _PACKAGES[chip.platform]
     reason = str(error).strip().splitlines()[0]
     raise ValueError(
@@ -161,14 +161,14 @@ def _described(chip: Chip, **settings) -> Sequence[jax.Device]:
 
 
 def slice_shape(chips: int, axes: int) -> tuple[int, ...]:
-  """The shape of a slice of TPUs, as even as it comes.
+  """The shape of a slice of TPUs, as even as possible.
 
   Args:
-    chips: A power of two.
-    axes: 2 (v5e, v6e) or 3 (v4, v5p), of the network that joins them.
+    chips: Number of chips, a power of two.
+    axes: Number of axes of their network: 2 (v5e, v6e) or 3 (v4, v5p).
 
   Raises:
-    ValueError: They do not make a slice.
+    ValueError: The number of chips is not a power of two.
 
   >>> slice_shape(8, 2), slice_shape(16, 3)
   ((2, 4), (2, 2, 4))
@@ -188,10 +188,10 @@ def slice_shape(chips: int, axes: int) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def compiling_for(target: Target) -> Iterator[None]:
-  """Within it, JAX takes 'gpu' for CUDA without asking for a live GPU.
+  """Makes JAX interpret 'gpu' as CUDA without asking a live GPU.
 
-  JAX asks a backend which of CUDA and ROCm 'gpu' means (its issues 23971 and
-  28376); without hardware there is none to answer.
+  JAX asks a backend whether 'gpu' means CUDA or ROCm (JAX issues 23971 and
+  28376). Without hardware there is no backend to ask.
   """
   if target.platform != 'gpu':
     yield

@@ -1,4 +1,4 @@
-"""How long a step should take: a roofline, with what is assumed in the open."""
+"""How long a step should take: a roofline with explicit assumptions."""
 
 import dataclasses
 
@@ -10,17 +10,17 @@ from lora_opt.planning.costs import Collective, Costs
 class Utilisation:
   """The share of each peak that is assumed to be reached.
 
-  Nobody promises these. They are what well-tuned training of large models
-  reports; small matrices, long attention and few rows reach less.
+  There is no guarantee. These are shares that well-tuned training of large
+  models reports; small matrices, long attention and few rows reach less.
 
   Attributes:
-    compute: Of the operations a second.
-    memory: Of the bandwidth of the memory.
-    network: Of the links: a collective along one axis of the mesh seldom uses
-      all of them.
+    compute: Share of the operations per second.
+    memory: Share of the memory bandwidth.
+    network: Share of the bandwidth of all links. A collective along one axis of
+      the mesh seldom uses all of them.
 
   Raises:
-    ValueError: A share outside (0, 1].
+    ValueError: A share is outside (0, 1].
   """
 
   compute: float = 0.5
@@ -44,9 +44,9 @@ class StepTime:
   """Seconds that the parts of a step take, each by itself.
 
   Attributes:
-    compute: Of the matrix products.
-    memory: Of reading and writing what they need.
-    network: Of the collectives.
+    compute: Time of the matrix products.
+    memory: Time to read and write the arrays of these products.
+    network: Time of the collectives.
   """
 
   compute: float
@@ -55,17 +55,17 @@ class StepTime:
 
   @property
   def hidden(self) -> float:
-    """If the collectives run while the device computes."""
+    """Time of a step if the collectives run while the device computes."""
     return max(self.compute, self.memory, self.network)
 
   @property
   def exposed(self) -> float:
-    """If the device waits for every collective."""
+    """Time of a step if the device waits for every collective."""
     return max(self.compute, self.memory) + self.network
 
   @property
   def bound(self) -> str:
-    """What takes longest."""
+    """The part that takes longest."""
     return max(('compute', 'memory', 'network'), key=lambda x: getattr(self, x))
 
 
@@ -74,11 +74,11 @@ def step_time(
 ) -> StepTime | None:
   """The roofline of a step; None for a chip without published speeds.
 
-  A collective that reaches beyond an island goes at the speed of the way out,
-  also where most of it could stay inside.
+  A collective that crosses islands is assumed to run at the speed between
+  islands, even if most of its traffic could stay inside one.
 
   Raises:
-    ValueError: There are several islands, and `chip.outside` is not known.
+    ValueError: A collective crosses islands, and `chip.outside` is unknown.
 
   >>> chip = Chip('mine', 1e9, flops=2e12, bandwidth=1e11, network=1e10)
   >>> step_time(Costs(1e12, 1e10, 0, ()), chip, ASSUMED).compute

@@ -1,19 +1,19 @@
-"""A program with every type twice as wide, so that a CPU keeps its shape.
+"""Makes all types of a program twice as wide, so that a CPU need not convert.
 
-CPUs have no arithmetic in bfloat16: XLA converts weights and activations to
-float32 for each product, and what it then reserves says little about a chip
-that multiplies bfloat16. So the program is compiled with bfloat16 as float32,
-float32 as float64, and so on: all of these a CPU computes in as they are. Every
-array then has exactly twice its bytes (those of one bit have theirs), and the
-compiler places them as if the chip had the types.
+CPUs have no bfloat16 arithmetic. XLA converts weights and activations to
+float32 for each product, so the memory that it reserves says little about a
+chip that multiplies bfloat16. Therefore the program is compiled with bfloat16
+as float32, float32 as float64, and so on: a CPU computes in all of these
+directly. Every array then takes exactly twice its bytes (arrays of one-bit
+values stay as they are), and the compiler allocates them as the chip's would.
 
-The result is for measuring, never for running: its numbers are meaningless.
+The result is for measuring only. Never run it: its numbers are meaningless.
 """
 
 import numpy as np
 from jax.extend.mlir import ir
 
-# Names of MLIR's types: what they become.
+# MLIR type -> the type that replaces it.
 _WIDER = {
   'bf16': 'f32',
   'f16': 'f32',
@@ -29,8 +29,8 @@ _WIDER = {
 def widen(module: ir.Module) -> None:
   """Doubles the types of a lowered program in place, before it is compiled.
 
-  JAX keeps what it has lowered by function and shapes: the jitted function must
-  be one that nobody else will compile.
+  JAX caches lowered programs by function and shapes, so nothing else may
+  compile the same jitted function.
 
   Args:
     module: `lowered.compiler_ir('stablehlo')`.
@@ -41,10 +41,10 @@ def widen(module: ir.Module) -> None:
 
 
 def _split_mixed_product(operation: ir.Operation) -> ir.WalkResult:
-  """bfloat16 x bfloat16 -> float32 as a product of one type, then converted.
+  """Splits bfloat16 x bfloat16 -> float32 into a product and a conversion.
 
-  A CPU would convert the operands instead, a table of the vocabulary among
-  them; chips have such a product.
+  A CPU would convert the operands instead, including the table of the
+  vocabulary. Chips support such a mixed product.
   """
   operation = operation.operation
   if operation.name == 'stablehlo.dot_general':
@@ -93,7 +93,7 @@ def _widen(operation: ir.Operation) -> ir.WalkResult:
         'stablehlo.convert', results=[index], operands=[operation.operands[0]]
       )
     operation.operands[0] = narrow.result
-  elif 'algorithm' in attributes:  # of a product: a choice among narrow types
+  elif 'algorithm' in attributes:  # of a product, for its narrow types
     del attributes['algorithm']
   return ir.WalkResult.ADVANCE
 

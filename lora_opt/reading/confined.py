@@ -1,8 +1,8 @@
-"""Work on what strangers wrote, in a process with limits on time and memory.
+"""Processes untrusted input in a subprocess with time and memory limits.
 
 A template that loops for ever, a regular expression that backtracks, a damaged
-file on which a library crashes: none of them can be stopped within a process.
-The function here is ours and trusted; what it works on is not.
+file that crashes a library: none of these can be stopped within a process. The
+function that runs in the subprocess is ours and trusted; its input is not.
 """
 
 import atexit
@@ -21,15 +21,15 @@ from typing import Any
 
 SECONDS = 10.0
 MEMORY = 2**30
-# To start, before it is given any work: on a machine with much else to do even
-# imports take minutes, and what it is to work on is not to blame.
+# Limit for the start of the process, before it gets any work. On a busy machine
+# even imports take minutes, and the input is not to blame for that.
 _START_SECONDS = 600.0
-# By the clock a call may take ten times what it may of the processor, and so
-# many seconds more: a process that waits for its turn or for a disk is not to
-# blame either, one that waits for ever is.
+# In wall-clock time a call may take ten times its CPU time limit plus this many
+# seconds. A process that waits for a CPU or a disk is not to blame either, but
+# one that waits for ever is.
 _PATIENCE = 120.0
-# Libraries start a thread for every core, and the C library keeps 64 MiB of
-# addresses for each: a machine with many would have none left for the work.
+# Libraries start a thread for every core, and the C library reserves 64 MiB of
+# address space for each. With many cores none would be left for the work.
 _ENVIRONMENT = {
   'MALLOC_ARENA_MAX': '1',
   'OMP_NUM_THREADS': '1',
@@ -39,8 +39,8 @@ _ENVIRONMENT = {
 _LENGTH = struct.Struct('<cQ')
 _STARTED: weakref.WeakSet = weakref.WeakSet()
 
-# Runs in the process. The file is loaded by its path, so that what it does not
-# import (jax, above all) is not waited for.
+# Runs in the subprocess. The file is loaded by its path, so that only what it
+# imports itself is loaded, and above all not jax, which is slow.
 _PROGRAM = r"""
 import importlib.util, json, os, signal, struct, sys
 path, name, memory, seconds, folders = json.loads(sys.argv[1])
@@ -85,26 +85,26 @@ for line in sys.stdin.buffer:
 
 
 class ConfinedError(ValueError):
-  """The work failed, or went beyond its limits."""
+  """The work failed, or exceeded its limits."""
 
 
 class Confined:
-  """A function that runs in a process of its own, started when it is needed.
+  """A function that runs in its own process, which is started on demand.
 
-  The process is kept for further calls, and started anew after one that was
-  ended. It is not a sandbox: the function must not execute what it is given.
+  The process is kept for further calls, and restarted after a call that had to
+  be killed. It is not a sandbox: the function must not execute its input.
 
   Attributes:
-    file: The Python file of the function. It may import what is installed, but
-      nothing of `lora_opt`.
-    function: Its name there. Arguments are what JSON can hold; it returns
-      that, or bytes.
-    seconds: What one call may take of the processor. By the clock it may take
-      ten times as long and two minutes, for a busy machine or a slow disk.
-    memory: Bytes of address space that the process may have.
+    file: The Python file of the function. It may import installed packages, but
+      nothing from `lora_opt`.
+    function: The name of the function in that file. Its arguments must be
+      serialisable as JSON, and so must its result, unless that is bytes.
+    seconds: CPU time that one call may take. In wall-clock time it may take ten
+      times as long plus two minutes, to allow for a busy machine or slow disk.
+    memory: Bytes of address space that the process may use.
 
   Raises (when called):
-    ConfinedError: The function raised an error, or took too long or too much
+    ConfinedError: The function raised an error, took too long or too much
       memory, or its process crashed.
   """
 
@@ -132,7 +132,7 @@ class Confined:
       return self._ask(request)
 
   def __getstate__(self) -> dict[str, Any]:
-    """A copy in another process starts a process of its own."""
+    """Leaves out the process: a copy elsewhere starts its own."""
     state = dict(self.__dict__)
     del state['_lock']
     return state | {'_process': None}
@@ -149,7 +149,7 @@ class Confined:
     folders = [os.path.abspath(folder) for folder in sys.path]
     limits = [self.memory, self.seconds]
     settings = [str(self.file), self.function, *limits, folders]
-    # -I: nothing in the environment or the working directory has a say.
+    # -I: ignores Python's environment variables and the working directory.
     command = [sys.executable, '-I', '-c', _PROGRAM, json.dumps(settings)]
     self._process = subprocess.Popen(
       command,
@@ -157,7 +157,7 @@ class Confined:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
-      start_new_session=True,  # Ctrl-C is for us: we end it
+      start_new_session=True,  # Ctrl-C reaches us only, and we end it
     )
     self._owner = os.getpid()
     _STARTED.add(self)
@@ -173,14 +173,14 @@ class Confined:
       self._process.stdin.write(request)
       self._process.stdin.flush()
     except OSError:
-      pass  # it has ended: what follows says how
+      pass  # the process has ended; `_receive` finds out how
     kind, data = self._receive(_PATIENCE + 10 * self.seconds)
     if kind == b'J':
       return json.loads(data)
     if kind == b'B':
       return data
     if kind == b'M':
-      self._end()  # what is left of its memory may not do for the next
+      self._end()  # too little of its memory may be left for the next call
       raise ConfinedError(f'took more than {self.memory / 2**20:.0f} MiB')
     raise ConfinedError(data.decode())
 
@@ -208,7 +208,7 @@ class Confined:
     )
 
   def _read(self, size: int, until: float) -> bytes | None:
-    """So many bytes of the reply; None if they do not come in time, or ever."""
+    """Reads `size` bytes; None if they do not arrive in time or at all."""
     stream, parts = self._process.stdout.fileno(), []
     ready = select.poll()
     ready.register(stream, select.POLLIN)
@@ -227,7 +227,7 @@ class Confined:
     process, self._process = self._process, None
     if process is None or self._owner != os.getpid():
       return 0
-    # Its own end is waited for briefly: it says what happened.
+    # Wait briefly for it to end by itself: its exit code says what happened.
     try:
       code = process.wait(timeout=1.0 if process.stdin.closed else 0.2)
     except subprocess.TimeoutExpired:
@@ -244,6 +244,6 @@ class Confined:
 
 @atexit.register
 def _close_all() -> None:
-  """While there still is an interpreter to do it."""
+  """Ends all processes while the interpreter is still able to."""
   for one in list(_STARTED):
     one.close()

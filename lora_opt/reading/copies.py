@@ -1,8 +1,8 @@
-"""Copies of folders in buckets, for those who read local files.
+"""Local copies of folders in buckets, for code that reads local files.
 
-They are kept in ~/.cache/lora_opt/buckets (or where LORA_OPT_BUCKET_CACHE in
-the environment says), under the name of the bucket. An object is fetched when
-it is not there yet or is no longer the one that was fetched.
+They are kept in ~/.cache/lora_opt/buckets (or the folder that the environment
+variable LORA_OPT_BUCKET_CACHE names), under the name of the bucket. An object
+is fetched when there is no copy yet or it has changed since it was fetched.
 """
 
 import functools
@@ -24,26 +24,26 @@ def local_copy(
   """A folder on a local disk: itself, or a copy of one in a bucket.
 
   Args:
-    folder: local, or in a bucket.
-    inside: the file or folder in it that will be read; the rest of a bucket's
-      is not fetched.
+    folder: a local folder, or one in a bucket.
+    inside: the file or folder in it that will be read. Nothing else is fetched
+      from a bucket.
     what: the setting that names the folder, for messages.
 
   Returns:
     The local path of `folder`.
 
   Raises:
-    FileNotFoundError: there is nothing of that name in the bucket, or no such
-      bucket.
+    FileNotFoundError: nothing of that name is in the bucket, or there is no
+      such bucket.
     OSError: it cannot be read.
-    ValueError: as of `paths.as_path`.
+    ValueError: as for `paths.as_path`.
   """
   if not is_bucket(folder):
     return pathlib.Path(as_path(folder, what)).expanduser()
   return _fetched(os.fspath(folder), inside, what)
 
 
-@functools.cache  # what a process reads does not change under it
+@functools.cache  # files must not change while a process is reading them
 def _fetched(folder: str, inside: str, what: str) -> pathlib.Path:
   source = as_path(folder, what)
   wanted = source / inside if inside else source
@@ -57,7 +57,7 @@ def _fetched(folder: str, inside: str, what: str) -> pathlib.Path:
 
 
 def _fetch(source: pathlib.Path, target: pathlib.Path, place: str) -> None:
-  """Makes `target` what `source`, an object or a folder of them, is."""
+  """Makes `target` a copy of `source`, an object or a folder of objects."""
   store, text = filesystem(source), os.fspath(source)
   objects = store.find(text, detail=True)
   prefix = text.partition('://')[2]
@@ -90,7 +90,7 @@ def _fetch(source: pathlib.Path, target: pathlib.Path, place: str) -> None:
       f'copied to {target}',
       flush=True,
     )
-  # Nothing is taken for fetched while it is being replaced.
+  # A file does not count as fetched while it is being replaced.
   kept = {name: now[name] for name in now if name not in new}
   if new or before != now:
     writing.write_text(note, json.dumps(kept))
@@ -105,6 +105,6 @@ def _fetch(source: pathlib.Path, target: pathlib.Path, place: str) -> None:
 
 
 def _identity(facts: dict[str, Any]) -> str:
-  """What differs once an object was replaced."""
+  """A text that changes when the object is replaced."""
   names = ('size', 'generation', 'etag', 'ETag', 'md5Hash', 'LastModified')
   return ' '.join(str(facts[name]) for name in names if name in facts)

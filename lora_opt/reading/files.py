@@ -1,4 +1,4 @@
-"""Files of text and bytes: UTF-8, of bounded size, inside their folder."""
+"""Reads text and binary files: UTF-8, bounded size, inside their folder."""
 
 import os
 import pathlib
@@ -11,10 +11,10 @@ MOST_BYTES = 2**28
 
 
 def check_file(file: pathlib.Path) -> int:
-  """The bytes of a file, if there is one that can be opened without waiting.
+  """Returns the size in bytes of a file that can be opened without blocking.
 
   Raises:
-    FileNotFoundError: There is no such file, or a link that leads nowhere.
+    FileNotFoundError: There is no such file, or it is a broken link.
     ValueError: It is a folder, a device or a named pipe.
   """
   if not file.exists():
@@ -28,13 +28,13 @@ def check_file(file: pathlib.Path) -> int:
 
 
 def size_of(file: pathlib.Path) -> int:
-  """The bytes of a file that is there, local or in a bucket."""
+  """The size in bytes of an existing file, local or in a bucket."""
   facts = file.stat()
   return facts.length if is_bucket(file) else facts.st_size
 
 
 def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
-  """Reads a file whole, if it is one and not too long.
+  """Reads a whole file, if it is a regular file and not too long.
 
   Raises:
     FileNotFoundError: There is no such file.
@@ -54,11 +54,11 @@ def read_bytes(file: pathlib.Path, *, most: int = MOST_BYTES) -> bytes:
 
 
 def read_text(file: pathlib.Path, *, most: int = MOST_BYTES) -> str:
-  """Reads a file of text in UTF-8; a byte order mark is left out.
+  """Reads a text file in UTF-8; a byte order mark is dropped.
 
   Raises:
-    FileNotFoundError, OSError: As of `read_bytes`.
-    ValueError: As of `read_bytes`, or it is not UTF-8.
+    FileNotFoundError, OSError: As for `read_bytes`.
+    ValueError: As for `read_bytes`, or it is not UTF-8.
   """
   data = read_bytes(file, most=most)
   try:
@@ -73,15 +73,15 @@ def read_text(file: pathlib.Path, *, most: int = MOST_BYTES) -> str:
 def inside(folder: pathlib.Path, name: Any, named_by: str) -> pathlib.Path:
   """The path of a file that another file names, which must be in `folder`.
 
-  Links are followed where they lead: caches of models consist of them.
+  Links may lead outside the folder, since model caches consist of links.
 
   Args:
-    folder: Where the file must be, or in a folder of it.
-    name: Its relative path, as the other file has it.
-    named_by: That other file, for the message.
+    folder: The folder that must contain the file, directly or in a subfolder.
+    name: The relative path of the file, as the other file gives it.
+    named_by: The other file, for the message.
 
   Raises:
-    ValueError: It is no such path.
+    ValueError: It is not the path of a file inside the folder.
 
   >>> inside(pathlib.Path('model'), 'a/b.bin', 'index.json').as_posix()
   'model/a/b.bin'

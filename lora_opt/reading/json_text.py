@@ -1,4 +1,4 @@
-"""JSON that says one thing only, within bounds."""
+"""Parses JSON strictly: only unambiguous text, within bounds."""
 
 import json
 import math
@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 from lora_opt.reading import values
 from lora_opt.reading.files import read_bytes
 
-# Deeper than any file that this project reads, far from Python's own limit.
+# Deeper than any file that this project reads, far below Python's own limit.
 DEPTH = 100
-# Digits of a whole number: those of 2^64 are 20. Python allows 4,300.
+# Digits of an integer: 2^64 has 20. Python allows 4,300.
 DIGITS = 40
-# Of a whole file: tokenizer.json of 256,000 tokens has 34 MB.
+# Of a whole file: a tokenizer.json of 256,000 tokens has 34 MB.
 MOST_BYTES = 2**28
 
 _SURROGATE = re.compile(r'\\u[dD][89a-fA-F]')
@@ -26,13 +26,13 @@ def read_json(
   most: int = MOST_BYTES,
   infinity: bool = False,
 ) -> Any:
-  """Reads a file of JSON.
+  """Reads a JSON file.
 
   Args:
     file: The file, in UTF-8.
-    kind: `dict` or `list`, what the file is to hold; `object` for anything.
-    most: Bytes that it may have.
-    infinity: As of `parse_json`.
+    kind: The expected type, `dict` or `list`; `object` for any.
+    most: The largest allowed size in bytes.
+    infinity: As for `parse_json`.
 
   Returns:
     The value.
@@ -40,7 +40,7 @@ def read_json(
   Raises:
     FileNotFoundError: There is no such file.
     OSError: It cannot be read.
-    ValueError: It is too long, or as of `parse_json`.
+    ValueError: It is too long or not of this type, or as for `parse_json`.
   """
   value = parse_json(
     read_bytes(file, most=most), str(file), most=most, infinity=infinity
@@ -62,18 +62,18 @@ def parse_json(
   surrogates: bool = False,
   infinity: bool = False,
 ) -> Any:
-  """Parses JSON, refusing what Python takes though it has no one meaning.
+  """Parses JSON, refusing ambiguous input that Python's parser accepts.
 
-  Those are NaN and infinity, numbers beyond float64, keys that occur twice,
-  half surrogate pairs, and nesting and numbers so long that they only harm.
+  This means NaN and infinity, numbers beyond float64, duplicate keys and lone
+  surrogates, and nesting so deep or integers so long that they only do harm.
 
   Args:
     data: The text; bytes are UTF-8, with or without a byte order mark.
-    place: Where it stands, for messages.
-    most: Bytes or characters that it may have.
-    depth: Lists and objects that may be within each other.
-    surrogates: Let texts hold half surrogate pairs: the caller looks at each.
-    infinity: Read Infinity and -Infinity, which is not JSON, as Python does.
+    place: Where the text comes from, for messages.
+    most: The largest allowed number of bytes or characters.
+    depth: How deep lists and objects may be nested.
+    surrogates: Allow lone surrogates; the caller then checks each string.
+    infinity: Accept Infinity and -Infinity, which are not JSON, as Python does.
 
   Raises:
     ValueError: It is not such JSON; the message begins with `place`.
@@ -105,7 +105,7 @@ def parse_json(
     text.count('[') + text.count('{') > depth
   ):
     _check_depth(value, place, depth)
-  # Bytes of UTF-8 hold half a pair only as an escape.
+  # In UTF-8 bytes a lone surrogate can only occur as an escape.
   pure = data is not text or text.isascii()
   if not surrogates and (_SURROGATE.search(text) or not pure):
     _check_text(value, place)
@@ -175,7 +175,7 @@ def _check_text(value: Any, place: str) -> None:
       waiting += one.values()
 
 
-# Made once: lines of data are many and short.
+# Created once, because data files have many short lines.
 _DECODER, _WITH_INFINITY = (
   json.JSONDecoder(
     object_pairs_hook=_object,

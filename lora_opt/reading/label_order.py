@@ -1,4 +1,4 @@
-"""Names of labels: which of theirs is which of ours."""
+"""Matches two lists of names for the same labels."""
 
 import re
 from collections.abc import Sequence
@@ -7,18 +7,17 @@ from collections.abc import Sequence
 def order_of(
   theirs: Sequence[str], ours: Sequence[str], *others: Sequence[str]
 ) -> list[int] | None:
-  """Where among other names for the same labels each of ours is.
+  """Finds the index of each of our labels in another list of their names.
 
-  Case, spaces and separators do not matter, unless names differ in nothing
-  else.
+  Case, spaces and separators are ignored, unless names differ in nothing else.
 
   Args:
-    theirs: Names in their order.
-    ours: Names in our order.
-    *others: What ours may be called as well, in our order.
+    theirs: The names in their order.
+    ours: The names in our order.
+    *others: Alternative names for our labels, in our order.
 
   Returns:
-    The index in `theirs` of each of `ours`; None if they are other labels.
+    The index in `theirs` of each of `ours`; None if the labels are different.
 
   >>> order_of(['CONTRADICTION', 'Neutral'], ['neutral', 'contradiction'])
   [1, 0]

@@ -1,14 +1,14 @@
-"""The lines of a file of any size, found once and read when asked for."""
+"""The lines of a file of any size, indexed once and read on demand."""
 
 import array
 import os
 import pathlib
 from collections.abc import Sequence
 
-# Of one line, its end not counted. A book has a megabyte or two; to parse eight
-# takes seconds where they are made to take long.
+# Bytes of one line, without its end. A book has a megabyte or two. Parsing
+# eight takes seconds if they were written to be slow to parse.
 LONGEST = 2**23
-# What the places of so many lines take in memory: 1 GiB.
+# The offsets of this many lines take 1 GiB of memory.
 MOST_LINES = 2**27
 _CHUNK = 2**20
 
@@ -16,19 +16,19 @@ _CHUNK = 2**20
 class Lines(Sequence):
   """The lines of a file as bytes, by index, without their ends (LF or CRLF).
 
-  Only the places of the lines are kept in memory. White space behind the last
-  end of a line is not a line.
+  Only the offsets of the lines are kept in memory. White space after the last
+  line end is not a line.
 
   Args:
     file: The file.
-    limit: Look at so many lines only; what follows is not read.
-    longest: Bytes that one line may have.
+    limit: Use only this many lines; the rest of the file is not read.
+    longest: The largest allowed number of bytes in a line.
 
   Raises:
     FileNotFoundError: There is no such file.
-    OSError: It cannot be read, or was changed after its lines were found.
+    OSError: It cannot be read, or was changed after its lines were indexed.
     ValueError: It is not a file, or has more than `MOST_LINES` lines; or, when
-      a line is asked for, that line is too long.
+      a line is requested, that line is too long.
   """
 
   def __init__(
@@ -40,7 +40,7 @@ class Lines(Sequence):
   ):
     self.file, self.longest = file, longest
     self._stream = None
-    # Where each line begins, and where the one behind the last would.
+    # The offset of each line, and the offset at which another would begin.
     self._starts = array.array('Q', [0])
     if not file.exists():
       raise FileNotFoundError(f'no {file.name} in {file.parent}')
@@ -70,11 +70,11 @@ class Lines(Sequence):
     return data.removesuffix(b'\n').removesuffix(b'\r')
 
   def place(self, index: int) -> str:
-    """File and line, counted from 1, as editors do."""
+    """The file and the line number, which counts from 1 as in editors."""
     return f'{self.file}:{index + 1}'
 
   def close(self) -> None:
-    """Closes the file, until a line is asked for again."""
+    """Closes the file; it is opened again when a line is requested."""
     stream, self._stream = self._stream, None
     if stream is not None:
       stream.close()
@@ -117,5 +117,5 @@ class Lines(Sequence):
 
 
 def _state(facts: os.stat_result) -> tuple[int, int]:
-  """What differs once a file was written to or replaced."""
+  """Values that change when a file is written to or replaced."""
   return facts.st_size, facts.st_mtime_ns

@@ -1,7 +1,7 @@
-"""Values as Python writes them, read without Python's own parser.
+"""Reads Python literals without Python's own parser.
 
-`ast.literal_eval` builds a syntax tree of whatever it is given: memory, depth
-and time are in the hands of the writer. Here they are bounded.
+`ast.literal_eval` builds a syntax tree of any input, so the author of the input
+controls memory, depth and time. Here they are bounded.
 """
 
 import math
@@ -26,14 +26,14 @@ _CLOSES = {'[': ']', '(': ')'}
 
 
 def read_literal(text: str) -> Any:
-  r"""Reads a number, text, truth value, None, or lists and tuples of these.
+  r"""Reads a number, string, boolean, None, or lists and tuples of these.
 
   Args:
-    text: At most 10,000 characters. Values with commas between them are a
-      tuple, as in Python, also without brackets.
+    text: At most 10,000 characters. As in Python, values separated by commas
+      are a tuple, even without brackets.
 
   Raises:
-    ValueError: It is anything else, or nested more than 8 deep.
+    ValueError: It is anything else, or nested more than 8 levels deep.
 
   >>> read_literal("[['Q', '_'], (1, -2.5)]")
   [['Q', '_'], (1, -2.5)]
@@ -52,7 +52,7 @@ def read_literal(text: str) -> Any:
 def _values(
   text: str, place: int, close: str | None, depth: int
 ) -> tuple[list[Any], int, bool]:
-  """The values up to a closing bracket, its end, and if there were commas."""
+  """The values up to `close`, where it ends, and whether there were commas."""
   if not depth:
     raise ValueError(f'nested more than {DEPTH} deep')
   values: list[Any] = []

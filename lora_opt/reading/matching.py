@@ -1,10 +1,10 @@
-"""What runs in the process of `lora_opt.reading.patterns`."""
+"""The code that runs in the subprocess of `lora_opt.reading.patterns`."""
 
 import re
 
 
 def find(pattern: str, text: str, last: bool) -> str | None:
-  """What the first or the last match says: its first group, or else all."""
+  """The first group of the first or last match; all of it without groups."""
   if last:
     found = None
     for found in re.finditer(pattern, text):  # noqa: B007

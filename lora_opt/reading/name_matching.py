@@ -1,18 +1,18 @@
-"""What `lora_opt.reading.name_patterns` runs in a process of its own."""
+"""The code that `lora_opt.reading.name_patterns` runs in a subprocess."""
 
 import re
 
 
 def match(patterns, texts):
-  """For every pattern and text: the group idx of the match, None if none.
+  """Matches every pattern against every text.
 
   Args:
     patterns: Pairs of 'match' or 'fullmatch', and a regular expression.
-    texts: What to try them on.
+    texts: The texts to match.
 
   Returns:
-    A list for each pattern: for each text None, or what its group `idx` has
-    matched, '' where there is no such group.
+    A list for each pattern, with an entry for each text: None without a match,
+    else the text of the group `idx`, or '' if there is no such group.
   """
   rows = []
   for how, pattern in patterns:

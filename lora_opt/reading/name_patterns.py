@@ -1,4 +1,4 @@
-"""Regular expressions of strangers on names, within a limit of time."""
+"""Matches untrusted regular expressions against names, with a time limit."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ from lora_opt.reading.values import shown
 SECONDS = 3.0
 _LONGEST = 1_000_000
 _MOST = 2000
-# Without choices and repetitions nothing can take long.
+# Patterns without alternatives and repetitions cannot take long.
 _PLAIN = re.compile(r'[\w.\-]*')
 
 _confined = Confined(
@@ -27,18 +27,18 @@ def find(
   within: str = '{}',
   how: str = 'fullmatch',
 ) -> list[str | None]:
-  """Tries a regular expression on texts, as Python's `re` does.
+  """Matches a regular expression against texts, as Python's `re` does.
 
   Args:
-    pattern: What a stranger wrote.
-    texts: What to try it on.
-    place: Where the pattern stands, for messages.
-    within: Our own expression around it; {} is the place of the pattern.
-    how: 'fullmatch', or 'match' for the beginning of a text.
+    pattern: The untrusted pattern.
+    texts: The texts to match.
+    place: Where the pattern comes from, for messages.
+    within: Our own expression around the pattern, which replaces the {}.
+    how: 'fullmatch', or 'match' to match the beginning of a text.
 
   Returns:
-    For each text None without a match; else what the group `idx` matched, ''
-    where there is no such group.
+    For each text: None without a match, else the text of the group `idx`, or ''
+    if there is no such group.
 
   Raises:
     ValueError: It is not a regular expression, or takes too long.
@@ -62,7 +62,7 @@ def find_each(
   within: str = '{}',
   how: str = 'fullmatch',
 ) -> list[list[str | None]]:
-  """Tries several expressions, with one limit of time for all; see `find`.
+  """Matches several expressions, with one time limit for all; see `find`.
 
   >>> find_each(['q', 'v'], ['q', 'k'], 'adapter_config.json')
   [['', None], [None, None]]

@@ -1,21 +1,22 @@
-r"""Numbers as people and models write them, read in one way everywhere.
+r"""Reads numbers as people and models write them, the same way everywhere.
 
-What is read, and as what:
+Examples of texts, and the values that are read:
 
   5  +5  1.50  .75  5.        5, 5, 1.5, 0.75, and 5 at a sentence's end
   -5  −5  –5  = - 5           −5, whichever dash it is
-  3-5  x-5  50%-60%           5, 5, 60: behind these a dash is no sign
-  1,036  1_036  1,00,000      1036, 1036, 100000; also groups between the
-                              spaces that keep a line together
+  3-5  x-5  50%-60%           5, 5, 60: after these a dash is not a sign
+  1,036  1_036  1,00,000      1036, 1036, 100000; also groups separated by
+                              no-break or thin spaces
   1.000.000  1.000,50         1000000, 1000.5: dots that cannot be decimal
+                              points
   1,2,3                       three numbers
-  $5  -$5  $-5  5 €  50%      5, −5, −5, 5, 50: units are left out
+  $5  -$5  $-5  5 €  50%      5, −5, −5, 5, 50: units are dropped
   1e3  1.5×10^3               1000, 1500
   1/2  \frac{1}{2}  1 1/2     0.5, 0.5, 1.5; also ½, 1⁄2 and 1½
-  1/2/2024  1.2.3             three numbers; none
+  1/2/2024  1.2.3             three numbers; no number
   １２  ٣                      12, 3: the decimal digits of all scripts
 
-'nan', 'inf', words, and numbers of more than 300 digits are none.
+'nan', 'inf', words, and numbers of more than 300 digits are not read.
 """
 
 import collections
@@ -24,22 +25,21 @@ import unicodedata
 from collections.abc import Iterator
 from fractions import Fraction
 
-# Of a longer text, the last number is looked for in its end only.
+# The last number of a longer text is searched for in this many last characters.
 LONGEST = 20_000
 DIGITS = 300
 _TOO_LARGE = 10**DIGITS
 _DASHES = '-\u2212\u2010\u2011\u2013\uff0d\ufe63'
 _CURRENCIES = '$€£¥₹\uff04'
 _BEFORE_NO_SIGN = ')]}%' + _DASHES + _CURRENCIES
-# The signs of East Asian fonts, other strokes of fractions, and the spaces that
-# keep a line together.
+# Full-width signs, other fraction slashes, and no-break and thin spaces.
 _PLAIN = str.maketrans(
   '\uff0e\uff0c\uff0b\uff05\uff0f\u2044\u2215\u00a0\u2009',
   '.,+%///\u202f\u202f',
 )
-# Fractions that are one letter: quarters, halves, and thirds to tenths.
+# Fractions that are one character: quarters, halves, and thirds to tenths.
 _LETTER = re.compile(r'(\d?)([\xbc-\xbe\u2150-\u215e])(?=(\d?))')
-# Behind these, a dash and a space are a sign and no bullet.
+# After these, a dash and a space are a sign, not a bullet.
 _SIGN_APART = re.compile(rf'[=({{]\s?[{_DASHES}]\s$')
 _START = re.compile(
   r'\\[dt]?frac\s?\{(?P<top>\d{1,300})\}\s?\{(?P<bottom>\d{1,300})\}'
@@ -69,7 +69,7 @@ _UNIT = re.compile(rf'\s?(?:\\?[%{_CURRENCIES}])?\.?')
 
 
 def last_number(text: str) -> Fraction | None:
-  """The last number in a text, or None where there is none.
+  """The last number in a text, or None if it contains no number.
 
   >>> last_number('That makes 3 + 4 = 7.50 apples.')
   Fraction(15, 2)
@@ -79,7 +79,7 @@ def last_number(text: str) -> Fraction | None:
 
 
 def read_number(text: str) -> Fraction | None:
-  """The number that a text consists of, or None where it is anything else.
+  """The number that a text consists of, or None if it is anything else.
 
   >>> read_number(' $1,036.00 '), read_number('about 7'), read_number('nan')
   (Fraction(1036, 1), None, None)
@@ -92,7 +92,7 @@ def read_number(text: str) -> Fraction | None:
 
 
 def leading_number(text: str) -> Fraction | None:
-  """The number that a text begins with, or None.
+  """The number that a text begins with, or None if there is no such number.
 
   >>> leading_number('$18. It was 20'), leading_number('it was 20')
   (Fraction(18, 1), None)
@@ -102,7 +102,7 @@ def leading_number(text: str) -> Fraction | None:
 
 
 def numbers(text: str) -> Iterator[Fraction]:
-  """All numbers in a text, one after the other.
+  """All numbers in a text, in order.
 
   >>> [str(number) for number in numbers('2-3 of 1,2 and −$.5')]
   ['2', '3', '1', '2', '-1/2']
@@ -111,7 +111,7 @@ def numbers(text: str) -> Iterator[Fraction]:
 
 
 def spelled(number: Fraction) -> str:
-  """One spelling for each number, so that texts compare.
+  """The canonical spelling of a number, so that texts can be compared.
 
   >>> spelled(Fraction(3, 2)), spelled(Fraction(-7)), spelled(Fraction(1, 3))
   ('1.5', '-7', '1/3')
@@ -128,7 +128,7 @@ def spelled(number: Fraction) -> str:
 
 
 def _plain(text: str) -> str:
-  """The text with one letter for each sign, and no fractions of one letter."""
+  """Unifies variants of signs and spaces, and spells out fractions like ½."""
   return _LETTER.sub(_spelled_out, text).translate(_PLAIN)
 
 
@@ -139,7 +139,7 @@ def _spelled_out(found: re.Match) -> str:
 
 
 def _times(number: int, factor: int) -> int:
-  """How often a factor is contained."""
+  """How many times a number can be divided by a factor."""
   count = 0
   while number % factor == 0:
     number, count = number // factor, count + 1
@@ -147,7 +147,7 @@ def _times(number: int, factor: int) -> int:
 
 
 def _numbers(text: str) -> Iterator[tuple[int, int, Fraction]]:
-  """Start, end and value of each number, its sign included."""
+  """Start, end and value of each number, including its sign."""
   place = 0
   while found := _START.search(text, place):
     place = found.end()
@@ -195,7 +195,7 @@ def _value(run: str) -> Fraction | None:
 def _with_tail(
   text: str, start: int, end: int, value: Fraction
 ) -> tuple[int, Fraction | None]:
-  """Where a number ends, and its value with a power of ten or a fraction."""
+  """The end of a number and its value, including a power of ten or fraction."""
   if found := _POWER.match(text, end):
     power = int(found['digits'])
     if power > DIGITS:
@@ -218,7 +218,7 @@ def _ratio(top: str, bottom: str) -> Fraction | None:
 
 
 def _sign(text: str, start: int) -> tuple[int, int]:
-  """Where a number begins with its sign and currency, and its sign."""
+  """The start of a number with its sign and currency; and its sign, 1 or -1."""
   place, sign = start, ''
   if text[place - 1 : place] in tuple(_DASHES + '+'):
     place, sign = place - 1, text[place - 1]

@@ -1,9 +1,9 @@
-"""Files that come with lora_opt, by the names that its documents use."""
+"""Finds files shipped with lora_opt by the paths that its documents use."""
 
 import pathlib
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
-# In a wheel configs/ is within the package, in a checkout beside it.
+# In a wheel configs/ is inside the package, in a checkout next to it.
 _HOMES = (_PACKAGE, _PACKAGE.parent)
 
 
@@ -20,7 +20,7 @@ def home() -> pathlib.Path:
 
 
 def found(path: pathlib.Path) -> pathlib.Path:
-  """The path, or that of our own file where only we have configs/... so.
+  """The path, or that of our own file if configs/... exists only there.
 
   >>> found(pathlib.Path('configs/published/gemma_2b')).is_dir()
   True

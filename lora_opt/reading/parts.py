@@ -1,4 +1,4 @@
-"""Checks of what a configuration gives as model, task and objective."""
+"""Checks the model, task and objective that a configuration gives."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ _WANTED = {
 
 
 def check(**parts: Any) -> None:
-  """Raises ValueError for what is neither a model nor a task, by its macro.
+  """Raises ValueError, naming the macro, unless parts are a model or a task.
 
-  They are of any type that offers what is used, so that the types of a
-  configuration do not tell: MODEL = 3 would go wrong somewhere within.
+  Models and tasks are duck-typed, so type checks of the configuration do not
+  catch this: MODEL = 3 would fail somewhere deep inside.
 
   >>> check(model=3)
   Traceback (most recent call last):
@@ -32,7 +32,7 @@ def check(**parts: Any) -> None:
 
 
 def check_objective(objective: Any, task: Any) -> None:
-  """Raises ValueError unless the objective is one for the task's batches."""
+  """Raises ValueError unless the objective fits the task's batches."""
   can_compare = getattr(objective, 'compares', False)
   for part in getattr(task, 'tasks', (task,)):
     compares = getattr(part, 'kind', None) == PREFERENCE

@@ -1,7 +1,7 @@
-"""Regular expressions from a configuration, on what a model wrote.
+"""Matches regular expressions of a configuration against a model's output.
 
-A pattern such as (a+)+b takes time that doubles with every character of some
-texts. Python cannot stop it, so it runs in a process that can be stopped.
+For some texts, a pattern such as (a+)+b takes twice as long with every further
+character. Python cannot stop it, so it runs in a process that can be killed.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ _find = Confined(
 
 
 def check_pattern(pattern: str, what: str) -> None:
-  """Raises ValueError unless a text is a regular expression.
+  """Raises ValueError unless a pattern is a regular expression.
 
   >>> check_pattern('answer is ([A-E]', 'extract')
   Traceback (most recent call last):
@@ -33,19 +33,20 @@ def check_pattern(pattern: str, what: str) -> None:
 
 
 def find(pattern: str, text: str, *, last: bool = False) -> str | None:
-  """What a match says: its first group, if it has one, or else the whole.
+  """Returns the first group of a match, or the whole match without groups.
 
   Args:
     pattern: The regular expression.
-    text: Where it is looked for.
+    text: The text to search.
     last: Take the last match instead of the first.
 
   Returns:
-    The text without white space at its ends; None where there is no match, or
-    the group is not a part of it.
+    The matched text without white space at its ends; None if there is no match
+    or the group takes no part in it.
 
   Raises:
-    ConfinedError: Finding it took more than a second of the processor.
+    ConfinedError: The search took more than a second of CPU time or too much
+      memory, or its process ended.
 
   >>> find('answer (\\\\d)', 'answer 3, no, answer 4', last=True)
   '4'

@@ -1,11 +1,11 @@
-"""Checks of single values, each with an error that names place and value."""
+"""Checks single values, with errors that name the place and the value."""
 
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-# What may not go to a terminal or into a message as it is.
+# Characters that must not go unescaped to a terminal or into a message.
 _CONTROL = re.compile(
   '[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]'
 )
@@ -14,10 +14,10 @@ _USUAL = re.compile('[!-~]{1,200}')
 
 
 def printable(text: str) -> str:
-  """A text of a model or a user for a terminal, which control characters rule.
+  """Escapes the control characters of a model's or user's text for a terminal.
 
-  Line ends and tabs stay; what else would move the cursor, change the title or
-  the direction of writing is shown by its code.
+  Line ends and tabs stay. Any other character that would move the cursor, or
+  change the title or the writing direction, is shown as its code.
 
   >>> printable('a\\x1b[2Jb\\n')
   'a\\\\x1b[2Jb\\n'
@@ -48,7 +48,7 @@ def shown(value: Any, length: int = 80) -> str:
 
 
 def one_line(text: str, length: int = 500) -> str:
-  """A text for a message as it is, but short and without control characters.
+  """A text for a message: unquoted, but short and without control characters.
 
   >>> one_line('no system\\nmessage')
   'no system\\\\x0amessage'
@@ -58,7 +58,7 @@ def one_line(text: str, length: int = 500) -> str:
 
 
 def plain(name: str) -> str:
-  """A name for a message: as it is, or as `shown` if it is an unusual one.
+  """A name for a message: unchanged, or as `shown` gives it if it is unusual.
 
   >>> plain('layers.0.weight'), plain('a b')
   ('layers.0.weight', "'a b'")
@@ -67,7 +67,7 @@ def plain(name: str) -> str:
 
 
 def _cut(value: Any, length: int) -> Any:
-  """The beginning of a long value, so that the rest need not be written."""
+  """The beginning of a long value, so that the rest need not be formatted."""
   if isinstance(value, str | bytes | list | tuple) and len(value) > length:
     return value[: length + 1]
   if isinstance(value, Mapping) and len(value) > length:
@@ -76,7 +76,7 @@ def _cut(value: Any, length: int) -> Any:
 
 
 def kind_of(value: Any) -> str:
-  """What JSON calls a value of Python.
+  """The JSON name for the type of a Python value.
 
   >>> kind_of({}), kind_of(True), kind_of(3)
   ('an object', 'a truth value', 'a number')
@@ -100,16 +100,16 @@ _KINDS = (
 def integer(
   value: Any, what: str, least: int | None = None, most: int | None = None
 ) -> int:
-  """Returns a whole number within bounds.
+  """Returns an integer within bounds.
 
   Args:
-    value: What is to be one. A truth value is none, nor is 16.0.
-    what: Where it stands and how it is called, for the message.
-    least: The smallest that is allowed.
-    most: The largest.
+    value: The value to check. Booleans and 16.0 are refused.
+    what: Its place and name, for the message.
+    least: The smallest allowed value.
+    most: The largest allowed value.
 
   Raises:
-    ValueError: It is not a whole number, or out of bounds.
+    ValueError: It is not an integer, or out of bounds.
 
   >>> integer(3, 'config.json: num_layers', least=1)
   3
@@ -128,11 +128,11 @@ def number(
   """Returns a finite number within bounds, as a float.
 
   Args:
-    value: What is to be one; a truth value is none.
-    what: Where it stands and how it is called, for the message.
-    least: The smallest that is allowed.
-    most: The largest.
-    above: A bound that is itself not allowed.
+    value: The value to check. Booleans are refused.
+    what: Its place and name, for the message.
+    least: The smallest allowed value.
+    most: The largest allowed value.
+    above: An exclusive lower bound.
 
   Raises:
     ValueError: It is not a finite number, or out of bounds.
@@ -148,7 +148,7 @@ def number(
 
 
 def boolean(value: Any, what: str) -> bool:
-  """Returns a truth value; the text 'false' is none.
+  """Returns a boolean; the text 'false' is refused.
 
   Raises:
     ValueError: It is something else.
@@ -160,10 +160,10 @@ def boolean(value: Any, what: str) -> bool:
 
 
 def text(value: Any, what: str) -> str:
-  """Returns a text that UTF-8 can hold.
+  """Returns a string that UTF-8 can encode.
 
   Raises:
-    ValueError: It is something else, or holds half a surrogate pair.
+    ValueError: It is something else, or contains a lone surrogate.
 
   >>> text('gelu', 'config.json: hidden_act')
   'gelu'
@@ -180,7 +180,7 @@ def text(value: Any, what: str) -> str:
 
 
 def items(value: Any, what: str, size: int | None = None) -> list:
-  """Returns a list, of `size` entries where that is given.
+  """Returns a list, with `size` entries if that is given.
 
   Raises:
     ValueError: It is something else, or of another length.
@@ -194,7 +194,7 @@ def items(value: Any, what: str, size: int | None = None) -> list:
 
 
 def table(value: Any, what: str) -> dict:
-  """Returns an object of JSON, a dict.
+  """Returns a JSON object, a dict.
 
   Raises:
     ValueError: It is something else.
@@ -203,7 +203,7 @@ def table(value: Any, what: str) -> dict:
 
 
 def one_of(value: Any, what: str, allowed: Collection) -> Any:
-  """Returns a value that is among the allowed ones, of the same type too.
+  """Returns a value that equals one of the allowed ones, in type too.
 
   Raises:
     ValueError: It is none of them.

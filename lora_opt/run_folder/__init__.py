@@ -1,1 +1,1 @@
-"""Layer 7: what a run writes into its MODEL_DIR, and what is read of it."""
+"""Layer 7: writes and reads the files of a run in its MODEL_DIR."""

@@ -1,6 +1,6 @@
-"""The checkpoints of a run, as whoever wants to know reads them back.
+"""Reads and checks the checkpoints of a run.
 
-They are written, and restarted from, by `lora_opt.training.checkpointing`.
+`lora_opt.training.checkpointing` writes them, and restarts runs from them.
 """
 
 import json
@@ -18,20 +18,20 @@ from lora_opt.reading.copies import local_copy
 
 PREFIX = 'step'
 ITEMS = ('state', 'facts')
-MARK = 'commit_success.txt'  # of what is finished in a bucket, its last file
+MARK = 'commit_success.txt'  # in a bucket, the last file of a finished one
 
 
 def is_finished(path: pathlib.Path) -> bool:
-  """Whether a checkpoint was written to its end: by its mark, in a bucket."""
+  """Whether a checkpoint is complete; in a bucket its mark tells."""
   return not is_bucket(path) or (path / MARK).exists()
 
 
 def damage(path: pathlib.Path) -> str:
-  """What is wrong with a checkpoint, '' if it is sound.
+  """Says what is wrong with a checkpoint, '' if it is sound.
 
-  Read by this process alone, onto the host.
+  Only this process reads it, into host memory.
   """
-  # Whatever a library makes of damaged files is damage.
+  # Any error that a library raises for the files counts as damage.
   try:
     state, facts = read(path)
     expected = facts['checksums']
@@ -49,7 +49,7 @@ def damage(path: pathlib.Path) -> str:
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """Arrays and facts of a checkpoint, without the other processes."""
+  """Reads arrays and facts of a checkpoint, in this process only."""
   this = jax.process_index()
   with ocp.CheckpointManager(
     path.parent,
@@ -72,8 +72,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       name: ocp.RestoreArgs(restore_type=np.ndarray)
       for name in facts['checksums']
     }
-    # Orbax reads the metadata of all arrays (array_metadatas/) only if one goes
-    # to a device, as all do in a restart: this one, so that damage shows here.
+    # Orbax reads the metadata of all arrays (array_metadatas/) only if one is
+    # restored to a device, as all are in a restart. So 'step' is, to detect
+    # damage in the metadata here.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     to_host['step'] = ocp.ArrayRestoreArgs(sharding=here)
     state = manager.restore(
@@ -88,23 +89,23 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def is_checkpoint(path: pathlib.Path) -> bool:
-  """Whether this folder is a checkpoint, such as checkpoints/step_40."""
+  """Whether a folder is a checkpoint, such as checkpoints/step_40."""
   return (path / 'state').is_dir()
 
 
 def read_trainable(path: pathlib.Path, like: Any) -> Any:
-  """The trained parameters of a checkpoint, and nothing else of it.
+  """Reads only the trained parameters of a checkpoint.
 
   Args:
-    path: such as MODEL_DIR/checkpoints/step_40.
-    like: tree of what they should be, arrays or `jax.ShapeDtypeStruct`.
+    path: the checkpoint, such as MODEL_DIR/checkpoints/step_40.
+    like: tree of the expected arrays, or their `jax.ShapeDtypeStruct`.
 
   Returns:
     The same tree with NumPy arrays.
 
   Raises:
-    ValueError: the checkpoint is damaged, or holds others; names the first
-      that differs.
+    ValueError: the checkpoint is damaged, or has other parameters; the message
+      names the first that differs.
   """
   if is_bucket(path):
     if not is_finished(path):
@@ -131,6 +132,6 @@ def read_trainable(path: pathlib.Path, like: Any) -> Any:
 
 
 def facts_checksum(facts: dict[str, Any]) -> int:
-  """The checksum of what a checkpoint says beside its arrays."""
+  """The checksum of a checkpoint's data position and array checksums."""
   covered = [facts['batches'], facts['checksums']]
   return zlib.crc32(json.dumps(covered, sort_keys=True).encode())

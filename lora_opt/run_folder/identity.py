@@ -1,10 +1,10 @@
-"""What a run is made of, so that a restart finds the same or says what differs.
+"""Records what a run is made of, so that a restart can report differences.
 
-MODEL_DIR/identity.json has it since the first start: checksums of the base
+The first start writes it to MODEL_DIR/identity.json: checksums of the base
 weights, the model's settings, the tokenizer, the training data and the
-evaluated examples, and the settings of the run once more. An evaluation carries
-its part of it (`made_of`), so that two of them are compared only if they are of
-the same.
+evaluated examples, and a copy of the run's settings. Every evaluation stores
+the part it depends on (`made_of`), so that two evaluations are compared only if
+these are the same.
 """
 
 import dataclasses
@@ -35,22 +35,22 @@ _FIELDS = (
   'texts',
   'number',
 )
-# Of a tokenizer.
+# Attributes of a tokenizer.
 _TOKENS = ('bos_id', 'eos_id', 'pad_id', 'add_bos', 'end_ids')
-_SHORT = 40  # letters of a setting that is kept as it is
+_SHORT = 40  # a setting of up to so many characters is stored as it is
 
-# name of a part -> name of an array or task -> its checksum in words.
+# Name of a part -> name of an array, setting or task -> its checksum as text.
 Identity = dict[str, dict[str, str]]
 
 
 def of_arrays(tree: Any) -> dict[str, str]:
-  """The checksum of every array by path; all processes must call it."""
+  """The checksum of every array by path; all processes must call this."""
   sums = jax.device_get(checksums(by_path(tree)))
   return {name or 'array': f'{int(value):08x}' for name, value in sums.items()}
 
 
 def of_settings(config: Any) -> dict[str, str]:
-  """What config.json says: the same weights may be used in another way.
+  """The settings of a model's config: they decide how its weights are used.
 
   >>> import dataclasses
   >>> Config = dataclasses.make_dataclass('Config', ['rope_theta'])
@@ -70,7 +70,7 @@ def of_settings(config: Any) -> dict[str, str]:
 
 
 def of_tokenizer(tokenizer: Any) -> dict[str, str]:
-  """What decides how texts become tokens, and where an answer ends."""
+  """What decides how a tokenizer encodes texts, and where an answer ends."""
   parts = {}
   if digest := getattr(tokenizer, 'digest', None):
     parts['vocabulary'] = str(digest)[:16]
@@ -85,7 +85,7 @@ def of_tokenizer(tokenizer: Any) -> dict[str, str]:
 
 
 def of_examples(task: Any) -> dict[str, str]:
-  """Count and checksum of what each task, one or a mixture's, is scored on."""
+  """Count and checksum of the evaluation examples of each task in `task`."""
   found = {}
   for each in getattr(task, 'tasks', [task]):
     examples = each.examples('eval')
@@ -97,7 +97,7 @@ def of_examples(task: Any) -> dict[str, str]:
 
 
 def of_stream(batches: Any) -> dict[str, str]:
-  """The checksum of a stream of training batches, where it has one."""
+  """The checksum of a stream of training batches, {} if it has none."""
   state = batches.get_state()
   number = state.get('fingerprint') if isinstance(state, Mapping) else None
   return {} if number is None else {'stream': f'{number:08x}'}
@@ -106,14 +106,15 @@ def of_stream(batches: Any) -> dict[str, str]:
 def of_run(
   model: Any, base: Any, task: Any, batches: Any, initial: Any
 ) -> Identity:
-  """All that a training run is made of; all processes must call it.
+  """The identity of a training run; all processes must call this.
 
   Args:
-    model: with its settings and tokenizer.
-    base: frozen weights, where they lie.
+    model: the model, with its settings and tokenizer.
+    base: frozen weights, placed on the devices.
     task: a task or mixture.
     batches: the iterator over the training batches.
-    initial: the adapter that was read, None for one made from the seed.
+    initial: the adapter that training starts from if it was read from files,
+      None if it was initialised from the seed.
   """
   made = of_evaluation(model, base, task)
   if stream := of_stream(batches):
@@ -124,7 +125,7 @@ def of_run(
 
 
 def of_model(model: Any, base: Any) -> Identity:
-  """What answers are made of; the arguments are those of `of_run`."""
+  """The identity of a model, without data; arguments as in `of_run`."""
   return {
     BASE: of_arrays(base),
     MODEL: of_settings(getattr(model, 'config', None)),
@@ -133,14 +134,14 @@ def of_model(model: Any, base: Any) -> Identity:
 
 
 def of_evaluation(model: Any, base: Any, task: Any) -> Identity:
-  """What an evaluation is made of; the arguments are those of `of_run`."""
+  """The identity of an evaluation; arguments as in `of_run`."""
   return {**of_model(model, base), EVALUATION: of_examples(task)}
 
 
 def _content(example: Any) -> str:
-  """What an example is, without the row that it was made of."""
+  """The content of an example, without the row that it was made from."""
   fields = [getattr(example, name, None) for name in _FIELDS]
-  # Only where there is one: texts keep the checksum that they had.
+  # Only if it has one, so that the checksums of texts stay what they were.
   if (image := getattr(example, 'image', None)) is not None:
     fields.append(image.digest)
   if dialogues := getattr(example, 'dialogues', ()):
@@ -154,13 +155,13 @@ def _digest(text: str) -> str:
 
 
 def made_of(identity: Identity) -> dict[str, str]:
-  """The parts that decide what an evaluation measures, a word for each."""
+  """The parts that decide what an evaluation measures, each summarised."""
   names = (BASE, MODEL, TOKENIZER, EVALUATION)
   return {name: summary(identity[name]) for name in names if name in identity}
 
 
 def summary(part: Mapping[str, str]) -> str:
-  """One word for a part: its only checksum, or one of all of them.
+  """Summarises a part: its only value, or a checksum of all of them.
 
   >>> summary({'arc': '8 examples, 1a2b'})
   '8 examples, 1a2b'
@@ -171,7 +172,7 @@ def summary(part: Mapping[str, str]) -> str:
 
 
 def differences(there: Identity, here: Identity) -> list[str]:
-  """A line for each part that both have and that is not the same.
+  """A line for each part that both have but that differs.
 
   >>> there = {'tokenizer': {'vocabulary': 'aa'}}
   >>> differences(there, {'tokenizer': {'vocabulary': 'bb'}})
@@ -193,7 +194,7 @@ def _both(there: str, here: str) -> str:
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, str], Identity]:
-  """The settings and the identity of the run in a folder; empty if unknown.
+  """Reads settings and identity of the run in a folder; empty if unknown.
 
   Raises:
     OSError: the file cannot be read.
@@ -219,15 +220,16 @@ def read(folder: pathlib.Path) -> tuple[dict[str, str], Identity]:
 def check(
   folder: pathlib.Path, settings: Mapping[str, str], here: Identity
 ) -> None:
-  """Notes the identity of a new run, or finds that it is still the same.
+  """Writes the identity of a new run, or checks that of an existing run.
 
   Args:
     folder: MODEL_DIR.
-    settings: to keep a copy of.
-    here: what this start is made of.
+    settings: the settings of the run, stored as a copy.
+    here: the identity of this start.
 
   Raises:
-    ValueError: the run that is there was made of something else; says what.
+    ValueError: the existing run was made of something else; the message says
+      what differs.
   """
   path = folder / run_directory.IDENTITY
   _, there = read(folder)
@@ -253,11 +255,11 @@ def check(
 def check_evaluation(
   path: pathlib.Path, result: Mapping[str, Any], here: Mapping[str, str]
 ) -> None:
-  """Raises ValueError if an evaluation that is there is of something else.
+  """Raises ValueError if a stored evaluation is of something else.
 
   Args:
-    path: of its file.
-    result: what is in it.
+    path: the file of the evaluation.
+    result: the content of the file.
     here: the `made_of` of this start.
   """
   there = result.get('made_of') or {}

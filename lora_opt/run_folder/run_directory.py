@@ -1,4 +1,4 @@
-"""MODEL_DIR: what identifies a run, and the files that document it."""
+"""MODEL_DIR: checks which run it belongs to, and writes files about the run."""
 
 import contextlib
 import dataclasses
@@ -35,16 +35,16 @@ _FREE = (
   # A run that met too many bad steps may go on with more patience.
   'SKIP_PATIENCE',
   'TRACKERS',
-  # Of the partitioner: a run may go on on another machine.
+  # Settings of the partitioner: a run may resume on another machine.
   'DATA',
   'FSDP',
   'PARTITIONER',
   'RULES',
   'TENSOR',
-  # Of a plan.
+  # Setting of a plan.
   'TOPOLOGY',
 )
-# Of what does not train, and so may change altogether.
+# Prefixes of settings that do not affect training, and so may all change.
 _NOT_OF_TRAINING = ('plan.', 'run.', 'trackers.', 'WANDB_')
 SETTINGS, IDENTITY = 'settings.json', 'identity.json'
 _SPACE_NEEDED = 64 * 2**20
@@ -52,14 +52,14 @@ _SPACE_NEEDED = 64 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-  """Where a run came from, for its folder and its report.
+  """The command and configuration of a run, for its folder and its report.
 
   Attributes:
     command: the command line that repeats the run.
-    settings: every configured value by name; two runs in one MODEL_DIR must
-      agree on them.
+    settings: every configured value by name; all starts in one MODEL_DIR must
+      agree on those that affect training.
     config_text: the configuration as given.
-    operative_config_text: returns the configuration really used so far.
+    operative_config_text: returns the part of the configuration used so far.
   """
 
   command: str = ''
@@ -69,12 +69,12 @@ class RunRecord:
 
 
 def make(model_dir: str | os.PathLike) -> None:
-  """Makes MODEL_DIR, and finds out whether a run can write there.
+  """Creates MODEL_DIR, and checks that a run can write there.
 
   Raises:
     OSError: it cannot be written, or its disk is full.
-    ValueError: its name is none that this locale can write, or what serves its
-      kind of bucket is not installed.
+    ValueError: this locale cannot encode its name, or the package for its kind
+      of bucket is not installed.
   """
   if not isinstance(model_dir, str | os.PathLike):
     raise ValueError(
@@ -104,7 +104,10 @@ def make(model_dir: str | os.PathLike) -> None:
 
 
 def _check_name(folder: pathlib.Path) -> None:
-  """Half surrogates: how Python reads letters that a locale does not have."""
+  """Raises ValueError for a name with characters the locale does not have.
+
+  Python reads such characters as lone surrogates.
+  """
   try:
     str(folder.absolute()).encode()
   except UnicodeEncodeError:
@@ -116,17 +119,17 @@ def _check_name(folder: pathlib.Path) -> None:
 
 
 def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
-  """Makes MODEL_DIR this run's own, or finds that it already is.
+  """Claims MODEL_DIR for this run, or checks that it already belongs to it.
 
   Args:
     model_dir: see `make`.
-    record: its settings are compared with those of the run that is there.
+    record: its settings are compared with those of an existing run.
 
   Raises:
-    OSError: an adapter is there that no run of it has written, or a link where
-      one writes.
-    ValueError: another run's checkpoints are there; says what differs. Or the
-      settings of the run that is there cannot be read.
+    OSError: the folder has an adapter that no run in it has written, or a
+      symbolic link in place of a file that a run writes.
+    ValueError: the folder has another run's results, and the message says what
+      differs; or the settings of the existing run cannot be read.
   """
   folder = as_path(model_dir)
   _check_links(folder)
@@ -140,20 +143,20 @@ def claim(model_dir: str | os.PathLike, record: RunRecord) -> None:
 
 
 def has_results(folder: pathlib.Path) -> bool:
-  """Whether a run has left there what another one must not mix with its own."""
+  """Whether the folder has results that no other run may mix with its own."""
   results = ('checkpoints', 'evaluation/before.json')
   return any((folder / name).exists() for name in results)
 
 
 def set_aside(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-  """Moves what is damaged to MODEL_DIR/damaged, for whoever wants to look.
+  """Moves a damaged file or folder to MODEL_DIR/damaged, for inspection.
 
   Args:
     folder: MODEL_DIR.
-    path: of a file or folder in it.
+    path: the file or folder in it.
 
   Returns:
-    Where it is now.
+    The new path.
   """
   aside = folder / 'damaged' / path.name
   while aside.exists():
@@ -163,7 +166,7 @@ def set_aside(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
 
 def _settings_there(folder: pathlib.Path) -> dict[str, str] | None:
-  """The settings of the run that is there; None if nothing tells them."""
+  """The settings of the existing run; None if they are not recorded."""
   path, copy = folder / SETTINGS, folder / IDENTITY
   try:
     return run_files.read_settings(path)
@@ -190,9 +193,9 @@ def _settings_there(folder: pathlib.Path) -> dict[str, str] | None:
 
 
 def _check_links(folder: pathlib.Path) -> None:
-  """Links that training would end at, after its last step."""
+  """Raises OSError for links in place of files that training writes to."""
   if is_bucket(folder):
-    return  # which has none
+    return  # buckets have no links
   for name in ('adapter', METRICS_FILE):
     path = folder / name
     if path.is_symlink():
@@ -203,7 +206,7 @@ def _check_links(folder: pathlib.Path) -> None:
 
 
 def _check_no_adapter(folder: pathlib.Path) -> None:
-  """What a run of its own has not written, it does not write over."""
+  """Raises OSError for an adapter that no run in this folder has written."""
   adapter = folder / 'adapter'
   if (folder / 'checkpoints').exists() or (folder / 'run.json').exists():
     return
@@ -236,7 +239,7 @@ def _check_same_run(
 
 
 def _plain(text: str) -> str:
-  """A text of a file, fit for a terminal."""
+  """Makes text from a file safe to print in a terminal."""
   return shown(text, 200).strip('"\'')
 
 
@@ -252,7 +255,7 @@ def write_model_info(folder: pathlib.Path, trees: Mapping[str, Any]) -> None:
   """Writes model-info.txt: every array's name, shape, bytes and placement.
 
   A placement such as PartitionSpec(None, 'fsdp') says along which mesh axis
-  each axis of the array is split; PartitionSpec() is whole on every device.
+  each axis of the array is split; PartitionSpec() means replicated everywhere.
 
   Args:
     folder: MODEL_DIR.
@@ -284,7 +287,7 @@ def _bytes_on_a_device(array: jax.Array) -> int:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a file that is at every moment the old or the new one, never half.
+  """Writes JSON atomically: readers see the old or the new file, never a half.
 
   >>> import tempfile
   >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -293,9 +296,9 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   {'x': 1}
 
   Args:
-    path: of the file.
-    value: JSON-able; a number that is not finite, of which JSON has none, is
-      written as null.
+    path: the file to write.
+    value: a JSON-serialisable value; a number that is not finite, which JSON
+      cannot represent, is written as null.
   """
   text = json.dumps(_finite(value), indent=1, ensure_ascii=False)
   writing.write_text(path, text + '\n')

@@ -1,7 +1,7 @@
-"""The JSON files of a MODEL_DIR, read back: whole, or an error that names them.
+"""Reads and checks the JSON files of a MODEL_DIR; errors name the file.
 
-Fields may be missing or null, as those that an own evaluator or an earlier
-version did not write; those that are there must be of the right kind.
+Fields may be missing or null, since custom evaluators and earlier versions may
+not write them. Those that are present must have the right type.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ Check = Callable[[Any, str], Any]
 
 
 def read_evaluation(path: Path) -> Json:
-  """Reads what an evaluator returned: before.json, after.json and scores/.
+  """Reads the result of an evaluator: before.json, after.json and scores/.
 
   Raises:
-    FileNotFoundError: There is no such file.
+    FileNotFoundError: The file does not exist.
     OSError: It cannot be read.
     ValueError: It is damaged.
   """
@@ -31,15 +31,14 @@ def read_evaluation(path: Path) -> Json:
 def read_run(path: Path) -> Json:
   """Reads run.json, the facts of a finished run; raises as `read_evaluation`.
 
-  For what others look up without asking: `seconds`, `peak_memory_bytes` and
-  `versions` are there.
+  `seconds`, `peak_memory_bytes` and `versions` are always in the result.
   """
   run = _fields(read_json(path), str(path), _RUN)
   return {'versions': {}, 'seconds': 0.0, 'peak_memory_bytes': 0, **run}
 
 
 def read_data(path: Path) -> Json:
-  """Reads dataset.json, what a task is made of; raises as `read_evaluation`."""
+  """Reads dataset.json, facts of the data; raises as `read_evaluation`."""
   return _fields(read_json(path), str(path), _DATA)
 
 
@@ -50,20 +49,20 @@ def read_divergence(path: Path) -> Json:
 
 
 def read_settings(path: Path) -> dict[str, str]:
-  """Reads settings.json: names and texts; raises as `read_evaluation`."""
+  """Reads settings.json, name -> text; raises as `read_evaluation`."""
   return texts(read_json(path), str(path))
 
 
 def if_there(read: Callable[[Path], Json], path: Path) -> Json | None:
-  """What a file holds, None where there is none; raises as `read`."""
+  """Reads a file, or returns None if it does not exist; raises as `read`."""
   return read(path) if path.exists() else None
 
 
 def texts(value: Any, place: str) -> dict[str, str]:
-  """Returns an object whose values are texts.
+  """Checks and returns a JSON object whose values are strings.
 
   Raises:
-    ValueError: It is none.
+    ValueError: It is not such an object.
   """
   for name, text in values.table(value, place).items():
     values.text(text, f'{place}: {values.shown(name)}')
@@ -71,7 +70,7 @@ def texts(value: Any, place: str) -> dict[str, str]:
 
 
 def _fields(value: Any, place: str, checks: dict[str, Check]) -> Json:
-  """The object without its nulls, once each field has passed its check."""
+  """Checks the fields of an object, and returns it without its nulls."""
   known = {k: v for k, v in values.table(value, place).items() if v is not None}
   for name, check in checks.items():
     if name in known:
@@ -84,7 +83,7 @@ def _count(value: Any, what: str) -> int:
 
 
 def _number(value: Any, what: str) -> float | None:
-  """A number; null stands for one that is not finite or not known."""
+  """A number, or null for one that is not finite or not known."""
   return None if value is None else values.number(value, what)
 
 
@@ -95,7 +94,7 @@ def _interval(value: Any, what: str) -> list:
 
 
 def _table(check: Check) -> Check:
-  """A check of every value of an object."""
+  """Makes a check of every value of an object."""
 
   def checked(value: Any, what: str) -> Any:
     for name, entry in values.table(value, what).items():
@@ -105,7 +104,7 @@ def _table(check: Check) -> Check:
 
 
 def _list(check: Check) -> Check:
-  """A check of every entry of a list."""
+  """Makes a check of every entry of a list."""
 
   def checked(value: Any, what: str) -> Any:
     for place, entry in enumerate(values.items(value, what)):
@@ -115,7 +114,7 @@ def _list(check: Check) -> Check:
 
 
 def _object(*names: str, **checks: Check) -> Check:
-  """A check of an object that must have fields of these names."""
+  """Makes a check of an object that must have the fields `names`."""
 
   def checked(value: Any, what: str) -> Any:
     for name in names:
@@ -149,7 +148,7 @@ _EVALUATION: dict[str, Check] = {
     'num_examples', 'metrics', num_examples=_count, metrics=_table(_SCORE)
   ),
   'predictions': _list(
-    # What they hold is the task's; these are counted with.
+    # Their content depends on the task; only these fields are used in sums.
     _object(score=_number, choices=_list(lambda choice, what: None))
   ),
   'made_of': values.table,

@@ -1,1 +1,1 @@
-"""Layer 9: from a model, a task and an optimizer to a trained adapter."""
+"""Layer 9: turns a model, a task and an optimizer into a trained adapter."""

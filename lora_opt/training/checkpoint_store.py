@@ -1,9 +1,9 @@
-"""Checkpoints in buckets that Orbax does not write to: those of S3.
+"""Checkpoints in S3 buckets, which Orbax cannot write to.
 
 Orbax 0.12 hands every path but gs:// to the local file driver of tensorstore.
-So it writes to a local disk here, and each checkpoint that is finished there is
-put into the bucket, its mark last. A checkpoint without the mark is one whose
-putting was cut off, and is taken for none.
+So it writes to a local disk here, and each finished checkpoint is uploaded to
+the bucket, its mark last. A checkpoint without the mark is one whose upload was
+cut off, and is ignored.
 """
 
 import concurrent.futures
@@ -18,14 +18,14 @@ from lora_opt.run_folder.checkpoint_files import MARK
 
 
 class CheckpointStore:
-  """The folder MODEL_DIR/checkpoints of a bucket, and its local double."""
+  """The folder MODEL_DIR/checkpoints in a bucket, and its local copy."""
 
   def __init__(self, folder: pathlib.Path, name: re.Pattern):
-    """Fetches the checkpoints that are finished.
+    """Downloads the finished checkpoints.
 
     Args:
-      folder: in a bucket.
-      name: of a checkpoint in it.
+      folder: the folder in the bucket.
+      name: matches the name of a checkpoint.
     """
     self._target, self._name = folder, name
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -38,7 +38,7 @@ class CheckpointStore:
       store.get(f'{folder}/{step}/', f'{self.folder / step}/', recursive=True)
 
   def put_after(self, written: Callable[[], None]) -> None:
-    """Puts what is new once `written` returns, while the caller goes on."""
+    """Calls `put` in the background, once `written` has returned."""
 
     def run():
       written()
@@ -47,7 +47,7 @@ class CheckpointStore:
     self._putting = self._thread.submit(run)
 
   def wait(self) -> None:
-    """Waits for that to be done.
+    """Waits for the upload that `put_after` started.
 
     Raises:
       OSError: The bucket cannot be written.
@@ -57,7 +57,7 @@ class CheckpointStore:
       putting.result()
 
   def put(self) -> None:
-    """Puts what is new on the local disk, and removes what is no longer there.
+    """Uploads new checkpoints, and removes those that are gone on local disk.
 
     Raises:
       OSError: The bucket cannot be written.
@@ -71,19 +71,19 @@ class CheckpointStore:
       self._remove_step(step)
 
   def close(self) -> None:
-    """Removes the local double."""
+    """Removes the local copy."""
     self._home.cleanup()
 
   def _put_step(self, step: str) -> None:
     target = self._target / step
-    remove(target)  # what is left of a putting that was cut off
+    remove(target)  # what is left of an upload that was cut off
     source = self.folder / step
     files = [path for path in source.rglob('*') if path.is_file()]
     for file in sorted(files, key=lambda file: (file == source / MARK, file)):
       put_file(file, target / file.relative_to(source).as_posix())
 
   def _remove_step(self, step: str) -> None:
-    # The mark first: nothing half removed is taken for a checkpoint.
+    # The mark first, so that a half removed checkpoint counts as none.
     if (self._target / step / MARK).exists():
       (self._target / step / MARK).unlink()
     remove(self._target / step)

@@ -1,9 +1,9 @@
-"""Orbax checkpoints: step, adapters, optimizer state, place in the data.
+"""Orbax checkpoints: step, adapters, optimizer state, position in the data.
 
-A checkpoint holds nothing of the machine that wrote it: arrays by name, each
-whole, and one place in the data for all processes. It can be read onto any
-number of processes and devices. Checksums travel with it, so that a damaged one
-is found before anything is trained from it.
+A checkpoint does not depend on the machine that wrote it. It holds whole arrays
+by name, and one position in the data for all processes, so it can be restored
+onto any number of processes and devices. It includes checksums, so that damage
+is found before training continues from it.
 """
 
 import functools
@@ -42,21 +42,21 @@ _SHOWN = 5
 
 
 class Checkpoints:
-  """The checkpoints of one run, newest first in line for a restart.
+  """The checkpoints of one run; a restart uses the newest.
 
-  A checkpoint appears under its final name only when it is whole, so a run
-  killed in the middle of a save restarts from the one before.
+  A checkpoint gets its final name only when it is complete, so a run killed in
+  the middle of a save restarts from the one before.
   """
 
   def __init__(self, model_dir: pathlib.Path, keep: int = 2):
     """Opens (or creates) `model_dir`/checkpoints.
 
     Damaged checkpoints newer than the newest good one are moved to
-    `model_dir`/damaged, and named.
+    `model_dir`/damaged, and a message names them.
 
     Args:
       model_dir: the run's folder, seen by all processes; local, or in a bucket.
-      keep: how many checkpoints to hold; older ones are deleted.
+      keep: how many checkpoints to keep; older ones are deleted.
 
     Raises:
       ValueError: the folder is on s3:// and there are several processes.
@@ -84,15 +84,15 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
-    """Starts to write in the background; the next save waits for this one.
+    """Starts a save in the background; the next save waits for this one.
 
     Args:
-      state: after some step; copied before the call returns, so that the next
-        step may take its buffers.
-      batches: the data iterator, in the position after that step.
+      state: the state after some step; copied before the call returns, so that
+        the next step may reuse its buffers.
+      batches: the data iterator, at its position after that step.
 
     Raises:
-      TrainingDivergedError: a number of the state is not finite.
+      TrainingDivergedError: the state has a number that is not finite.
       OSError, ValueError: an earlier save could not be written.
     """
     if self._store is not None:
@@ -125,22 +125,22 @@ class Checkpoints:
   def restore(
     self, state: TrainState, batches: grain.DatasetIterator
   ) -> TrainState:
-    """The newest checkpointed state, or `state` itself where there is none.
+    """Restores the newest checkpoint, or returns `state` if there is none.
 
     Args:
-      state: of the wanted structure, dtypes and shardings; they need not be
-        those it was saved with.
+      state: has the wanted structure, dtypes and shardings; the shardings may
+        differ from those that were saved.
       batches: its position is set to the checkpoint's.
 
     Raises:
-      ValueError: the checkpoint is of another model, optimizer or data; or
-        what was read is not what was written.
+      ValueError: the checkpoint is of another model, optimizer or data; or the
+        data read differ from the data written.
     """
     step = self.latest_step
     if step is None:
       return state
     wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, by_path(state))
-    # Before Orbax does, whose message has a line for every array.
+    # Checked before Orbax does it, whose message has a line for every array.
     _check_same_arrays(self._folder / f'{PREFIX}_{step}', wanted)
     restored = self._manager.restore(
       step,
@@ -172,7 +172,7 @@ class Checkpoints:
     error: BaseException | None,
     traceback: TracebackType | None,
   ) -> None:
-    """Waits for what is being written, unless that needs a lost process."""
+    """Waits for the save in progress, unless that needs a lost process."""
     lost = isinstance(error, jax.errors.JaxRuntimeError)
     if not (lost and jax.process_count() > 1):
       if self._store is not None:
@@ -189,8 +189,8 @@ def _check_same_arrays(
   """Raises ValueError unless a checkpoint has arrays of these names and shapes.
 
   Args:
-    path: of the checkpoint.
-    here: what the run is to have.
+    path: the checkpoint.
+    here: the arrays that the run needs.
   """
   facts = read_json(path / 'facts' / 'metadata')
   names = values.table(facts.get('checksums'), f'{path}: checksums')
@@ -220,7 +220,7 @@ def _is_on_s3(folder: pathlib.Path) -> bool:
 
 
 def check_place(model_dir: pathlib.Path) -> None:
-  """Raises ValueError where several processes are to write to S3."""
+  """Raises ValueError if several processes would write to S3."""
   if _is_on_s3(model_dir) and jax.process_count() > 1:
     raise ValueError(
       f'MODEL_DIR={model_dir}: a run of {jax.process_count()} processes '
@@ -232,7 +232,7 @@ def check_place(model_dir: pathlib.Path) -> None:
 
 
 def _set_damaged_aside(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
-  """Moves what is newer than the newest good checkpoint out of the way."""
+  """Moves damaged checkpoints newer than the newest good one out of the way."""
   newest_first = sorted(
     filter(is_finished, folder.glob(f'{PREFIX}_*[0-9]')),
     key=lambda path: int(path.name.rpartition('_')[2]),
@@ -245,7 +245,7 @@ def _set_damaged_aside(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
     aside = run_directory.set_aside(
       model_dir, model_dir / 'checkpoints' / path.name
     )
-    if path.exists():  # the local double of one on S3
+    if path.exists():  # the local copy of a checkpoint on S3
       shutil.rmtree(path)
     print(
       f'Checkpoint {path.name} is damaged ({reason}); it was moved to {aside}, '

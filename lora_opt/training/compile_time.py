@@ -1,8 +1,9 @@
-"""How long the compiler took the last time, to say it while it works.
+"""Remembers compile times, to show the last one while compiling again.
 
-Kept beside the compiled programs, in JAX's compilation cache: whoever empties
-that, or keeps none, has new programs to wait for. A program is known by the
-shapes it works on, the devices and the version of JAX.
+They are stored beside the compiled programs, in JAX's compilation cache: if the
+cache is emptied, or there is none, programs are compiled anew. A program is
+identified by its name, the shapes of its arguments, the devices and the version
+of JAX.
 """
 
 import contextlib
@@ -21,16 +22,16 @@ from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import table
 
 FILE = 'lora_opt_seconds.json'
-_MOST = 500  # programs that are remembered
+_MOST = 500  # the number of programs that are remembered
 
 
 @contextlib.contextmanager
 def compiling(what: str, *trees: Any) -> Iterator[None]:
-  """Says how long the first call of a program takes, and took last time.
+  """Shows how long the first call of a program takes, and took last time.
 
   Args:
-    what: the program.
-    *trees: what it is called with.
+    what: the name of the program.
+    *trees: its arguments.
   """
   path, key = _file(), _key(what, trees)
   usual = None if path is None else _read(path).get(key)
@@ -41,7 +42,7 @@ def compiling(what: str, *trees: Any) -> Iterator[None]:
     seconds = round(time.monotonic() - start, 1)
     known = {name: s for name, s in _read(path).items() if name != key}
     known = dict([*known.items(), (key, seconds)][-_MOST:])
-    with contextlib.suppress(OSError):  # a cache that is only read
+    with contextlib.suppress(OSError):  # the cache may be read-only
       writing.write_text(path, json.dumps(known, indent=1) + '\n')
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: of the class before training, and of its progress."""
+"""Makes a run's pictures: of the class before training, and of its progress."""
 
 import functools
 import os
@@ -21,12 +21,12 @@ _MADE_OF = 'made_of.json'
 
 
 def keep(folder: pathlib.Path, step: int, strips: list[Strip]) -> None:
-  """Writes what was drawn at a step to files and for TensorBoard.
+  """Writes the pictures drawn at a step to files and for TensorBoard.
 
   Args:
     folder: MODEL_DIR.
     step: finished training steps.
-    strips: what was drawn.
+    strips: the pictures.
   """
   picture_files.write(folder, step, strips)
   with (
@@ -43,20 +43,21 @@ def keep(folder: pathlib.Path, step: int, strips: list[Strip]) -> None:
 def with_class_pictures(
   folder: pathlib.Path, model: Any, task: Any, evaluate: Any, base: Any
 ) -> Any:
-  """The task with pictures of its class, of which the model makes the rest.
+  """Draws the class pictures that a task lacks; returns the task with them.
 
-  They are in MODEL_DIR/class_pictures; those that are there already are not
-  made again. All processes must call it.
+  They are stored in MODEL_DIR/class_pictures. Existing ones are not drawn
+  again. All processes must call this.
 
   Args:
     folder: MODEL_DIR.
-    model: that of the run.
-    task: that of the run; one without a class is returned as it is.
-    evaluate: draws them: `class_pictures` of an evaluator.
-    base: frozen weights, where they lie.
+    model: the model of the run.
+    task: the task of the run; returned unchanged if it lacks no pictures.
+    evaluate: an evaluator, whose `class_pictures` draws them.
+    base: frozen weights, placed on the devices.
 
   Raises:
-    ValueError: those that are there are of something else.
+    ValueError: the existing pictures were made from something else, such as
+      other weights or another prompt.
   """
   count = getattr(task, 'missing_class_images', int)()
   if not count:
@@ -91,7 +92,7 @@ def _write(paths: list[pathlib.Path], pictures: Any) -> None:
 
 
 def _check(folder: pathlib.Path, about: Mapping[str, str]) -> None:
-  """Notes what pictures are made of, or finds that it is still the same."""
+  """Records what the pictures are made of, or checks it against the record."""
   path = folder / _MADE_OF
   if path.exists():
     there = read_json(path)

@@ -1,4 +1,4 @@
-"""The evaluations of a run: of known weights and data, and kept."""
+"""Runs the evaluations of a run, and stores them with what they are made of."""
 
 import functools
 import pathlib
@@ -12,12 +12,12 @@ from lora_opt.run_folder import identity, run_directory, run_files
 from lora_opt.training import drawing
 from lora_opt.training.train_state import TrainState
 
-# What an evaluation must have to stand for itself at a restart.
+# Fields that a stored evaluation needs so that a restart can reuse it.
 _NEEDED = ('metric', 'score', 'loss', 'num_examples')
 
 
 class Evaluations:
-  """Evaluates the adapters of a run, before, while and after it trains."""
+  """Evaluates the adapters of a run before, during and after training."""
 
   def __init__(
     self,
@@ -26,11 +26,11 @@ class Evaluations:
     base: Any,
     made_of: Mapping[str, str],
   ):
-    """Evaluates nothing yet.
+    """Does not evaluate anything yet.
 
     Args:
       folder: MODEL_DIR.
-      evaluate: of `evaluation.mixture.make_evaluator`.
+      evaluate: from `evaluation.mixture.make_evaluator`.
       base: the frozen weights.
       made_of: see `identity.made_of`.
     """
@@ -41,10 +41,10 @@ class Evaluations:
     self._first: dict[str, Any] = {}
 
   def now(self, state: TrainState) -> dict[str, Any]:
-    """Evaluates a state, and keeps the pictures that its model draws.
+    """Evaluates a state, and saves the pictures that its model draws.
 
     Raises:
-      ValueError: weights are not finite, and named.
+      ValueError: some weights are not finite; the message names them.
     """
     step = int(state.step)
     with finite.explained({'base weights': self._base, 'adapter': state.lora}):
@@ -55,19 +55,19 @@ class Evaluations:
     return {**result, 'made_of': self._made_of}
 
   def once(self, moment: str, state: TrainState) -> dict[str, Any]:
-    """The evaluation before or after training, read if it is already there.
+    """The evaluation before or after training, read from its file if it exists.
 
     Args:
-      moment: 'before' or 'after', which name its file.
-      state: what to evaluate.
+      moment: 'before' or 'after', the name of the file.
+      state: the state to evaluate.
 
     Raises:
-      ValueError: the one that is there is of other weights or data.
+      ValueError: the stored evaluation is of other weights or data.
     """
     path = self._folder / 'evaluation' / f'{moment}.json'
     if there := on_first(functools.partial(self._there, path)):
       return there
-    # A run of no steps: after training is before it.
+    # In a run of no steps both evaluations are of the same state.
     same = self._first.get('step') == int(state.step)
     result = self._first if same else self.now(state)
     self._first = self._first or result

@@ -1,8 +1,7 @@
-"""TensorBoard's events, written by tensorboardX.
+"""Writes TensorBoard events with tensorboardX.
 
-It is imported when the first event is written, and without torch: wherever that
-is installed, tensorboardX imports it (two seconds), for methods that nobody
-calls here.
+The package is imported with the first writer, and without torch: tensorboardX
+imports torch if it is installed (two seconds), for methods not used here.
 """
 
 import sys
@@ -13,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def writer(logdir: str, **settings: Any) -> 'tensorboardX.SummaryWriter':
-  """A writer of events.
+  """Creates a writer of events.
 
   Args:
-    logdir: where the files of events go.
-    **settings: those of `tensorboardX.SummaryWriter`.
+    logdir: the folder for the event files.
+    **settings: passed to `tensorboardX.SummaryWriter`.
   """
   hidden = 'torch' not in sys.modules
   if hidden:

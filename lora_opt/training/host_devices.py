@@ -1,8 +1,8 @@
-"""Devices that are simulated on a CPU share one pool of threads.
+"""Enlarges the thread pool that simulated CPU devices share.
 
-Each device takes a thread of it, and a LAPACK call on a batch of matrices
-waits there for threads that do its parts: with as many threads as devices, all
-wait for ever (jaxlib 0.10, seen with a debugger). So the pool is made larger.
+Each device takes a thread of the pool, and a LAPACK call on a batch of matrices
+waits in it for further threads to do its parts. With as many threads as devices
+they deadlock (jaxlib 0.10, seen with a debugger). So the pool is made larger.
 """
 
 import os
@@ -12,10 +12,10 @@ import jax
 
 
 def simulated() -> int:
-  """How many CPU devices this process was told to have.
+  """The number of CPU devices that this process is configured to have.
 
-  By --xla_force_host_platform_device_count in XLA_FLAGS, or by JAX's setting
-  jax_num_cpu_devices.
+  It is set by --xla_force_host_platform_device_count in XLA_FLAGS, or by JAX's
+  option jax_num_cpu_devices.
   """
   flag = re.findall(
     r'--xla_force_host_platform_device_count=(\d+)',
@@ -25,13 +25,13 @@ def simulated() -> int:
 
 
 def make_room(devices: int) -> None:
-  """Gives the pool threads enough, before JAX makes its first device.
+  """Makes the pool large enough; call it before JAX creates a device.
 
-  A device can be in a LAPACK call and in a collective at once. NPROC, from
-  which XLA takes the size of the pool, is left as it is if it is set.
+  A device can be in a LAPACK call and in a collective at the same time. XLA
+  takes the size of the pool from NPROC, which is not changed if it is set.
 
   Args:
-    devices: of this process; nothing is done for one.
+    devices: the number of devices of this process; for one nothing is done.
   """
   if devices > 1:
     threads = (os.cpu_count() or 1) + 2 * devices

@@ -1,4 +1,4 @@
-"""How long a row is, as a model or a task's feature lengths say."""
+"""The length of a row, from the model or the task's feature lengths."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,9 @@ from typing import Any
 def row_length(
   lengths: Mapping[str, int] | None, model: Any = None
 ) -> int | tuple[int, int]:
-  """Positions of a row; of its inputs and targets where both are given.
+  """Positions in a row, or in its inputs and targets if both are given.
 
-  Of a model whose rows are of one size, such as one of images, that size.
+  For a model with a fixed row length, such as an image model, that length.
 
   >>> row_length({'targets': 64}), row_length({'inputs': 384, 'targets': 64})
   (64, (384, 64))
@@ -25,7 +25,7 @@ def row_length(
 
 
 def tokens_per_batch(model: Any, length: Any, batch_size: int) -> int | None:
-  """Positions in a batch, padding included; None if rows are no texts.
+  """Positions in a batch, padding included; None if rows are not text.
 
   >>> tokens_per_batch(None, (384, 64), 2)
   896

@@ -1,4 +1,4 @@
-"""The straight line of a run: evaluate, train, evaluate, export, report."""
+"""A whole run from start to end: evaluate, train, evaluate, export, report."""
 
 import contextlib
 import functools
@@ -71,56 +71,56 @@ def train(
   trackers: Sequence[Tracker] = (),
   record: RunRecord | None = None,
 ) -> pathlib.Path:
-  """Fine-tunes the adapters of a model on a task, and shows what it brought.
+  """Fine-tunes the adapters of a model on a task, and reports the effect.
 
-  Every process of a run calls this alike. Started again with the same
-  `model_dir`, on as many processes and devices as there are then, it goes on
-  from the newest checkpoint; on the same ones it ends with the adapter of an
-  uninterrupted run, bit for bit.
+  Every process of a run must call this with the same arguments. If it is
+  started again with the same `model_dir`, on any number of processes and
+  devices, it resumes from the newest checkpoint. On the same processes and
+  devices the final adapter is bit for bit that of an uninterrupted run.
 
   Args:
     model_dir: folder for checkpoints, metrics, evaluations, adapter, report;
       local, or in a bucket: gs://bucket/run, s3://bucket/run.
-    model: a `lora_opt.models.CausalLM` or what offers the same.
-    task: a task of `lora_opt.data.tasks` or what offers the same.
+    model: a `lora_opt.models.CausalLM`, or an object with the same interface.
+    task: a task of `lora_opt.data.tasks`, or an object with the same interface.
     optimizer: over the adapter parameters, learning rate included.
-    train_steps: optimizer steps of the whole run; 0 evaluates, makes what a
-      task needs made, and exports the adapter that training would start from.
+    train_steps: optimizer steps of the whole run; 0 evaluates, makes the class
+      pictures a task needs, and exports the adapter training would start from.
     batch_size: rows of a batch, over all processes and microbatches.
-    task_feature_lengths: {'targets': tokens of a row}, default 256; short
+    task_feature_lengths: {'targets': tokens per row}, default 256; short
       examples share a row. For an encoder-decoder also 'inputs', by default
-      the same number. Without effect on a model of images.
-    learning_rate: what `optimizer` uses, for the log only.
-    clip_norm: global norm the raw gradients are clipped to, None for no
-      clipping. LoRA-RITE clips by itself, in coordinates that do not depend on
-      the factorisation; this clip in front would break its invariance.
-    objective: what is lowered, such as `objective.DPO()` on a
-      `tasks.Preference`; None for the loss of the tokens that are learned.
-    microbatches: parts a batch is computed in, to save memory.
+      the same number. No effect on image models.
+    learning_rate: the learning rate of `optimizer`, for the log only.
+    clip_norm: global norm that the raw gradients are clipped to, None for no
+      clipping. LoRA-RITE does its own clipping, in coordinates that do not
+      depend on the factorisation; clipping before it breaks its invariance.
+    objective: the loss to minimise, such as `objective.DPO()` on a
+      `tasks.Preference`; None for the loss of the target tokens.
+    microbatches: number of parts in which a batch is computed, to save memory.
     loss_normalizing_factor: divisor of the summed loss; None: target tokens,
       or pairs of answers.
-    seed: of initialisation, data order and dropout.
-    partitioner: how arrays are split over devices; all data parallel by
+    seed: seed of initialisation, data order and dropout.
+    partitioner: how arrays are split over devices; pure data parallelism by
       default.
     evaluator: makes the evaluation from (model, task, placement).
-    evaluate_before: evaluate before the first step too; the runs of a sweep
+    evaluate_before: also evaluate before the first step; the runs of a sweep
       need not repeat it.
     eval_period: steps between evaluations during training; None for none.
     checkpoint_period: steps between checkpoints; there is one at the end too.
-    keep_checkpoints: how many of them to keep.
+    keep_checkpoints: how many checkpoints to keep.
     log_period: steps between two lines of metrics.
-    data_workers: processes that make batches ahead; 0 makes each in this one
-      when it is needed. The batches are the same.
-    diagnostics: log balance, condition, dead directions, stable rank and step
-      size of the factors with them; costs about an optimizer step.
-    profile_steps: trace so many steps, the third and those after it, into
+    data_workers: number of processes that prepare batches in advance; 0 makes
+      each batch in this process when it is needed. The batches are the same.
+    diagnostics: also log balance, condition, dead directions, stable rank and
+      step size of the factors; costs about an optimizer step.
+    profile_steps: trace so many steps, from the third on, into
       MODEL_DIR/profile, with a page that says where their time goes.
-    skip_patience: how many steps in a row the optimizer may skip, because a
-      gradient or an update is not finite, before that counts as divergence; it
-      must count them, as every recipe does.
+    skip_patience: how many steps in a row the optimizer may skip because a
+      gradient or an update is not finite; more count as divergence. The
+      optimizer must count its skips, as every recipe does.
     initial_adapter: folder of an exported adapter to start from.
-    trackers: of `lora_opt.training.trackers`, which follow the run. No
-      failure of theirs ends it.
+    trackers: objects from `lora_opt.training.trackers` that follow the run. If
+      one fails, the run goes on.
     record: command line and configuration, for the folder and the report.
 
   Returns:
@@ -130,8 +130,8 @@ def train(
     OSError: `model_dir` cannot be written, or another process trains in it.
     ValueError: bad data or settings, weights that are not finite, or
       `model_dir` holds another run.
-    TrainingDivergedError: loss or gradient stopped being finite; also said in
-      diverged.json, which a sweep takes for the run's outcome.
+    TrainingDivergedError: loss or gradient stopped being finite; also recorded
+      in diverged.json, which a sweep takes as the run's outcome.
     SystemExit: after SIGTERM or Ctrl-C, once the step is saved, with the code
       `stopping.EXIT`.
   """
@@ -294,7 +294,7 @@ def train(
     )
     adapter = as_path(on_first(results))
     told.finish()
-    meet()  # who ends without the first one takes it for lost
+    meet()  # a process that exits before the first one would take it for lost
     return adapter
 
 
@@ -307,7 +307,7 @@ def _check_trackers(folder: pathlib.Path, trackers: Sequence[Tracker]) -> None:
 
 
 def _check_numbers(**settings: tuple[int | None, int]) -> None:
-  """Raises ValueError unless each is a whole number from its least on."""
+  """Raises ValueError unless each is a whole number >= its minimum, or None."""
   for name, (value, least) in settings.items():
     if value is not None:
       integer(value, f'{name} (--gin.{name.upper()})', least=least)
@@ -326,7 +326,7 @@ def _check_task(task: Any) -> None:
 
 @contextlib.contextmanager
 def _noted(path: pathlib.Path) -> Iterator[None]:
-  """Leaves a file that says so if the training inside diverges."""
+  """Writes the error to a file if the training inside diverges."""
   on_first(functools.partial(path.unlink, missing_ok=True))
   try:
     yield

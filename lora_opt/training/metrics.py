@@ -1,8 +1,8 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, one line.
+"""Logs a run while it trains: metrics.jsonl, TensorBoard, a progress line.
 
-`metrics.jsonl` is the record everything else is made from: one JSON object a
-line with `step`, `time`, `split` and the scalars. It survives a killed run,
-needs nothing but a text editor to read, and is what the report plots.
+`metrics.jsonl` is the record from which everything else is made: one JSON
+object per line with `step`, `time`, `split` and the scalars. It survives a
+killed run, can be read in any text editor, and is what the report plots.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from lora_opt.evaluation import history
 from lora_opt.evaluation.history import METRICS_FILE
 from lora_opt.training import events
 
-# Seconds between two times that a bucket is given what was written.
+# Seconds between two uploads of the log, if the run is in a bucket.
 PUT_PERIOD = 30.0
 _RESERVED = ('step', 'time', 'split')
 
@@ -33,14 +33,14 @@ _RESERVED = ('step', 'time', 'split')
 class MetricWriter:
   """Writes scalars to `metrics.jsonl` and as TensorBoard events.
 
-  Opening appends to what is there. A run that resumes from step s first calls
+  Existing files are appended to. A run that resumes from step s first calls
   `rewind(s)`, so that the steps between s and the interruption do not appear
-  twice. With several processes only the first one should hold a writer.
+  twice. With several processes only the first should have a writer.
 
   Args:
-    model_dir: the folder of the run, made if missing. TensorBoard events go to
-      `tensorboard/train` and `tensorboard/eval` inside it.
-    tell: is called whenever `metrics.jsonl` has changed.
+    model_dir: the folder of the run, created if missing. TensorBoard events go
+      to `tensorboard/train` and `tensorboard/eval` inside it.
+    tell: called whenever `metrics.jsonl` has changed.
 
   >>> import tempfile
   >>> folder = tempfile.mkdtemp()
@@ -55,7 +55,7 @@ class MetricWriter:
     self, model_dir: str | Path, tell: Callable[[], None] = lambda: None
   ):
     self._tell = tell
-    # In a bucket, where nothing can be appended to, the files are put anew.
+    # Objects in a bucket cannot be appended to: changed files are put whole.
     self._outbox = Outbox(as_path(model_dir), METRICS_FILE)
     self._model_dir = self._outbox.folder
     self._next_put = time.monotonic() + PUT_PERIOD
@@ -70,11 +70,11 @@ class MetricWriter:
     Args:
       step: training steps finished so far.
       split: 'train' or 'eval'.
-      scalars: name to a number or an array of one element. JSON has no NaN:
+      scalars: name -> a number or an array of one element. JSON has no NaN, so
         a value that is not finite is written as null.
 
     Raises:
-      ValueError: a scalar is called step, time or split.
+      ValueError: a scalar is named step, time or split.
     """
     if taken := [name for name in _RESERVED if name in scalars]:
       raise ValueError(f'scalars may not be named {taken}: rename them')
@@ -92,10 +92,11 @@ class MetricWriter:
       self.put()
 
   def put(self) -> None:
-    """Puts what was written into the bucket of the run, if it is in one.
+    """Uploads what was written, if the run is in a bucket.
 
-    Done every `PUT_PERIOD` seconds anyway, and at the end. A checkpoint must
-    not be there before the steps that lead to it.
+    `write` does it every `PUT_PERIOD` seconds, and `close` at the end. It must
+    also be called before a checkpoint is saved, so that no checkpoint is in the
+    bucket before the log of the steps that led to it.
     """
     for board in self._events.values():
       board.flush()
@@ -103,11 +104,11 @@ class MetricWriter:
     self._next_put = time.monotonic() + PUT_PERIOD
 
   def rewind(self, step: int) -> None:
-    """Forgets everything logged after `step`.
+    """Removes everything logged after `step`.
 
-    Lines of later steps leave `metrics.jsonl`, and so do those that cannot be
-    read, which are named. TensorBoard files are not rewritten: the next one
-    opens with a mark that hides the later events.
+    Lines of later steps are removed from `metrics.jsonl`, and so are lines that
+    cannot be read, which are reported. TensorBoard files are not rewritten: the
+    next one starts with a mark that hides the later events.
     """
     self._close_files()
     if found := history.problems(self._model_dir):
@@ -143,7 +144,7 @@ class MetricWriter:
     self.close()
 
   def _open(self) -> TextIO:
-    """Opens for appending, without the half line a killed run may leave."""
+    """Opens for appending, and cuts the half line a killed run may leave."""
     file = writing.append(self._path)
     file.seek(0)
     file.truncate(file.read().rfind(b'\n') + 1)
@@ -155,20 +156,20 @@ class MetricWriter:
         str(self._model_dir / 'tensorboard' / split),
         purge_step=self._purge_step,
         flush_secs=10,
-        # The default name counts seconds: a quick restart would overwrite.
+        # The default name has only seconds: a quick restart would overwrite.
         filename_suffix=f'.{time.time_ns()}',
       )
     return self._events[split]
 
 
 class NoWriter(contextlib.nullcontext):
-  """In place of a `MetricWriter` in all processes but the first."""
+  """Replaces `MetricWriter` in all processes but the first."""
 
   def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
     """Writes nothing."""
 
   def rewind(self, step: int) -> None:
-    """Forgets nothing."""
+    """Removes nothing."""
 
   def put(self) -> None:
     """Puts nothing."""
@@ -181,13 +182,13 @@ class ProgressBar:
   """Shows step, loss, learning rate, speed and time left on one line.
 
   On a terminal the line is redrawn in place. Elsewhere (a log file, a batch
-  job) a plain line is printed once in a while, free of control characters.
+  job) a plain line without control characters is printed from time to time.
 
   Args:
     total: steps of the whole run.
     initial: steps already done before this start.
     interval: seconds between two plain lines.
-    stream: where to write; standard error by default.
+    stream: the output stream; standard error by default.
   """
 
   def __init__(
@@ -218,8 +219,8 @@ class ProgressBar:
 
     Args:
       step: training steps finished so far.
-      scalars: what the run logs: `loss`, `learning_rate` and
-        `timing/tokens_per_second` (or that of images) are shown,
+      scalars: the logged scalars. `loss`, `learning_rate` and
+        `timing/tokens_per_second` (or images_per_second) are shown;
         `timing/steps_per_second` gives the time left.
     """
     self._scalars |= {n: float(v) for n, v in (scalars or {}).items()}
@@ -237,12 +238,12 @@ class ProgressBar:
       self.print(', '.join(filter(None, parts)))
 
   def print(self, text: str) -> None:
-    """Prints a line without tearing the bar."""
+    """Prints a line without breaking the progress bar."""
     tqdm.tqdm.write(text, file=self._stream)
     self._stream.flush()
 
   def close(self) -> None:
-    """Leaves the last state of the bar in view."""
+    """Closes the bar, and leaves its last state in view."""
     if self._bar is not None:
       self._bar.close()
 
@@ -273,6 +274,6 @@ class ProgressBar:
   def _seconds_left(self, step: int, now: float) -> float | None:
     rate = self._scalars.get('timing/steps_per_second')
     if rate is None:
-      # No speed measured yet: the average since the start, compilation too.
+      # No speed measured yet: the average since the start, with compilation.
       rate = (step - self._initial) / max(now - self._started, 1e-9)
     return (self._total - step) / rate if rate > 0 else None

@@ -1,7 +1,7 @@
-"""Where the processes of a run listen: at the address that was named, alone.
+"""Makes the processes of a run listen only at the address that was given.
 
-Nothing that JAX's processes tell each other is encrypted or authenticated: who
-can reach these ports can end the run, and worse. See docs/scale.md.
+The communication of JAX's processes is neither encrypted nor authenticated:
+whoever can reach these ports can end the run, and worse. See docs/scale.md.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ import socket
 
 
 def bind_address(coordinator_address: str | None) -> str | None:
-  """Where the first process is to listen; None leaves it to JAX.
+  """The address at which the first process listens; None leaves it to JAX.
 
-  JAX's own choice is every address of the machine.
+  JAX's default is every address of the machine.
 
   Args:
-    coordinator_address: host:port at which the others look for it.
+    coordinator_address: host:port at which the others connect to it.
 
   Raises:
-    ValueError: it is not host:port.
+    ValueError: `coordinator_address` is not host:port.
 
   >>> bind_address('localhost:1234')
   'localhost:1234'
@@ -30,7 +30,7 @@ def bind_address(coordinator_address: str | None) -> str | None:
   host, _ = _split(coordinator_address)
   if _is_of_this_machine(host):
     return coordinator_address
-  # Such as the name of a service, behind which the machine has another one.
+  # Such as the name of a service, where the machine has another address.
   return None
 
 
@@ -49,16 +49,16 @@ def is_loopback(coordinator_address: str | None) -> bool:
 
 
 def keep_collectives_local() -> bool:
-  """Makes those of CPUs listen at the loopback address alone.
+  """Makes the collectives of CPUs listen only at the loopback address.
 
-  Else they listen at the address to which the machine's own name leads, which
-  may be one that others reach. To be called before JAX looks for devices.
+  Otherwise they listen at the address that the machine's hostname resolves to,
+  which others may be able to reach. Call this before JAX looks for devices.
 
   Returns:
-    Whether this JAX can be told so.
+    Whether this version of JAX supports it.
   """
   try:
-    # JAX has no public setting for it.
+    # JAX has no public option for this.
     from jax._src import distributed, xla_bridge
     from jax._src.lib import _jax
 
@@ -102,7 +102,7 @@ def _addresses(host: str) -> set[str]:
 
 
 def _is_of_this_machine(host: str) -> bool:
-  """Whether a socket can be bound to each of its addresses."""
+  """Whether a socket can be bound to every address of the host."""
   found = _addresses(host)
   for address in found:
     family = socket.AF_INET6 if ':' in address else socket.AF_INET

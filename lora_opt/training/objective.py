@@ -1,9 +1,9 @@
-"""What a step lowers: the loss of tokens, or that of compared answers.
+"""Training objectives: the loss of tokens, or of compared answers.
 
 An objective is a function (model, lora, base, batch, rng) -> (sum of the
-losses, sums of further numbers by name), differentiable in `lora`. The sums are
-over the rows given; a step divides them by what counts in the whole batch. It
-has `metrics`, the names of the further numbers.
+losses, sums of metrics by name), differentiable in `lora`. The sums are over
+the given rows; a step divides them by the count over the whole batch. The
+objective's attribute `metrics` has the names of its metrics.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from lora_opt.reading import values
 
-ROUNDING = 1e-5  # relative, of the likelihood of an answer in float32
+ROUNDING = 1e-5  # relative rounding error of an answer's likelihood in float32
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
 
@@ -28,32 +28,33 @@ class CrossEntropy:
   def __call__(
     self, model: Any, lora: Any, base: Any, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, Sums]:
-    """See the module."""
+    """See the module docstring."""
     losses = model.token_losses(base, lora, batch, rng)
     return jnp.sum(losses * batch['weights']), {}
 
 
 @dataclasses.dataclass(frozen=True)
 class DPO:
-  """Direct preference optimization: of two answers, the chosen one likelier.
+  """Direct preference optimization: makes the chosen of two answers likelier.
 
-  For the log-likelihoods of chosen and rejected answer by the adapted model
-  (c, r) and by the base without its adapter (c0, r0), the loss of a pair is
+  Let (c, r) be the log-likelihoods of the chosen and rejected answer under the
+  adapted model, and (c0, r0) those under the base without its adapter. The loss
+  of a pair is
 
     -log sigmoid(beta * ((c - c0) - (r - r0)))
 
-  A likelihood is that of all the answer's tokens, the end of its turn among
-  them. What the base says is computed in the same step: no second model is
-  held. Dropout of the adapter has no part in it.
+  A likelihood covers all tokens of the answer, its end-of-turn tokens included.
+  Those of the base are computed in the same step, without the adapter and its
+  dropout, so no second model is held.
 
   Attributes:
-    beta: how much it costs to leave the base; the reward of an answer is
+    beta: the cost of departing from the base; the reward of an answer is
       beta * (c - c0).
-    label_smoothing: which share of the pairs is taken to be the wrong way
-      round, below 0.5: "conservative DPO".
+    label_smoothing: the assumed fraction of pairs with swapped labels, below
+      0.5: "conservative DPO".
 
   Raises:
-    ValueError: a number out of bounds.
+    ValueError: a value is out of bounds.
 
   >>> loss, margin, right = DPO(beta=0.5).judge(
   ...   jnp.array([[-1.0, -3.0]]), jnp.array([[-2.0, -2.0]]))
@@ -66,7 +67,7 @@ class DPO:
     preferences.
   """
 
-  compares: ClassVar[bool] = True  # answers, see `reading.parts`
+  compares: ClassVar[bool] = True  # it compares answers, see `reading.parts`
   metrics: ClassVar[tuple[str, ...]] = (
     'rewards/margin',
     'rewards/accuracy',
@@ -89,16 +90,16 @@ class DPO:
   def judge(
     self, adapted: jax.Array, base: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Loss and margin of pairs, and whether they are the right way round.
+    """Loss and margin of pairs, and whether the chosen answer is preferred.
 
     Args:
       adapted: (..., 2) log-likelihoods of chosen and rejected answer, in nats.
-      base: (..., 2) those without the adapter.
+      base: (..., 2) log-likelihoods without the adapter.
 
     Returns:
-      (...) losses, the difference of the two rewards, and 1 where the chosen
-      answer has the greater one, 0 where the rejected one has it and 1/2 where
-      they differ by no more than rounding does, as before the first step.
+      (...) losses; the differences of the two rewards; and 1 where the chosen
+      answer has the greater reward, 0 where the rejected one has it, and 1/2
+      where they differ by no more than rounding, as before the first step.
     """
     rewards = self.beta * (adapted - base)
     margin = rewards[..., 0] - rewards[..., 1]
@@ -106,7 +107,7 @@ class DPO:
     losses = -(1 - smooth) * jax.nn.log_sigmoid(margin)
     if smooth:
       losses -= smooth * jax.nn.log_sigmoid(-margin)
-    # Programs with and without an adapter do not round alike.
+    # Programs with and without an adapter round differently.
     size = jnp.sum(jnp.abs(adapted) + jnp.abs(base), axis=-1)
     told_apart = jnp.abs(margin) > self.beta * ROUNDING * size
     right = 0.5 + 0.5 * jnp.where(told_apart, jnp.sign(margin), 0.0)
@@ -115,7 +116,7 @@ class DPO:
   def __call__(
     self, model: Any, lora: Any, base: Any, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, Sums]:
-    """See the module; the batch is of `data.preference_batching`."""
+    """See the module docstring; batches are from `data.preference_batching`."""
     adapted = pair_likelihoods(
       model.token_losses(base, lora, batch, rng), batch
     )
@@ -141,9 +142,9 @@ def pair_likelihoods(losses: jax.Array, batch: Batch) -> jax.Array:
   """Log-likelihoods of the answers of each pair.
 
   Args:
-    losses: (rows, length) of tokens, in nats.
-    batch: weights and segment_ids (rows, length), in which pair k has the
-      segments 2k + 1 and 2k + 2, from 0; counts (rows, pairs).
+    losses: (rows, length) token losses, in nats.
+    batch: weights and segment_ids (rows, length), in which pair k (from 0) has
+      the segments 2k + 1 and 2k + 2; counts (rows, pairs).
 
   Returns:
     (rows, pairs, 2), chosen and rejected; 0 where there is no pair.
@@ -158,10 +159,10 @@ def pair_likelihoods(losses: jax.Array, batch: Batch) -> jax.Array:
 
 
 def batch_form(objective: Any, form: str) -> str:
-  """The form of the batches that an objective takes from a model of a form.
+  """The batch form that an objective needs, for a model of the given form.
 
   Raises:
-    ValueError: there is none.
+    ValueError: the objective does not support that form.
 
   >>> batch_form(None, 'decoder'), batch_form(DPO(), 'decoder')
   ('decoder', 'decoder_pairs')

@@ -1,6 +1,6 @@
 """How arrays are split over devices in a training run.
 
-The public place of `lora_opt.devices.partitioning`.
+The public module for `lora_opt.devices.partitioning`.
 """
 
 from lora_opt.devices.partitioning import (

@@ -1,4 +1,4 @@
-"""Buckets that a configuration names, looked at before anything is loaded."""
+"""Checks the buckets that a configuration names before anything is loaded."""
 
 import ast
 import re
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from lora_opt.buckets import access
 from lora_opt.buckets.paths import as_path, is_bucket
 
-# Arguments that may name a place in a bucket: who takes them asks for a path,
-# or for a local copy.
+# Arguments that may name a place in a bucket: the functions that take them can
+# read from a bucket, or make a local copy.
 ARGUMENTS = (
   'adapter',
   'class_images',
@@ -27,16 +27,16 @@ _MACRO = re.compile(r'%([A-Z][A-Z0-9_]*)')
 def check(
   settings: Mapping[str, str], read: Mapping[str, str | None] | None = None
 ) -> None:
-  """Raises unless each bucket that is named is one that can be used.
+  """Raises an error unless every bucket that is named can be used.
 
   Args:
-    settings: of a configuration, names and texts; see `config.settings`.
-    read: further folders that are to be read, by what names them.
+    settings: the settings of a configuration; see `config.settings`.
+    read: further folders that will be read: the flag's name -> folder or None.
 
   Raises:
     OSError: MODEL_DIR cannot be written, or another place cannot be read.
-    ValueError: a package is missing, the name is none of a bucket, or it is
-      given to something that takes local paths alone.
+    ValueError: a package is missing, a name is not that of a bucket, or a
+      bucket is given to an argument that takes only local paths.
   """
   for name, value in (read or {}).items():
     if is_bucket(value):
@@ -58,11 +58,11 @@ def check(
 
 
 def _texts(settings: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-  """Name, argument and value of all that are set to a text."""
+  """Yields name, argument and value of every setting that is a string."""
   for full, text in settings.items():
     argument = full.rpartition('.')[2]
     if '.' not in full:
-      continue  # a macro: looked at where it is used
+      continue  # a macro; it is checked where it is used
     macro = _MACRO.fullmatch(text)
     name = macro[1] if macro else full
     try:

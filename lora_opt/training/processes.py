@@ -1,6 +1,6 @@
-"""Several processes begin together, and stop after the same step.
+"""Makes several processes start together, and stop after the same step.
 
-What each of them does between is agreed on by `lora_opt.devices.together`.
+What they do in between is coordinated by `lora_opt.devices.together`.
 """
 
 import contextlib
@@ -29,18 +29,19 @@ def start(
   process_index: int | None,
   heartbeat_timeout_seconds: int,
 ) -> None:
-  """Joins the other processes; before anything else of JAX is used.
+  """Joins the other processes; call it before anything else of JAX.
 
   Args:
-    coordinator_address: host:port of the first process; 'auto' or None leaves
-      it, and the numbers too, to what SLURM, Open MPI, Cloud TPU or GKE set.
-    process_count, process_index: of this run.
-    heartbeat_timeout_seconds: a process that is silent for so long is given
-      up: the others end.
+    coordinator_address: host:port of the first process; with 'auto' or None it
+      is taken, like the two numbers, from SLURM, Open MPI, Cloud TPU or GKE.
+    process_count, process_index: the number of processes in this run, and the
+      index of this one.
+    heartbeat_timeout_seconds: a process that is silent for so long counts as
+      lost, and the others end.
 
   Raises:
-    ValueError: an environment that says nothing of the processes, or an
-      address that is not host:port.
+    ValueError: the environment does not describe the processes, or the address
+      is not host:port.
   """
   if coordinator_address == 'auto':
     coordinator_address = None
@@ -52,25 +53,25 @@ def start(
     process_index,
     coordinator_bind_address=network.bind_address(coordinator_address),
     heartbeat_timeout_seconds=heartbeat_timeout_seconds,
-    # All processes end together; one that ended for a reason of its own must
-    # not keep the others for the five minutes of the default.
+    # All processes end together. If one has ended early, the others must not
+    # wait for it for the five minutes of the default.
     shutdown_timeout_seconds=heartbeat_timeout_seconds,
   )
   local = network.is_loopback(coordinator_address)
   if local and not network.keep_collectives_local():
     print('note: CPU collectives listen at the address of this machine')
   if not is_first():
-    # One voice: the first process tells what is the same in all of them. Errors
-    # are still everyone's, on standard error.
+    # Only the first process prints what is the same in all of them. Every
+    # process still reports errors on standard error.
     progress.mute()
     sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115
 
 
 def leave_others() -> None:
-  """Ends one of several processes that was told to stop; returns if alone.
+  """Ends a process that was told to stop; returns if it is the only one.
 
-  It does not wait for the others, which may not have been told. They are
-  connected to the first one: it gives those that were told time to end too.
+  It does not wait for the others, which may not have been told. They are all
+  connected to the first process, which gives those that were told time to end.
   """
   if distributed.global_state.client is None:
     return
@@ -83,33 +84,33 @@ def leave_others() -> None:
 class Agreement:
   """Lets the processes of a run stop after the same step.
 
-  The signal may reach one or all of them, at any time: JAX's preemption service
-  then lets them agree on a step that none has passed. It takes SIGTERM for
-  itself, and hence is started here, where there are steps.
+  The signal may reach one or all of them, at any time. JAX's preemption service
+  lets them agree on a step that none has passed. It takes over the handling of
+  SIGTERM, and so is only started here, for the duration of the steps.
   """
 
   def __init__(self, stops: Stops):
-    """All processes must make it together.
+    """All processes must create it together.
 
     Args:
-      stops: what hears the signals.
+      stops: receives the signals.
     """
     self._stops = stops
     self._told = False
     self._alone = jax.process_count() == 1
 
   def requested(self, step: int) -> bool:
-    """Whether to stop after this step; every step must ask, in order."""
+    """Whether to stop after this step; call it in every step, in order."""
     if self._alone:
       return bool(self._stops.asked)
     if self._stops.asked and not self._told:
-      # Ctrl-C, or before the service began.
+      # A Ctrl-C, or a signal from before the service was started.
       self._told = True
       os.kill(os.getpid(), signal.SIGTERM)
     return multihost_utils.reached_preemption_sync_point(step)
 
   def evaluating(self) -> contextlib.AbstractContextManager[None]:
-    """Between two steps: alone, a process may leave what it does inside."""
+    """Surrounds an evaluation; a process that is alone may stop inside it."""
     return self._stops.at_once() if self._alone else contextlib.nullcontext()
 
   def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Where a training step spends its time: a trace, and a page about it."""
+"""Profiles training steps: writes a trace, and a page that summarises it."""
 
 import collections
 import pathlib
@@ -13,11 +13,11 @@ from lora_opt.buckets.outbox import Outbox
 from lora_opt.devices.together import is_first
 
 SUMMARY_FILE = 'summary.md'
-SKIPPED = 2  # steps before the first that is traced: compiling, warming up
+SKIPPED = 2  # steps before the first traced one: compilation, warm-up
 _SHOWN = 12  # rows of a table
-# Ops that only hold others, whose time is counted for themselves.
+# Ops that only contain others; the time of those is counted separately.
 _CONTAINERS = ('while', 'call', 'conditional')
-# What JAX and Flax write around the names of modules.
+# What JAX and Flax add around the names of modules.
 _AROUND = re.compile(r'jit\([^()]*\)|(?:transpose|jvp|vmap)\(|\)')
 _NOT_MODULES = re.compile(
   r'while|body|cond|branch_.*|checkpoint|remat\w*|closed_call|custom_.*'
@@ -26,23 +26,23 @@ _NOT_MODULES = re.compile(
 
 
 class Op(NamedTuple):
-  """What was executed, over all traced steps and threads."""
+  """An op of the compiled program, with its total time in the trace."""
 
   name: str  # in the compiled program
-  scope: str  # of the model's code
-  seconds: float
+  scope: str  # the part of the model's code it comes from
+  seconds: float  # over all traced steps and threads
 
 
 def traced(
   train_step: Callable[..., Any], folder: pathlib.Path, steps: int
 ) -> Callable[..., Any]:
-  """The same step; some of its first calls are traced.
+  """Wraps a training step so that some of its first calls are traced.
 
   Args:
-    train_step: jitted.
-    folder: takes the trace (`plugins/profile/...`, for xprof or Perfetto) and
-      `summary.md`, as soon as the last traced step is done.
-    steps: calls that are traced, after `SKIPPED` others.
+    train_step: the jitted step.
+    folder: gets the trace (`plugins/profile/...`, for xprof or Perfetto) and
+      `summary.md` as soon as the last traced step is done.
+    steps: number of calls to trace, after the first `SKIPPED`.
 
   Returns:
     A function of the same arguments.
@@ -74,7 +74,7 @@ def traced(
 
 
 def check(steps: int, train_steps: int) -> None:
-  """Raises ValueError unless a run is long enough for so many traced steps."""
+  """Raises ValueError unless a run is long enough to trace so many steps."""
   if train_steps <= SKIPPED:
     raise ValueError(
       f'profile_steps={steps}: none of the {train_steps} training steps can be '
@@ -92,7 +92,7 @@ def _described(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def scopes_of(program: str) -> dict[str, str]:
-  """Name of every op in a compiled program: where its code comes from.
+  """Maps the ops of a compiled program to the modules they come from.
 
   >>> scopes_of('%dot.1 = f32[] dot(%a), metadata={op_name="jit(f)/mlp/dot"}')
   {'dot.1': 'mlp'}
@@ -108,7 +108,7 @@ def scopes_of(program: str) -> dict[str, str]:
 
 
 def _scope(path: str) -> str:
-  """The modules of an op's path, behind 'backward' if it is of that pass.
+  """The modules in an op's path, after 'backward' if it is of that pass.
 
   >>> _scope('jit(step)/while/body/transpose(jvp(Decoder))/layers/mlp/up/dot')
   'backward layers/mlp/up'
@@ -122,11 +122,11 @@ def _scope(path: str) -> str:
 
 
 def read_ops(folder: pathlib.Path, scopes: dict[str, str]) -> list[Op]:
-  """What a trace says of the ops of a program.
+  """Reads the total times of a program's ops from a trace.
 
   Args:
-    folder: of the trace.
-    scopes: of the program's ops; others are left out.
+    folder: the folder of the trace.
+    scopes: op name -> scope, from `scopes_of`; other ops are left out.
   """
   (trace,) = sorted(folder.glob('plugins/profile/*/*.xplane.pb'))[-1:]
   data = jax.profiler.ProfileData.from_file(str(trace))

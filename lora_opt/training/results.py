@@ -1,4 +1,4 @@
-"""What a finished run leaves: adapter, facts, report."""
+"""Writes the results of a finished run: adapter, facts, report."""
 
 import datetime
 import importlib.metadata
@@ -32,16 +32,16 @@ def write_results(
   steps: int,
   seconds: float,
 ) -> str:
-  """Exports the adapter and writes run.json, the configuration and report.
+  """Exports the adapter; writes run.json, the configuration and the report.
 
   Args:
     folder: MODEL_DIR.
-    model, task: those of the run.
+    model, task: the model and task of the run.
     lora: the trained adapters, on the host.
-    record: where the run came from.
-    evaluations: before and after training.
+    record: the command and configuration of the run.
+    evaluations: the evaluations before and after training.
     steps: finished training steps.
-    seconds: since the (last) start of the run.
+    seconds: seconds since the (last) start of the run.
 
   Returns:
     The folder of the adapter.
@@ -65,7 +65,7 @@ def write_results(
   operative = record.operative_config_text()
   writing.write_text(folder / 'operative_config.gin', operative)
   with progress.waiting('drawing the report'):
-    # Here, since matplotlib takes half a second of a start.
+    # Imported here, since matplotlib adds half a second to a start.
     from lora_opt.evaluation.report import write_report
 
     report = write_report(folder)
@@ -77,11 +77,11 @@ def write_results(
 def facts(
   record: RunRecord, model: Any, task: Any, lora: Any
 ) -> dict[str, Any]:
-  """What is known of a run from its start on, JSON-able.
+  """The facts of a run that are known from its start on, JSON-serialisable.
 
   Args:
-    record, model, task: of the run.
-    lora: adapters, of which the size alone counts.
+    record, model, task: those of the run.
+    lora: the adapters; only their size is used.
   """
   device = jax.devices()[0]
   return {
@@ -97,7 +97,7 @@ def facts(
 
 
 def _outcome(steps: int, seconds: float) -> dict[str, Any]:
-  """What a finished run took."""
+  """The start, duration, steps and peak memory of a finished run."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     'started': (now - datetime.timedelta(seconds=seconds)).isoformat(

@@ -1,27 +1,29 @@
-"""One run at a time trains in a MODEL_DIR, whichever machines see the folder.
+"""A lock: one run at a time trains in a MODEL_DIR, across all machines.
 
 The owners of a folder have files MODEL_DIR/lock/0001.json, 0002.json and so on.
-Whoever creates the next number first is the owner: that creation, of a file
-that must not be there, is exclusive on shared disks too, where file locks are
-not. An owner says that it is alive by the time of its file, every few seconds.
-The file of the last owner stays, marked as released, so that numbers only grow.
+Whoever creates the file of the next number first is the owner. Creating a file
+that must not exist is exclusive even on shared disks, where file locks are not.
+Every few seconds an owner updates the modification time of its file to show
+that it is alive. The file of the last owner stays, marked as released, so that
+numbers only grow.
 
 The owner of the highest number is gone, and the next may take over, if
 
 - it has released the folder;
-- it was a process of this machine (the same start of the system, the same
-  processes to be seen), and is no longer there;
-- it was an earlier start of this very job of SLURM, which ends one before the
+- it was a process on this machine (same boot, same PID namespace), and no
+  longer exists;
+- it was an earlier start of this SLURM job: SLURM ends one start before the
   next;
 - its file is older than `SILENCE` by the clock of the disk.
 
-While none of them is known, as after the sudden end of another machine, a
-start waits until one is, or until the owner shows that it lives. An owner that
-was taken over while it was held up finds out, and stops before it saves again.
+If none of these is known, as after the crash of another machine, a new process
+waits until one is, or until the owner shows that it is alive. An owner that was
+taken over while it was suspended notices, and stops before it saves again.
 
-In a bucket the files are objects. The store makes one only if there is none of
-its name (if-generation-match: 0 of Google Cloud Storage, if-none-match: * of
-S3), which is as exclusive; an owner gives its sign by writing its object anew.
+In a bucket the files are objects. The store creates an object only if its name
+is unused (if-generation-match: 0 in Google Cloud Storage, if-none-match: * in
+S3), which is equally exclusive. An owner shows that it is alive by writing its
+object again.
 """
 
 import contextlib
@@ -45,11 +47,11 @@ from lora_opt.reading.values import shown
 
 FOLDER = 'lock'
 BEAT = 5.0  # seconds between two signs of life
-SILENCE = 60.0  # seconds without one after which an owner is gone
+SILENCE = 60.0  # seconds without one after which an owner counts as gone
 
 
 class RunLock:
-  """Holds a MODEL_DIR while open.
+  """Locks a MODEL_DIR while it is open.
 
   >>> import tempfile
   >>> folder = pathlib.Path(tempfile.mkdtemp())
@@ -66,12 +68,12 @@ class RunLock:
     beat: float = BEAT,
     silence: float = SILENCE,
   ):
-    """Takes nothing yet.
+    """Does not take the lock yet.
 
     Args:
-      model_dir: the run's folder, which is there.
+      model_dir: the run's folder. It must exist.
       beat: seconds between two signs of life.
-      silence: seconds without one after which an owner is gone.
+      silence: seconds without one after which an owner counts as gone.
     """
     self._model_dir = model_dir
     self._folder = model_dir / FOLDER
@@ -81,10 +83,10 @@ class RunLock:
     self._ended = threading.Event()
 
   def acquire(self) -> None:
-    """Becomes the owner.
+    """Takes the lock.
 
     Raises:
-      OSError: Another run is, or the folder cannot be written.
+      OSError: Another run has it, or the folder cannot be written.
     """
     if not is_bucket(self._folder):
       self._folder.mkdir(parents=True, exist_ok=True)
@@ -96,12 +98,12 @@ class RunLock:
     threading.Thread(target=self._live, daemon=True).start()
 
   def check(self) -> None:
-    """Raises OSError if the folder is no longer this run's, or is gone."""
+    """Raises OSError if this run has lost the lock, or the folder is gone."""
     if self._trouble:
       raise OSError(self._trouble)
 
   def release(self) -> None:
-    """Gives the folder back; a second call does nothing."""
+    """Releases the lock; a second call does nothing."""
     self._ended.set()
     path, self._path = self._path, None
     if path is None:
@@ -123,14 +125,14 @@ class RunLock:
     self.release()
 
   def _create(self, number: int) -> pathlib.Path | None:
-    """The file of that number, if it is ours and the highest."""
+    """Creates the owner file of a number; None unless new and the highest."""
     path = self._folder / f'{number:04}.json'
     text = json.dumps(_this_process()) + '\n'
     try:
       _write_new(path, text)
     except FileExistsError:
       return None
-    if _newest(self._folder) != path:  # it was listed long before
+    if _newest(self._folder) != path:  # our listing of the folder was outdated
       path.unlink(missing_ok=True)
       return None
     for other in _owners(self._folder)[:-1]:
@@ -138,10 +140,10 @@ class RunLock:
     return path
 
   def _wait_for_end(self, path: pathlib.Path) -> None:
-    """Returns once this owner is known to be gone.
+    """Returns once the owner that wrote `path` is known to be gone.
 
     Raises:
-      OSError: It is alive.
+      OSError: The owner is alive.
     """
     first = None
     while True:
@@ -184,7 +186,7 @@ class RunLock:
     )
 
   def _live(self) -> None:
-    """Gives signs of life, and looks whether somebody has taken over."""
+    """Gives signs of life, and checks whether another run has taken over."""
     while not self._ended.wait(self._beat):
       path = self._path
       if path is None:
@@ -196,11 +198,11 @@ class RunLock:
           self._trouble = self._lost()
           return
       except Exception:
-        continue  # a disk or a store that does not answer for a while
+        continue  # the disk or store may not respond for a while
 
   def _lost(self) -> str:
     newest = _newest(self._folder)
-    if newest is None:  # whatever a save under way has made there since
+    if newest is None:  # even if a save in progress has created files since
       return (
         f'MODEL_DIR={self._model_dir} was removed, or its disk is gone, while '
         'the run was in it: nothing more can be saved. What is needed to go on '
@@ -216,10 +218,10 @@ class RunLock:
 
 @contextlib.contextmanager
 def hold(model_dir: pathlib.Path) -> Iterator[RunLock]:
-  """Holds a MODEL_DIR for all processes of a run; the first one has the lock.
+  """Locks a MODEL_DIR for all processes of a run; the first holds the lock.
 
   Raises:
-    OSError: Another run has it; in all processes.
+    OSError: Another run has the lock; raised in all processes.
   """
   lock, failure = RunLock(model_dir), None
   if is_first():
@@ -227,7 +229,7 @@ def hold(model_dir: pathlib.Path) -> Iterator[RunLock]:
       lock.acquire()
     except OSError as error:
       failure = error
-  # Which may have taken long: nobody waits for it in a collective.
+  # `acquire` may take long, so the others must not wait in a collective.
   meet()
   on_first(lambda: _raise(failure))
   try:
@@ -242,7 +244,7 @@ def _raise(error: OSError | None) -> None:
 
 
 def _write_new(path: pathlib.Path, text: str) -> None:
-  """Makes a file that must not be there; of two that try, one does."""
+  """Creates a file that must not exist; of two processes only one succeeds."""
   if is_bucket(path):
     create(path, text.encode())
     return
@@ -252,10 +254,10 @@ def _write_new(path: pathlib.Path, text: str) -> None:
 
 
 def _give_sign(path: pathlib.Path) -> bool:
-  """Sets the time of a file to now; whether it is still there."""
+  """Sets the time of a file to now; returns whether it still exists."""
   try:
     if is_bucket(path):
-      # Read first: an owner that was taken over does not bring its file back.
+      # Read first, so that an owner that was taken over does not recreate it.
       path.write_bytes(path.read_bytes())
     else:
       os.utime(path)
@@ -265,7 +267,7 @@ def _give_sign(path: pathlib.Path) -> bool:
 
 
 def _last_sign(path: pathlib.Path) -> float:
-  """When that was done last, by the clock of the disk, in seconds."""
+  """The modification time of a file by the clock of the disk, in seconds."""
   return stamp(path) if is_bucket(path) else path.stat().st_mtime_ns / 1e9
 
 
@@ -283,7 +285,7 @@ def _number(path: pathlib.Path) -> int:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
-  """What an owner says of itself; {} if that cannot be read, None if gone."""
+  """The content of an owner's file; {} if unreadable, None if it is gone."""
   try:
     with path.open('rb') as file:
       owner = parse_json(file.read(10_000), str(path))
@@ -295,7 +297,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _disk_time(folder: pathlib.Path) -> float:
-  """Now, by the clock that stamps the files of this folder."""
+  """The current time, by the clock that stamps the files of this folder."""
   probe = folder / f'.{secrets.token_hex(8)}.part'
   with probe.open('wb' if is_bucket(probe) else 'xb') as file:
     file.write(b'x')
@@ -305,7 +307,7 @@ def _disk_time(folder: pathlib.Path) -> float:
 
 
 def _this_process() -> dict[str, Any]:
-  """What identifies this process, JSON-able."""
+  """What identifies this process, JSON-serialisable."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     'host': socket.gethostname(),
@@ -330,9 +332,9 @@ def _restarts() -> int:
 
 
 def _system() -> str | None:
-  """This start of the system and its space of process ids, where one is told.
+  """The current boot and PID namespace; None if the system does not tell them.
 
-  A container sees other processes than its machine does.
+  A container has other process ids than its host.
   """
   try:
     boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text('ascii')
@@ -342,14 +344,14 @@ def _system() -> str | None:
 
 
 def _start_of(pid: int) -> str | None:
-  """When a process began, in ticks of the system; None if it is not there."""
+  """When a process started, in clock ticks since boot; None if it has ended."""
   try:
     text = pathlib.Path(f'/proc/{pid}/stat').read_text('utf-8', 'replace')
   except OSError:
     return None
-  # The name of the program, in parentheses, may itself hold such.
+  # The program's name, in parentheses, may itself contain parentheses.
   state, *rest = text.rpartition(')')[2].split()
-  return None if state in 'ZX' else rest[18]  # ended, and not yet buried
+  return None if state in 'ZX' else rest[18]  # Z, X: ended, but not yet reaped
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
@@ -366,13 +368,13 @@ def _is_gone(owner: dict[str, Any]) -> bool:
 
 
 def _may_be_gone(owner: dict[str, Any]) -> bool:
-  """Whether that cannot be told from here, so that waiting helps."""
+  """Whether only waiting can show that an owner is gone."""
   here = _this_process()['system']
   return not here or owner.get('system') != here
 
 
 def _name(owner: dict[str, Any]) -> str:
-  """An owner in words."""
+  """Describes an owner in words."""
   if 'pid' not in owner:
     return 'a process that cannot be read from its file'
   job = f' (SLURM job {shown(owner["job"], 20)})' if owner.get('job') else ''

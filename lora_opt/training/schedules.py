@@ -1,4 +1,4 @@
-"""Learning rate over the steps of a run."""
+"""Learning rate schedules."""
 
 import optax
 
@@ -12,21 +12,21 @@ def warmup_cosine(
   warmup_fraction: float = 0.1,
   end_fraction: float = 0.0,
 ) -> optax.Schedule:
-  """Linear warm-up, then half a cosine down.
+  """Linear warm-up, then cosine decay.
 
   Unlike a warm-up of a fixed number of steps it fits runs of any length.
 
   Args:
     peak_learning_rate: reached at the end of the warm-up.
-    train_steps: length of the run; of one of no steps no rate is asked.
-    warmup_fraction: share of the run spent warming up, at least one step.
-    end_fraction: final learning rate, as a share of the peak.
+    train_steps: length of the run; may be 0, as such a run uses no rate.
+    warmup_fraction: fraction of the run spent warming up, at least one step.
+    end_fraction: final learning rate, as a fraction of the peak.
 
   Returns:
     step -> learning rate.
 
   Raises:
-    ValueError: `train_steps` is not a whole number from 0 on, or a share is not
+    ValueError: `train_steps` is not a whole number >= 0, or a fraction is not
       in [0, 1).
 
   >>> rate = warmup_cosine(1.0, 100)
@@ -42,7 +42,7 @@ def warmup_cosine(
       raise ValueError(f'{name}={share} must be in [0, 1)')
   warmup = max(1, round(warmup_fraction * train_steps))
   return optax.warmup_cosine_decay_schedule(
-    # Not 0: the first step should not be idle.
+    # Not 0, so that the first step changes something.
     init_value=peak_learning_rate / (warmup + 1),
     peak_value=peak_learning_rate,
     warmup_steps=warmup,

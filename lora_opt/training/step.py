@@ -1,4 +1,4 @@
-"""The jitted training step: losses, gradients of the adapters, update."""
+"""The jitted training step: loss, gradients of the adapters, update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,30 +27,30 @@ def make_train_step(
   loss_normalizing_factor: float | None = None,
   diagnostics_period: int | None = None,
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict]]:
-  """Compiles one optimizer step; the state it is given is donated.
+  """Makes the jitted function of one optimizer step, which donates its state.
 
   Args:
     model: has `token_losses(base, lora, batch, rng) -> (batch, length)`.
     optimizer: over the adapter parameters only.
-    placement: of the model.
-    state: the one to start from; where its arrays lie, they stay.
-    objective: what is lowered, see `lora_opt.training.objective`; None for the
-      model's own loss of tokens.
-    seed: of the dropout; step t uses `fold_in(key(seed), t)`, so that a resumed
-      run draws the same masks.
-    microbatches: the batch goes through the model in so many parts of equal
-      size; gradients and metrics are those of the whole batch. The parts are
-      added up in float32, whatever the type of the adapters.
-    loss_normalizing_factor: what the summed loss is divided by; None for the
-      number of target tokens in the batch, or the sum of its `counts`.
+    placement: the placement of the model.
+    state: the initial state; its arrays keep their shardings.
+    objective: the loss to minimise, see `lora_opt.training.objective`; None for
+      the model's own token loss.
+    seed: seed of the dropout; step t uses `fold_in(key(seed), t)`, so that a
+      resumed run draws the same masks.
+    microbatches: number of equal parts in which the batch goes through the
+      model; gradients and metrics are those of the whole batch. The parts are
+      summed in float32, or in the dtype of the adapters if that is wider.
+    loss_normalizing_factor: divisor of the summed loss; None for the number of
+      target tokens in the batch, or the sum of its `counts`.
     diagnostics_period: steps between two diagnoses of the factors
       (`lora_opt.diagnostics`), in the metrics as lora/...; zeros at other
       steps. None: no such metrics.
 
   Returns:
-    `step(state, base, batch) -> (state, metrics)`. Where the optimizer counts
-    the steps that it skips, the metrics have `skipped_steps`, how many there
-    were, and `skipped`, whether this was one.
+    `step(state, base, batch) -> (state, metrics)`. If the optimizer counts the
+    steps that it skips, the metrics have `skipped_steps`, the number so far,
+    and `skipped`, whether this step was skipped.
   """
   objective = objective or CrossEntropy()
 
@@ -59,7 +59,7 @@ def make_train_step(
 
   def step(state: TrainState, base: Any, batch: Batch):
     target_tokens = jnp.sum(batch['weights'])
-    # Where rows of some weight add to the loss without being counted.
+    # Some rows have a weight in the loss but are not counted.
     counted = jnp.sum(batch.get('counts', batch['weights']))
     normalizer = loss_normalizing_factor or jnp.maximum(counted, 1.0)
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -71,22 +71,22 @@ def make_train_step(
       )
       return jax.tree.map(_add, total, value_and_grads), None
 
-    # A sum of many parts in bfloat16 would lose what each of them adds.
+    # In a bfloat16 sum of many parts the contribution of each would be lost.
     sums = {name: jnp.zeros(()) for name in objective.metrics}
     zero = ((jnp.zeros(()), sums), jax.tree.map(_wide_zeros, state.lora))
     parts = (split_batch(batch, microbatches), jnp.arange(microbatches))
     ((loss, sums), grads), _ = jax.lax.scan(accumulate, zero, parts)
     grads = jax.tree.map(lambda g: (g / normalizer).astype(g.dtype), grads)
-    # Summed over the batch here, once, to where their parameters lie.
+    # Reduced over the batch here, once, to the sharding of the parameters.
     grads = jax.lax.with_sharding_constraint(grads, placement.trainable)
 
     norm = optax.tree.norm(grads)
     grads = jax.tree.map(lambda g, x: g.astype(x.dtype), grads, state.lora)
 
     with jax.named_scope('optimizer'):
-      # What an optimizer does with the parameters alone, such as factorising
-      # their Gram matrices, must wait for the gradients: beside the model's
-      # products, on CPU, it takes from them one thread for the whole step.
+      # Work on the parameters alone, such as factorising their Gram matrices,
+      # must wait for the gradients: on CPU, run beside the model's matrix
+      # products, it would take a thread from them for the whole step.
       lora = jax.tree.map(lambda x: linalg.after(x, norm), state.lora)
       updates, opt_state = optimizer.update(grads, state.opt_state, lora)
       lora = optax.apply_updates(state.lora, updates)
@@ -127,10 +127,10 @@ def _wide_zeros(x: jax.Array) -> jax.Array:
 
 
 def skipped_counts(opt_state: optax.OptState) -> list[jax.Array]:
-  """The counts of steps that an optimizer did not take, () int32 each.
+  """The counts of steps that an optimizer skipped, () int32 each.
 
-  They are those of `transforms.skip_nonfinite`, in every recipe, and of
-  `optax.apply_if_finite`; none where nothing in the optimizer counts them.
+  They come from `transforms.skip_nonfinite`, which is part of every recipe, and
+  from `optax.apply_if_finite`. The list is empty if nothing counts skips.
   """
   names = ('skipped', 'total_notfinite')
   return [
@@ -142,7 +142,7 @@ def skipped_counts(opt_state: optax.OptState) -> list[jax.Array]:
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-  """`optax.clip_by_global_norm`, with the norm summed in float32 at least."""
+  """`optax.clip_by_global_norm`, with the norm computed in float32 or wider."""
   clip = optax.clip_by_global_norm(max_norm)
 
   def update(updates, state, params=None):
@@ -157,7 +157,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def diagnose_if(due: jax.Array, lora: Any, updates: Any) -> dict:
-  """Scalars lora/... on the factors after a step, zero if it is not due."""
+  """Scalars lora/... about the factors after a step, zeros if not `due`."""
 
   def diagnose():
     return diagnostics.summarize(diagnostics.diagnose(lora, updates))
@@ -174,8 +174,8 @@ def diagnose_if(due: jax.Array, lora: Any, updates: Any) -> dict:
 def split_batch(batch: Batch, parts: int) -> Batch:
   """(rows, ...) -> (parts, rows / parts, ...), each part spread over devices.
 
-  Part i takes the rows i, i + parts, ...: were it to take neighbouring rows,
-  it would sit on few devices only.
+  Part i takes the rows i, i + parts, ...: neighbouring rows would be on only a
+  few devices.
   """
   return jax.tree.map(
     lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(

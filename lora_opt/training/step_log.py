@@ -1,4 +1,4 @@
-"""Follows the steps of a run: numbers to files and screen, NaN to an error."""
+"""Logs the steps of a run to files and the screen; NaN becomes an error."""
 
 import contextlib
 import math
@@ -15,8 +15,8 @@ from lora_opt.devices.together import is_first
 from lora_opt.evaluation.metrics import headline
 from lora_opt.training.metrics import MetricWriter, NoWriter, ProgressBar
 
-# The diagnosis that says how many updates rounding takes, and from which part
-# on that is many: B, zero at first, loses none, so that half is all of A's.
+# The metric for updates lost to rounding, and the fraction that is worth a
+# warning. B starts at zero and loses none, so 0.5 means all updates of A.
 LOST_UPDATES, MANY_LOST = 'lora/lost_updates_mean', 0.2
 REMEDY = (
   'A lower learning rate, a longer warm-up or float32 is the usual remedy.'
@@ -27,8 +27,8 @@ class TrainingDivergedError(ValueError):
   """The loss or the gradient is no longer a finite number.
 
   Attributes:
-    what: that it is not, in a few words.
-    step: the one at which it showed.
+    what: which number is not finite, in a few words.
+    step: the step in which it was found.
   """
 
   def __init__(self, what: str, step: int, message: str):
@@ -48,12 +48,12 @@ def open_step_log(
   skip_patience: int = 0,
   tell: Callable[[], None] = lambda: None,
 ) -> Iterator['StepLog']:
-  """Opens the log of a run from step `done` on; others than the first are mute.
+  """Opens the log of a run from step `done` on; only process 0 writes any.
 
   Args:
     folder: MODEL_DIR.
     learning_rate, tokens_per_batch, period, skip_patience: see `StepLog`.
-    done: finished steps; what is logged of later ones is forgotten.
+    done: finished steps; log entries of later steps are removed.
     train_steps: steps of the whole run.
     tell: see `MetricWriter`.
   """
@@ -77,10 +77,10 @@ def open_step_log(
 
 
 class StepLog:
-  """Reads the metrics of each step while the next one already runs.
+  """Reads the metrics of each step while the next one is already running.
 
-  Waiting for the numbers of the step just started would leave an accelerator
-  idle; the numbers of the one before are there, or nearly.
+  Waiting for the metrics of the step just started would leave an accelerator
+  idle. Those of the previous step are ready, or nearly so.
   """
 
   def __init__(
@@ -96,14 +96,14 @@ class StepLog:
     """Starts the clock.
 
     Args:
-      writer: takes the scalars of every `period`-th step.
-      progress: is shown every step.
+      writer: gets the scalars of every `period`-th step.
+      progress: updated in every step.
       learning_rate: float or schedule, for the log only; None leaves it out.
-      tokens_per_batch: positions in a batch, padding included; None where
+      tokens_per_batch: positions in a batch, padding included; None if the
         examples are images, which are counted instead.
       period: steps between two lines.
-      skip_patience: steps in a row that the optimizer may skip, as the metric
-        `skipped` says; one more is taken for divergence.
+      skip_patience: steps in a row that the optimizer may skip, according to
+        the metric `skipped`; one more counts as divergence.
     """
     self._writer = writer
     self._progress = progress
@@ -122,23 +122,25 @@ class StepLog:
   def feeding(self) -> Iterator[None]:
     """Counts the time inside as spent on making and placing a batch.
 
-    An upper bound of what data cost: a step may be running meanwhile.
+    This is an upper bound of the cost of the data: a step may be running
+    meanwhile.
     """
     start = time.monotonic()
     yield
     self._feeding += time.monotonic() - start
 
   def push(self, step: int, metrics: Mapping[str, Any]) -> None:
-    """Notes step `step` (from 1), just started, and logs the one before it.
+    """Takes the metrics of step `step` (from 1), and logs the step before it.
 
     Raises:
-      TrainingDivergedError: the step before gave a loss that is not finite.
+      TrainingDivergedError: the loss or gradient of the step before is not
+        finite, or the optimizer skipped too many steps in a row.
     """
     self.flush()
     self._pending = step, metrics
 
   def flush(self) -> None:
-    """Logs the step that is still pending, waiting for its numbers.
+    """Waits for the metrics of the pending step, and logs them.
 
     Raises:
       TrainingDivergedError: as in `push`.
@@ -153,11 +155,11 @@ class StepLog:
     self._check(step, scalars, bool(scalars.pop('skipped', False)))
     rate = self._learning_rate
     if rate is not None:
-      # The update of step t used the schedule at t - 1 finished steps.
+      # The update of step t used the learning rate at t - 1 finished steps.
       scalars['learning_rate'] = float(
         rate(step - 1) if callable(rate) else rate
       )
-    if self._first:  # its time is that of the compiler
+    if self._first:  # its time is mostly compilation
       self._first = False
       scalars['timing/first_step_seconds'] = seconds
     else:
@@ -179,13 +181,13 @@ class StepLog:
       self._writer.write(step, 'train', scalars)
 
   def put(self) -> None:
-    """Puts what is logged into the bucket of the run, if it is in one."""
+    """Uploads the log, if the run's folder is in a bucket."""
     self._writer.put()
 
   def _check(
     self, step: int, scalars: Mapping[str, float], skipped: bool
   ) -> None:
-    """Raises unless the step was a good one, or one that may be skipped."""
+    """Raises unless the step is finite, or was skipped within the patience."""
     broken = [
       f'{name} is {scalars[name]}'
       for name in ('loss', 'grad_norm')
@@ -214,7 +216,7 @@ class StepLog:
     raise TrainingDivergedError(what, step, message)
 
   def _warn_of_rounding(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Says once that the adapter hardly moves, for want of digits."""
+    """Warns once that the adapter hardly changes for lack of precision."""
     lost = scalars.get(LOST_UPDATES, 0.0)
     if lost < MANY_LOST or self._warned:
       return
@@ -227,7 +229,7 @@ class StepLog:
     )
 
   def evaluation(self, step: int, result: Mapping[str, Any]) -> None:
-    """Logs an evaluation, and keeps its time out of the next step's."""
+    """Logs an evaluation, and excludes its time from that of the next step."""
     scores = {name: m['score'] for name, m in result['metrics'].items()}
     self._writer.write(step, 'eval', {'loss': result['loss'], **scores})
     self._progress.print(f'step {step}: {headline(result, "eval loss")}')

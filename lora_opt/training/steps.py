@@ -1,4 +1,4 @@
-"""The steps of a run: batch, update, log, save, evaluate, and stops between."""
+"""The training steps of a run: batch, update, log, save, evaluate, stop."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,25 +34,26 @@ def run_steps(
   eval_period: int | None,
   was_evaluated: bool,
 ) -> TrainState:
-  """Takes the steps from `state` on, up to `train_steps` or to a signal.
+  """Runs the steps from `state` on, up to `train_steps` or until a signal.
 
   Args:
-    train_step: of `step.make_train_step`.
+    train_step: from `step.make_train_step`.
     base: the frozen weights.
-    state: where the run begins or goes on.
-    batches: in the position after that step.
-    placement: of the model.
-    log, checkpoints, lock, agreement: of the run, open.
+    state: the state from which the run starts or resumes.
+    batches: the data iterator, at its position after the step of `state`.
+    placement: the placement of the model.
+    log, checkpoints, lock, agreement: those of the run, open.
     batch_size, train_steps, checkpoint_period, eval_period: see `loop.train`.
     evaluate: evaluates a state.
-    was_evaluated: whether `state` was, if it was due.
+    was_evaluated: whether `state` has been evaluated, if that was due.
 
   Returns:
     The last state, which is saved.
 
   Raises:
-    OSError: MODEL_DIR is no longer this run's, or cannot be written.
-    TrainingDivergedError: a number is not finite; says which was the first.
+    OSError: this run has lost the lock of MODEL_DIR, or cannot write there.
+    TrainingDivergedError: a number is not finite; the message says which was
+      the first.
   """
   start = int(state.step)
   saved = start
@@ -68,7 +69,7 @@ def run_steps(
     nonlocal saved
     log.flush()  # before the save: a state that is not finite is not saved
     lock.check()
-    log.put()  # so that no step is missing where a restart goes on
+    log.put()  # so that the log has all steps before the checkpoint
     if step > saved:
       checkpoints.save(state, batches)
       saved = step
@@ -76,12 +77,12 @@ def run_steps(
   step = start
   with _explained(base, inputs, first=start + 1):
     try:
-      if not was_evaluated:  # it was saved, and stopped before this was done
+      if not was_evaluated:  # the run stopped between save and evaluation
         evaluate_if_due(start)
       for step in range(start + 1, train_steps + 1):
         with log.feeding():
-          # The processes that make batches, which begin here, are not to hear
-          # what this one is told.
+          # The data workers, which start here, must not receive the signals
+          # that stop this process.
           first = step == start + 1
           with stopping.unheard() if first else contextlib.nullcontext():
             rows = next(batches)
@@ -102,7 +103,7 @@ def run_steps(
         if stop:
           break
         evaluate_if_due(step)
-    except stopping.Stopped:  # in the middle of an evaluation
+    except stopping.Stopped:  # raised in the middle of an evaluation
       save(step)
   return state
 
@@ -111,12 +112,12 @@ def run_steps(
 def _explained(
   base: Any, inputs: Mapping[int, Any], first: int
 ) -> Iterator[None]:
-  """Says of a step that failed what it was given that is not finite.
+  """If a step diverges, says which of its inputs are not finite.
 
   Args:
     base: the frozen weights.
     inputs: the newest batches, by step.
-    first: the step before which nothing was learned since the start.
+    first: the first step since the start, whose initial state was finite.
   """
   try:
     yield

@@ -1,13 +1,13 @@
-"""SIGTERM and Ctrl-C: a run stops with nothing lost; Ctrl-C twice stops it now.
+"""SIGTERM and Ctrl-C stop a run with nothing lost; Ctrl-C twice stops it now.
 
-Whatever a process was doing, a stop ends it with `EXIT`, which says that the
-same command goes on from there. While there are steps to save the signal only
-asks: the step is finished and saved first. At any other time (loading,
+Whatever a process was doing, a stop ends it with the exit status `EXIT`: the
+same command resumes from there. While there are steps to save, a signal is only
+a request: the step is finished and saved first. At any other time (loading,
 compiling, evaluating) nothing is lost by ending at once.
 
 One request may arrive as several signals: SLURM sends SIGTERM to a script and
-to what it runs, and the script passes it on. So only Ctrl-C counts as a second
-one, and not within a moment of the first.
+to its child processes, and the script passes it on. So only Ctrl-C counts as a
+second request, and only if it comes some time after the first.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
-# EX_TEMPFAIL of sysexits.h: it did not fail, and wants to be run again.
+# EX_TEMPFAIL of sysexits.h: not an error, the command should be run again.
 EXIT = 75
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# What is in a library, as a compilation, hears of a signal only afterwards;
-# after so many seconds it is ended without having heard.
+# Library code, such as a compilation, sees a signal only when it returns. After
+# so many seconds the process is ended without waiting for it.
 _PATIENCE = 20.0
 _MOMENT = 0.5
 
@@ -35,7 +35,7 @@ class Stopped(SystemExit):
   """The process was told to stop, and has nothing left to save.
 
   Attributes:
-    together: all processes of the run stop here.
+    together: whether all processes of the run stop here.
   """
 
   def __init__(self, together: bool = False):
@@ -44,7 +44,7 @@ class Stopped(SystemExit):
 
 
 class Stops:
-  """Handles the signals while open; only the main thread can open one.
+  """Handles the signals while it is open; only the main thread can open it.
 
   >>> with Stops() as stops, stops.later():
   ...   os.kill(os.getpid(), signal.SIGTERM)
@@ -55,14 +55,14 @@ class Stops:
   def __init__(self):
     self.asked = ''  # the first signal's name
     self._later = False
-    self._lost = False  # `Stopped` was raised where nothing is ever raised
+    self._lost = False  # `Stopped` was raised where Python ignores exceptions
     self._again: threading.Timer | None = None
     self._ended = threading.Event()
 
   def __enter__(self) -> Self:
     global _active
     self._before = [signal.signal(n, self._handle) for n in _SIGNALS]
-    # Bytes come in the moment a signal does, whatever the main thread does.
+    # A signal writes a byte at once, whatever the main thread is doing.
     self._reader, self._writer = os.pipe()
     os.set_blocking(self._writer, False)
     self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -93,7 +93,7 @@ class Stops:
 
   @contextlib.contextmanager
   def later(self) -> Iterator[None]:
-    """Inside, a signal only asks; see `asked`. Behind, it is heeded."""
+    """Inside, a signal only sets `asked`; after it, signals raise again."""
     self._later = True
     try:
       yield
@@ -102,7 +102,7 @@ class Stops:
 
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
-    """Within `later`: inside, a signal raises `Stopped` as elsewhere."""
+    """Makes signals raise `Stopped` at once again, for a part of `later`."""
     self.heed()
     before, self._later = self._later, False
     try:
@@ -111,12 +111,12 @@ class Stops:
       self._later = before
 
   def heed(self) -> None:
-    """Raises `Stopped` if a signal has come."""
+    """Raises `Stopped` if a signal has arrived."""
     if self.asked:
       raise Stopped
 
   def restore_sigterm(self) -> None:
-    """Takes SIGTERM back from whom it was lent to."""
+    """Installs this object's SIGTERM handler again, after JAX replaced it."""
     signal.signal(signal.SIGTERM, self._handle)
 
   def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -127,7 +127,7 @@ class Stops:
         return
       raise Stopped
     if self.asked:
-      return  # whether it ends the process is the watcher's
+      return  # the watcher decides whether this ends the process
     self.asked = signal.Signals(number).name
     if not self._later:
       _say(f'Stopped by {self.asked}; run again to go on.')
@@ -138,21 +138,22 @@ class Stops:
     )
 
   def _raised_in_vain(self, what: 'sys.UnraisableHookArgs') -> None:
-    """A signal came within a callback that cannot raise: raises it again.
+    """Sends a signal again if `Stopped` was lost in a callback.
 
-    JAX has such callbacks in every collection of garbage.
+    Python ignores exceptions in some callbacks. JAX has such callbacks in every
+    garbage collection.
     """
     if not issubclass(what.exc_type, Stopped):
       self._hook(what)
       return
     self._lost = True
-    # Not as SIGINT: a second one ends the process without more ado.
+    # Not as SIGINT: a second one would end the process at once.
     self._again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
     self._again.daemon = True
     self._again.start()
 
   def _watch(self) -> None:
-    """Ends the process at a second Ctrl-C, or if it does not end by itself."""
+    """Ends the process after a second Ctrl-C, or if it does not end itself."""
     first = alone = None
     while True:
       waiting = None if first is None else 1.0
@@ -178,7 +179,10 @@ _active: Stops | None = None
 
 @contextlib.contextmanager
 def stops() -> Iterator[Stops]:
-  """The one that is open, or one of its own; in other threads a deaf one."""
+  """Yields the `Stops` that is open, or opens one.
+
+  Outside the main thread it yields one that is not open and gets no signals.
+  """
   if _active is not None:
     yield _active
   elif threading.current_thread() is not threading.main_thread():
@@ -190,10 +194,10 @@ def stops() -> Iterator[Stops]:
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
-  """Processes that are started inside get neither signal; this one gets it.
+  """Child processes started inside do not receive the signals; this one does.
 
-  A terminal and SLURM send them to all, and a worker that ended would take the
-  batch with it that the last step needs.
+  A terminal and SLURM send them to all processes. A worker that ended would
+  lose the batch that the last step needs.
   """
   before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
   try:
@@ -203,23 +207,23 @@ def unheard() -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-  """All is said and done: from here on a signal ends the process with `code`.
+  """From here on, when all is done, a signal ends the process with `code`.
 
-  Python takes its handlers back while it ends, which may take a second; a
-  finished run would then look like one that a signal killed.
+  Python restores the default handlers while it exits, which may take a second.
+  A finished run would then look as if a signal had killed it.
   """
   for number in _SIGNALS:
     signal.signal(number, lambda *_: end_now(code))
 
 
 def ignore() -> None:
-  """Signals have no effect any more: for the very last moment of a process."""
+  """Makes signals have no effect, for the very last moment of a process."""
   for number in _SIGNALS:
     signal.signal(number, signal.SIG_IGN)
 
 
 def end_now(code: int) -> None:
-  """Ends the process from any thread, and those that it has started.
+  """Ends this process, from any thread, and its child processes.
 
   Args:
     code: the exit status.
@@ -235,6 +239,6 @@ def _stop_now(what: str) -> None:
 
 
 def _say(text: str) -> None:
-  """To standard error, also where a signal comes in the middle of a print."""
+  """Writes to standard error; safe if a signal interrupts a print."""
   with contextlib.suppress(OSError):
     os.write(2, f'\n{text}\n'.encode())

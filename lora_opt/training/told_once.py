@@ -1,14 +1,14 @@
-"""Libraries log what they also raise; here only who catches it tells it.
+"""Keeps libraries from logging errors that they also raise.
 
-A disk that is full in the middle of a save makes Orbax, asyncio and TensorStore
-print some hundred lines, thread by thread, before the run ends with its reason.
+If the disk becomes full during a save, Orbax, asyncio and TensorStore print
+about a hundred lines, thread by thread, before the run ends with the reason.
 """
 
 import logging
 import sys
 from types import TracebackType
 
-# Of Orbax, file and function: what they log with a traceback is raised too.
+# Files and functions of Orbax that raise every error they log with a traceback.
 _RAISING = {
   ('async_checkpointer.py', '_thread_func'),
   ('checkpoint.py', '_update_and_log'),
@@ -19,7 +19,7 @@ _RAISING = {
 
 
 def tell_once() -> None:
-  """From here on tracebacks of errors that are raised too are not logged."""
+  """Turns off the logging of tracebacks for errors that are also raised."""
   logging.getLogger('absl').addFilter(_is_news)
   sys.excepthook = _without_late_callbacks
 
@@ -34,6 +34,6 @@ def _without_late_callbacks(
   error: BaseException,
   traceback: TracebackType | None,
 ) -> None:
-  # What TensorStore reports to a save that has failed meanwhile.
+  # TensorStore raises this when it reports to a save that has already failed.
   if str(error) != 'Event loop is closed':
     sys.__excepthook__(kind, error, traceback)

@@ -1,4 +1,4 @@
-"""What one training run carries from step to step."""
+"""The state that a training run carries from step to step."""
 
 import functools
 from typing import Any, NamedTuple
@@ -25,9 +25,9 @@ def create_train_state(
   """The state before the first step.
 
   Args:
-    lora: adapters, already where `placement` has them.
-    optimizer: its state is made where its parameters lie.
-    placement: of the model.
+    lora: adapters, already placed as `placement` says.
+    optimizer: its state is created with the sharding of the parameters.
+    placement: the placement of the model.
   """
   create = placement.jit(
     functools.partial(_first, optimizer),
@@ -39,10 +39,10 @@ def create_train_state(
 def abstract_train_state(
   lora: Any, optimizer: optax.GradientTransformation, placement: Placement
 ) -> TrainState:
-  """Shapes and places of what `create_train_state` makes; nothing is computed.
+  """Shapes and shardings of `create_train_state`'s result, not computed.
 
   Args:
-    lora: adapters, or shapes of them with their shardings.
+    lora: adapters, or their shapes with shardings.
     optimizer, placement: see `create_train_state`.
   """
   shapes = jax.eval_shape(functools.partial(_first, optimizer), lora)
@@ -50,11 +50,11 @@ def abstract_train_state(
 
 
 def placed_shapes(tree: Any, shardings: Any) -> Any:
-  """`jax.ShapeDtypeStruct` of arrays that lie there.
+  """A tree of `jax.ShapeDtypeStruct` with the given shardings.
 
   Args:
-    tree: of arrays or shapes.
-    shardings: a tree like it.
+    tree: a tree of arrays or shapes.
+    shardings: a tree of shardings like it.
   """
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
@@ -76,7 +76,7 @@ def _shardings(lora, optimizer, placement) -> TrainState:
 
 
 def count_parameters(tree: Any) -> int:
-  """Number of scalars in all leaves; of weights, however few bits they have.
+  """Number of scalars in all leaves; quantized weights count each weight.
 
   >>> count_parameters({'a': jnp.zeros((2, 3)), 'b': jnp.zeros(4)})
   10

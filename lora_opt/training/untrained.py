@@ -1,8 +1,8 @@
-"""Notices what an optimizer leaves as it was, though it is there to be trained.
+"""Detects trainable parameters that the optimizer does not change.
 
-A recipe trains the factors of adapters, and leaves outside pairs (a head, the
-lengths of DoRA) by its argument `other` alone. A head that was drawn at random
-and never trained would answer by chance.
+A recipe trains the LoRA factors. It trains leaves outside pairs (a head, the
+magnitudes of DoRA) only with the optimizer given as its argument `other`. A
+head that is initialised at random and never trained would answer by chance.
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from absl import logging
 from lora_opt.devices.partitioning import Placement
 from lora_opt.training.train_state import TrainState
 
-# Steps after the first that changed a factor, for learning rates that rise.
+# Steps to wait after the first that changed a leaf, as learning rates may rise.
 PATIENCE = 10
 _FACTORS = ('lora_a', 'lora_b')
 _FIX = (
@@ -25,19 +25,20 @@ _FIX = (
 
 
 class Watch:
-  """Compares the leaves outside pairs with what they were at the start.
+  """Compares the leaves outside pairs with their values at the start.
 
-  Costs nothing where there are none, and ends with the first step in which all
+  Costs nothing if there are none, and ends at the first step after which all
   of them have changed.
   """
 
   def __init__(self, lora: Any, placement: Placement, drawn: Collection[str]):
-    """Copies what is to be compared.
+    """Copies the leaves to be compared.
 
     Args:
-      lora: what is trained, as it is before the first step.
+      lora: the trainable parameters before the first step.
       placement: from `lora_opt.devices.partitioning.Partitioner.place`.
-      drawn: paths of what was drawn at random and must be trained.
+      drawn: path prefixes of leaves that were initialised at random and must be
+        trained.
     """
     leaves = _by_path(lora)
     factors = [p for p in leaves if p.rpartition('/')[2] in _FACTORS]
@@ -46,7 +47,7 @@ class Watch:
     self._steps = 0
     self._active = bool(self._others)
     if self._active:
-      # Of the factors one pair tells whether a step was taken.
+      # One pair of factors is enough to tell whether a step was taken.
       site = factors[0].rpartition('/')[0] if factors else None
       watched = {p: leaves[p] for p in self._others}
       watched |= {p: leaves[p] for p in factors if p.startswith(f'{site}/')}
@@ -58,10 +59,10 @@ class Watch:
   def __call__(
     self, stepped: tuple[TrainState, dict]
   ) -> tuple[TrainState, dict]:
-    """Looks at the state after a step, and returns what it was given.
+    """Checks the state after a step, and returns its argument.
 
     Raises:
-      ValueError: something that was drawn at random is not trained.
+      ValueError: leaves that were initialised at random are not trained.
     """
     if self._active:
       now = _by_path(stepped[0].lora)
@@ -78,10 +79,10 @@ class Watch:
     return stepped
 
   def finish(self) -> None:
-    """Says what has not changed in a training of few steps.
+    """Reports what has not changed in a training of few steps.
 
     Raises:
-      ValueError: as of a step.
+      ValueError: as in `__call__`.
     """
     if self._active and self._steps:
       self._say(self._same)

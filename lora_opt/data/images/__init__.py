@@ -1,4 +1,4 @@
-"""Images as data: files, checked and decoded; sizes, crops and flips."""
+"""Images as data: checks and decodes files; resizes, crops and flips images."""
 
 from lora_opt.data.images.files import ImageFile, ImageFiles
 from lora_opt.data.images.fitting import Augmentation, Fit

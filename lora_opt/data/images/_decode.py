@@ -1,8 +1,8 @@
-"""Bytes of an image file to red, green and blue, by Pillow alone.
+"""Decodes the bytes of an image file to RGB, with Pillow alone.
 
-A file of a stranger is decoded first in a process of its own, where a crash,
-or work without end, harms nothing: see `lora_opt.data.images.files`. This
-module imports nothing of `lora_opt`, so that such a process starts at once.
+A file from a stranger is first decoded in a separate process, where a crash or
+an endless loop does no harm: see `lora_opt.data.images.files`. This module
+imports nothing from `lora_opt`, so that such a process starts at once.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-# A decoder is known to Pillow once its module is imported.
+# Importing a decoder's module registers the decoder with Pillow.
 from PIL import (
   BmpImagePlugin,  # noqa: F401
   GifImagePlugin,  # noqa: F401
@@ -26,15 +26,15 @@ from PIL import (
 )
 
 FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP')
-# What a JPEG file of several pictures, as cameras write it, says it is.
+# The format of a JPEG file with several images, as cameras write it.
 _OF_SEVERAL = 'MPO'
-# The longer side over the shorter: the shorter is made as long as a model
-# wants it, and the longer grows with it.
+# Maximum ratio of the longer side to the shorter. The shorter side is resized
+# to what a model wants, and the longer side grows with it.
 LONGEST_SHAPE = 100
 _OPAQUE = ('1', 'L', 'RGB', 'CMYK', 'YCbCr', 'P')
 _TRANSPARENT = ('LA', 'PA', 'RGBA')
 _GRAY_16 = ('I;16', 'I;16B', 'I;16L', 'I;16N')
-# By the number that EXIF has for how the camera was held.
+# By EXIF's number for the orientation of the camera.
 _TURNS = dict(
   enumerate(
     (
@@ -49,16 +49,17 @@ _TURNS = dict(
     2,
   )
 )
-# The filters of warnings are those of all threads.
+# All threads share the same warning filters.
 _FILTERS = threading.Lock()
 
 
 def check(path: str, most_bytes: int, most_pixels: int) -> dict[str, Any]:
-  """Reads and decodes a whole file, to know that it can be done.
+  """Reads and decodes a whole file, to check that this is possible.
 
   Returns:
-    `digest`, see `digest`; `bytes`, their number; `height` and `width` of the
-    upright image. Or `refused`, why it is not read.
+    `digest`, see the function `digest`; `bytes`, the size of the file; `height`
+    and `width` of the upright image. Or only `refused`, the reason why the file
+    is refused.
   """
   try:
     size = os.stat(path).st_size
@@ -91,14 +92,15 @@ def decode(
 
   Args:
     data: The bytes of a file of one of `FORMATS`.
-    most_pixels: What its header may declare; more is refused undecoded.
-    thorough: Look at the checksums of a PNG file too.
+    most_pixels: Maximum number of pixels that the header may declare; a larger
+      image is refused without decoding it.
+    thorough: Also verify the checksums of a PNG file.
 
   Returns:
-    The upright image of mode RGB; colour profiles are not applied.
+    The upright image in mode RGB. Colour profiles are not applied.
 
   Raises:
-    ValueError: It is not an image that is read; says why.
+    ValueError: The image is damaged or refused; the message says why.
   """
   if thorough:
     _verify(data, most_pixels)
@@ -111,7 +113,7 @@ def decode(
 
 
 def _opened(data: bytes, most_pixels: int) -> Image.Image:
-  """The image, with its header read and nothing decoded."""
+  """Opens an image and checks its header, without decoding the pixels."""
   if not data:
     raise _NotReadError('an empty file')
   with _damage_named(), _quiet():
@@ -167,30 +169,30 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-  """The upper bytes of 16-bit gray, as Pillow takes them of 16-bit colours."""
+  """The upper bytes of 16-bit gray, as Pillow does for 16-bit colours."""
   upper = [value >> 8 for value in range(2**16)]
   key = image.info.get('transparency')
   if isinstance(key, int) and 0 <= key < 2**16:
-    upper[key] = 255  # white is behind it
+    upper[key] = 255  # transparent pixels become white
   return image.convert('I').point(upper, 'L')
 
 
 def _orientation(image: Image.Image) -> int | None:
-  """How the camera was held, if the file says it and can be understood."""
+  """The EXIF orientation; None if it is missing or cannot be read."""
   try:
     with _quiet():
       return image.getexif().get(0x0112)
-  except Exception:  # as viewers do
+  except Exception:  # ignored, as viewers do
     return None
 
 
 class _NotReadError(ValueError):
-  """An image that is whole, as far as it was looked at, and not read."""
+  """An image that is refused, although no damage was found in it."""
 
 
 @contextlib.contextmanager
 def _damage_named() -> Iterator[None]:
-  """Makes one kind of error of all those that Pillow's decoders raise."""
+  """Turns all errors that Pillow's decoders raise into ValueError."""
   try:
     yield
   except (_NotReadError, MemoryError):
@@ -202,7 +204,7 @@ def _damage_named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Without warnings of tags that do not matter here."""
+  """Suppresses warnings, such as those about unimportant tags."""
   with _FILTERS, warnings.catch_warnings():
     warnings.simplefilter('ignore')
     yield

@@ -1,24 +1,25 @@
-"""Image files of strangers: looked at whole once, decoded when needed.
+"""Image files from strangers: checked completely once, decoded when needed.
 
-What becomes of which file:
+What happens to each kind of file:
 
-  PNG, JPEG, WebP, GIF, BMP   read, by what is in the file, not by its name
+  PNG, JPEG, WebP, GIF, BMP   read; the content counts, not the file's name
   other formats               refused; no other decoder is ever opened
   broken, cut off, empty      refused
   an animation                refused: which frame is meant is not ours to say;
-                              of a camera's file of several, the first
+                              of a camera's file with several images, the first
+                              is read
   more than `most_bytes`, or a header that declares more than `most_pixels`
                               refused before anything is decoded
   one side over 100 times the other   refused
   transparent                 put on white
-  palette, gray, black and white      made RGB
-  16 bits                     the upper 8 of each
-  CMYK                        made RGB by the plain formula
-  turned by EXIF              turned upright; EXIF that is damaged turns nothing
+  palette, gray, black and white      converted to RGB
+  16 bits                     reduced to the upper 8 bits
+  CMYK                        converted to RGB by the plain formula
+  rotated by EXIF             turned upright; damaged EXIF data is ignored
   with a colour profile       read as sRGB: the profile is not applied
 
-Refused means a ValueError with the file's name, which the policy of a task
-(`on_bad`) turns into an image that is left out and counted.
+Refused means a ValueError with the file's name. With the policy on_bad='skip'
+of a task, the image is then left out and counted.
 """
 
 import base64
@@ -40,9 +41,9 @@ from lora_opt.reading.files import check_file, read_bytes
 
 MOST_BYTES = 2**26
 MOST_PIXELS = 2**26  # 8192 x 8192
-_PILLOWS = 89_478_485  # beyond so many pixels Pillow itself objects
-# Of the process that looks at a file: an image of `MOST_PIXELS` with all its
-# copies takes less than half of it.
+_PILLOWS = 89_478_485  # Pillow itself objects to more pixels
+# For the process that checks a file. An image of `MOST_PIXELS` with all its
+# copies takes less than half of this memory.
 _MEMORY = 2**31
 _SECONDS = 60.0
 _PROCESSES = min(8, os.cpu_count() or 1)
@@ -50,13 +51,13 @@ _PROCESSES = min(8, os.cpu_count() or 1)
 
 @dataclasses.dataclass(frozen=True)
 class ImageFile:
-  """An image file that was looked at whole, and can be decoded.
+  """An image file that was checked completely and can be decoded.
 
   Attributes:
-    path: Of the file.
-    digest: SHA-256 of its bytes; two files of one digest are one image.
-    bytes: Their number.
-    height, width: Of the image as it is looked at, upright.
+    path: The path of the file.
+    digest: SHA-256 of its bytes; files with the same digest are the same image.
+    bytes: The size of the file in bytes.
+    height, width: The size of the upright image.
   """
 
   path: str
@@ -75,18 +76,18 @@ class ImageFile:
       (height, width, 3) uint8.
 
     Raises:
-      OSError: The file cannot be read, or is another than was looked at.
+      OSError: The file cannot be read, or has changed since it was checked.
     """
     try:
       data = read_bytes(pathlib.Path(self.path), most=self.bytes)
       if _decode.digest(data) == self.digest:
         return np.array(_decode.decode(data, self.height * self.width))
     except ValueError:
-      pass  # as those that were looked at could be decoded, they have changed
+      pass  # the checked bytes could be decoded, so the file has changed
     raise OSError(f'{self.path} was changed while it was in use')
 
   def thumbnail(self, side: int = 48) -> str:
-    """A small PNG of the image, as a page holds it: a data URL of text."""
+    """A small PNG of the image as a data URL, for use in a web page."""
     image = Image.fromarray(self.pixels())
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     file = io.BytesIO()
@@ -96,17 +97,17 @@ class ImageFile:
 
 
 class ImageFiles:
-  """Looks at image files, each once, and remembers what was found.
+  """Checks image files, each once, and remembers the results.
 
   The work is done in processes with limits on time and memory, several at a
-  time: damage on which a decoder crashes is found there.
+  time. Damage that crashes a decoder is found there.
 
   Args:
-    most_bytes: What a file may have.
-    most_pixels: What its header may declare.
+    most_bytes: Maximum size of a file in bytes.
+    most_pixels: Maximum number of pixels that its header may declare.
 
   Raises:
-    ValueError: A limit is not a whole number, or more than can be decoded.
+    ValueError: A limit is not a whole number, or is more than can be decoded.
   """
 
   def __init__(
@@ -121,22 +122,24 @@ class ImageFiles:
     """The file at a path.
 
     Raises:
-      FileNotFoundError: There is none.
-      ValueError: It is not an image that is read; names file and reason.
+      FileNotFoundError: There is no such file.
+      ValueError: The file is refused; the message names the file and the
+        reason.
     """
     path = os.fspath(path)
     if path not in self._found:
       self._found[path] = self._look(path)
     found = self._found[path]
     if isinstance(found, Exception):
-      raise type(found)(str(found))  # anew: a kept one would keep its frames
+      # A new error, because the stored one would keep its stack frames.
+      raise type(found)(str(found))
     return found
 
   def look_ahead(self, paths: Iterable[str | os.PathLike]) -> None:
-    """Looks at many files at once; what is wrong is said when one is asked for.
+    """Checks many files at once; errors are raised when a file is asked for.
 
     Args:
-      paths: Of the files.
+      paths: The paths of the files.
     """
     new = {os.fspath(path): None for path in paths}.keys() - self._found.keys()
     with concurrent.futures.ThreadPoolExecutor(_PROCESSES) as pool:
@@ -162,7 +165,7 @@ _OF_THREAD = threading.local()
 
 
 def _process() -> Confined:
-  """One for each thread, kept for the next file."""
+  """The process of this thread, which is kept for the next file."""
   if not hasattr(_OF_THREAD, 'process'):
     _OF_THREAD.process = Confined(
       _decode.__file__, 'check', seconds=_SECONDS, memory=_MEMORY

@@ -1,7 +1,7 @@
-"""From an image of any size to the pixels that a model takes, or trains on.
+"""Turns an image of any size into the pixels that a model reads or trains on.
 
 Everything random follows from a key of whole numbers, such as seed, epoch and
-place: the same key gives the same pixels, in whatever process.
+place: the same key gives the same pixels in every process.
 """
 
 import dataclasses
@@ -22,24 +22,25 @@ RESAMPLES = {
   'hamming': Image.Resampling.HAMMING,
 }
 CROPS = ('none', 'random', 'random_area')
-_LARGEST = 2**13  # of a side
+_LARGEST = 2**13  # pixels of a side
 _TRIES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-  """The size that images are brought to, and how.
+  """The target size of images, and how they are brought to it.
 
   Attributes:
-    height, width: Of the result.
-    shorter: None stretches an image to this size whatever its proportions
-      were, as ViT has it. A number makes its shorter side so long, keeps the
-      proportions, and cuts the size out of the middle, as CLIP has it.
-    resample: How pixels are interpolated, a name of `RESAMPLES`.
+    height, width: The target size.
+    shorter: None stretches an image to the target size whatever its
+      proportions, as ViT does. A number resizes the image so that its shorter
+      side has this length, keeps the proportions, and crops the target size
+      from the centre, as CLIP does.
+    resample: How pixels are interpolated, a name in `RESAMPLES`.
 
   Raises:
-    ValueError: A setting is out of bounds, or the size is larger than what it
-      is cut out of.
+    ValueError: A setting is out of bounds, or the target size is larger than
+      the image that it is cropped from.
   """
 
   height: int
@@ -59,7 +60,7 @@ class Fit:
     return max(self.height, self.width)
 
   def __call__(self, pixels: np.ndarray) -> np.ndarray:
-    """Brings an image to the size.
+    """Brings an image to the target size.
 
     Args:
       pixels: (any height, any width, 3) uint8.
@@ -76,13 +77,16 @@ class Fit:
     return self.cut(pixels, *(room // 2 for room in self.room(pixels)))
 
   def stretched(self, pixels: np.ndarray) -> np.ndarray:
-    """The whole image in the size, whatever its proportions are."""
+    """The whole image, stretched to the target size."""
     return self._resized(pixels, self.height, self.width)
 
   def shortened(
     self, pixels: np.ndarray, shorter: int | None = None
   ) -> np.ndarray:
-    """The whole image, its shorter side so long; by default as `Fit` says."""
+    """The whole image, resized so that its shorter side has this length.
+
+    The default is `Fit.shorter`, or else the longer side of the target size.
+    """
     shorter = shorter or self.shorter or self._longer
     height, width = pixels.shape[:2]
     # Rounded down, as transformers does.
@@ -91,11 +95,11 @@ class Fit:
     return self._resized(pixels, *size)
 
   def room(self, pixels: np.ndarray) -> tuple[int, int]:
-    """By how much an image is higher and wider than the size."""
+    """By how much an image is higher and wider than the target size."""
     return pixels.shape[0] - self.height, pixels.shape[1] - self.width
 
   def cut(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
-    """The size, cut out of an image at a place."""
+    """The target size, cropped from an image at a position."""
     return pixels[top : top + self.height, left : left + self.width]
 
   def _resized(self, pixels, height, width):
@@ -108,20 +112,20 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-  """What is drawn anew each time an image is trained on.
+  """The random changes that are made each time an image is trained on.
 
   Attributes:
-    crop: 'none' brings images to size as for evaluation. 'random' makes the
-      shorter side as `Fit` has it and cuts the size out anywhere (DreamBooth).
-      'random_area' cuts out a part of random area and proportions and
-      stretches it to the size (Inception's crop, torchvision's
+    crop: 'none' resizes images as for evaluation. 'random' resizes the shorter
+      side as `Fit` says and crops the target size at a random position
+      (DreamBooth). 'random_area' crops a part of random area and proportions
+      and stretches it to the target size (Inception's crop, torchvision's
       RandomResizedCrop).
     area: Smallest and largest share of the image that 'random_area' takes.
-    aspect: Smallest and largest width over height that it takes.
+    aspect: Smallest and largest ratio of width to height that it takes.
     flip: Probability that left and right are exchanged.
 
   Raises:
-    ValueError: An unknown crop, or bounds that are none.
+    ValueError: The crop is unknown, or a bound or probability is invalid.
 
   References:
     Szegedy et al. 2015, Going Deeper with Convolutions, section 6.
@@ -148,12 +152,12 @@ class Augmentation:
   def __call__(
     self, pixels: np.ndarray, fit: Fit, key: Sequence[int]
   ) -> np.ndarray:
-    """An image as it is trained on this time.
+    """Applies random changes, determined by the key, to an image.
 
     Args:
       pixels: (any height, any width, 3) uint8.
-      fit: The size.
-      key: Whole numbers from 0 on; they alone decide what is drawn.
+      fit: The target size.
+      key: Whole numbers of 0 or more; they alone determine the changes.
 
     Returns:
       (fit.height, fit.width, 3) uint8.
@@ -179,7 +183,7 @@ class Augmentation:
     return np.ascontiguousarray(pixels)
 
   def _part(self, pixels, rng):
-    """A part of random area and proportions, the whole if none fits."""
+    """A part of random area and proportions; the whole image if none fits."""
     height, width = pixels.shape[:2]
     for _ in range(_TRIES):
       area = rng.uniform(*self.area) * height * width
@@ -193,5 +197,5 @@ class Augmentation:
     return pixels
 
 
-# Images are trained on as they are evaluated.
+# Training sees the same pixels as evaluation.
 NO_AUGMENTATION = Augmentation()

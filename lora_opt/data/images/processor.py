@@ -1,4 +1,4 @@
-"""What a network wants of an image: its size, and how its pixels are scaled."""
+"""The images that a network expects: their size and the scale of the pixels."""
 
 import dataclasses
 import hashlib
@@ -18,16 +18,17 @@ FILE = 'preprocessor_config.json'
 class ImageProcessor:
   """How images of any size become the pixels that a network reads.
 
-  It has the place that a tokenizer has for texts. Resizing happens when a batch
-  is made, in uint8; scaling on the device: (pixel * scale - mean) / std.
+  It plays the role that a tokenizer plays for texts. Resizing happens when a
+  batch is made, in uint8; scaling on the device: (pixel * scale - mean) / std.
 
   Attributes:
-    fit: Size and how it is reached.
-    scale: Of the pixels, from 0 to 255, before the mean is taken off.
-    mean, std: Of red, green and blue.
+    fit: The target size, and how it is reached.
+    scale: Factor of the pixels, from 0 to 255, before the mean is subtracted.
+    mean, std: Mean and standard deviation of red, green and blue.
 
   Raises:
-    ValueError: A number is none, or a deviation not above 0.
+    ValueError: A value is not a number, or the scale or a standard deviation is
+      not above 0.
   """
 
   fit: Fit
@@ -45,14 +46,14 @@ class ImageProcessor:
 
   @property
   def digest(self) -> str:
-    """Changes with everything that decides what a network reads."""
+    """A hash of everything that determines what a network reads."""
     return hashlib.sha256(repr(self).encode()).hexdigest()
 
   def save(self, folder: str | os.PathLike) -> None:
     """Writes preprocessor_config.json, as transformers reads it for ViT.
 
     Raises:
-      ValueError: The size is one that ViT's class cannot say: cut out.
+      ValueError: Images are cropped, which ViT's class cannot express.
     """
     if self.fit.shorter is not None:
       raise ValueError(

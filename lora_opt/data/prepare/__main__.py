@@ -1,4 +1,4 @@
-"""Command line of the preparation of data sets; see the package."""
+"""Command line for preparing data sets; see the package."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from lora_opt.reading.copies import local_copy
 
 
 def main() -> None:
-  """Prepares one set; a user's mistake ends in one message."""
+  """Prepares one data set; a user's mistake ends in a single message."""
   writing.print_anything()
   parser = argparse.ArgumentParser(
     prog='python -m lora_opt.data.prepare',
@@ -22,7 +22,7 @@ def main() -> None:
   parser.add_argument('--data_dir', required=True)
   parser.add_argument('--on_bad', choices=('error', 'skip'), default='error')
   args = parser.parse_args()
-  # Imported late: --help answers at once.
+  # Imported late, so that --help answers at once.
   from lora_opt.data.prepare.builder import prepare
 
   try:

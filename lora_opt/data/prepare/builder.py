@@ -1,4 +1,4 @@
-"""The TFDS builder of all recipes: array_record files, without TensorFlow."""
+"""The TFDS builder for recipes: writes array_record without TensorFlow."""
 
 import dataclasses
 import pathlib
@@ -20,8 +20,8 @@ from lora_opt.data.sources._tfds_folder import read_info
 from lora_opt.reading.json_text import read_json
 
 VERSION = '1.0.0'
-_SHOWN = 3  # bad rows that are named in full
-# Tensor, and not Sequence: the latter needs TensorFlow.
+_SHOWN = 3  # bad rows whose errors are reported
+# Tensor rather than Sequence, which needs TensorFlow.
 _FEATURES = {
   'text': tfds.features.Text,
   'texts': lambda: tfds.features.Tensor(shape=(None,), dtype=np.object_),
@@ -33,20 +33,20 @@ _FEATURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """How many rows of a split are prepared."""
+  """The number of prepared rows of a split."""
 
   num_examples: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """What stands in the folder of a prepared data set.
+  """The contents of the folder of a prepared data set.
 
   Attributes:
     data_dir: the folder.
-    metadata: of each of its `splits`: the checksums of the raw files, the rows
-      and how many were left out.
-    splits: by name.
+    metadata: for each of its `splits`: the checksums of the raw files, the
+      number of rows and how many were left out.
+    splits: the splits by name.
   """
 
   data_dir: pathlib.Path
@@ -61,24 +61,25 @@ def prepare(
   *,
   on_bad: str = 'error',
 ) -> Prepared:
-  """Prepares one data set, unless that is done already.
+  """Prepares one data set, unless it is already prepared.
 
   Args:
     name: a data set of `recipes.RECIPES`.
     raw: the folder with the publisher's files.
-    data_dir: where `name`/1.0.0 is to be; in a bucket it is put once it is
-      whole.
-    on_bad: 'error' refuses the first row that cannot be used, 'skip' leaves
-      them out and records how many.
+    data_dir: the folder to create `name`/1.0.0 in. If it is in a bucket, the
+      result is uploaded once it is complete.
+    on_bad: 'error' raises an error for the first row that cannot be used;
+      'skip' leaves such rows out and records how many there were.
 
   Returns:
-    What stands in its folder.
+    The contents of the data set's folder.
 
   Raises:
-    ValueError: an unknown name, a bad row (its place and what is wrong), a
-      split without a good one, or a file that is damaged as a whole.
-    FileNotFoundError: a file of the publisher is missing; which are needed and
-      where they come from.
+    ValueError: the name is unknown, a row is bad (the message says where it is
+      and what is wrong), a split has no good row, or a file is damaged as a
+      whole.
+    FileNotFoundError: a file of the publisher is missing; the message says
+      which files are needed and where they come from.
   """
   if name not in RECIPES:
     raise ValueError(f'no recipe for {name!r}; there are {", ".join(RECIPES)}')
@@ -93,8 +94,8 @@ def prepare(
     return _prepared(done)
   recipe = RECIPES[name]
   files = {split: _find(name, recipe, raw, split) for split in recipe.splits}
-  # The name of the class is that of the data set to TFDS, which looks for the
-  # files of a real module unless it is __main__.
+  # TFDS takes the name of the class as the name of the data set. It looks for
+  # the files of the class's module unless that is __main__.
   kind = types.new_class(
     name,
     (_Builder,),
@@ -113,7 +114,7 @@ def prepare(
 
 
 def _prepared(folder: pathlib.Path) -> Prepared:
-  """Read without TFDS, which imports what a folder names."""
+  """Reads a folder without TFDS, which would import what the folder names."""
   splits = {
     name: Split(sum(shard.count for shard in shards))
     for name, shards in read_info(folder).splits.items()
@@ -122,7 +123,7 @@ def _prepared(folder: pathlib.Path) -> Prepared:
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Rows of a recipe."""
+  """Builds a data set from the rows of a recipe."""
 
   VERSION = tfds.core.Version(VERSION)
 
@@ -191,7 +192,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def _find(
   name: str, recipe: Recipe, raw: pathlib.Path, split: str
 ) -> tuple[pathlib.Path, ...]:
-  """The files of a split, as the first alternative that is there names them."""
+  """The files of a split: those of the first alternative that exists."""
   for files in recipe.splits[split]:
     paths = tuple(raw / file for file in files)
     if all(path.is_file() for path in paths):

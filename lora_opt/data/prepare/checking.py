@@ -1,4 +1,4 @@
-"""Raw rows become ours, every field of the right type, or say what is wrong."""
+"""Converts raw rows to ours, and checks the type of every field."""
 
 import math
 import pathlib
@@ -17,13 +17,13 @@ def checked_rows(
 ) -> Iterator[dict[str, Any] | ValueError]:
   """The rows of a split, in the publisher's order.
 
-  In the place of one that cannot be used stands the ValueError that says where
-  it is and what is wrong.
+  In place of a row that cannot be used, yields a ValueError that says where it
+  is and what is wrong.
 
   Raises:
     FileNotFoundError: a file is missing.
-    OSError: one cannot be read.
-    ValueError: one is damaged as a whole.
+    OSError: a file cannot be read.
+    ValueError: a file is damaged as a whole.
   """
   for place, raw in recipe.read(*paths):
     if isinstance(raw, ValueError):
@@ -42,7 +42,7 @@ def checked_rows(
 
 
 def _check(name: str, kind: str, value: Any) -> None:
-  """Raises ValueError unless a field holds what the recipe says."""
+  """Raises ValueError unless a field has the type that the recipe says."""
   types = {'text': str, 'texts': list, 'int': int, 'float': float, 'bool': bool}
   good = isinstance(value, types[kind])
   if kind == 'int':

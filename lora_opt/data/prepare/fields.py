@@ -1,4 +1,7 @@
-"""Fields of raw rows: each of the type that it must have, never converted."""
+"""Reads fields of raw rows and checks their types.
+
+Only text that is plainly a number is converted, by `whole` and `number`.
+"""
 
 import re
 from collections.abc import Mapping
@@ -16,8 +19,8 @@ def text(raw: Raw, name: str) -> str:
   """A field that is text.
 
   Raises:
-    KeyError: there is none.
-    ValueError: it is something else, or what UTF-8 cannot hold.
+    KeyError: there is no such field.
+    ValueError: it is not text, or cannot be encoded as UTF-8.
 
   >>> text({'goal': 'Open a jar'}, 'goal')
   'Open a jar'
@@ -26,7 +29,7 @@ def text(raw: Raw, name: str) -> str:
 
 
 def texts(raw: Raw, name: str, *, one: bool = False) -> list[str]:
-  """A field that is a list of texts; with `one`, a single text will do.
+  """A field that is a list of texts; with `one`, also a single text.
 
   >>> texts({'output': 'red'}, 'output', one=True)
   ['red']
@@ -38,7 +41,7 @@ def texts(raw: Raw, name: str, *, one: bool = False) -> list[str]:
 
 
 def whole(value: Any) -> int:
-  """A whole number, or a text that is one; no truth value, no 1.9 or '1_0'.
+  """A whole number, or a text that is one; not a boolean, 1.9 or '1_0'.
 
   >>> whole('-3'), whole(3)
   (-3, 3)
@@ -60,7 +63,7 @@ def number(value: Any) -> float:
 
 
 def index(value: Any, count: int) -> int:
-  """A whole number that counts from 0 to `count` - 1."""
+  """A whole number from 0 to `count` - 1."""
   found = whole(value)
   if not 0 <= found < count:
     raise ValueError(f'label {shown(value)} is none of 0 to {count - 1}')
@@ -68,7 +71,7 @@ def index(value: Any, count: int) -> int:
 
 
 def digits(value: float) -> str:
-  """A number in at most ten digits.
+  """Writes a number in at most ten digits.
 
   >>> digits(43.0), digits(0.1 + 0.2)
   ('43', '0.3')

@@ -1,4 +1,4 @@
-"""Super-NaturalInstructions: one file a task, with instances inside."""
+"""Super-NaturalInstructions: one file per task, with its instances inside."""
 
 import pathlib
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from lora_opt.reading.files import inside, read_text
 from lora_opt.reading.json_text import parse_json
 from lora_opt.reading.values import shown
 
-# Wang et al. 2022 train and evaluate on so many instances of each task.
+# Wang et al. 2022 train and evaluate on this many instances of each task.
 INSTANCES = 100
 
 
 def read(task_list: pathlib.Path, *, per_task: int = INSTANCES) -> Placed:
-  """The first instances of every task of a list (splits/default/*.txt).
+  """The first instances of every task in a list (splits/default/*.txt).
 
-  The tasks are files of the folder tasks/ beside splits/.
+  The tasks are files in the folder tasks/ next to splits/.
   """
   for path in _task_files(task_list):
-    # Half a surrogate pair in one instance is no fault of the others.
+    # Half a surrogate pair in one instance must not affect the others.
     task = parse_json(read_text(path), str(path), surrogates=True)
     values.table(task, str(path))
     instances = values.items(task.get('Instances'), f'{path}: Instances')
@@ -30,7 +30,7 @@ def read(task_list: pathlib.Path, *, per_task: int = INSTANCES) -> Placed:
 
 
 def row(raw: tuple[str, dict, dict]) -> dict[str, Any]:
-  """The instance, with definition and positive examples of its task."""
+  """The instance, with the definition and positive examples of its task."""
   name, task, instance = raw
   values.table(instance, 'the instance')
   outputs = [one for one in texts(instance, 'output', one=True) if one.strip()]

@@ -1,7 +1,7 @@
-"""Readers: raw rows of a publisher's file, each with its place.
+"""Readers: yield the raw rows of a publisher's file, each with its place.
 
-In the place of a row that cannot be read stands the ValueError that says where
-and why. A file that is damaged as a whole raises one.
+In place of a row that cannot be read, they yield a ValueError that says where
+and why. If the file is damaged as a whole, they raise a ValueError.
 """
 
 import json
@@ -17,13 +17,13 @@ from lora_opt.reading.values import kind_of, shown
 
 Placed = Iterator[tuple[str, Any]]
 
-# Finds where an entry ends; what it holds is judged by parse_json.
+# Only finds where an entry ends; parse_json checks its content.
 _LENIENT = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=len)
 _SPACE = re.compile(r'[ \t\n\r]*')
 
 
 def json_lines(path: pathlib.Path) -> Placed:
-  """One JSON object a line."""
+  """One JSON object per line."""
   for place, line in _lines(path):
     yield place, line if isinstance(line, ValueError) else _parsed(line, place)
 
@@ -48,7 +48,7 @@ def json_list(path: pathlib.Path) -> Placed:
   text = read_text(path)
 
   def after(place: int, *allowed: str) -> tuple[str, int]:
-    """The next character that is not space, and the place behind it."""
+    """The next character that is not space, and the place after it."""
     place = _SPACE.match(text, place).end()
     found = text[place : place + 1]
     if found not in allowed:
@@ -78,10 +78,10 @@ def json_list(path: pathlib.Path) -> Placed:
 
 
 def table(path: pathlib.Path) -> Placed:
-  """Tab-separated values under a header; a quotation mark is just a character.
+  """Tab-separated values with a header; quotation marks are not special.
 
-  A line with another number of fields than the header is a bad row, as is one
-  that is not UTF-8.
+  A line whose number of fields differs from the header's is a bad row, as is
+  one that is not UTF-8.
   """
   header = None
   for place, fields in bare_table(path):
@@ -109,7 +109,7 @@ def bare_table(path: pathlib.Path) -> Placed:
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[str, str | ValueError]]:
-  """The lines that are not empty, as text, with their places."""
+  """The text of each line that is not empty, with its place."""
   lines = Lines(path)
   for number in range(len(lines)):
     place = lines.place(number)

@@ -1,10 +1,10 @@
-"""Recipes: of each data set, the publisher's files and our fields.
+"""Recipes: for each data set, the publisher's files and our fields.
 
-One entry a set. `splits` names the files of each split, relative to the raw
-folder as the publisher lays it out; where a set is spread in several forms,
-alternatives stand behind each other and the first that is there is taken.
-`test` is what scores are reported on: for sets whose test labels were never
-published (GLUE and others) that is the development set.
+There is one entry per data set. `splits` names the files of each split,
+relative to the raw folder in the publisher's layout. If a set is distributed in
+several layouts, they are listed as alternatives and the first that exists is
+used. `test` is what scores are reported on. For sets whose test labels were
+never published (GLUE and others), that is the development set.
 """
 
 import dataclasses
@@ -26,11 +26,12 @@ class Recipe:
   """How one data set is prepared.
 
   Attributes:
-    splits: of each split the alternatives; each is the files of one reading.
-    read: makes placed raw rows of those files.
-    row: makes a row of a raw one, or raises what is wrong with it.
-    fields: our fields, and what they hold: 'text', 'texts', 'int', 'float'
-      or 'bool'.
+    splits: the alternatives for each split; the files of one alternative are
+      read together.
+    read: yields the raw rows of those files, with their places.
+    row: makes a row from a raw one, or raises an error that says what is wrong.
+    fields: our fields and their types: 'text', 'texts', 'int', 'float' or
+      'bool'.
     homepage: where the files come from.
     licence: as the publisher declares it.
     all_files: all files that `read` opens, for the checksums.
@@ -46,7 +47,7 @@ class Recipe:
 
 
 def _splits(**files: str | Sequence[str]) -> dict[str, list[Files]]:
-  """One file a split, or alternatives for it."""
+  """One file per split, or alternatives for it."""
   return {
     split: [(f,) for f in ([names] if isinstance(names, str) else names)]
     for split, names in files.items()
@@ -103,7 +104,7 @@ def _glue(
 
 
 def _labelled(folder: str, part: str, train: str, test: str) -> Recipe:
-  """JSON lines with a second file of labels."""
+  """A set of JSON lines with a second file of labels."""
   files = {
     split: [
       (f'{place}{name}.jsonl', f'{place}{name}-labels.lst')

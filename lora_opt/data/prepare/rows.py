@@ -1,7 +1,7 @@
-"""Rows: from what a publisher writes to the fields that our tasks read.
+"""Rows: converts publishers' raw rows to the fields that our tasks read.
 
-A function here takes one raw row and returns one of ours. Whatever it raises
-(a field that is missing, a label that is none) makes the row a bad one.
+A function here takes one raw row and returns one of ours. If it raises an error
+(for a missing field or an invalid label), the row is a bad one.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def gsm8k(raw: Raw) -> Row:
 
 
 def lettered(raw: Raw) -> Row:
-  """ARC and OpenBookQA: choices under labels, the label of the right one."""
+  """ARC and OpenBookQA: labelled choices, and the label of the right one."""
   question = values.table(raw['question'], "field 'question'")
   choices = values.items(question['choices'], "field 'choices'")
   labels = [text(choice, 'label') for choice in choices]
@@ -63,7 +63,7 @@ def hellaswag(raw: Raw) -> Row:
 
 
 def boolq(raw: Raw) -> Row:
-  """Passage, question (which gets its question mark) and a truth value."""
+  """Passage, question (a missing question mark is added) and a boolean."""
   question = text(raw, 'question')
   return {
     'passage': text(raw, 'passage'),
@@ -103,7 +103,7 @@ def winogrande(raw: Raw) -> Row:
 
 
 def instruction(raw: Raw) -> Row:
-  """LLM-Adapters' commonsense_170k: the instruction and what is to be said."""
+  """LLM-Adapters' commonsense_170k: instruction, expected output and answer."""
   return {
     'question': text(raw, 'instruction'),
     'output': text(raw, 'output'),
@@ -112,7 +112,7 @@ def instruction(raw: Raw) -> Row:
 
 
 def worked_problem(raw: Raw) -> Row:
-  """LLM-Adapters' math_10k: a problem, its worked answer, the final one."""
+  """LLM-Adapters' math_10k: a problem, its worked answer and the final one."""
   final = written(raw['answer'])
   if final is None:
     raise ValueError(
@@ -132,7 +132,7 @@ def arithmetic(raw: Raw) -> Row:
 
 
 def svamp(raw: Raw) -> Row:
-  """SVAMP: a body and a question, which may not end in a full stop."""
+  """SVAMP: a body, to which a missing full stop is added, and a question."""
   body = text(raw, 'Body').strip()
   if body[-1:] not in '.?!,':
     body += '.'
@@ -140,7 +140,7 @@ def svamp(raw: Raw) -> Row:
 
 
 def aqua(raw: Raw) -> Row:
-  """AQuA: options 'A)5', a rationale and the letter of the right one."""
+  """AQuA: options such as 'A)5', a rationale, the letter of the right one."""
   options = texts(raw, 'options')
   letters = 'ABCDE'[: len(options)]
   right = values.one_of(raw['correct'], "field 'correct'", letters)
@@ -158,7 +158,7 @@ def aqua(raw: Raw) -> Row:
 
 
 def columns(**fields: str) -> Callable[[Raw], Row]:
-  """Takes columns of a table; a field that ends in 'label' becomes a number.
+  """Takes columns of a table; the fields label and score become numbers.
 
   >>> columns(sentence='text', label='gold')({'text': 'Hm .', 'gold': '1'})
   {'sentence': 'Hm .', 'label': 1}
@@ -178,7 +178,7 @@ def columns(**fields: str) -> Callable[[Raw], Row]:
 
 
 def named(names: tuple[str, ...], **fields: str) -> Callable[[Raw], Row]:
-  """As `columns`, where the label is a word; its index is taken.
+  """Like `columns`, but the label is a word, which becomes its index.
 
   >>> named(('no', 'yes'), label='gold')({'gold': 'yes'})
   {'label': 1}
@@ -208,13 +208,13 @@ def _solved(question: str, solution: Any) -> Row:
 
 
 def _cleaned(text: str) -> str:
-  """Without the marks that the WikiHow part of HellaSwag has kept."""
+  """Removes the markup that is left in the WikiHow part of HellaSwag."""
   lines = text.strip().replace(' [title]', '. ').split('\n')
   return '\n'.join(map(_without_marks, lines)).replace('  ', ' ')
 
 
 def _without_marks(line: str) -> str:
-  """Without what stands in brackets; in time that grows with the length."""
+  """Removes text in square brackets, in time linear in the length."""
   kept, end = [], 0
   while (start := line.find('[', end)) >= 0:
     behind = line.find(']', start) + 1

@@ -1,8 +1,8 @@
-"""Scoring what a model answered to a data set of reasoning_gym.
+"""Scores the answers of a model to the data sets of reasoning_gym.
 
-An answer is text that a stranger wrote. It is compared and read, within bounds;
-none of it is ever executed. `lora_opt.data.scoring.table` says how, for each
-data set by its name.
+Answers are untrusted text. They are compared and parsed, within limits, and
+nothing in them is ever executed. `lora_opt.data.scoring.table` says how each
+data set is scored.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from typing import Any
 
 from lora_opt.data.scoring import table
 
-# Longer answers, which are four times as long as the right one too, score 0.
+# An answer longer than this scores 0 if it also has more than four times the
+# length of the right one.
 LONGEST = 10_000
 
 Scorer = Callable[[str | None, Mapping[str, Any]], float]
@@ -72,12 +73,12 @@ def score(
 
   Args:
     name: The data set.
-    answer: What the model wrote. Where it is far too long, it scores 0.
+    answer: What the model wrote. It scores 0 if it is far too long.
     row: The row of the data set.
-    theirs: The data set's own scorer, used where it was found safe.
+    theirs: The data set's own scorer, used if it was found to be safe.
 
   Raises:
-    ValueError: Its answers are not scored, see `check_scored`.
+    ValueError: Answers to the data set are not scored, see `check_scored`.
   """
   check_scored(name)
   right = row.get('answer')
@@ -91,7 +92,7 @@ def score(
 
 
 def _theirs(scorer: Scorer, answer: str, row: Mapping[str, Any]) -> float:
-  """By their rule: in silence, and without a trace in the row."""
+  """Scores by their rule, without printing and without changing the row."""
   copy = {**row, 'metadata': dict(row.get('metadata', {}))}
   with (
     contextlib.redirect_stdout(io.StringIO()),

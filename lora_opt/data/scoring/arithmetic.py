@@ -1,7 +1,7 @@
-"""Arithmetic that a model wrote, computed while it is read.
+"""Computes arithmetic that a model wrote, while it parses it.
 
-The operators are Python's: + - * / ** and brackets. What the numbers are, and
-what is done with them, an `Algebra` says; nothing else is ever called.
+The operators are Python's: + - * / ** and brackets. An `Algebra` defines the
+numbers and the operations on them; nothing else is ever called.
 """
 
 import re
@@ -23,22 +23,22 @@ _END = ''
 
 
 class Algebra(Generic[Value]):
-  """What an expression is computed with; any method may raise ArithmeticError.
+  """Numbers and operations on them; any method may raise ArithmeticError.
 
-  ArithmeticError stands for what cannot be computed, such as 1/0, and for what
-  would be too large.
+  ArithmeticError means that a result cannot be computed, such as 1/0, or would
+  be too large.
   """
 
   def number(self, value: Fraction, decimal: bool) -> Value:
-    """A number, and whether it was written with a point."""
+    """The value of a number; `decimal` says if it was written with a point."""
     raise ArithmeticError(f'the number {value}')
 
   def name(self, name: str) -> Value:
-    """A variable or a constant."""
+    """The value of a variable or a constant."""
     raise ArithmeticError(f'the name {name}')
 
   def call(self, function: str, value: Value) -> Value:
-    """A function of one value."""
+    """The result of a function of one value."""
     raise ArithmeticError(f'the function {function}')
 
   def negative(self, a: Value) -> Value:
@@ -83,11 +83,11 @@ def compute(text: str, algebra: Algebra[Value]) -> Value:
 
   Args:
     text: At most 2000 characters, with brackets at most 30 deep.
-    algebra: What it is computed with.
+    algebra: The numbers and operations to compute it with.
 
   Raises:
-    ValueError: It is no such expression.
-    ArithmeticError: It has no value.
+    ValueError: The text is not such an expression.
+    ArithmeticError: The expression has no value.
 
   >>> compute('2 * (3 - 1/2) ** 2', Exact())
   Fraction(25, 2)
@@ -102,7 +102,7 @@ def compute(text: str, algebra: Algebra[Value]) -> Value:
 
 
 class _Reader(Generic[Value]):
-  """Reads by precedence, and computes on the way: there is no tree."""
+  """Parses by precedence and computes on the way, without a syntax tree."""
 
   def __init__(self, text: str, algebra: Algebra[Value]):
     self._tokens = _tokens(text)

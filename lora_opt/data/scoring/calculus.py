@@ -1,10 +1,11 @@
-"""Antiderivatives, checked by differentiating them at a few points.
+"""Checks antiderivatives by differentiating them at a few points.
 
-Two analytic functions that agree at points in general position, to nearly all
-digits, are the same. The points are complex, so that roots and logarithms have
-values everywhere, and lie on both sides of every usual branch cut: a wrong
-branch is noticed. Derivatives come with the values (dual numbers): there is no
-symbolic algebra, and the work is that of reading the answer a few times.
+Two analytic functions that agree to nearly all digits, at points in general
+position, are the same. The points are complex, so that roots and logarithms
+have values everywhere. They lie on both sides of every usual branch cut, so a
+wrong branch is noticed. Derivatives are computed along with the values (dual
+numbers). There is no symbolic algebra, and the cost is that of parsing the
+answer a few times.
 """
 
 import cmath
@@ -17,7 +18,7 @@ _POINTS = (
   *(0.31 + 0.22j, -0.57 + 0.34j, 0.83 - 0.41j, -0.29 - 0.63j),
   *(1.37 + 0.18j, -1.21 - 0.27j, 0.12 + 1.09j, 0.46 - 0.92j),
 )
-_ENOUGH = 5  # points at which both have values
+_ENOUGH = 5  # points at which both must have values
 _TOLERANCE = 1e-9
 _CONSTANTS = {'pi': cmath.pi, 'E': cmath.e, 'I': 1j}
 
@@ -33,7 +34,7 @@ def _reciprocal_root(x: complex) -> complex:
   return 1 / cmath.sqrt(1 - x * x)
 
 
-# Of each function, its value and its derivative.
+# The value and the derivative of each function.
 _FUNCTIONS = {
   'sqrt': (cmath.sqrt, lambda x: 0.5 / cmath.sqrt(x)),
   'exp': (cmath.exp, cmath.exp),
@@ -58,7 +59,7 @@ _FUNCTIONS = {
 
 
 class _AtPoint(Algebra[Dual]):
-  """Dual numbers, where one variable has a value and others are constants."""
+  """Dual numbers with one variable, at a point; other names are constants."""
 
   def __init__(self, variable: str, point: complex):
     self._variable, self._point = variable, point
@@ -71,7 +72,7 @@ class _AtPoint(Algebra[Dual]):
       return Dual(self._point, 1)
     if name in _CONSTANTS:
       return Dual(_CONSTANTS[name], 0)
-    # A constant such as C: some number, the same wherever it stands.
+    # A constant such as C: some number, the same wherever the name occurs.
     return Dual(1 + zlib.crc32(name.encode()) / 2**32, 0)
 
   def call(self, function, value):
@@ -80,7 +81,7 @@ class _AtPoint(Algebra[Dual]):
     of, slope = _FUNCTIONS[function]
     try:
       return Dual(of(value.value), slope(value.value) * value.slope)
-    except ValueError as error:  # as of log(0)
+    except ValueError as error:  # for example in log(0)
       raise ArithmeticError(f'{function} has no value') from error
 
   def negative(self, a):
@@ -117,7 +118,7 @@ def integration(answer: str, row: dict[str, Any]) -> float:
       found = compute(answer, algebra).slope
     except ArithmeticError:  # no value there: a pole, or too large
       continue
-    except ValueError:  # no such expression
+    except ValueError:  # not a valid expression
       return 0.0
     if not (cmath.isfinite(found) and cmath.isfinite(wanted)):
       continue

@@ -1,4 +1,4 @@
-"""Answers that are texts, for which a list as Python writes it counts less."""
+"""Scores text answers; a Python list of the same content scores less."""
 
 import math
 from typing import Any
@@ -10,14 +10,14 @@ _AS_A_LIST = 0.1
 
 
 def string_insertion(answer: str, row: dict[str, Any]) -> float:
-  """The text itself, or a list of its characters."""
+  """Accepts the text itself, or a list of its characters."""
   if answer == row['answer']:
     return 1.0
   return _AS_A_LIST * (_joined(answer, '', texts=True) == row['answer'])
 
 
 def spiral_matrix(answer: str, row: dict[str, Any]) -> float:
-  """Numbers with spaces between them, or a list of them."""
+  """Accepts numbers with spaces between them, or a list of them."""
   right = row['answer'].strip()
   if answer.strip() == right:
     return 1.0
@@ -25,14 +25,14 @@ def spiral_matrix(answer: str, row: dict[str, Any]) -> float:
 
 
 def binary_matrix(answer: str, row: dict[str, Any]) -> float:
-  """Lines of numbers, or a list of lists of them."""
+  """Accepts lines of numbers, or a list of lists of them."""
   if answer == row['answer']:
     return 1.0
   return _AS_A_LIST * (_lines(answer) == row['answer'])
 
 
 def n_queens(answer: str, row: dict[str, Any]) -> float:
-  """A board that solves the puzzle, as lines or as a list of lists."""
+  """Accepts a board that solves the puzzle, as lines or as a list of lists."""
   boards = row['metadata']['valid_answers']
   if answer in boards:
     return 1.0
@@ -40,7 +40,7 @@ def n_queens(answer: str, row: dict[str, Any]) -> float:
 
 
 def number_sorting(answer: str, row: dict[str, Any]) -> float:
-  """A sorted list of numbers, each within 1 of the right one."""
+  """Accepts a sorted list of numbers, each within 1 of the right one."""
   right = _finite(row['answer'])
   found = _finite(answer)
   if found is None or len(found) != len(right):
@@ -51,7 +51,7 @@ def number_sorting(answer: str, row: dict[str, Any]) -> float:
 
 
 def _finite(text: str) -> list[float] | None:
-  """The numbers of a JSON list, also in single quotes; None for others."""
+  """The numbers of a JSON list, also in single quotes; None for other text."""
   try:
     items = parse_json(text.replace("'", '"'), 'the answer', depth=8)
     found = [float(item) for item in items]

@@ -1,4 +1,4 @@
-"""Conclusions in propositional logic, checked by their truth tables."""
+"""Checks conclusions in propositional logic by their truth tables."""
 
 import itertools
 import re
@@ -10,10 +10,11 @@ Truth = Callable[[Mapping[str, bool]], bool]
 LONGEST = 500
 _DEPTH = 30
 _VARIABLES = 14  # that is 16,384 rows of a truth table
-_PARSED = 0.05  # reads as logic, but does not follow
+_PARSED = 0.05  # for a formula that does not follow from the premises
 _TRIVIAL = 0.25
 _NOT = '¬'
-# From the loosest on; of each, the last one in a text is taken first.
+# From the loosest binding to the tightest. For each, a text is split at its
+# last occurrence first.
 _OPERATORS: tuple[tuple[str, Callable[[bool, bool], bool]], ...] = (
   ('↔', lambda a, b: a == b),
   ('→', lambda a, b: not a or b),
@@ -23,7 +24,7 @@ _OPERATORS: tuple[tuple[str, Callable[[bool, bool], bool]], ...] = (
 
 
 def conclusion(answer: str, row: dict[str, Any]) -> float:
-  """1 if the answer follows from the premises and is no commonplace."""
+  """1 if the answer follows from the premises and is not trivial."""
   puzzle = row['metadata']
   variables = puzzle['variables']
   if set(re.findall('[A-Z]', answer)) - set(variables):
@@ -51,7 +52,7 @@ def _assignments(names: Sequence[str]):
 
 
 def _read(text: str, names: set[str], depth: int) -> Truth:
-  """The formula as a function; the names that it holds go into `names`."""
+  """Parses a formula into a function, and adds its variables to `names`."""
   text = _without_brackets(text)
   if not text or not depth:
     raise ValueError('empty, or nested too deep')
@@ -76,7 +77,7 @@ def _levels(text: str) -> list[int]:
 
 
 def _without_brackets(text: str) -> str:
-  """The text inside the brackets that are around all of it."""
+  """The text without brackets that enclose all of it."""
   text = text.strip()
   while text[:1] == '(' and text[-1:] == ')':
     levels = _levels(text)

@@ -1,7 +1,8 @@
-"""Polynomials that were multiplied out, compared term by term.
+"""Compares polynomials that were multiplied out, term by term.
 
-A product that is left standing scores nothing: the question is one, and
-copying it is not an answer. A number before a sum is multiplied into it.
+An answer that still contains a product of sums scores 0: the question is such a
+product, and copying it is not an answer. A number before a sum is multiplied
+into it.
 """
 
 from fractions import Fraction
@@ -9,7 +10,8 @@ from typing import Any
 
 from lora_opt.data.scoring.arithmetic import Algebra, Exact, compute
 
-# The coefficient of each monomial, which is sorted pairs of name and exponent.
+# The coefficient of each monomial; a monomial is the sorted pairs of name and
+# exponent.
 Polynomial = dict[tuple[tuple[str, int], ...], Fraction]
 
 _EXPONENT = 1000
@@ -74,7 +76,7 @@ class _Expanded(Algebra[Polynomial]):
 
 
 def multiplied_out(answer: str, row: dict[str, Any]) -> float:
-  """1 if the answer is the polynomial, as a sum of monomials."""
+  """1 if the answer is the right polynomial, as a sum of monomials."""
   right = compute(row['answer'], _Expanded())
   try:
     return float(compute(answer, _Expanded()) == right)

@@ -1,11 +1,12 @@
 """How the answers to each data set of reasoning_gym are scored.
 
-Every scorer of reasoning_gym was read, with what it calls. Those in `AS_IT_IS`
-compare, read bounded numbers or JSON, or move pieces: nothing in the answer is
-executed, and the work is about linear in its length. `PREPARED` are such for
-answers that were looked at before. `OURS` replaces those that evaluate the
-answer (with `eval` or SymPy, which uses `eval`), can be made to work without
-end, or take NaN for right. A data set that stands nowhere here is not scored.
+Every scorer of reasoning_gym was reviewed, with the code that it calls. Those
+in `AS_IT_IS` compare, parse bounded numbers or JSON, or move pieces: nothing in
+the answer is executed, and the work is about linear in its length. Those in
+`PREPARED` are equally safe once the answer has been checked or changed. `OURS`
+replaces scorers that evaluate the answer (with `eval`, or with SymPy, which
+uses `eval`), can be made to run forever, or accept NaN as right. A data set
+that is not listed here is not scored.
 """
 
 import re
@@ -14,10 +15,10 @@ from typing import Any
 
 from lora_opt.data.scoring import calculus, lists, logic, polynomials, puzzles
 
-# Whose scorers were read. Another version's may do anything.
+# The version whose scorers were reviewed. Those of another may do anything.
 VERSION = '0.1.25'
 
-# Texts are compared, at most without case, spaces and line ends.
+# These compare texts, ignoring at most case, spaces and line ends.
 _TEXTS = """
   ab acre aiw arc_1d base_conversion basic_arithmetic bf binary_alternation
   caesar_cipher circuit_logic color_cube_rotation count_bits count_primes
@@ -30,19 +31,19 @@ _TEXTS = """
   string_manipulation string_splitting string_synthesis syllogism tsumego
   word_ladder word_sequence_reversal word_sorting zebra_puzzles
 """
-# Numbers are read by int, float or Decimal, and compared.
+# These parse numbers with int, float or Decimal and compare them.
 _NUMBERS = """
   advanced_geometry calendar_arithmetic chain_sum cryptarithm
   decimal_arithmetic decimal_chain_sum fraction_simplification gsm_symbolic
   number_format polynomial_equations pool_matrix power_function
   prime_factorization products rectangle_count time_intervals
 """
-# Boards, tables and lists are read, as lines or as JSON, and compared.
+# These parse boards, tables and lists, as lines or as JSON, and compare them.
 _BOARDS = """
   arc_agi futoshiki game_of_life graph_color group_anagrams kakurasu
   knights_knaves mini_sudoku palindrome_partitioning rearc sudoku survo
 """
-# Moves are made, one after the other.
+# These make moves, one after the other.
 _MOVES = """
   jugs knight_swap quantum_lock shortest_path sokoban tower_of_hanoi
 """
@@ -50,26 +51,26 @@ AS_IT_IS = frozenset(f'{_TEXTS} {_NUMBERS} {_BOARDS} {_MOVES}'.split())
 
 
 def _without_nan(answer: str) -> str | None:
-  """'nan' would be at no distance from the right number."""
+  """Rejects 'nan', whose distance from the right number would count as 0."""
   return None if 'nan' in answer.replace(' ', '').lower() else answer
 
 
 def _small_exponents(answer: str) -> str | None:
-  """A fraction such as 1e999999999, or 1e9_9_9_9_9, is written out."""
+  """Rejects 1e999999999 or 1e9_9_9_9_9, which a fraction would write out."""
   plain = len(answer) <= 100 and answer.isascii() and '_' not in answer
   large = re.search(r'[eE][-+]?0*[1-9]\d{3}', answer)
   return answer if plain and not large else None
 
 
 def _few_turns(answer: str) -> str | None:
-  """F9999 is that many turns of a cube's side."""
+  """Rejects more than 1000 turns; F9999 is 9999 turns of a cube's side."""
   counts = [re.fullmatch(r'[^\d]*(\d*)', turn) for turn in answer.split()]
   turns = sum(int(found[1][:4] or 1) for found in counts if found)
   return answer if turns <= 1000 else None
 
 
 def _short_moves(answer: str) -> str:
-  """A board has six squares a side: what is pushed further stays there."""
+  """Limits moves to 6 squares, the board's side: pieces stop at its edge."""
   return re.sub(r'(?<=[A-Z][+-])0*(\d*)', _at_most_six, answer)
 
 
@@ -92,7 +93,7 @@ PREPARED: Mapping[str, Callable[[str], str | None]] = {
 
 
 def _hexadecimal(answer: str, row: Mapping[str, Any]) -> float:
-  """A whole number in any base that Python writes."""
+  """1 if the answer is the right whole number, in any base of Python."""
   if len(answer) > 300:
     return 0.0
   try:

@@ -2,14 +2,14 @@
 
 A task takes one source for training and one for evaluation. Any sequence of
 dicts is a source; those here read files, generate puzzles or open prepared
-data sets. All are opened on first use, so that setting one up (from a
-configuration, say) is free, and all say in words where a row came from:
+data sets. All are opened on first use, so creating one (for example from a
+configuration) costs nothing. All say in words where a row came from:
 
   source.where(3)  ->  'arc_easy/train.jsonl:4'
 
-A row that cannot be read raises its ValueError when it is asked for, so that
-one policy, that of the task, decides what becomes of it. A file that turns out
-to be damaged as a whole raises an OSError then, which no policy passes over.
+A row that cannot be read raises a ValueError when it is accessed, so that one
+policy, that of the task, decides what happens to it. If a file turns out to be
+damaged as a whole, this raises an OSError, which no policy ignores.
 """
 
 from lora_opt.data.sources._class_folders import ClassFolders

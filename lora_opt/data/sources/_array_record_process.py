@@ -1,4 +1,4 @@
-"""Records of array_record files, read in a process of its own.
+"""Reads records of array_record files, in a separate process.
 
 A damaged file can make the reader crash or fill the memory; see
 `lora_opt.reading.confined`. This imports nothing of `lora_opt`.
@@ -11,26 +11,26 @@ from typing import Any
 
 from array_record.python import array_record_module
 
-_STEP = 16  # records that are read at once: each may be large
+_STEP = 16  # records read at once: each may be large
 _REPLY = 2**24  # bytes after which a reply ends
 
 
 def work(what: str, path: str, *arguments: Any) -> Any:
-  """What the other process calls: `count` or `records`."""
+  """The entry point of the process: calls `count` or `records`."""
   return {'count': count, 'records': records}[what](path, *arguments)
 
 
 def count(path: str) -> int:
-  """How many records a file has."""
+  """The number of records in a file."""
   return _reader(path).num_records()
 
 
 def records(path: str, start: int, wanted: int, longest: int) -> bytes:
-  """Records from `start` on, at least one.
+  """Reads records from `start` on, at least one.
 
   Returns:
-    For each its size, how many bytes of it follow (none of one that is longer
-    than `longest`), and these.
+    For each record its size, the number of its bytes that follow (none if it is
+    longer than `longest`), and these bytes.
   """
   reader, reply = _reader(path), bytearray()
   stop = min(start + wanted, reader.num_records())
@@ -54,8 +54,8 @@ def _reader(path: str) -> array_record_module.ArrayRecordReader:
 def _opened(
   path: str, state: tuple[int, ...]
 ) -> array_record_module.ArrayRecordReader:
-  del state  # a file that was changed is opened anew
-  # Nothing is read ahead: records are asked for a few at a time.
+  del state  # part of the key, so that a changed file is opened anew
+  # No read-ahead, since records are requested a few at a time.
   return array_record_module.ArrayRecordReader(
     path, 'readahead_buffer_size:0,max_parallelism:0'
   )

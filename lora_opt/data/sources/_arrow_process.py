@@ -1,8 +1,8 @@
-"""Rows of arrow and parquet files, read in a process of its own.
+"""Reads rows of arrow and parquet files, in a separate process.
 
 A damaged file can make pyarrow crash or fill the memory, so this runs where
-neither harms (`lora_opt.reading.confined`) and what leaves it is JSON. It
-imports nothing of `lora_opt`, to start at once.
+neither does harm (`lora_opt.reading.confined`), and returns JSON. It imports
+nothing of `lora_opt`, to start quickly.
 """
 
 import abc
@@ -12,8 +12,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-# Other pools, and threads of BLAS, reserve more addresses than are given to
-# the process.
+# Other memory pools, and the threads of BLAS, reserve more address space than
+# the process may have.
 os.environ['ARROW_DEFAULT_MEMORY_POOL'] = 'system'
 os.environ['OPENBLAS_NUM_THREADS'] = '1'
 
@@ -24,25 +24,25 @@ from pyarrow import parquet
 pa.set_cpu_count(1)
 pa.set_io_thread_count(1)
 
-_STEP = 64  # rows that are made Python objects at once: each may be large
-_BATCH = 256  # rows of parquet that are decoded at once
+_STEP = 64  # rows converted to Python objects at once: each may be large
+_BATCH = 256  # rows of parquet decoded at once
 _REPLY = 2**23  # characters after which a reply ends
-_DEPTH = 20  # of lists and structures within each other
-_END = b'\xff\xff\xff\xff\0\0\0\0'  # of a stream
-_MAGIC = b'ARROW1'  # of an arrow file, at both ends
+_DEPTH = 20  # levels of nested lists and structures
+_END = b'\xff\xff\xff\xff\0\0\0\0'  # marks the end of a stream
+_MAGIC = b'ARROW1'  # at both ends of an arrow file
 
 
 def work(what: str, path: str, *arguments: Any) -> Any:
-  """What the other process calls: `count`, `rows` or `features`."""
+  """The entry point of the process: calls `count`, `rows` or `features`."""
   works = {'count': count, 'rows': rows, 'features': features}
   return works[what](path, *arguments)
 
 
 def features(path: str) -> str:
-  """What `datasets` wrote of the columns, JSON; '' if it is not of `datasets`.
+  """The JSON by which `datasets` describes the columns; '' if there is none.
 
   Raises:
-    ValueError: it is far longer than any that describes columns.
+    ValueError: it is far longer than any description of columns.
   """
   text = (_reader(path).metadata or {}).get(b'huggingface', b'')
   if len(text) > _REPLY:
@@ -51,7 +51,7 @@ def features(path: str) -> str:
 
 
 def count(path: str, limit: int | None) -> int:
-  """How many rows a file has; not all are looked for beyond the limit."""
+  """The number of rows in a file; counting may stop at the limit."""
   return _reader(path).count(limit)
 
 
@@ -59,9 +59,9 @@ def rows(path: str, start: int, wanted: int, longest: int) -> bytes:
   """Rows from `start` on, as JSON; at least one, about as many as wanted.
 
   Returns:
-    An object of `names`, the columns; `unread`, the types of those whose values
-    are not given; and `rows`, for each a list of the values of the others, or
-    a text that says why there are none.
+    An object with `names`, the columns whose values are given; `unread`, the
+    types of the other columns; and `rows`, for each row a list of the values,
+    or a text that says why there are none.
   """
   reader = _reader(path)
   found, size = [], 0
@@ -78,7 +78,7 @@ def rows(path: str, start: int, wanted: int, longest: int) -> bytes:
 
 
 class _Reader(abc.ABC):
-  """One file: its columns, and its rows from any place on."""
+  """One file: its columns, and its rows from any index on."""
 
   def __init__(self, schema: pa.Schema):
     self.names = [name for name in schema.names if _known(schema.field(name))]
@@ -90,11 +90,11 @@ class _Reader(abc.ABC):
 
   @abc.abstractmethod
   def count(self, limit: int | None) -> int:
-    """How many rows there are; not all are looked for beyond the limit."""
+    """The number of rows; counting may stop at the limit."""
 
   @abc.abstractmethod
   def batches(self, start: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches with the number of their first row, from that of `start` on."""
+    """Batches from the one with row `start` on, and their first row's index."""
 
   def pieces(self, start: int) -> Iterator[pa.RecordBatch]:
     """Consecutive rows from `start` on, a few at a time."""
@@ -150,7 +150,7 @@ class _Parquet(_Reader):
 
 
 class _Arrow(_Reader):
-  """What `save_to_disk` writes, a stream; or a file, which ends in an index."""
+  """A stream, as from `save_to_disk`, or a file, which ends in an index."""
 
   def __init__(self, path: str):
     self._path = path
@@ -160,7 +160,7 @@ class _Arrow(_Reader):
 
   def _open(self) -> tuple[pa.NativeFile, pa.RecordBatchStreamReader]:
     data = pa.memory_map(self._path)
-    data.seek(8 if self._is_file else 0)  # a file holds a stream
+    data.seek(8 if self._is_file else 0)  # a file contains a stream
     return data, pa.ipc.open_stream(data)
 
   def count(self, limit: int | None) -> int:
@@ -178,7 +178,7 @@ class _Arrow(_Reader):
     rest = data.size() - data.tell()
     if self._is_file:
       data.seek(data.size() - 10)
-      # Behind the batches: the end of the stream, which some writers leave
+      # After the batches come the end of the stream, which some writers leave
       # out, the index, its size and the magic bytes.
       rest -= int.from_bytes(data.read(4), 'little') + 10
       whole = batches == expected and rest in (0, len(_END))
@@ -210,7 +210,7 @@ def _reader(path: str) -> _Reader:
 
 @functools.lru_cache(maxsize=4)
 def _opened(path: str, state: tuple[int, ...]) -> _Reader:
-  del state  # a file that was changed is opened anew
+  del state  # part of the key, so that a changed file is opened anew
   return (_Parquet if path.endswith('.parquet') else _Arrow)(path)
 
 
@@ -252,7 +252,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _row_texts(piece: pa.RecordBatch, longest: int) -> Iterator[str]:
-  """For each row the JSON of its values, or of what is wrong with it."""
+  """For each row, the JSON of its values or of what is wrong with it."""
   columns = [
     column.dictionary_decode()
     if pa.types.is_dictionary(column.type)
@@ -285,7 +285,7 @@ def _row(names: list[str], columns: list[pa.Array]) -> list[Any] | str:
 
 
 def _is_utf8(column: pa.Array) -> bool:
-  """Whether all text is; damage of another kind is an error."""
+  """Whether all text is UTF-8; damage of another kind raises an error."""
   try:
     column.validate(full=True)
   except pa.ArrowInvalid as error:
@@ -301,7 +301,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _decimals(kind: pa.DataType):
-  """What makes 3.8 of the float32 nearest to it; None if there is none."""
+  """A function that turns float32(3.8) into 3.8; None if none is needed."""
   if pa.types.is_float16(kind) or pa.types.is_float32(kind):
     narrow = np.float16 if pa.types.is_float16(kind) else np.float32
     return lambda value: None if value is None else float(str(narrow(value)))

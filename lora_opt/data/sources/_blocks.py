@@ -1,22 +1,22 @@
-"""Rows that another process reads, a block at a time."""
+"""Rows that are read a block at a time, by another process if need be."""
 
 import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
 WANTED = 256  # rows of a block
-# Of the process that reads. A page of a file may well take 100 MB.
+# Limits of the process that reads. A page of a file may well take 100 MB.
 SECONDS = 60.0
 MEMORY = 3 * 2**29
 _KEPT = 4
 
 
 class Blocks(Sequence):
-  """Rows by index. The last few blocks are kept, the others read again.
+  """Rows by index; only the last few blocks are kept, others are read again.
 
   Args:
-    count: how many rows there are.
-    read: gives rows from an index on, at least one.
+    count: number of rows.
+    read: returns rows from an index on, at least one.
   """
 
   def __init__(self, count: int, read: Callable[[int], Sequence[Any]]):
@@ -36,7 +36,7 @@ class Blocks(Sequence):
 
 
 def cut(problem: Exception, length: int = 300) -> str:
-  """What another library complains about, short and on one line."""
+  """The error message of another library, shortened and on one line."""
   text = ' '.join(str(problem).split())
   text = ''.join(c if c.isprintable() else '?' for c in text)
   return text if len(text) <= length else text[:length] + '...'

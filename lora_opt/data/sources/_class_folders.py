@@ -11,7 +11,7 @@ from lora_opt.data.sources._rows import Row, Rows
 from lora_opt.reading import values
 from lora_opt.reading.copies import local_copy
 
-# What the folder of a split may be called; the first that is there counts.
+# Possible names for the folder of a split; the first that exists is used.
 _FOLDERS = {
   'train': ('train', 'training'),
   'eval': ('eval', 'validation', 'valid', 'val', 'test'),
@@ -27,25 +27,26 @@ class ClassFolders(Rows):
     flowers/eval/daisy/c.png
 
   A row has `image`, the path of the file, and `label`, the name of its class.
-  The folder of evaluation may be called validation, valid, val or test as well.
-  Without a folder train the images are split: of each class the share
-  `eval_share` is evaluated on, chosen by the seed and the names alone, so that
-  it does not depend on the machine. A file whose name is not that of an image
-  is a row that cannot be used. Files with a dot in front are passed over.
+  The evaluation folder may also be called validation, valid, val or test.
+  Without a folder train or training, the images are split: the share
+  `eval_share` of each class is used for evaluation. It is chosen by the seed
+  and the names alone, so it does not depend on the machine. A file whose name
+  is not that of an image is a row that cannot be used. Files whose names begin
+  with a dot are ignored.
 
   Args:
     folder: The folder.
     split: 'train' or 'eval'.
-    eval_share: Share of the images of each class that are evaluated on where
-      the folder is not split; at least one is, and at least one is not.
-    seed: Of that choice.
-    limit: Use so many rows only, spread evenly over the classes: the first of
+    eval_share: Share of the images of each class that are used for evaluation
+      if the folder is not split; at least one is, and at least one is not.
+    seed: Seed of that choice.
+    limit: Use only this many rows, spread evenly over the classes: the first of
       each, then the second of each, and so on.
 
   Raises (at first use):
     FileNotFoundError: There is no such folder.
-    ValueError: It has fewer than two classes, a class without two images to
-      split, or folders where images should be.
+    ValueError: It has fewer than two classes, a class with fewer than two
+      images to split, or folders where images should be.
   """
 
   folder: str
@@ -60,7 +61,7 @@ class ClassFolders(Rows):
 
   @functools.cached_property
   def classes(self) -> tuple[str, ...]:
-    """The names of the folders, in order."""
+    """The names of the folders, sorted."""
     names = names_in(self._place)[1]
     if len(names) < 2:
       raise ValueError(
@@ -106,7 +107,7 @@ class ClassFolders(Rows):
     )
 
   def _load(self) -> list[tuple[str, str]]:
-    """Class and name of every file, the first of each class first."""
+    """Class and name of every file, starting with the first of each class."""
     columns = [
       [(label, name) for name in self._files(label)] for label in self.classes
     ]

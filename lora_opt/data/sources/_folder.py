@@ -17,9 +17,9 @@ from lora_opt.reading.lines import LONGEST
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Folder(Sequence):
-  """A split of the data set `name`: what stands in `folder`/`name`.
+  """A split of the data set `name`, read from `folder`/`name`.
 
-  Looked for are, in this order:
+  These files are looked for, in this order:
 
     arc_easy/train.jsonl                 JsonLines
     arc_easy/1.0.0/dataset_info.json     Tfds (lora_opt.data.prepare)
@@ -28,14 +28,14 @@ class Folder(Sequence):
     super_ni/*.meta.json                 InstructionFiles
 
   Args:
-    name: the data set.
-    split: 'train', say.
-    folder: where all data sets are; a configuration sets this once.
+    name: name of the data set.
+    split: name of the split, such as 'train'.
+    folder: folder of all data sets; a configuration sets this once.
     limit: use the first `limit` rows only.
     longest: bytes that a row may have; a longer one raises a ValueError.
 
   Raises (at first use):
-    FileNotFoundError: none of these is there.
+    FileNotFoundError: none of these files exists.
   """
 
   name: str
@@ -55,7 +55,7 @@ class Folder(Sequence):
     return where(self._source, index)
 
   def facts(self) -> dict[str, Any]:
-    """Those of the source that was found."""
+    """The facts of the source that was found."""
     return describe(self._source)
 
   @functools.cached_property

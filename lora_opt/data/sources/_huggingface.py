@@ -28,7 +28,7 @@ from lora_opt.reading.json_text import parse_json, read_json
 from lora_opt.reading.lines import LONGEST
 from lora_opt.reading.values import shown
 
-# As train-00000-of-00002.parquet; repositories put a digest behind it.
+# As in train-00000-of-00002.parquet; repositories add a digest after it.
 _PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.\w+')
 
 
@@ -36,27 +36,27 @@ _PART = re.compile(r'-(\d{1,9})-of-(\d{1,9})(-[0-9a-f]+)?\.\w+')
 class HuggingFace(Rows):
   """A split in a folder of Hugging Face `datasets`, read with pyarrow alone.
 
-  Two forms are known: what `save_to_disk` writes (`data-*.arrow`), and a clone
-  of a data set repository (parquet files whose names begin with the split's,
-  as train-00000-of-00001.parquet, in the folder itself or in data/).
+  Two forms are supported: what `save_to_disk` writes (`data-*.arrow`), and a
+  clone of a data set repository (parquet files whose names begin with that of
+  the split, such as train-00000-of-00001.parquet, in the folder itself or in
+  data/).
 
-  Rows are read a few hundred at a time, in a process of its own, since a
-  damaged file may crash pyarrow. Texts, numbers, truth values, and lists and
-  structures of them are given; of other columns (times, images) only their
-  type.
+  Rows are read a few hundred at a time, in a separate process, since a damaged
+  file may crash pyarrow. Values are given for texts, numbers, booleans, and
+  lists and structures of them; for other columns (times, images) only the type.
 
   Args:
     folder: the folder of the data set, or of one configuration of it; or the
       name of a set of parquet files on the hub, see `lora_opt.data.hub`.
-    split: 'train', say.
+    split: name of the split, such as 'train'.
     limit: use the first `limit` rows only.
     longest: bytes that a row may have, as JSON; a longer one raises a
       ValueError, as does one with text that is not UTF-8.
 
   Raises (at first use):
-    FileNotFoundError: no such folder or split in it.
-    ValueError: the files are damaged, or not all of them are there. Damage
-      that shows only when a row is asked for is an OSError.
+    FileNotFoundError: there is no such folder, or no such split in it.
+    ValueError: the files are damaged, or some are missing. Damage that is found
+      only when a row is accessed raises an OSError.
   """
 
   folder: str
@@ -73,7 +73,7 @@ class HuggingFace(Rows):
     return {'split': self.split, 'files': file_facts(*self._files)}
 
   def class_names(self, field: str) -> tuple[str, ...] | None:
-    """What `datasets` calls the numbers in a field; None if it says nothing."""
+    """The names that `datasets` gives the numbers in a field; None if none."""
     return self._class_names.get(field)
 
   @functools.cached_property
@@ -115,13 +115,13 @@ class HuggingFace(Rows):
 
   @functools.cached_property
   def _process(self) -> Confined:
-    # Arrow files are mapped, which counts as memory.
+    # Arrow files are memory-mapped, which counts towards the limit.
     largest = max(path.stat().st_size for path in self._files)
     return _process(MEMORY + 2**30 * -(-largest // 2**30))
 
   @functools.cached_property
   def _starts(self) -> list[int]:
-    """The number of the first row of each file, and of all rows."""
+    """The index of the first row of each file, then the number of all rows."""
     counts = []
     for path in self._files:
       left = None if self.limit is None else self.limit - sum(counts)
@@ -142,7 +142,7 @@ class HuggingFace(Rows):
     try:
       reply = self._process('rows', str(path), start, WANTED, self.longest)
     except ConfinedError as error:
-      # No ValueError: it is not about one row.
+      # Not a ValueError, since it does not concern a single row.
       raise OSError(f'{path}: damaged file: {cut(error)}') from None
     found = json.loads(reply)
     unread = {name: Unread(kind) for name, kind in found['unread'].items()}
@@ -156,20 +156,20 @@ class HuggingFace(Rows):
 
 @functools.cache
 def _process(memory: int) -> Confined:
-  """One process for all sources, as it takes a second to start."""
+  """One process for all sources, since it takes a second to start."""
   file = pathlib.Path(__file__).with_name('_arrow_process.py')
   return Confined(file, 'work', seconds=SECONDS, memory=memory)
 
 
 @dataclasses.dataclass(frozen=True)
 class Unread:
-  """In the place of a value of a type that is not read."""
+  """Stands for a value whose type is not read."""
 
   type: str
 
 
 def _labels(text: str, place: str) -> dict[str, tuple[str, ...]]:
-  """The names of the labels in each field that `datasets` has such for."""
+  """The label names of each field for which `datasets` has them."""
   if not text:
     return {}
   info = values.table(parse_json(text, place), place).get('info') or {}
@@ -186,7 +186,7 @@ def _labels(text: str, place: str) -> dict[str, tuple[str, ...]]:
 
 
 def _named_files(state: pathlib.Path) -> list[pathlib.Path]:
-  """The files that a state of `save_to_disk` names."""
+  """The files that a state.json of `save_to_disk` names."""
   facts = read_json(state)
   if facts.get('_indices_data_files'):
     raise ValueError(
@@ -206,7 +206,7 @@ def _named_files(state: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _check_parts(files: Sequence[pathlib.Path]) -> None:
-  """Raises ValueError unless all parts of a set are there, once."""
+  """Raises ValueError unless each part of a set is there exactly once."""
   parts = [_PART.search(file.name) for file in files]
   if not all(parts):
     return

@@ -1,4 +1,4 @@
-"""A folder of images with what its metadata says of each, such as a caption."""
+"""A folder of images with metadata for each of them, such as a caption."""
 
 import contextlib
 import csv
@@ -21,28 +21,28 @@ _MOST_CSV = 2**26  # bytes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFolder(Rows):
-  """Images of one folder, with the fields that its metadata has for each.
+  """Images of one folder, each with the fields of its metadata.
 
   The layout is the one that Hugging Face `datasets` calls imagefolder:
 
     pictures/train/metadata.jsonl   {"file_name": "a.png", "text": "A dog"}
     pictures/train/a.png
 
-  Or metadata.csv, with a column file_name. A row has the fields of the
-  metadata, and in the place of file_name the field `image`, the path of the
-  file, which must be in the folder or in a folder of it. Without such a file
-  the rows are the images of the folder in the order of their names. Images that
+  Or there is a metadata.csv with a column file_name. A row has the fields of
+  the metadata, but with the field `image` instead of file_name: the path of the
+  file, which must be in the folder or in one of its subfolders. Without such
+  metadata, the rows are the images of the folder, sorted by name. Images that
   the metadata does not name are not used; `facts` counts them.
 
   Args:
     folder: The folder.
-    split: The folder in it that is meant, such as 'train'; '' for itself.
+    split: The subfolder to use, such as 'train'; '' uses the folder itself.
     limit: Use the first `limit` rows only.
 
   Raises (at first use):
     FileNotFoundError: There is no such folder.
-    ValueError: No image is in it, both kinds of metadata are, or metadata.csv
-      is not one.
+    ValueError: It has no image, it has both kinds of metadata, or metadata.csv
+      is not valid.
   """
 
   folder: str
@@ -58,7 +58,7 @@ class ImageFolder(Rows):
     return str(self.path)
 
   def where(self, index: int) -> str:
-    """The file that has row `index`, and its line where it is one."""
+    """The file that row `index` is from, with the line if it is metadata."""
     return self._table.where(index)
 
   def facts(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class ImageFolder(Rows):
       return 0
     named = set()
     for index in range(len(self)):
-      with contextlib.suppress(ValueError):  # said when the row is asked for
+      with contextlib.suppress(ValueError):  # raised when the row is accessed
         named.add(self[index]['image'])
     return sum(str(self.path / name) not in named for name in self._names)
 
@@ -122,7 +122,7 @@ class ImageFolder(Rows):
 
 @dataclasses.dataclass(frozen=True)
 class _Names(Sequence):
-  """Rows of nothing but names."""
+  """Rows that have only the names of files."""
 
   folder: pathlib.Path
   names: Sequence[str]
@@ -139,7 +139,7 @@ class _Names(Sequence):
 
 @dataclasses.dataclass(frozen=True)
 class _CsvLines(Sequence):
-  """Rows of a file of comma-separated values, read whole."""
+  """Rows of a file of comma-separated values, which is read as a whole."""
 
   path: pathlib.Path
 

@@ -1,15 +1,16 @@
-"""Which files of a folder are its images."""
+"""Finds the images of a folder by the names of its files."""
 
 import os
 import pathlib
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp')
-# What desktops leave in folders of images, besides names with a dot in front.
+# Files that desktops leave in folders of images, besides those whose names
+# begin with a dot.
 _LEFT_BEHIND = ('thumbs.db', 'desktop.ini')
 
 
 def is_image(name: str) -> bool:
-  """Whether a file is an image, by the end of its name.
+  """Whether a file is an image, judging by its extension.
 
   >>> is_image('a.JPG'), is_image('a.txt')
   (True, False)
@@ -18,10 +19,10 @@ def is_image(name: str) -> bool:
 
 
 def names_in(folder: pathlib.Path) -> tuple[list[str], list[str]]:
-  """The names of files and of folders in a folder, each in order.
+  """The names of the files and of the folders in a folder, each sorted.
 
-  Those with a dot in front and those that desktops leave behind are no part of
-  it. Links count as what they lead to.
+  Names that begin with a dot and files that desktops leave behind are left out.
+  A link counts as what it points to.
 
   Raises:
     FileNotFoundError: There is no such folder.

@@ -1,4 +1,4 @@
-"""Rows of instruction tasks that a user wrote down in two files each."""
+"""Rows of instruction tasks that a user wrote into two files each."""
 
 import bisect
 import dataclasses
@@ -21,19 +21,19 @@ _META = '.meta.json'
 class InstructionFiles(Rows):
   """Instruction tasks of a folder: NAME.meta.json and NAME.train.jsonl each.
 
-  The first holds task, categories, definition and positive_examples (a list
-  of input, output and explanation), the second lines of input and output (a
-  text or a list of references).
+  The first file has task, categories, definition and positive_examples (a list
+  of objects with input, output and explanation). Each line of the second has
+  input and output (a text or a list of references).
 
   Args:
     folder: the folder.
-    split: 'train', say.
+    split: name of the split, such as 'train'.
     limit: use the first `limit` rows only.
     longest: bytes that a line may have; a longer one raises a ValueError.
 
   Raises (at first use):
-    FileNotFoundError: there are no lines of this split for a task.
-    ValueError: a NAME.meta.json is not as above.
+    FileNotFoundError: a task has no file of lines for this split.
+    ValueError: a NAME.meta.json is not as described above.
   """
 
   folder: str
@@ -74,7 +74,7 @@ class InstructionFiles(Rows):
 
   @functools.cached_property
   def _starts(self) -> list[int]:
-    """The number of the first row of each task, and of all rows."""
+    """The index of the first row of each task, then the number of all rows."""
     starts = [0]
     for lines in self._lines:
       if self.limit is None or starts[-1] < self.limit:
@@ -86,11 +86,11 @@ class InstructionFiles(Rows):
     return [_task(meta) for meta in self._metas]
 
   def _load(self) -> Blocks:
-    _ = self._tasks  # what is wrong with them is said first
+    _ = self._tasks  # errors in the tasks are raised first
     return Blocks(self._starts[-1], self._read)
 
   def _place(self, index: int) -> tuple[int, int]:
-    """The number of a row's task, and its place in it."""
+    """The number of a row's task, and the index of the row in that task."""
     number = bisect.bisect_right(self._starts, index) - 1
     return number, index - self._starts[number]
 
@@ -101,7 +101,7 @@ class InstructionFiles(Rows):
       _instance(self._tasks[number], lines, line)
       for line in range(place, min(place + WANTED, len(lines)))
     ]
-    lines.close()  # there may be more tasks than files can be open
+    lines.close()  # there may be more tasks than files that can be open
     return found
 
 

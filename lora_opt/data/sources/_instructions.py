@@ -1,4 +1,4 @@
-"""Sources over sources: rows put as the instructions of two papers."""
+"""Sources that turn the rows of others into the instructions of two papers."""
 
 import dataclasses
 import string
@@ -14,19 +14,19 @@ from lora_opt.reading.values import shown
 class ListedChoices(Sequence):
   """Rows of multiple choice, with the choices listed and named.
 
-  Three fields are added, for prompts that ask for the name of a choice as
-  those of commonsense_170k do:
+  Three fields are added, for prompts that ask for the name of a choice, as in
+  commonsense_170k:
 
     listed   'Answer1: blue Answer2: red'
     names    'answer1/answer2'
     right    'answer2'
 
   Args:
-    source: rows with the fields choices and answer (an index); or, with
-      `word` None, with an answer that is true or false: names is then
-      'true/false', right is one of the two, and there is nothing to list.
+    source: rows with the fields choices and answer (an index). If `word` is
+      None, answer is true or false instead; then names is 'true/false', right
+      is one of the two, and listed is empty.
     word: what to call a choice.
-    separator: between the listed choices.
+    separator: text between the listed choices.
 
   References:
     Hu et al. 2023, LLM-Adapters: An Adapter Family for Parameter-Efficient
@@ -80,7 +80,7 @@ class ListedChoices(Sequence):
     return where(self.source, index)
 
   def facts(self) -> dict[str, Any]:
-    """Those of the source."""
+    """The facts of the source."""
     return describe(self.source)
 
   def _texts(self, index: int, choices: Any) -> list[str]:
@@ -95,19 +95,19 @@ class ListedChoices(Sequence):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NaturalInstructions(Rows):
-  """Rows of Super-NaturalInstructions, put as Tk-Instruct puts them.
+  """Rows of Super-NaturalInstructions, in the form that Tk-Instruct uses.
 
-  Added are `examples`, the positive examples as a text, and `output`, the
-  first of the references: the original draws one of them anew in every epoch.
-  Definition, input and examples end in a full stop if they end in no
-  punctuation.
+  Two fields are added: `examples`, the positive examples as a text, and
+  `output`, the first of the references (the original draws a new one in every
+  epoch). Definition, input and examples get a full stop at the end if they do
+  not end in punctuation.
 
   Args:
-    source: rows as lora_opt.data.prepare makes them of 'super_ni'.
+    source: rows as lora_opt.data.prepare makes them from 'super_ni'.
     positive: how many positive examples a prompt shows.
-    explanations: show why an example is one.
+    explanations: whether to show the explanations of the examples.
     tasks, categories: use only these; None uses all.
-    limit: use the first `limit` of them only.
+    limit: use only the first `limit` of the chosen rows.
 
   References:
     Wang et al. 2022, Super-NaturalInstructions: Generalization via Declarative
@@ -147,7 +147,7 @@ class NaturalInstructions(Rows):
     return where(self.source, self._rows[index])
 
   def facts(self) -> dict[str, Any]:
-    """Those of the source, and what was chosen of it."""
+    """The facts of the source, and which tasks and categories are used."""
     chosen = {
       name: sorted(value)
       for name in ('tasks', 'categories')
@@ -156,10 +156,10 @@ class NaturalInstructions(Rows):
     return describe(self.source) | chosen
 
   def _load(self) -> Sequence[int]:
-    """The places of the chosen rows in the source."""
+    """The indices of the chosen rows in the source."""
     values.integer(self.positive, f'{self.title}: positive', least=0)
     for name in ('tasks', 'categories'):
-      if isinstance(getattr(self, name), str):  # a part of it would do
+      if isinstance(getattr(self, name), str):  # `in` would match substrings
         raise ValueError(
           f'{self.title}: {name} must be a list of texts, found '
           f'{getattr(self, name)!r}'
@@ -182,7 +182,7 @@ class NaturalInstructions(Rows):
         return named
       mine = _texts(row['categories'], 'categories')
     except (KeyError, TypeError, ValueError):
-      return True  # it raises again when it is used: the task decides
+      return True  # it raises again when it is used; then the task decides
     return named and not set(self.categories).isdisjoint(mine)
 
   def _examples(self, row: Row) -> list[str]:
@@ -206,7 +206,7 @@ class NaturalInstructions(Rows):
 
 
 def _texts(value: Any, name: str, least: int = 0) -> list[str]:
-  """A list of texts, at least so many."""
+  """A list of at least `least` texts."""
   if not isinstance(value, list | tuple) or len(value) < least:
     wanted = 'a list of texts' + (', not empty' if least else '')
     raise ValueError(f'{name}: expected {wanted}, found {shown(value)}')
@@ -214,6 +214,6 @@ def _texts(value: Any, name: str, least: int = 0) -> list[str]:
 
 
 def _closed(text: str) -> str:
-  """The text, ending in punctuation."""
+  """The text, with a full stop if it does not end in punctuation."""
   text = text.strip()
   return text if text[-1:] in string.punctuation else text + '.'

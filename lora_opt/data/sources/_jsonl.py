@@ -15,11 +15,11 @@ from lora_opt.reading.values import shown
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class JsonLines(Rows):
-  """Rows of a file that holds one JSON object a line (UTF-8).
+  """Rows of a file that holds one JSON object per line (UTF-8).
 
-  A line is read and parsed when it is asked for, so a file may be larger than
-  the memory. A line that is not a JSON object, or not the JSON of the standard
-  (NaN, half a surrogate pair, a key twice), raises a ValueError.
+  A line is read and parsed when it is accessed, so a file may be larger than
+  the memory. A line that is not a JSON object, or not standard JSON (NaN, half
+  a surrogate pair, a duplicate key), raises a ValueError.
 
   Args:
     file: the file, relative to `folder`.
@@ -29,7 +29,7 @@ class JsonLines(Rows):
 
   Raises (at first use):
     FileNotFoundError: there is no such file.
-    ValueError: there is no line in it.
+    ValueError: the file has no lines.
   """
 
   file: str
@@ -48,7 +48,7 @@ class JsonLines(Rows):
     return str(self.path)
 
   def where(self, index: int) -> str:
-    """File and line of row `index`: every line is one."""
+    """File and line of row `index`; every line is a row."""
     return f'{self.path}:{index + 1}'
 
   def facts(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class JsonLines(Rows):
     return facts
 
   def close(self) -> None:
-    """Closes the file, until a row is asked for again."""
+    """Closes the file; accessing a row opens it again."""
     self._rows.close()
 
   def _load(self) -> Lines:

@@ -15,13 +15,14 @@ from lora_opt.data.sources._rows import Row, Rows
 class ReasoningGym(Rows):
   """A procedural data set of `reasoning_gym`, with a scorer.
 
-  Row i is generated from the random seed `seed + i`: two sources of one data
-  set whose ranges seed ... seed + size - 1 meet would share rows. Tasks check
-  this; leave a wide gap between the seed for training and that for evaluation.
+  Row i is generated from the random seed `seed + i`. Two sources of the same
+  data set would share rows if their ranges seed ... seed + size - 1 overlapped.
+  Tasks check this; leave a wide gap between the seeds for training and for
+  evaluation.
 
-  Answers score by the rule of reasoning_gym, and none of them is executed: see
-  `lora_opt.data.scoring`. A data set whose scorer was not found safe can be
-  trained on and judged by likelihood.
+  Answers are scored by the rule of reasoning_gym, and are never executed: see
+  `lora_opt.data.scoring`. A data set whose scorer was not found to be safe can
+  be trained on and judged by likelihood.
 
   Args:
     name: a data set of reasoning_gym, such as 'chain_sum'.
@@ -72,7 +73,7 @@ class ReasoningGym(Rows):
     return scoring.score(self.name, prediction, row, self._dataset.score_answer)
 
   def shared_rows(self, other: Sequence[Row]) -> int:
-    """Number of rows that are in `other` too because the seeds meet."""
+    """Number of rows that are also in `other` because the seeds overlap."""
     if not isinstance(other, ReasoningGym) or self.name != other.name:
       return 0
     if self.config != other.config:
@@ -84,7 +85,7 @@ class ReasoningGym(Rows):
   def _dataset(self):
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
-      import reasoning_gym  # slow, and only here: not every run needs it
+      import reasoning_gym  # slow, so only here: not every run needs it
       from reasoning_gym.factory import DATASETS
     if self.name not in DATASETS:
       near = difflib.get_close_matches(self.name, DATASETS, n=5, cutoff=0.4)

@@ -1,4 +1,4 @@
-"""What all sources share: rows loaded at first use, a limit, a place."""
+"""What sources share: loading at first use, a limit, the origin of each row."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ def where(source: Sequence[Row], index: int, split: str = 'data') -> str:
   Args:
     source: a source of this package, or any sequence of dicts.
     index: position of the row, from 0.
-    split: what to call a source that has no name of its own.
+    split: what to call a source that has no method `where`.
 
   Returns:
     For example 'train.jsonl:4' (files count lines from 1).
@@ -39,11 +39,11 @@ def describe(source: Sequence[Row]) -> dict[str, Any]:
 
 
 class Rows(Sequence):
-  """A source whose rows are found once, at first use.
+  """A source whose rows are loaded once, at first use.
 
-  A subclass has a `title`, a `limit` and a method `_load` that gives the rows,
-  or what `_row` makes a row of. In the place of one that cannot be read may
-  stand the ValueError that says why.
+  A subclass has a `title`, a `limit` and a method `_load` that returns the
+  rows, or items from which `_row` makes rows. In place of a row that cannot be
+  read, there may be the ValueError that says why.
   """
 
   @functools.cached_property

@@ -1,4 +1,4 @@
-"""The wire format of tf.train.Example, which records of TFDS are written in.
+"""Parses the wire format of tf.train.Example, in which TFDS writes records.
 
 Example   1: Features     Features  1: entries (1: key, 2: Feature), repeated
 Feature   one of 1: BytesList, 2: FloatList, 3: Int64List, each of which holds
@@ -13,10 +13,10 @@ _VARINT, _EIGHT, _SIZED, _FOUR = 0, 1, 2, 5
 
 
 def parse(record: bytes) -> dict[str, tuple[type, list[Value]]]:
-  """The values of every key, with what they are: bytes, float or int.
+  """The values of every key, with their type: bytes, float or int.
 
   Raises:
-    ValueError: the record is no such message, or has a key twice.
+    ValueError: the record is not such a message, or has a key twice.
 
   >>> feature = b'\\x1a\\x05\\n\\x03\\x05\\xac\\x02'
   >>> parse(b'\\n\\x0e\\n\\x0c\\n\\x01s\\x12\\x07' + feature)
@@ -89,7 +89,7 @@ def _sized(data: bytes, wanted: int) -> Iterator[bytes]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int, Value]]:
-  """The fields of a message: number, kind on the wire, and bytes or number."""
+  """The fields of a message: number, wire type, and bytes or a number."""
   place = 0
   while place < len(data):
     tag, place = _varint(data, place)

@@ -26,13 +26,13 @@ class Tfds(Rows):
   The data set must be stored as array_record: prepare it once with
   `tfds.builder(name, data_dir=..., file_format='array_record')
   .download_and_prepare()` (for which TFDS 4.9.10 also needs the package
-  importlib_resources). Text comes back as str, arrays as lists. Nothing that
-  the folder names is imported; fields that are neither text nor numbers
-  (images, say) are left out, and `facts` names them.
+  importlib_resources). Text is returned as str, arrays as lists. Nothing that
+  the folder names is imported. Fields that are neither text nor numbers (such
+  as images) are left out, and `facts` names them.
 
   Args:
     name: data set, with its configuration if it has several:
-      'ai2_arc/ARC-Easy'; a version may follow, as ':1.0.0'.
+      'ai2_arc/ARC-Easy'; a version may follow, such as ':1.0.0'.
     split: 'train', or a slice of it: 'train[:90%]'.
     data_dir: folder with the prepared data sets.
     limit: use the first `limit` rows only.
@@ -40,11 +40,11 @@ class Tfds(Rows):
       does one that does not hold what the features declare.
 
   Raises (at first use):
-    FileNotFoundError: there is no such data set prepared in `data_dir`, or a
-      file of it is missing.
-    ValueError: unknown split, another file format, or files that do not hold
-      as many rows as is declared. Damage that shows only when a row is asked
-      for is an OSError.
+    FileNotFoundError: no such data set is prepared in `data_dir`, or one of its
+      files is missing.
+    ValueError: the split is unknown, the file format is another one, or the
+      files do not have as many rows as declared. Damage that is found only when
+      a row is accessed raises an OSError.
   """
 
   name: str
@@ -58,7 +58,7 @@ class Tfds(Rows):
     return f'tfds {self.name!r} split {self.split!r}'
 
   def facts(self) -> dict[str, Any]:
-    """What was read, its files, and what the builder recorded of its origin."""
+    """What was read, its files, and the origin that the builder recorded."""
     made_of = self._folder / 'metadata.json'
     facts = {
       'name': self._info.name,
@@ -73,7 +73,7 @@ class Tfds(Rows):
     return facts
 
   def class_names(self, field: str) -> tuple[str, ...] | None:
-    """What TFDS calls the numbers in a field; None if it does not say."""
+    """The names that TFDS gives the numbers in a field; None if it has none."""
     if field not in self._features.labels:
       return None
     return _tfds_folder.label_names(self._folder, field)
@@ -95,7 +95,7 @@ class Tfds(Rows):
 
   @functools.cached_property
   def _pieces(self) -> list[Piece]:
-    """The parts of files that make up the split, each looked at."""
+    """The parts of files that make up the split; each file is checked."""
     info = self._info
     title = f'{self._folder}, {self.title}'
     if info.file_format != _tfds_folder.FORMAT:
@@ -113,16 +113,16 @@ class Tfds(Rows):
 
   @functools.cached_property
   def _starts(self) -> list[int]:
-    """The number of the first row of each piece, and of all rows."""
+    """The index of the first row of each piece, then the number of all rows."""
     sizes = (piece.stop - piece.start for piece in self._pieces)
     return list(itertools.accumulate(sizes, initial=0))
 
   def _load(self) -> Blocks:
-    _ = self._features  # what is wrong with them is said first
+    _ = self._features  # errors in the features are raised first
     return Blocks(self._starts[-1], self._read)
 
   def _read(self, index: int) -> list[bytes | int]:
-    """Records from an index on, or only the sizes of those too long."""
+    """Records from an index on; only the sizes of those that are too long."""
     number = bisect.bisect_right(self._starts, index) - 1
     piece = self._pieces[number]
     start = piece.start + index - self._starts[number]
@@ -131,7 +131,7 @@ class Tfds(Rows):
     try:
       reply = _process()('records', path, start, wanted, self.longest)
     except ConfinedError as error:
-      # No ValueError: it is not about one row.
+      # Not a ValueError, since it does not concern a single row.
       raise OSError(f'{path}: damaged file: {cut(error)}') from None
     records, place = [], 0
     while place < len(reply):
@@ -178,7 +178,7 @@ def _process() -> Confined:
 
 
 def _check_count(shard: _tfds_folder.Shard) -> None:
-  """Raises unless a file holds as many records as is declared."""
+  """Raises an error unless a file has the declared number of records."""
   if not shard.path.is_file():
     raise FileNotFoundError(f'{shard.path} is missing')
   try:

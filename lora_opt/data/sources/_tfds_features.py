@@ -1,7 +1,7 @@
-"""Features of TFDS: what a folder's features.json says of its fields.
+"""Features of TFDS: the fields that a folder's features.json declares.
 
-The file names Python classes. None is imported: the few that hold text and
-numbers are known by name, and fields of any other class are not read.
+The file names Python classes, but none of them is imported. The few that hold
+text and numbers are known by name; fields of any other class are not read.
 """
 
 import dataclasses
@@ -40,10 +40,10 @@ class Field:
   """One list of values in a record.
 
   Attributes:
-    path: names of the dicts it is in, and its own.
+    path: names of the dicts that the field is in, then its own name.
     kind: bytes, float, int or bool.
-    shape: of the values; None where any number will do.
-    is_label: whether it is the number of a label.
+    shape: shape of the values; None for a size that may be any number.
+    is_label: whether the value is the number of a label.
   """
 
   path: tuple[str, ...]
@@ -52,10 +52,10 @@ class Field:
   is_label: bool = False
 
   def value(self, found: tuple[type, list[Value]] | None) -> Any:
-    """The value of a row, text and lists, of what its record holds.
+    """Makes the value in a row (text, lists) from what the record holds.
 
     Raises:
-      ValueError: it does not hold what the field declares.
+      ValueError: the record does not hold what the field declares.
     """
     if found is None:
       raise ValueError('no value')
@@ -78,7 +78,7 @@ class Features:
     return {'/'.join(field.path) for field in self.fields if field.is_label}
 
   def row(self, record: Mapping[str, tuple[type, list[Value]]]) -> dict:
-    """The row of a parsed record.
+    """Makes the row of a parsed record.
 
     Raises:
       ValueError: the record does not hold what the features declare.
@@ -98,11 +98,11 @@ class Features:
 
 
 def read_features(file: pathlib.Path) -> Features:
-  """The features that a file declares.
+  """Reads the features that a file declares.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is not one of TFDS, or none of its fields can be read.
+    ValueError: it is not a file of TFDS, or none of its fields can be read.
   """
   unread: dict[str, str] = {}
   fields = tuple(_fields(read_json(file), (), (), str(file), unread))
@@ -118,7 +118,7 @@ def _fields(
   place: str,
   unread: dict[str, str],
 ) -> Iterator[Field]:
-  """The fields in a node of the file; `outer` is the shape around it."""
+  """The fields in a node of the file; `outer` is the enclosing shape."""
   place = f'{place}, feature {"/".join(path)!r}' if path else place
   full = values.text(values.table(node, place).get('pythonClassName'), place)
   name = full.removeprefix(_PREFIX) if full.startswith(_PREFIX) else ''
@@ -140,7 +140,7 @@ def _fields(
 
 
 def _inner(node: dict, name: str, place: str) -> list[tuple[str, Any]]:
-  """The features of a node that has several, by name."""
+  """The names and nodes of the features of a node that has several."""
   if name == _DICT:
     inside = values.table(node.get('featuresDict'), place)
     return list(values.table(inside.get('features'), place).items())
@@ -153,7 +153,7 @@ def _inner(node: dict, name: str, place: str) -> list[tuple[str, Any]]:
 def _tensor(
   node: dict, path: tuple[str, ...], outer: Shape, place: str
 ) -> Field | None:
-  """The field of a tensor; None for those that are stored in another way."""
+  """The field of a tensor; None if it is stored in a way that is not read."""
   tensor = values.table(node.get('tensor'), place)
   kind = _KINDS.get(values.text(tensor.get('dtype'), f'{place}: dtype'))
   shape = values.table(tensor.get('shape', {}), f'{place}: shape')
@@ -168,7 +168,7 @@ def _tensor(
 
 
 def _size(value: Any, place: str) -> int | None:
-  """A dimension, which JSON of protocol buffers writes as text; -1 is any."""
+  """A dimension, which the JSON of protobuf writes as text; -1 is any size."""
   if isinstance(value, str) and len(value) < 10:
     value = int(value) if value.lstrip('-').isdecimal() else value
   size = values.integer(value, f'{place}: a dimension', -1, 10**9)
@@ -182,7 +182,7 @@ def _plain(kind: type, item: Value) -> Any:
     except UnicodeDecodeError:
       raise ValueError(f'not UTF-8: {shown(item, 60)}') from None
   if kind is float:
-    # The decimal that float32 was written as: 3.8 and not 3.7999999523.
+    # The shortest decimal for this float32: 3.8 and not 3.7999999523.
     return float(str(np.float32(item)))
   if kind is bool:
     if item not in (0, 1):
@@ -192,7 +192,7 @@ def _plain(kind: type, item: Value) -> Any:
 
 
 def _shaped(items: Sequence[Any], shape: Shape) -> Any:
-  """Values in nested lists of a shape, the first size of which may be any."""
+  """Puts values into nested lists of a shape, whose first size may be None."""
   inner = math.prod(shape[1:])
   count = shape[0] if shape else 1
   if count is None:

@@ -27,8 +27,8 @@ def find_folder(name: str, data_dir: str | None) -> pathlib.Path | None:
   """The folder of the newest version of a data set; None if there is none.
 
   Args:
-    name: 'set', 'set/config', either with ':1.0.0' behind it.
-    data_dir: where the sets are; None for where TFDS keeps them.
+    name: 'set' or 'set/config', optionally followed by ':1.0.0'.
+    data_dir: folder of the data sets; None for the one that TFDS uses.
   """
   parts = _NAME.fullmatch(name)
   if not parts:
@@ -49,7 +49,7 @@ def label_names(folder: pathlib.Path, field: str) -> tuple[str, ...] | None:
   """The names of the labels in a field; None if they are only numbers.
 
   Args:
-    folder: of a version of a data set.
+    folder: folder of one version of a data set.
     field: name of a field of class labels.
 
   Raises:
@@ -64,7 +64,7 @@ def label_names(folder: pathlib.Path, field: str) -> tuple[str, ...] | None:
 
 
 def _newest(home: pathlib.Path, version: str | None) -> pathlib.Path | None:
-  """The folder of the newest version that goes with '1.*.*', say."""
+  """The folder of the newest version that matches a pattern like '1.*.*'."""
   found = [
     (tuple(map(int, numbers.groups())), path)
     for path in home.glob(version or '*.*.*')
@@ -83,7 +83,7 @@ def _default_config(home: pathlib.Path) -> str | None:
 
 
 class Shard(NamedTuple):
-  """A file, and how many records it is declared to have."""
+  """A file, and the number of records that it is declared to have."""
 
   path: pathlib.Path
   count: int
@@ -91,12 +91,12 @@ class Shard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FolderInfo:
-  """What dataset_info.json says.
+  """The contents of dataset_info.json.
 
   Attributes:
-    name: of the data set, with its configuration and version.
-    version: alone.
-    file_format: of the records.
+    name: name of the data set, with its configuration and version.
+    version: the version alone.
+    file_format: format of the files of records.
     splits: the files of each split.
   """
 
@@ -107,11 +107,11 @@ class FolderInfo:
 
 
 def read_info(folder: pathlib.Path) -> FolderInfo:
-  """What a folder declares.
+  """Reads what a folder declares.
 
   Raises:
     FileNotFoundError: there is no dataset_info.json.
-    ValueError: it is not one of TFDS, or names files outside the folder.
+    ValueError: it is not a file of TFDS, or names files outside the folder.
   """
   file = folder / 'dataset_info.json'
   facts = read_json(file)
@@ -171,7 +171,7 @@ def _shards(
 
 
 def _count(value: Any, place: str) -> int:
-  """A number of records, which JSON of protocol buffers writes as text."""
+  """A number of records, which the JSON of protobuf writes as text."""
   if isinstance(value, str) and re.fullmatch(r'\d{1,15}', value, re.ASCII):
     value = int(value)
   return values.integer(value, f'{place}: shardLengths', 0, 2**40)

@@ -1,4 +1,4 @@
-"""Splits of TFDS as they are asked for: 'train', 'train[:90%]', 'a+b'."""
+"""Parses how splits of TFDS are requested: 'train', 'train[:90%]', 'a+b'."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ class Piece(NamedTuple):
 def pieces(
   spec: str, splits: Mapping[str, Sequence[Shard]], title: str
 ) -> list[Piece]:
-  """The records that a split of TFDS stands for, such as 'train[:90%]+test'.
+  """The records that a split of TFDS such as 'train[:90%]+test' stands for.
 
   Percentages are rounded to the nearest row, as TFDS does.
 
   Raises:
-    ValueError: no such split, or nothing in it.
+    ValueError: there is no such split, or it is empty.
   """
   found = []
   for part in spec.split('+'):
@@ -58,7 +58,7 @@ def _all(shards: Sequence[Shard]) -> tuple[int, int]:
 
 
 def _sliced(text: str, shards: Sequence[Shard], title: str) -> tuple[int, int]:
-  """The first row of a slice and the one behind its last."""
+  """The first row of a slice and the row after its last."""
   sides = [_BOUND.fullmatch(side) for side in text.split(':')]
   given = [side for side in sides if side and side['value']]
   units = {side['unit'] for side in given}
@@ -98,11 +98,11 @@ def _sliced(text: str, shards: Sequence[Shard], title: str) -> tuple[int, int]:
 
 
 def _cut(shards: Sequence[Shard], start: int, stop: int) -> list[Piece]:
-  """Rows `start` to `stop` of files put end to end."""
+  """Rows `start` to `stop` of the concatenated files."""
   found, first = [], 0
   for shard in shards:
     begin, end = max(start - first, 0), min(stop - first, shard.count)
-    # An empty file too: it is to be looked at.
+    # Empty files are included, so that they are checked too.
     if begin < end or (begin == end and not shard.count):
       found.append(Piece(shard, begin, end))
     first += shard.count

@@ -1,1 +1,1 @@
-"""Many runs compared: their results in small rows, ranked, drawn, reported."""
+"""Compares many runs: collects their results, ranks, draws and reports them."""

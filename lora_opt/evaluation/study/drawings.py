@@ -1,4 +1,4 @@
-"""The pictures of a study; each is a function that draws on given axes."""
+"""The drawings of a study, made as functions that draw on given axes."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +15,7 @@ from lora_opt.evaluation.study.words import Unit
 
 Draw = Callable[[mpl_axes.Axes, Ink], None]
 
-# Told apart on white and on black, on paper by their dashes.
+# Distinguishable on white and on black; on paper by their dashes.
 _COLORS = (
   *('#3b82c4', '#d9772b', '#3f9b5f', '#c04a55', '#8a67c0', '#2fa3ad'),
   *('#d070a8', '#7f8a2e', '#8c6d5a', '#b08c1f', '#6f7f95', '#a04fb0'),
@@ -69,11 +69,13 @@ def sweep(
   """Scores of one method in a group against the learning rate.
 
   Args:
-    rows: all its runs there. Diverged ones are crosses at the worse end.
-    chosen: the rate chosen for it, drawn as a ring.
-    level: the baseline's score, a dashed line to compare with.
-    limits: of the scores, the same for all methods of a group.
-    unit: of the scores; `level` and `limits` are as they were measured.
+    rows: all runs of the method in the group. Diverged runs are drawn as
+      crosses at the worse end.
+    chosen: the chosen learning rate, drawn as a ring.
+    level: the baseline's score, drawn as a dashed line for comparison.
+    limits: the limits of the score axis, the same for all methods of a group.
+    unit: the unit of the scores. `level` and `limits` are as measured: losses
+      are not negated.
   """
 
   def draw(axes, ink):
@@ -125,7 +127,7 @@ def sweep(
 def losses(
   found: Mapping[str, Chosen], style: Mapping[str, Mapping[str, object]]
 ) -> Draw:
-  """Training loss of every method of a group at the rate chosen for it."""
+  """Training loss of every method of a group at its chosen learning rate."""
 
   def draw(axes, ink):
     drawing.plain(axes, ink)
@@ -143,14 +145,14 @@ def losses(
     if not highest:
       return
     low = axes.get_ylim()[0]
-    # What a bad start does at the first steps must not flatten the rest.
+    # High losses at the first steps must not flatten the rest of the curves.
     axes.set_ylim(low, low + 1.1 * (np.median(highest) - low))
 
   return draw
 
 
 def pairs(table: Mapping[str, Sequence[float]], limits: tuple) -> Draw:
-  """A number of every pair: sites downwards, layers to the right."""
+  """A map of one number per LoRA pair: sites downwards, layers to the right."""
 
   def draw(axes, ink):
     values = np.array([table[site] for site in table])

@@ -8,23 +8,23 @@ from typing import NamedTuple
 from lora_opt.evaluation._text import Json
 from lora_opt.evaluation.study.ranking import Chosen, Group
 
-_WINDOW = 0.1  # of the run: the loss of a single batch says little
+_WINDOW = 0.1  # fraction of the run; the loss of a single batch says little
 
 
 class Pace(NamedTuple):
-  """A method against the baseline; None where there is nothing to say."""
+  """A method compared with the baseline; None for unknown values."""
 
-  reached: int  # runs whose loss came down to the baseline's last one
+  reached: int  # number of runs whose loss reached the baseline's last loss
   runs: int
-  steps: float | None  # to get there, over the baseline's: median of all
-  step_seconds: float | None  # over the baseline's: median of all groups
-  memory: float | None  # peak over the baseline's, likewise
+  steps: float | None  # to reach it, divided by the baseline's; median of runs
+  step_seconds: float | None  # divided by the baseline's; median of groups
+  memory: float | None  # peak divided by the baseline's; median of groups
 
 
 def paces(
   chosen: Mapping[Group, Mapping[str, Chosen]], baseline: str
 ) -> dict[str, Pace]:
-  """The pace of every method; none without a baseline."""
+  """The pace of every method; empty without the baseline."""
   methods = sorted({method for found in chosen.values() for method in found})
   if baseline not in methods:
     return {}
@@ -47,7 +47,7 @@ def _pace(groups, method: str, baseline: str) -> Pace:
         steps.append(step / step_to(other['curve'], target))
     seconds += _ratio(mine, theirs, 'step_seconds')
     memory += _ratio(mine, theirs, 'peak_memory_bytes')
-  # Those that never got there took longer than any that did.
+  # Runs that never reached it count as slower than all that did.
   late = [math.inf] * (runs - len(steps))
   middle = statistics.median_low([*steps, *late]) if runs else math.inf
   return Pace(
@@ -60,7 +60,7 @@ def _pace(groups, method: str, baseline: str) -> Pace:
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-  """The mean over the last tenth of the run, at every point.
+  """Smooths losses: each becomes the mean of the tenth of the run up to it.
 
   >>> smooth([3.0, 1.0])
   [3.0, 1.0]

@@ -1,4 +1,4 @@
-"""The report of a study: one HTML file that needs nothing around it, and PNGs.
+"""Writes the report of a study: a self-contained HTML file, and PNGs.
 
 python -m lora_opt.main --run_mode=report STUDY
 """
@@ -28,7 +28,7 @@ _STATE = ('condition_max', 'imbalance_max', 'stable_rank_mean')
 _STATE += ('dead_directions_total', 'relative_step_mean')
 
 
-# Method, and for each group a cell and how it is marked.
+# Rows of a method, and for each group a cell and its mark.
 Table = list[tuple[str, list[tuple[str, str]]]]
 
 
@@ -51,14 +51,16 @@ def write_study_report(folder: str | Path) -> Path:
   """Writes report.html and pictures/*.png from the runs of a study.
 
   Args:
-    folder: what launch/sweep.py left, or a folder with results.jsonl.
+    folder: the folder of a sweep by launch/sweep.py, or one with results.jsonl.
 
   Returns:
     The path of the page.
 
   Raises:
     FileNotFoundError: there is no such folder, or no run in it has ended.
-    ValueError: a row of results.jsonl is damaged; names file, line and field.
+    OSError: the folder of pictures is a symbolic link.
+    ValueError: the folder is in a bucket, or a row of results.jsonl is damaged;
+      the message names file, line and field.
   """
   folder = as_path(folder, 'STUDY')
   if is_bucket(folder):
@@ -145,7 +147,7 @@ def _overview(ranked: Ranking, pictures: Path) -> str:
 
 
 def _by_group(ranked: Ranking) -> Table:
-  """Scores, and how each stands in its group."""
+  """The scores, each marked by how it compares in its group."""
   unit = words.unit(ranked)
   standing = {
     group: ranking.best_in_group(found)
@@ -167,7 +169,7 @@ def _by_group(ranked: Ranking) -> Table:
 
 
 def _rates(ranked: Ranking) -> Table:
-  """The rates chosen, marked where at an edge."""
+  """The chosen learning rates, marked if at an edge of those tried."""
   return [
     (
       place.method,
@@ -184,7 +186,7 @@ def _rates(ranked: Ranking) -> Table:
 
 
 def _losses(ranked: Ranking) -> Table:
-  """Mean losses at the rates chosen; the least of a group is marked."""
+  """Mean losses at the chosen rates; the lowest of each group is marked."""
   table = [(place.method, []) for place in ranked.places]
   for found in ranked.chosen.values():
     means = {
@@ -205,7 +207,7 @@ def _sweeps(
   ranked: Ranking,
   picture: Path,
 ) -> Section:
-  """Score against learning rate, a panel for each method."""
+  """Score against learning rate, with a panel for each method."""
   chosen, unit = ranked.chosen.get(group, {}), words.unit(ranked)
   scores = [
     unit.natural(ranking.score(row, 1))
@@ -248,7 +250,7 @@ def _curves(
 
 
 def _key(style: Mapping[str, object]) -> markupsafe.Markup:
-  """A short stroke in a method's colour and dashes."""
+  """A key entry: a short stroke in a method's colour and dashes."""
   dashes = style['linestyle']
   pattern = '' if dashes == '-' else ' '.join(str(3 * x) for x in dashes[1])
   return markupsafe.Markup(
@@ -268,7 +270,7 @@ def _pace_cells(method: str, found: Pace) -> tuple[str, ...]:
 
 
 def _state(ranked: Ranking) -> list[tuple[str, ...]]:
-  """Method, and medians of the last state of the factors over all its runs."""
+  """For each method, medians over its runs of the last state of the factors."""
   table = []
   for place in ranked.places:
     cells = []
@@ -288,7 +290,7 @@ def _state(ranked: Ranking) -> list[tuple[str, ...]]:
 def _pairs(
   ranked: Ranking, pictures: Path, names: Mapping[Group, str]
 ) -> list[Section]:
-  """Stable rank of each pair, by method: the mean over seeds of a group."""
+  """Stable rank of each pair, by method, averaged over the seeds of a group."""
   sections = []
   for group, found in ranked.chosen.items():
     tables = {
@@ -326,7 +328,7 @@ def _mean_table(tables: Sequence[Json]) -> dict[str, list[float]]:
 def _facts(
   study: Json, rows: Sequence[Json], ranked: Ranking
 ) -> list[tuple[str, str]]:
-  """Name and value of what the runs had in common."""
+  """Names and values of facts about all runs."""
   facts = []
   for group, found in ranked.chosen.items():
     row = next(iter(found.values())).rows[0]
@@ -350,7 +352,7 @@ def _facts(
 
 
 def _file_names(groups: Iterable[Group]) -> dict[Group, str]:
-  """The words of a group's title, for the names of its pictures.
+  """Names for the picture files of each group, from the words of its title.
 
   >>> list(_file_names([Group('a b', 4), Group('a/b', 4)]).values())
   ['a_b_rank_4', 'a_b_rank_4_2']

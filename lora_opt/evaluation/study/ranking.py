@@ -1,26 +1,28 @@
-"""Which method did best: learning rates chosen, scores with intervals, ties.
+"""Ranks methods: chooses learning rates, computes intervals, finds ties.
 
-A group is a task at a rank, in which methods are compared. The rules:
+Methods are compared in groups; a group is a task at a rank. The rules:
 
-1. A group's sweep is of the seeds at which every method has run with as many
-   learning rates as the study gives each, or as any method has run with. (A
-   method may get more, where its best one was at an end.) Where groups have
-   several seeds, one that has a single seed still waits for more.
-2. A method's learning rate in a group is the one of the best mean score over
-   the seeds of the sweep on the even examples; its score is that on the odd
-   ones, at every seed at which all methods have run with the rates chosen. A
-   rate at which a run diverged is not chosen, and a method which did at every
-   rate of a group has no place among the others. (Where an evaluation has no
-   halves, both are the whole score, which flatters every method alike.)
+1. The sweep of a group covers the seeds at which every method has run with as
+   many learning rates as the study gives each method or, if it gives no number,
+   as any method has run with. (A method may have more, if its best rate was the
+   lowest or highest.) If other groups have several seeds, a group with a single
+   one is incomplete.
+2. A method's learning rate in a group is the one with the best mean score on
+   the even examples over the seeds of the sweep. Its score is the one on the
+   odd examples, at every seed at which all methods have run with their chosen
+   rates. A rate at which a run diverged is not chosen, and a method that
+   diverged at every rate of a group is not ranked. (If an evaluation has no
+   halves, both are the score on all examples, which flatters all methods
+   alike.)
 3. A method's overall score is the mean over groups of the mean over seeds.
-4. The method of the best overall score is the best; another is tied with it if
-   the 95 % interval of the difference, paired by seed, includes zero.
+4. The method with the best overall score is the best. Another is tied with it
+   if the 95 % interval of the difference, paired by seed, includes zero.
 
-Where the metric is a loss (`lower_is_better`), its negative is what all of
-this is about.
+If the metric is a loss (`lower_is_better`), all of this applies to its
+negative.
 
-Intervals are Student's over seeds, by Welch and Satterthwaite where several
-groups join: they say what other initial values and orders of the data would
+Intervals are Student's over seeds, by Welch and Satterthwaite if several groups
+are combined. They say what other initial values and orders of the data would
 change, for these tasks and these examples.
 """
 
@@ -40,7 +42,7 @@ _RUN_AGAIN = 'Its weights are damaged: remove its row and run it again'
 
 
 class Group(NamedTuple):
-  """Where methods are compared: a task, a rank, what else was alike."""
+  """A group in which methods are compared: a task, a rank, a budget."""
 
   task: str
   rank: int | None
@@ -48,7 +50,7 @@ class Group(NamedTuple):
 
   @property
   def title(self) -> str:
-    """As a reader has it.
+    """The name of the group for readers.
 
     >>> Group('cola', 4).title
     'cola, rank 4'
@@ -58,7 +60,7 @@ class Group(NamedTuple):
 
 
 class Interval(NamedTuple):
-  """A mean with its 95 % interval; no bounds from one seed."""
+  """A mean with its 95 % interval; there are no bounds with one seed."""
 
   mean: float
   low: float | None = None
@@ -71,7 +73,7 @@ class Chosen(NamedTuple):
   learning_rate: float
   at_edge: bool  # the least or greatest of those tried
   rows: list[Json]  # by seed
-  scores: list[float]  # by seed, of the examples not chosen by
+  scores: list[float]  # by seed, on examples not used to choose the rate
 
 
 class Place(NamedTuple):
@@ -79,24 +81,24 @@ class Place(NamedTuple):
 
   method: str
   score: Interval
-  behind: Interval  # the best's score less this one's
+  behind: Interval  # the best method's score minus this one's
   verdict: str  # 'best', 'tied', 'behind', or 'open' without an interval
 
 
 class Ranking(NamedTuple):
-  """What follows from the rows of a study."""
+  """The ranking of methods that results from the rows of a study."""
 
   places: list[Place]  # the best first
-  chosen: dict[Group, dict[str, Chosen]]  # of whole groups
-  seeds: dict[Group, list[int]]  # those that count
+  chosen: dict[Group, dict[str, Chosen]]  # of complete groups
+  seeds: dict[Group, list[int]]  # the seeds that are used
   incomplete: list[Group]
-  diverged: dict[str, list[Group]]  # methods without a place, and where
-  halves: bool  # whether rates were chosen on other examples
-  lower_is_better: bool = False  # whether scores are losses, made negative
+  diverged: dict[str, list[Group]]  # unranked methods, where they diverged
+  halves: bool  # whether rates were chosen on examples that are not scored
+  lower_is_better: bool = False  # whether scores are negated losses
 
 
 def label_methods(rows: Sequence[Json]) -> list[str]:
-  """A name for the method of each row: the recipe, and what varies of it.
+  """A name for the method of each row: the recipe, and its varying options.
 
   >>> label_methods([
   ...   {'method': 'lora_plus', 'options': {'lora_plus.lr_ratio': '4'}},
@@ -121,7 +123,7 @@ def label_methods(rows: Sequence[Json]) -> list[str]:
 
 
 def group_rows(rows: Sequence[Json]) -> dict[Group, dict[str, list[Json]]]:
-  """Rows by group and method; what differs in budget is a group of its own."""
+  """Rows by group and method; different budgets make different groups."""
   labels = label_methods(rows)
   budgets = collections.defaultdict(lambda: collections.defaultdict(set))
   for row in rows:
@@ -144,12 +146,12 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
   """Ranks the methods of a study by the rules above.
 
   Args:
-    rows: of its runs.
-    rates: how many learning rates each method is to have run with; by default
-      as many as any has.
+    rows: the rows of its runs.
+    rates: how many learning rates each method must have run with; by default as
+      many as any method has.
 
   Raises:
-    ValueError: the score of some of them is a loss, and that of others is not.
+    ValueError: the scores of some rows are losses, and those of others are not.
   """
   lower = {bool(row.get(LOWER)) for row in rows if 'score' in row}
   if len(lower) > 1:
@@ -179,7 +181,7 @@ def rank(rows: Sequence[Json], rates: int | None = None) -> Ranking:
       method: _at_seeds(found, shared) for method, found in best.items()
     }
   if any(len(found) > 1 for found in seeds.values()):
-    # A mean with a group of one seed would have no interval at all.
+    # With a group of one seed, the mean would have no interval at all.
     for group in [g for g, found in seeds.items() if len(found) == 1]:
       del chosen[group], seeds[group]
       incomplete.append(group)
@@ -194,7 +196,7 @@ def _diverged_everywhere(
   groups: Mapping[Group, Mapping[str, Sequence[Json]]],
   swept: Mapping[Group, Sequence[int]],
 ) -> dict[str, list[Group]]:
-  """The methods that had a run diverge at every rate, with the groups."""
+  """Methods with a diverged run at every rate of a group, and those groups."""
   lost = collections.defaultdict(list)
   for group, found in groups.items():
     for method, rows in found.items() if swept[group] else ():
@@ -209,7 +211,7 @@ def swept_seeds(
   methods: Iterable[str],
   rates: int | None = None,
 ) -> list[int]:
-  """Seeds for which every method ran at so many rates, or at as many as any.
+  """Seeds at which every method ran with `rates` rates, or as many as any did.
 
   >>> row = lambda seed, rate: {'seed': seed, 'learning_rate': rate}
   >>> found = {'a': [row(0, 1), row(1, 1), row(1, 2)], 'b': [row(0, 2)]}
@@ -231,11 +233,14 @@ def swept_seeds(
 
 
 def choose(rows: Sequence[Json], swept: Sequence[int]) -> Chosen | None:
-  """The learning rate of a method in a group; None if all diverged.
+  """Chooses the learning rate of a method in a group.
+
+  None if no rate has a score for every seed used for choosing, as when all
+  diverged.
 
   Args:
-    rows: of the method in the group.
-    swept: the seeds that choose. The rows returned are of all seeds.
+    rows: the rows of the method in the group.
+    swept: the seeds used for choosing. The rows returned are of all seeds.
   """
   by_rate = collections.defaultdict(dict)
   for row in rows:
@@ -251,7 +256,8 @@ def choose(rows: Sequence[Json], swept: Sequence[int]) -> Chosen | None:
     rate: np.mean([score(found[seed], 0) for seed in swept])
     for rate, found in able.items()
   }
-  # Among equals one in the middle: they are no reason to look further out.
+  # Among equals take one in the middle: a tie is no reason to try rates further
+  # out.
   tried = sorted(by_rate)
   middle = (len(tried) - 1) / 2
   rate = max(merit, key=lambda r: (merit[r], -abs(tried.index(r) - middle)))
@@ -271,7 +277,7 @@ def score(row: Json, half: int) -> float:
   A loss is made negative, so that more is better.
   """
   halves = row.get('halves')
-  # A single example makes but one half.
+  # With a single example, only one of the halves has examples.
   whole = not halves or not all(halves)
   found = row['score'] if whole else halves[half][row['metric']]
   require_finite(found, 'the score', f'a run of {row["method"]}', _RUN_AGAIN)
@@ -307,7 +313,7 @@ def _verdict(behind: Interval) -> str:
 def difference(
   first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]
 ) -> Interval:
-  """Mean of first less second, paired by group and seed."""
+  """The mean of first minus second, paired by group and seed."""
   return mean_interval(
     [np.subtract(a, b) for a, b in zip(first, second, strict=True)]
   )
@@ -334,7 +340,7 @@ def mean_interval(groups: Sequence[Sequence[float]]) -> Interval:
     part**2 / (len(group) - 1)
     for part, group in zip(parts, groups, strict=True)
   )
-  from scipy import stats  # slow, and only here
+  from scipy import stats  # slow, and needed only here
 
   half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance) / len(groups)
   return Interval(mean, mean - half, mean + half)

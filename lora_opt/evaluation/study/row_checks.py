@@ -1,4 +1,4 @@
-"""Whether the rows of a study hold what a page makes of them."""
+"""Checks that the rows of a study contain what its report needs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from lora_opt.reading import values
 
 
 def check(rows: Sequence[Json], file: Path) -> None:
-  """Checks every row, as far as it is read.
+  """Checks the fields that are used of every row.
 
   Args:
-    rows: of results.jsonl, one a line.
+    rows: the rows of results.jsonl, one per line.
     file: that file, for messages.
 
   Raises:
-    ValueError: a field is missing or of another kind; names file, line and
-      field.
+    ValueError: a field is missing or has the wrong type; the message names
+      file, line and field.
   """
   for number, row in enumerate(rows, start=1):
     _check(row, f'{file}, line {number}')
@@ -63,7 +63,7 @@ def _check_score(row: Json, place: str) -> None:
 
 
 def _check_course(row: Json, place: str) -> None:
-  """How the run went: curve, times, state of the factors."""
+  """Checks how the run went: curve, times, state of the factors."""
   for name in ('seconds', 'step_seconds', 'peak_memory_bytes'):
     if row.get(name) is not None:
       values.number(row[name], f'{place}: {name}', least=0)

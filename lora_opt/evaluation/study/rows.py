@@ -1,10 +1,11 @@
-"""What each run of a study came to, in one small row, fit to be committed.
+"""Collects the result of each run of a study in a row small enough to commit.
 
-A row has what was chosen for the run (`flags` that a sweep gave it; and of the
-settings `method`, `options`, `task`, `rank`, `learning_rate`, `seed`,
-`budget`), what it scored (`metric`, `score`, `interval`, `lower_is_better`,
-`halves`, `loss`, `num_examples`; or `diverged`), and how it went (`curve`,
-`seconds`, `step_seconds`, `peak_memory_bytes`, `diagnostics`, `pairs`).
+A row contains what was chosen for the run (the `flags` that a sweep gave it;
+and from its settings `model`, `method`, `options`, `task`, `rank`,
+`learning_rate`, `seed`, `budget`), its scores (`metric`, `score`, `interval`,
+`lower_is_better`, `halves`, `loss`, `num_examples`; or `diverged`), and how it
+went (`curve`, `seconds`, `step_seconds`, `peak_memory_bytes`, `diagnostics`,
+`pairs`).
 """
 
 import math
@@ -29,7 +30,7 @@ from lora_opt.run_folder.run_directory import write_json
 ROWS_FILE = 'results.jsonl'
 FACTS_FILE = 'facts.json'
 _CURVE_POINTS = 40
-# Settings that must be alike where methods are compared.
+# Settings that must be equal for methods to be compared.
 _BUDGET = (
   *('MODEL', 'TRAIN_STEPS', 'BATCH_SIZE', 'TASK_FEATURE_LENGTHS'),
   *('LORA_ALPHA', 'TRAIN_EXAMPLES', 'EVAL_EXAMPLES', 'MAX_NEW_TOKENS'),
@@ -40,13 +41,13 @@ _ADAPTER = 'adapter/adapter_model.safetensors'
 def collect(runs: Path, results: Path | None = None) -> list[Json]:
   """Writes a row for each run that has ended.
 
-  Rows of runs that are no longer there are kept: a run is known by the flags
-  that a sweep gave it, and by its number where no sweep did.
+  Rows of runs that no longer exist are kept. A run is identified by the flags
+  that a sweep gave it, or by its number if there was no sweep.
 
   Args:
-    runs: the folder of a sweep: 0000, 0001, ...
-    results: takes results.jsonl, and facts.json with `runs` and `versions`; by
-      default `runs`.
+    runs: the folder of a sweep, which contains 0000, 0001, ...
+    results: the folder to write results.jsonl to, and facts.json with `runs`
+      and `versions`; by default `runs`.
 
   Returns:
     All rows, sorted by flags.
@@ -72,23 +73,23 @@ def collect(runs: Path, results: Path | None = None) -> list[Json]:
 
 
 def by_flags(rows: Sequence[Json]) -> dict[tuple[str, ...], Json]:
-  """Rows by what tells their runs apart."""
+  """Rows by their flags, which identify the runs."""
   return {tuple(row['flags']): row for row in rows}
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
-  """Notes beside the rows what the study is, and keeps what was said before.
+  """Writes facts about the study next to its rows, keeping earlier ones.
 
   Args:
-    folder: of results.jsonl.
-    **facts: `title`, `rates` (how many learning rates each method is to
-      have), `runs` (how many there are to be), `versions`.
+    folder: the folder of results.jsonl.
+    **facts: `title`, `rates` (the planned number of learning rates for each
+      method), `runs` (the planned number of runs), `versions`.
   """
   write_json(folder / FACTS_FILE, read_facts(folder) | facts)
 
 
 def read_facts(folder: Path) -> Json:
-  """What `write_facts` left."""
+  """Reads the facts that `write_facts` wrote; empty if there is no file."""
   path = folder / FACTS_FILE
   facts = run_files.if_there(read_json, path) or {}
   for name in ('runs', 'rates'):
@@ -102,7 +103,7 @@ def read_facts(folder: Path) -> Json:
 
 
 def _flags(path: Path) -> list[list[str]]:
-  """What tells the runs of a sweep apart, by number; empty for no sweep."""
+  """The flags of a sweep's runs, by number; empty if there was no sweep."""
   if not path.exists():
     return []
   found = read_json(path, kind=list)
@@ -113,7 +114,7 @@ def _flags(path: Path) -> list[list[str]]:
 
 
 def _versions(runs: Path) -> set[str]:
-  """What the runs ran with."""
+  """The package versions that the runs used."""
   found = map(run_files.read_run, runs.glob('*/run.json'))
   lists = (sorted(run['versions'].items()) for run in found)
   said = {', '.join(f'{n} {v}' for n, v in names) for names in lists}
@@ -121,7 +122,7 @@ def _versions(runs: Path) -> set[str]:
 
 
 def read_rows(folder: Path) -> list[Json]:
-  """The rows that `collect` left in a folder; none if there is no file."""
+  """The rows that `collect` wrote to a folder; none if there is no file."""
   path = folder / ROWS_FILE
   if not path.exists():
     return []
@@ -140,7 +141,7 @@ def _read_row(line: bytes, place: str) -> Json:
 
 
 def read_run(folder: Path) -> Json | None:
-  """The row of one run, or None where it has not ended."""
+  """The row of one run, or None if it has not ended."""
   read = run_files.if_there
   run = read(run_files.read_run, folder / 'run.json')
   diverged = read(run_files.read_divergence, folder / 'diverged.json')
@@ -172,7 +173,7 @@ def read_run(folder: Path) -> Json | None:
 
 
 def _choice(settings: Mapping[str, str]) -> dict[str, Any]:
-  """What was chosen for a run."""
+  """The settings that were chosen for a run."""
   method, options = _method(settings)
   budget = {name: settings[name] for name in _BUDGET if name in settings}
   return {
@@ -186,7 +187,7 @@ def _choice(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _method(settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-  """The name of a run's recipe, and what is set of it and of those inside.
+  """The name of a run's recipe, and the options of it and of nested recipes.
 
   >>> _method({'OPTIMIZER': '@lora_opt.adamw()', 'lora_opt.adamw.b2': '0.9'})
   ('adamw', {'adamw.b2': '0.9'})
@@ -207,7 +208,7 @@ def _method(settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def _value(text: str | None) -> Any:
-  """A setting as Python has it."""
+  """A setting as a Python value, or its text if it is not a literal."""
   try:
     return None if text is None else read_literal(text)
   except ValueError:
@@ -215,7 +216,7 @@ def _value(text: str | None) -> Any:
 
 
 def _curve(folder: Path) -> dict[str, Any]:
-  """Loss over the steps, seconds of a step, last state of the factors."""
+  """Loss over the steps, seconds per step, and last state of the factors."""
   train = [
     row
     for row in history.read_metrics(folder)
@@ -246,7 +247,7 @@ def _curve(folder: Path) -> dict[str, Any]:
 
 
 def _pairs(path: Path) -> dict[str, dict[str, list[float]]]:
-  """Numbers of every pair of a PEFT adapter, by site and by layer.
+  """Stable rank and condition of a PEFT adapter's pairs, by site and layer.
 
   >>> _pairs(Path('nowhere'))
   {}
@@ -271,5 +272,5 @@ def _by_layer(name: str) -> tuple[int, str]:
 
 
 def _short(value: float, digits: int = 4) -> float:
-  """Few digits, so that rows stay small."""
+  """Rounds to a few significant digits, so that rows stay small."""
   return float(f'{value:.{digits}g}')

@@ -1,4 +1,4 @@
-"""What a study found, in sentences that follow from its numbers by rule."""
+"""States the findings of a study in sentences, by rules on its numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,19 +25,19 @@ class Unit(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What a score is called."""
+    """The word for a score."""
     return 'loss' if self.lower_is_better else 'score'
 
   def natural(self, score: float) -> float:
-    """A score as it was measured."""
+    """A score as it was measured: losses are not negated."""
     return -score if self.lower_is_better else score
 
   def score(self, score: float) -> str:
-    """A score, in points, or a loss."""
+    """Formats a score in points, or a loss."""
     return self.gap(self.natural(score))
 
   def gap(self, difference: float) -> str:
-    """A difference of scores, or of losses."""
+    """Formats a difference of scores, or of losses."""
     if self.lower_is_better:
       return _text.minus(f'{difference:.4f}')
     return _text.minus(f'{100 * difference:.1f}')
@@ -50,19 +50,19 @@ class Unit(NamedTuple):
     return ' to '.join(map(self.gap, ends))
 
   def gap_span(self, interval: Interval) -> str:
-    """The same for a difference."""
+    """The bounds of a difference's interval, the lower first; or a dash."""
     if interval.low is None:
       return _text.NONE
     return f'{self.gap(interval.low)} to {self.gap(interval.high)}'
 
 
 def unit(ranking: Ranking) -> Unit:
-  """That of a ranking."""
+  """The unit of a ranking's scores."""
   return Unit(ranking.lower_is_better)
 
 
 def listed(names: Sequence[str]) -> str:
-  """Names in a sentence.
+  """Joins names for a sentence.
 
   >>> listed(['a', 'b', 'c'])
   'a, b and c'
@@ -75,8 +75,8 @@ def listed(names: Sequence[str]) -> str:
 def recommended(ranking: Ranking) -> str:
   """The method to use.
 
-  Of the best and those tied with it: the one that is best, or tied with the
-  best, in the most groups; among equals, the one of the highest mean.
+  Of the best and those tied with it, it is the one that is best, or tied with
+  the best, in the most groups; among equals, the one with the highest mean.
   """
   within = _groups_within(ranking)
   able = [p.method for p in ranking.places if p.verdict in ('best', 'tied')]
@@ -229,7 +229,7 @@ def _edges(ranking: Ranking) -> list[str]:
 
 
 def _groups_within(ranking: Ranking) -> dict[str, int]:
-  """In how many groups each method is the best or tied with it."""
+  """In how many groups each method is the best or tied with the best."""
   counts = {place.method: 0 for place in ranking.places}
   for found in ranking.chosen.values():
     _, behind = best_in_group(found)

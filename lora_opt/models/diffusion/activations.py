@@ -1,4 +1,4 @@
-"""Activations by the names that diffusers and transformers give them."""
+"""Activations by their names in diffusers and transformers."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-  """x * sigmoid(1.702 x), an approximation of gelu that CLIP was made with."""
+  """x * sigmoid(1.702 x), the approximation of GELU that CLIP uses."""
   return x * jax.nn.sigmoid(1.702 * x)
 
 

@@ -1,8 +1,8 @@
-"""Adapters in the file that diffusers loads: pytorch_lora_weights.safetensors.
+"""Adapters in diffusers' file format: pytorch_lora_weights.safetensors.
 
-Names are those of PEFT behind 'unet.' and 'text_encoder.'; rank and alpha are
-in the header. Files of kohya's trainer, and of older versions of diffusers, are
-read too.
+Names are 'unet.' or 'text_encoder.' followed by PEFT's names; rank and alpha
+are in the header. Files of kohya's trainer and of older versions of diffusers
+can be read too.
 """
 
 import json
@@ -33,7 +33,7 @@ from lora_opt.models.variables import Tree
 
 WEIGHTS = 'pytorch_lora_weights.safetensors'
 METADATA = 'lora_adapter_metadata'
-# What our parts are called in the file.
+# The prefixes of our parts in the file.
 _PREFIXES = {'unet': 'unet.', 'text_encoder': f'text_encoder.{TEXT}'}
 
 
@@ -43,7 +43,7 @@ def export_adapter(
   """Writes an adapter that diffusers loads by `load_lora_weights(folder)`.
 
   Args:
-    folder: Where to write; made if it does not exist.
+    folder: Where to write; created if it does not exist.
     lora: The adapter.
     model: Supplies the settings.
 
@@ -72,17 +72,17 @@ def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
 
   Args:
     path: A safetensors file, or a folder with pytorch_lora_weights.safetensors
-      or with one safetensors file alone; or a name on the hub, see
+      or with a single safetensors file; or a name on the hub, see
       `lora_opt.data.hub`.
-    model: Its adapter settings say what is expected.
+    model: The model; the adapter must match its adapter settings.
 
   Returns:
-    The adapter, as `model.init` makes it.
+    The adapter, structured as `model.init` returns it.
 
   Raises:
     FileNotFoundError: If there is no such file.
     ValueError: If the model has no adapter or another scale, the adapter is
-      for other modules, or a tensor is missing, unknown or mis-shaped, or the
+      for other modules, a tensor is missing, unknown or mis-shaped, or the
       file is damaged.
   """
   if model.lora_config is None:
@@ -104,7 +104,7 @@ def import_adapter(path: str | os.PathLike, model: TextToImage) -> Tree:
 
 
 def adapter_names(spread: Tree) -> dict[str, TensorName]:
-  """The names of an adapter's arrays, convolutions with all their axes."""
+  """The names of an adapter's arrays; convolutions must have all their axes."""
   names = {}
   for part, tree in spread.items():
     own = with_prefix(tensor_names(tree), _PREFIXES[part])
@@ -113,10 +113,10 @@ def adapter_names(spread: Tree) -> dict[str, TensorName]:
 
 
 def spread_out(lora: Tree, model: TextToImage) -> Tree:
-  """The adapter with the factors of convolutions as kernels.
+  """Reshapes the factors of convolutions to kernels.
 
   (width * height * in, rank) becomes (width, height, in, rank), and
-  (rank, out) the (1, 1, rank, out) of the convolution up.
+  (rank, out) becomes the (1, 1, rank, out) of the convolution up.
   """
   kernels, found = leaves_by_path(model.base), {}
   for path, leaf in leaves_by_path(lora).items():
@@ -130,25 +130,25 @@ def spread_out(lora: Tree, model: TextToImage) -> Tree:
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:
-  """A file whose bytes follow from what is in it.
+  """Makes the bytes of a file depend on its content only.
 
-  The library writes metadata in another order each time.
+  The library writes metadata in a different order each time.
   """
   size = int.from_bytes(data[:8], 'little')
   header = json.loads(data[8 : 8 + size])
   metadata = header.pop('__metadata__')
   header = {'__metadata__': dict(sorted(metadata.items())), **header}
   text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
-  text += b' ' * (-len(text) % 8)  # as the format wants it
+  text += b' ' * (-len(text) % 8)  # as the format requires
   return len(text).to_bytes(8, 'little') + text + data[8 + size :]
 
 
 def _metadata(model: TextToImage, tensors: Mapping[str, Any]) -> dict[str, Any]:
-  """The settings of PEFT of each part, each name with the part's in front."""
+  """PEFT's settings of each part, with the part's name as prefix."""
   lora, said = model.lora_config, {}
   for part in ('unet', 'text_encoder'):
-    # Text encoders of older versions have a further prefix, which the end of a
-    # name need not have.
+    # Text encoders of older versions have a further prefix. Targets are ends of
+    # names, so they do not need it.
     prefix = _PREFIXES[part]
     targets = {
       name.removeprefix(prefix).rpartition('.lora_')[0]
@@ -183,7 +183,7 @@ def _file(path: pathlib.Path) -> pathlib.Path:
 
 
 def _check_modules(file, found: Found, wanted, model) -> None:
-  """Raises ValueError unless the adapter is for what the model adapts."""
+  """Raises ValueError unless model and adapter adapt the same modules."""
   ours, theirs = (
     {name.rpartition('.lora_')[0] for name in names}
     for names in (wanted, found.tensors)
@@ -208,7 +208,7 @@ def _check_scale(file, found: Found, wanted, model) -> None:
   for name in wanted:
     module, _, factor = name.rpartition('.lora_')
     if factor != 'A.weight' or name not in found.tensors:
-      continue  # what is missing is named where it is read
+      continue  # missing tensors are reported when they are read
     rank = found.tensors[name].shape[0]
     if rank != lora.rank:
       raise ValueError(

@@ -1,11 +1,11 @@
-"""The tensors of an adapter of diffusers or kohya, in any of their spellings.
+"""Reads adapters of diffusers and kohya, in any of their spellings.
 
     unet.MODULE.lora_A.weight, .lora_B.weight          diffusers today
-    unet.MODULE.lora.down.weight, .up.weight           before
-    unet.ATTENTION.processor.to_q_lora.down.weight     at first
+    unet.MODULE.lora.down.weight, .up.weight           older versions
+    unet.ATTENTION.processor.to_q_lora.down.weight     first versions
     lora_unet_MODULE.lora_down.weight, .lora_up.weight, .alpha    kohya
 
-where kohya's MODULE has _ for every dot, and lora_te_ is the text encoder.
+Kohya's MODULE has _ for every dot, and lora_te_ stands for the text encoder.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from lora_opt.reading import values
 from lora_opt.reading.json_text import parse_json
 
 _FACTORS = {'down': 'A', 'up': 'B'}
-# Of the first files: the attention's map in one word with what it is.
+# In the first files, the map of the attention and the factor share one name.
 _AT_FIRST = re.compile(r'\.(?:processor\.)?to_(q|k|v|out)_lora\.(down|up)\.')
 _BEFORE = re.compile(r'\.(?:lora|lora_linear_layer)\.(down|up)\.weight$')
 _KOHYA = re.compile(
@@ -32,11 +32,11 @@ _TEXT_MAPS = {'q': 'q_proj', 'k': 'k_proj', 'v': 'v_proj', 'out': 'out_proj'}
 
 
 class Found(NamedTuple):
-  """What a file holds.
+  """The content of an adapter's file.
 
   Attributes:
-    tensors: Name of today: tensor.
-    alphas: Module: its alpha, of kohya's files.
+    tensors: The tensors by the names that diffusers uses today.
+    alphas: The alpha of each module, in kohya's files.
   """
 
   tensors: dict[str, StoredTensor]
@@ -45,18 +45,18 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdapterSettings:
-  """What the header of a file says, by part; {} where it says nothing."""
+  """The settings in a file's header, by part; {} for parts without settings."""
 
   place: str
   parts: Mapping[str, Mapping[str, Any]]
 
   def scale(self, module: str, rank: int, alpha: float | None) -> float:
-    """The factor of a module's change.
+    """Returns the factor that the change of a module is multiplied by.
 
     Args:
-      module: Its name, with its part.
-      rank: Of its factors.
-      alpha: What stands beside them, or None.
+      module: Name of the module, with its part.
+      rank: Rank of its factors.
+      alpha: The alpha that is stored beside the factors, or None.
     """
     part, _, name = module.partition('.')
     said = self.parts.get(part, {})
@@ -78,7 +78,7 @@ def read_settings(file: pathlib.Path, key: str) -> AdapterSettings:
   """Reads the settings in a file's header.
 
   Raises:
-    ValueError: They are damaged, or of another kind of adapter.
+    ValueError: They are damaged, or belong to another kind of adapter.
   """
   place = f'{file}: {key}'
   said = read_metadata(file).get(key)
@@ -108,15 +108,16 @@ def read_names(
   tensors: Mapping[str, StoredTensor],
   wanted: Collection[str],
 ) -> Found:
-  """Names the tensors of a file as diffusers does today.
+  """Renames the tensors of a file as diffusers does today.
 
   Args:
     file: The file.
     tensors: Its tensors.
-    wanted: The names that are expected; kohya's are made of them.
+    wanted: The names that are expected; kohya's names are matched with them.
 
   Raises:
-    ValueError: Two names are of the same tensor, or one is of no adapter.
+    ValueError: Two names stand for the same tensor, or a tensor is not part of
+      an adapter.
   """
   flat = {
     _flat(name.rpartition('.lora_')[0]): name.rpartition('.lora_')[0]

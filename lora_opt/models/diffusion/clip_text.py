@@ -1,4 +1,4 @@
-"""CLIP's text encoder: a causal transformer with a norm before each half."""
+"""CLIP's text encoder: a causal transformer with pre-normalisation."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from lora_opt.models.visibility import Visibility
 
 
 class ClipAttention(Adapted):
-  """Attention of every token to those before it, with biases."""
+  """Causal self-attention, with biases."""
 
   config: ClipTextConfig
   attention: str
@@ -43,7 +43,7 @@ class ClipAttention(Adapted):
 
 
 class ClipMLP(Adapted):
-  """fc2(activation(fc1(x))), with biases."""
+  """The MLP fc2(activation(fc1(x))), with biases."""
 
   config: ClipTextConfig
 
@@ -61,14 +61,14 @@ class ClipMLP(Adapted):
 
 
 class ClipBlock(Adapted):
-  """One layer; attributes are those of `ClipText`."""
+  """One layer; attributes as in `ClipText`."""
 
   config: ClipTextConfig
   attention: str
 
   @nn.compact
   def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
-    """Maps (rows, length, embed) to the same shape; nothing is scanned."""
+    """Maps (rows, length, embed) to the same shape, and None for `nn.scan`."""
     c = self.config
 
     def norm(name):
@@ -83,11 +83,11 @@ class ClipBlock(Adapted):
 
 
 class ClipText(Adapted):
-  """Embeddings, scanned blocks, a norm.
+  """Embeddings, scanned blocks and a final norm.
 
   Attributes:
     config: Sizes.
-    remat: 'full' keeps nothing of a block for the backward pass.
+    remat: 'full' recomputes every block in the backward pass.
     attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
@@ -100,8 +100,8 @@ class ClipText(Adapted):
     """Encodes texts.
 
     Args:
-      tokens: (rows, length) int32, of at most `max_length`. Padding is read as
-        any other token is, as in Stable Diffusion.
+      tokens: (rows, length) int32; length is at most `max_length`. Padding is
+        read like any other token, as in Stable Diffusion.
 
     Returns:
       (rows, length, embed).

@@ -1,4 +1,4 @@
-"""The shape of CLIP's text encoder."""
+"""The sizes of CLIP's text encoder."""
 
 import dataclasses
 
@@ -13,16 +13,16 @@ class ClipTextConfig:
   Attributes:
     vocab_size: Rows of the embedding.
     embed_dim: Width of the residual stream.
-    num_layers: Number of blocks. Stable Diffusion 2 reads the last but one of
-      its encoder's 24; its folders hold 23.
+    num_layers: Number of blocks. Stable Diffusion 2 reads the output of the
+      last but one of its encoder's 24 blocks; its folders hold 23.
     num_heads: Attention heads; divides `embed_dim`.
     mlp_dim: Width of the MLP.
-    max_length: Positions; texts are padded to so many tokens.
+    max_length: Number of positions; texts are padded to this many tokens.
     activation: A name of `ACTIVATIONS`.
     norm_eps: Epsilon of LayerNorm.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       settings contradict each other.
   """
 

@@ -1,4 +1,4 @@
-"""Convolutions of images, rows x height x width x channels, with adapters."""
+"""Convolutions of (rows, height, width, channels) images, with adapters."""
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,26 @@ from lora_opt.models.lora import drop_input, lora_factors
 from lora_opt.models.products import product
 
 # A kernel is (width, height, in, out): torch's (out, in, height, width) with
-# its axes in reverse, as other kernels are the transposed ones of torch. Its
-# rows, (width * height * in, out), are the matrix that an adapter changes.
+# its axes reversed, just as other kernels are the transpose of torch's. An
+# adapter changes it as the matrix (width * height * in, out).
 _DIMENSIONS = ('NHWC', 'WHIO', 'NHWC')
 
 
 class Conv(Adapted):
-  """kernel * x + bias + scale * up @ (down * dropout(x)).
+  """The convolution kernel * x + bias + scale * up @ (down * dropout(x)).
 
-  The adapter is that of PEFT: a convolution like this one down to the rank,
-  and a 1 x 1 convolution up. Its factors are kept as the matrices lora_a
-  (width * height * in, rank) and lora_b (rank, out), whose product is the
-  change of the kernel's rows, so that optimizers see an ordinary pair.
+  The adapter is PEFT's: a convolution like this one down to the rank, and a
+  1 x 1 convolution up. Its factors are stored as the matrices lora_a
+  (width * height * in, rank) and lora_b (rank, out), so that optimizers see an
+  ordinary pair. Their product is the change of the kernel as a matrix.
 
   Attributes:
-    features: Channels of the result.
+    features: Number of output channels.
     kernel: Width and height of the kernel.
-    stride: Pixels from one result to the next.
-    padding: Pixels of zeros (before, after) each axis; None for as many as
-      keep the size.
-    axes: Logical names of the channels in and out.
+    stride: Stride in pixels.
+    padding: Pixels of zero padding (before, after) each axis; None for as many
+      as keep the size.
+    axes: Logical names of the input and output channels.
   """
 
   features: int

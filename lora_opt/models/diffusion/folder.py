@@ -33,7 +33,7 @@ from lora_opt.models.pretrained.family import slots
 from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
 
-# What diffusers calls the parts that are read.
+# diffusers' classes of the parts that are read.
 _CLASSES = {
   'unet': ('UNet2DConditionModel',),
   'text_encoder': ('CLIPTextModel',),
@@ -45,7 +45,7 @@ _CLASSES = {
   'scheduler': None,  # its own file says which
   'vae': ('AutoencoderKL',),
 }
-# Parts that neither training nor sampling here has a use for.
+# Parts that are used neither in training nor in sampling.
 _UNUSED = ('safety_checker', 'feature_extractor', 'image_encoder')
 _HARMLESS = (
   '_class_name',
@@ -73,10 +73,10 @@ def from_diffusers(
 
   Args:
     path: Folder with model_index.json, unet/, text_encoder/, vae/, tokenizer/
-      and scheduler/. A model_index.json that has [null, null] for the vae is
-      that of a model of pixels.
+      and scheduler/. If model_index.json has [null, null] for the vae, the
+      model works on pixels.
     lora: Adapter settings, None for none; see `TextToImage`. The default target
-      stands for the attention of the UNet.
+      is replaced by the attention of the UNet.
     name: Name of the model, by default the path.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
     param_dtype: Type of the stored weights, by default `dtype`.
@@ -86,9 +86,9 @@ def from_diffusers(
     partitioner: Places the weights on a mesh; None for one device. They are
       read shard by shard.
     variant: Which of several files of weights, such as 'fp16'; None for those
-      without such a word, or the only ones.
-    weights: False reads settings alone, all that the folder need hold: a model
-      of shapes without a tokenizer, to plan with.
+      without a variant, or the only ones.
+    weights: False reads only the settings, and the folder needs no other files.
+      The model then has shapes for weights and no tokenizer; use it to plan.
 
   Returns:
     The model.
@@ -96,8 +96,8 @@ def from_diffusers(
   Raises:
     FileNotFoundError: If the folder or a file in it is missing.
     ValueError: If a file is damaged, or a pickle; the pipeline, a part or a
-      setting of it is not supported; a tensor is missing, unknown, mis-shaped
-      or wrongly typed; or the parts do not fit together.
+      setting is not supported; a tensor is missing, unknown, mis-shaped or
+      wrongly typed; or the parts do not fit together.
   """
   folder = hub.pipeline_folder(path, variant)
   if not folder.is_dir():
@@ -126,7 +126,7 @@ def from_diffusers(
 
   if not weights:
     return model(None, shapes)
-  # Made before the weights are read, so that a misfit costs no loading.
+  # Built before the weights are read, so that wrong settings fail early.
   tokenizer = _tokenizer(folder / 'tokenizer', config)
   planned = model(tokenizer, shapes)
   placed = partitioner.place(planned).base if partitioner else {}
@@ -137,10 +137,9 @@ def read_pipeline(folder: pathlib.Path) -> PipelineConfig:
   """Reads the settings of every part.
 
   Args:
-    folder: With the parts. Without a model_index.json the parts that are
-      there are what it would list.
+    folder: With model_index.json and the parts that it lists.
 
-  Raises: as `from_diffusers`.
+  Raises the same errors as `from_diffusers`.
   """
   with_vae = _check_index(folder)
   noise, sampler = read_scheduler(folder / 'scheduler/scheduler_config.json')
@@ -159,7 +158,7 @@ def read_pipeline(folder: pathlib.Path) -> PipelineConfig:
 
 
 def _check_index(folder: pathlib.Path) -> bool:
-  """Whether model_index.json, which is checked, has a vae."""
+  """Checks model_index.json and returns whether it has a vae."""
   file = folder / 'model_index.json'
   found = read_json(file)
   values.one_of(
@@ -208,7 +207,7 @@ def _tokenizer(folder: pathlib.Path, config: PipelineConfig) -> Tokenizer:
 
 
 def _read(folder, shapes, variant, dtype, placed: Mapping[str, Any]):
-  """The weights of all parts, every name and shape checked before any."""
+  """Reads the weights of all parts, after checking all names and shapes."""
   opened = {}
   for part in PARTS:
     if part.name in shapes:

@@ -1,4 +1,4 @@
-"""The files of models that come from diffusers, or could."""
+"""The diffusers file format, as a `ModelFiles`."""
 
 from lora_opt.models.diffusion.adapter_file import (
   export_adapter,

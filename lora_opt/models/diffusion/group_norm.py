@@ -6,10 +6,11 @@ from flax import linen as nn
 
 
 class GroupNorm(nn.Module):
-  """(x - mean) / std * scale + bias, over the places and a group of channels.
+  """(x - mean) / std * scale + bias, over positions and a group of channels.
 
   Attributes:
-    groups: Groups of neighbouring channels; divides their number.
+    groups: Number of groups of neighbouring channels; divides the number of
+      channels.
     eps: Added to the variance.
     param_dtype: Type that scale and bias are stored in.
   """

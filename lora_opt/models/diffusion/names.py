@@ -1,4 +1,4 @@
-"""What our arrays are called in diffusers' files."""
+"""The names of our arrays in diffusers' files."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from lora_opt.models.pretrained.family import TensorName
 from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
 
-# A leaf of ours: what ends its name there, and whether it lies transposed.
+# Maps our leaves to the end of their names, and whether they are transposed.
 _LEAVES = {
   'kernel': ('weight', True),
   'table': ('weight', False),
@@ -16,7 +16,7 @@ _LEAVES = {
   'lora_b': ('lora_B.weight', True),
 }
 LAYERS = 'encoder.layers'
-# What older versions of transformers put in front of a text encoder's names.
+# Prefix of a text encoder's names in older versions of transformers.
 TEXT = 'text_model.'
 
 
@@ -26,10 +26,10 @@ def tensor_names(tree: Tree) -> dict[str, TensorName]:
   A convolution's arrays must have all their axes.
 
   Args:
-    tree: Of arrays or their shapes.
+    tree: Tree of arrays or of their shapes.
 
   Returns:
-    Path of our array: its name.
+    The names by the paths of our arrays.
 
   >>> tensor_names({'conv_in': {'kernel': 0}})['conv_in/kernel'].name
   'conv_in.weight'
@@ -54,7 +54,7 @@ def module_name(path: str) -> str:
 def with_prefix(
   names: Mapping[str, TensorName], prefix: str
 ) -> dict[str, TensorName]:
-  """The same names with something in front."""
+  """Returns the names with a prefix."""
   return {
     path: name._replace(name=prefix + name.name) for path, name in names.items()
   }

@@ -1,4 +1,4 @@
-"""All networks of a text-to-image model in one."""
+"""All networks of a text-to-image model in one module."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from lora_opt.models.diffusion.vae import Vae
 class TextToImageNetwork(Adapted):
   """UNet, text encoder and autoencoder, under the names of their folders.
 
-  Only the first two carry adapters.
+  Only UNet and text encoder can have adapters.
 
   Attributes:
     config: Sizes of all parts.
@@ -37,7 +37,7 @@ class TextToImageNetwork(Adapted):
   def __call__(
     self, images: jax.Array, timesteps: jax.Array, tokens: jax.Array
   ) -> jax.Array:
-    """Runs every part once, to make its variables."""
+    """Runs every part once, to create its variables."""
     mean, deviation = self.encode(images)
     latents = self.unet(mean + deviation, timesteps, self.text_encoder(tokens))
     return self.decode(latents)
@@ -45,15 +45,15 @@ class TextToImageNetwork(Adapted):
   def predict(
     self, latents: jax.Array, timesteps: jax.Array, context: jax.Array
   ) -> jax.Array:
-    """The UNet's answer, in float32; see `UNet`."""
+    """The UNet's prediction, in float32; see `UNet`."""
     return self.unet(latents, timesteps, context).astype(jnp.float32)
 
   def encode_text(self, tokens: jax.Array) -> jax.Array:
-    """(rows, length, embed) of tokens (rows, length)."""
+    """Encodes tokens (rows, length) to (rows, length, embed)."""
     return self.text_encoder(tokens)
 
   def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the UNet denoises: mean and standard deviation, both float32.
+    """Mean and standard deviation of what the UNet denoises, both float32.
 
     Args:
       images: (rows, height, width, channels), from -1 to 1.
@@ -65,13 +65,13 @@ class TextToImageNetwork(Adapted):
     return self.vae.scaled(mean), deviation * self.config.vae.scaling_factor
 
   def decode(self, latents: jax.Array) -> jax.Array:
-    """Images of what the UNet denoises, about -1 to 1, float32."""
+    """Decodes what the UNet denoises to float32 images of about -1 to 1."""
     if self.config.vae is None:
       return latents.astype(jnp.float32)
     return self.vae.decode(self.vae.unscaled(latents))
 
   def example_inputs(self) -> tuple[jax.Array, ...]:
-    """Arguments of `__call__` for an image of one place at the last level."""
+    """Arguments of `__call__`, for an image of one pixel at the last level."""
     c = self.config
     size = c.factor * 2 ** (len(c.unet.channels) - 1)
     images = jnp.zeros((1, size, size, c.image_channels))

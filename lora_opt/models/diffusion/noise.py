@@ -1,7 +1,7 @@
-"""How noise is added to images, and what a network is to say of it.
+"""How noise is added to images, and what a network predicts.
 
 x_t = signal_t x + noise_t n, where signal_t^2 + noise_t^2 = 1 (arXiv
-2006.11239); the network says n, or v = signal_t n - noise_t x (2202.00512).
+2006.11239). The network predicts n, or v = signal_t n - noise_t x (2202.00512).
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from lora_opt.models.fields import check_fields
 
 SCHEDULES = ('linear', 'scaled_linear', 'squaredcos_cap_v2')
 PREDICTIONS = ('epsilon', 'v_prediction')
-# Of one step of the cosine schedule.
+# The largest beta of the cosine schedule.
 _MOST_BETA = 0.999
 
 
@@ -25,19 +25,19 @@ class NoiseSchedule:
   """How much noise there is at each time.
 
   Attributes:
-    timesteps: Times, from 0 on.
-    beta_start: Share of noise that the first step adds.
-    beta_end: That the last one adds.
-    beta_schedule: What is evenly spaced between them: the shares 'linear', or
-      'scaled_linear', their roots; 'squaredcos_cap_v2' follows a cosine and
-      reads neither.
-    betas: The shares themselves, instead; () for a schedule.
-    zero_terminal: Whether they are changed so that nothing of the image is
-      left at the last time (arXiv 2305.08891).
-    prediction: What the network says, 'epsilon' or 'v_prediction'.
+    timesteps: Number of times, which start at 0.
+    beta_start: Beta of the first step: the share of noise that it adds.
+    beta_end: Beta of the last step.
+    beta_schedule: 'linear' if betas are evenly spaced between these two,
+      'scaled_linear' if their square roots are; 'squaredcos_cap_v2' follows a
+      cosine and uses neither of the two.
+    betas: The betas themselves, instead of a schedule; () to use the schedule.
+    zero_terminal: Whether the schedule is rescaled so that nothing of the image
+      is left at the last time (arXiv 2305.08891).
+    prediction: What the network predicts, 'epsilon' or 'v_prediction'.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       settings contradict each other.
   """
 
@@ -78,10 +78,10 @@ class NoiseSchedule:
 
   @functools.cached_property
   def signal_squared(self) -> np.ndarray:
-    """signal_t^2, (timesteps,) float64, of shares in float32.
+    """signal_t^2 as (timesteps,) float64, computed from betas in float32.
 
-    Where little is left of an image their rounding counts: the weights were
-    trained with it.
+    Rounding to float32 makes a difference where little of an image is left, and
+    the weights were trained with it.
     """
     kept = np.float32(1) - self._betas().astype(np.float32)
     products = np.cumprod(kept, dtype=np.float32).astype(np.float64)
@@ -103,7 +103,7 @@ class NoiseSchedule:
     return np.minimum(1 - kept[1:] / kept[:-1], _MOST_BETA)
 
   def scales(self, timesteps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """signal_t and noise_t at times (rows,); both (rows, 1, 1, 1) float32."""
+    """signal_t and noise_t at times (rows,), as (rows, 1, 1, 1) float32."""
     squared = self.signal_squared
     signal, noise = (
       jnp.asarray(np.sqrt(x), jnp.float32)[timesteps][:, None, None, None]
@@ -114,28 +114,28 @@ class NoiseSchedule:
   def add(
     self, images: jax.Array, noise: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
-    """Images at their times: (rows, height, width, channels) float32."""
+    """Adds noise to images (rows, height, width, channels); float32."""
     signal, scale = self.scales(timesteps)
     return _times(signal, images) + _times(scale, noise)
 
   def target(
     self, images: jax.Array, noise: jax.Array, timesteps: jax.Array
   ) -> jax.Array:
-    """What the network is to say of them; the arguments are those of `add`."""
+    """What the network should predict; the arguments are those of `add`."""
     if self.prediction == 'epsilon':
       return noise
     signal, scale = self.scales(timesteps)
     return _times(signal, noise) - _times(scale, images)
 
   def loss_weights(self, timesteps: jax.Array, gamma: float) -> jax.Array:
-    """What squared errors are multiplied by, after arXiv 2303.09556.
+    """The weights of squared errors, after arXiv 2303.09556.
 
-    The weight is that of an error of the image, min(snr, gamma), in terms of
-    what the network says.
+    An error of the image has the weight min(snr, gamma). This is converted to
+    the weight of an error of what the network predicts.
 
     Args:
       timesteps: (rows,).
-      gamma: The largest weight, 5 in the paper.
+      gamma: The largest weight of an error of the image, 5 in the paper.
 
     Returns:
       (rows,) float32.
@@ -143,7 +143,7 @@ class NoiseSchedule:
     squared = self.signal_squared
     snr = squared / (1 - squared)
     divisor = snr if self.prediction == 'epsilon' else snr + 1
-    # Without any image left, its noise says nothing of it.
+    # If nothing of the image is left, its noise says nothing about it.
     divisor = np.where(divisor > 0, divisor, 1.0)
     weights = np.minimum(snr, gamma) / divisor
     return jnp.asarray(weights, jnp.float32)[timesteps]

@@ -1,7 +1,7 @@
-"""The config.json of each part of a diffusers folder, setting by setting.
+"""Reads the config.json of each part of a diffusers folder.
 
-Every setting is used, or must have the one value that is computed here; the
-error for another one names it.
+Every setting is used, or must have the only value that is supported here; the
+error for any other value names the setting.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from lora_opt.models.diffusion.vae_config import VaeConfig
 from lora_opt.models.pretrained.config_file import ConfigFile
 from lora_opt.reading import values
 
-# Where a file is from, and how an average of weights was kept while training.
+# Where a file comes from, and how weights were averaged during training.
 HARMLESS = (
   '_class_name',
   '_diffusers_version',
@@ -38,8 +38,8 @@ _CLIP_NAMES = {
   'silu': 'silu',
   'swish': 'silu',
 }
-# What a UNet does not have here: conditions on classes, images or sizes (as
-# Stable Diffusion XL's), and other kinds of blocks.
+# Settings for what our UNet does not have: conditioning on classes, images or
+# sizes (as in Stable Diffusion XL), and other kinds of blocks.
 _ABSENT = (
   'addition_embed_type',
   'addition_time_embed_dim',
@@ -58,7 +58,7 @@ _ABSENT = (
 
 
 def read_unet(file: pathlib.Path) -> UNetConfig:
-  """Reads unet/config.json, of diffusers' UNet2DConditionModel.
+  """Reads unet/config.json of diffusers' UNet2DConditionModel.
 
   Raises:
     FileNotFoundError: There is no such file.
@@ -78,9 +78,9 @@ def read_unet(file: pathlib.Path) -> UNetConfig:
     ('mid_block_only_cross_attention', None, False),
   ):
     settings.expect(name, *allowed)
-  # Scores are always in float32 here.
+  # Attention scores are always computed in float32 here.
   settings.boolean('upcast_attention', False, null=True)
-  # Of a kind of condition that is absent.
+  # Belongs to a kind of conditioning that is absent.
   settings.integer('addition_embed_type_num_heads', 64)
   channels = _levels(settings, 'block_out_channels', (320, 640, 1280, 1280))
   count = len(channels)
@@ -143,9 +143,9 @@ def read_unet(file: pathlib.Path) -> UNetConfig:
 
 
 def read_clip_text(file: pathlib.Path) -> ClipTextConfig:
-  """Reads text_encoder/config.json, of transformers' CLIPTextModel.
+  """Reads text_encoder/config.json of transformers' CLIPTextModel.
 
-  Raises: as `read_unet`.
+  Raises the same errors as `read_unet`.
   """
   settings = ConfigFile(file)
   settings.expect('model_type', 'clip_text_model')
@@ -168,9 +168,9 @@ def read_clip_text(file: pathlib.Path) -> ClipTextConfig:
 
 
 def read_vae(file: pathlib.Path) -> VaeConfig:
-  """Reads vae/config.json, of diffusers' AutoencoderKL.
+  """Reads vae/config.json of diffusers' AutoencoderKL.
 
-  Raises: as `read_unet`.
+  Raises the same errors as `read_unet`.
   """
   settings = _open(file, 'AutoencoderKL')
   channels = _levels(settings, 'block_out_channels', (64,))
@@ -185,7 +185,7 @@ def read_vae(file: pathlib.Path) -> VaeConfig:
   settings.expect('out_channels', colours)
   settings.expect('latents_mean', None)
   settings.expect('latents_std', None)
-  # It is about float16, which is not a type of computation here.
+  # It is about float16, in which nothing is computed here.
   settings.boolean('force_upcast', True)
   return _made(
     settings,
@@ -214,7 +214,7 @@ def _open(file: pathlib.Path, kind: str) -> ConfigFile:
 def _made(
   settings: ConfigFile, kind: type, *, harmless: tuple = (), **fields: Any
 ) -> Any:
-  """The config, once every setting of the file is accounted for."""
+  """Checks that all settings of the file were read, and makes the config."""
   settings.check_all_asked((*HARMLESS, *harmless))
   try:
     return kind(**fields)
@@ -223,7 +223,7 @@ def _made(
 
 
 def _levels(settings, name, default, count=None, check=None) -> tuple:
-  """A setting that has one value, or one for each resolution."""
+  """Reads a setting that has one value, or one for each resolution."""
   check = check or (lambda value, place: values.integer(value, place, 1))
   place = f'{settings.place}: {name}'
   found = settings.list_or_one(name)
@@ -245,7 +245,7 @@ def _levels(settings, name, default, count=None, check=None) -> tuple:
 
 
 def _square(settings: ConfigFile, default: int) -> int:
-  """sample_size: a number, or twice the same."""
+  """Reads sample_size: a number, or twice the same number."""
   found = set(_levels(settings, 'sample_size', default))
   if len(found) > 1:
     settings.refuse('sample_size', sorted(found), ['equal height and width'])

@@ -1,4 +1,4 @@
-"""The settings of each part as diffusers' files say them: `part_files` back."""
+"""Diffusers' settings files of each part: the inverse of `part_files`."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from lora_opt.models.diffusion.unet_config import UNetConfig
 
 
 def settings_of(config: PipelineConfig) -> dict[str, dict[str, Any]]:
-  """What the files of a folder say.
+  """Returns the content of the settings files of a diffusers folder.
 
   Returns:
-    File within the folder: its content.
+    The content of each file, by its path within the folder.
   """
   files = {
     'unet/config.json': _unet(config.unet),

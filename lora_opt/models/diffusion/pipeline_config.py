@@ -1,4 +1,4 @@
-"""What makes up a text-to-image model."""
+"""The configs of all parts of a text-to-image model."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ from lora_opt.models.diffusion.vae_config import VaeConfig
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-  """The parts of a model.
+  """The configs of the parts of a model.
 
   Attributes:
-    unet: What predicts noise.
-    text: What reads the text.
-    vae: What encodes images; None for a UNet that works on pixels.
+    unet: The network that predicts noise.
+    text: The text encoder.
+    vae: The autoencoder of images; None for a UNet that works on pixels.
     noise: How noise is added in training.
-    sampler: How images are sampled, unless another way is asked for.
+    sampler: How images are sampled by default.
 
   Raises:
     ValueError: The parts do not fit together.
@@ -49,10 +49,10 @@ class PipelineConfig:
 
   @property
   def factor(self) -> int:
-    """Pixels of an image to one of its latents, along each axis."""
+    """Pixels of an image per latent, along each axis."""
     return self.vae.factor if self.vae else 1
 
   @property
   def image_channels(self) -> int:
-    """Of an image."""
+    """Number of channels of an image."""
     return self.vae.in_channels if self.vae else self.unet.in_channels

@@ -36,15 +36,15 @@ def random_pipeline(
   attention: str = 'auto',
   snr_gamma: float | None = None,
 ) -> TextToImage:
-  """A text-to-image model of any size with random weights.
+  """Makes a text-to-image model of any size with random weights.
 
   Args:
-    lora: Adapter settings, None for none. The default target stands for the
+    lora: Adapter settings, None for none. The default target is replaced by the
       attention of the UNet.
     config: Sizes of the parts; by default a tiny model of 16 x 16 pixels
       with an autoencoder.
     configs: A folder with the settings of every part, instead of `config`.
-    tokenizer: Text to ids; by default one token a byte.
+    tokenizer: Text to ids; by default one token per byte.
     seed: Seed of the weights.
     dtype: Type of the computation.
     param_dtype: Type of the stored weights, by default `dtype`.
@@ -56,7 +56,8 @@ def random_pipeline(
     The model.
 
   Raises:
-    ValueError: If the settings contradict each other, or both are given.
+    ValueError: If the settings contradict each other, or both `config` and
+      `configs` are given.
   """
   if config is not None and configs is not None:
     raise ValueError('config and configs are both given: give one of them')
@@ -80,11 +81,11 @@ def random_pipeline(
 
 
 def tiny(*, pixels: bool = False, **noise: Any) -> PipelineConfig:
-  """A model that is made and run within seconds.
+  """Returns the config of a model that is built and run within seconds.
 
   Args:
-    pixels: Leave out the autoencoder.
-    **noise: Fields of `NoiseSchedule` that differ.
+    pixels: Whether to leave out the autoencoder.
+    **noise: Fields of `NoiseSchedule` that differ from the defaults.
   """
   channels = 3 if pixels else 4
   unet = UNetConfig(

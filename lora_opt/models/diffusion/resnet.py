@@ -1,4 +1,4 @@
-"""Residual blocks of convolutions, and changes of resolution."""
+"""Residual blocks of convolutions, downsampling and upsampling."""
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ class ResnetBlock(Adapted):
   """(shortcut(x) + conv2(act(norm2(conv1(act(norm1(x))) + time)))) / divisor.
 
   Attributes:
-    features: Channels of the result; other than those of x, the shortcut is a
-      1 x 1 convolution.
-    groups: Of the norms.
-    eps: Of the norms.
+    features: Number of output channels. If x has a different number, the
+      shortcut is a 1 x 1 convolution.
+    groups: Number of groups of the norms.
+    eps: Epsilon of the norms.
     activation: A name of `ACTIVATIONS`.
-    scale_shift: Whether the time multiplies what `norm2` returns and shifts
-      it, instead of being added before.
-    divisor: Of the sum.
+    scale_shift: Whether the time scales and shifts the output of `norm2`,
+      instead of being added before it.
+    divisor: Divisor of the residual sum.
   """
 
   features: int
@@ -40,7 +40,7 @@ class ResnetBlock(Adapted):
 
     Args:
       x: Images.
-      time: (rows, width) embedding of the time; None where there is none.
+      time: (rows, width) time embedding; None in networks without one.
     """
     activation = ACTIVATIONS[self.activation]
 
@@ -73,10 +73,11 @@ class ResnetBlock(Adapted):
 
 
 class Downsample(Adapted):
-  """A convolution to every second pixel.
+  """A convolution with stride 2.
 
   Attributes:
-    padding: Pixels of zeros on every side; 0 for one on the right and below.
+    padding: Pixels of zero padding on every side; 0 for one pixel on the right
+      and at the bottom only.
   """
 
   padding: int = 1
@@ -92,7 +93,7 @@ class Downsample(Adapted):
 
 
 class Upsample(Adapted):
-  """A convolution of pixels that are each repeated."""
+  """Nearest-neighbour upsampling, followed by a convolution."""
 
   @nn.compact
   def __call__(
@@ -102,14 +103,14 @@ class Upsample(Adapted):
 
     Args:
       x: Images.
-      size: Another height and width.
+      size: Height and width to use instead of twice those of x.
     """
     size = size or (2 * x.shape[1], 2 * x.shape[2])
     return Conv(*self.settings, x.shape[-1], name='conv')(nearest(x, size))
 
 
 def nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Images of another size; each pixel is the one that stood at its place.
+  """Resizes images by nearest-neighbour interpolation.
 
   >>> nearest(jnp.arange(3.0).reshape(1, 1, 3, 1), (1, 5)).ravel().tolist()
   [0.0, 0.0, 1.0, 1.0, 2.0]

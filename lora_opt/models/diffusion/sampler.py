@@ -1,14 +1,14 @@
 """Samplers: from noise to an image, in a few steps.
 
-Each of them is one formula. The network's answer at state x = signal image +
-noise n gives an estimate of both, and the next state is
+All samplers use one formula. From the network's output at the state x = signal
+image + noise n, the image and the noise n are estimated. The next state is
 
-    next_signal image + next_noise n + change (image - image before),
+    next_signal image + next_noise n + change (image - previous image),
 
-where the scales are those of the next time. DDIM (arXiv 2010.02502) is this
-without the last term, Euler's method for the same equation (2206.00364) too,
-in states whose signal is 1; DPM-Solver++ 2M (2211.01095) has it. What differs
-are the numbers, which `steps` gives for every step at once.
+with the scales of the next time. DDIM (arXiv 2010.02502) has no last term.
+Neither has Euler's method for the same equation (2206.00364), whose states have
+a signal of 1. DPM-Solver++ 2M (2211.01095) has it. Samplers differ only in
+these coefficients, which `Sampler.steps` returns for all steps at once.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ from lora_opt.reading import values
 
 KINDS = ('ddim', 'euler', 'dpm_solver')
 SPACINGS = ('leading', 'linspace', 'trailing')
-# What stands for a signal of zero where one divides by it.
+# Replaces a signal of zero, to avoid a division by zero.
 _LEAST_SIGNAL_SQUARED = 2.0**-24
-# The exponent of the spacing of arXiv 2206.00364.
+# The exponent of the noise scales in arXiv 2206.00364.
 _RHO = 7.0
-# DPM-Solver++ with fewer steps ends with one of first order.
+# With fewer steps than this, DPM-Solver++ ends with a step of first order.
 _FEW = 15
 
 
 class Steps(NamedTuple):
-  """The numbers of every step, each (steps,) float32."""
+  """The coefficients of all steps, each (steps,) float32."""
 
-  timestep: np.ndarray  # that the network is told
-  scale: np.ndarray  # of the state, where the network reads it
+  timestep: np.ndarray  # input of the network
+  scale: np.ndarray  # multiplies the state as input of the network
   signal: np.ndarray
   noise: np.ndarray
   next_signal: np.ndarray
@@ -46,34 +46,36 @@ class Steps(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-  """How to sample; the names in brackets are those of diffusers' files.
+  """How to sample; the names in brackets are those in diffusers' files.
 
   Attributes:
     kind: 'ddim', 'euler' or 'dpm_solver' (DPM-Solver++ 2M).
-    spacing: Where the times are (timestep_spacing): 'leading' multiples of a
-      whole number, 'trailing' from the last time down, 'linspace' between the
-      ends.
+    spacing: How times are spaced (timestep_spacing): 'leading' for multiples of
+      a whole number, 'trailing' for equal steps down from the last time,
+      'linspace' for equal steps between the ends.
     offset: Added to leading times (steps_offset).
-    clip: The estimate of the image is kept within plus and minus this; None
-      for no bound (clip_sample, clip_sample_range). DDIM's alone.
-    end_at_image: DDIM's last step goes to the image itself and not to the
-      first time (set_alpha_to_one).
-    zero_end: Those of the other two do (final_sigmas_type).
-    karras: Noise scales spaced as in arXiv 2206.00364 (use_karras_sigmas);
-      not DDIM's.
-    log_linear: Euler's noise scales are evenly spaced in their logarithm, and
-      end with the least of the schedule (interpolation_type).
-    order: DPM-Solver's, 1 or 2 (solver_order).
-    heun: Its second order is Heun's and not the midpoint's (solver_type).
-    first_order_end: Its last of few steps is of first order
-      (lower_order_final).
-    euler_end: Its last step always is (euler_at_final).
-    least_log_snr: Its first time is the last whose half logarithm of signal
-      over noise is at least this; None for the last time
-      (lambda_min_clipped).
+    clip: Bound on the absolute value of the estimated image; None for no bound
+      (clip_sample, clip_sample_range). Only for DDIM.
+    end_at_image: Whether DDIM's last step goes to the image itself instead of
+      to the first time (set_alpha_to_one).
+    zero_end: The same for the other two samplers (final_sigmas_type). With it
+      the last step of DPM-Solver is of first order.
+    karras: Whether noise scales are spaced as in arXiv 2206.00364
+      (use_karras_sigmas). Not for DDIM.
+    log_linear: Whether Euler's noise scales are evenly spaced in their
+      logarithm and end with the schedule's smallest (interpolation_type).
+    order: Order of DPM-Solver, 1 or 2 (solver_order).
+    heun: Whether DPM-Solver of order 2 uses Heun's method instead of the
+      midpoint method (solver_type).
+    first_order_end: Whether DPM-Solver's last step is of first order if there
+      are few steps (lower_order_final).
+    euler_end: Whether DPM-Solver's last step is always of first order
+      (euler_at_final).
+    least_log_snr: DPM-Solver starts at the last time whose log(signal / noise)
+      is at least this; None for the last time of all (lambda_min_clipped).
 
   Raises:
-    ValueError: If a setting is not of its type, or has no such value.
+    ValueError: If a setting has the wrong type or an unknown value.
   """
 
   kind: str = 'ddim'
@@ -104,11 +106,11 @@ class Sampler:
       )
 
   def steps(self, schedule: NoiseSchedule, count: int) -> Steps:
-    """The numbers of a sampling in so many steps.
+    """Returns the coefficients of all steps.
 
     Args:
-      schedule: That the network was trained with.
-      count: Steps.
+      schedule: The schedule that the network was trained with.
+      count: Number of steps.
 
     Raises:
       ValueError: `count` is not a number from 1 to the schedule's times.
@@ -119,7 +121,7 @@ class Sampler:
     return Steps(*(np.asarray(x, np.float32) for x in found))
 
   def start_scale(self, schedule: NoiseSchedule, count: int) -> float:
-    """What standard normal noise is multiplied by to be the first state."""
+    """The factor that turns standard normal noise into the first state."""
     if self.kind != 'euler':
       return 1.0
     largest = float(self.steps(schedule, count).noise.max())
@@ -137,20 +139,20 @@ def advance(
   prediction: str,
   clip: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """One step.
+  """Takes one step.
 
   Args:
-    step: Its numbers, scalars.
+    step: The coefficients of the step, scalars.
     x: (rows, height, width, channels) float32, the state.
-    answer: What the network says of scale * x, of the same shape.
-    before: The estimate of the image in the step before.
-    prediction: What the network says, see `NoiseSchedule`.
+    answer: The network's output for scale * x, of the same shape.
+    before: The estimate of the image in the previous step.
+    prediction: What the network predicts, see `NoiseSchedule`.
     clip: See `Sampler`.
 
   Returns:
     The next state, and the estimate of the image.
   """
-  # What the network reads is signal * image + noise * n with these scales.
+  # The input of the network is signal * image + noise * n with these scales.
   signal, noise = step.signal * step.scale, step.noise * step.scale
   if prediction == 'epsilon':
     image = (x * step.scale - noise * answer) / signal
@@ -168,7 +170,7 @@ def advance(
 
 
 def _times(s: Sampler, last: int, total: int, count: int) -> np.ndarray:
-  """The times of each step, the noisiest first; whole but for 'linspace'."""
+  """The times of all steps, noisiest first; integers except for 'linspace'."""
   if s.spacing == 'linspace':
     return np.linspace(0, last - 1, count)[::-1]
   if s.spacing == 'leading':
@@ -197,7 +199,7 @@ def _euler(s: Sampler, schedule: NoiseSchedule, count: int):
   scales = np.append(np.interp(times, np.arange(total), every), end)
   ends = scales[0], scales[-2]
   if s.log_linear:
-    # As in diffusers, the last step goes to the least noise.
+    # As in diffusers, the last step goes to the smallest noise scale.
     ends = every[-1], every[0]
     scales = np.exp(np.linspace(*np.log(ends), count + 1))
   if s.karras:
@@ -243,7 +245,7 @@ def _dpm_solver(s: Sampler, schedule: NoiseSchedule, count: int):
 
 
 def _second_order(s: Sampler, signal, scales) -> np.ndarray:
-  """The coefficient of what has changed in the estimate of the image."""
+  """The coefficients of the change in the estimate of the image."""
   count = len(scales) - 1
   change = np.zeros(count)
   for i in range(1, count):
@@ -271,7 +273,7 @@ def _karras(first: float, last: float, count: int) -> np.ndarray:
 
 
 def _check_times(times: np.ndarray, total: int) -> None:
-  """Raises ValueError for times that the network has not seen."""
+  """Raises ValueError for times that the network was not trained for."""
   if times.max() > total - 1:
     raise ValueError(
       f'{len(times)} steps begin at time {times.max():g}, after the last of '

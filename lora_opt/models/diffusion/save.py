@@ -1,4 +1,4 @@
-"""A text-to-image model as a diffusers folder, with its adapter or without."""
+"""Writes a text-to-image model, optionally with its adapter, for diffusers."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from lora_opt.models.pretrained.assemble import all_finite, disassemble
 from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
 
-# What of a source folder is copied: settings, tokenizer, and the weights of
-# parts that are not read here. Never a pickle.
+# Files that are copied from a source folder: settings, tokenizer, and the
+# weights of parts that are not read here. Pickles are never copied.
 _COPIED = ('.json', '.txt', '.model')
 _UNREAD = ('safety_checker', 'feature_extractor', 'image_encoder')
 
@@ -36,22 +36,22 @@ def save_pipeline(
   source: str | os.PathLike | None = None,
   dtype: str | None = None,
 ) -> None:
-  """Writes a model, with an adapter added to its weights.
+  """Writes a model, with an adapter merged into its weights.
 
-  Each tensor is added up in float32 and rounded once.
+  Each tensor is merged in float32 and rounded once.
 
   Args:
     folder: Where to write; must not exist.
-    model: The model, whole on this process.
-    lora: The adapter to add; None for none.
-    base: Other weights than the model's, such as trained ones.
+    model: The model; this process must hold all of it.
+    lora: The adapter to merge; None for none.
+    base: Weights to use instead of the model's, such as trained ones.
     source: The folder that the model came from, whose settings, tokenizer and
-      other parts are copied; None to write them anew.
+      other parts are copied; None to generate settings and tokenizer.
     dtype: Type of the tensors, 'float32' or 'bfloat16'; by default the base's.
 
   Raises:
     FileExistsError: If the folder exists.
-    FileNotFoundError: If `source` is no such folder.
+    FileNotFoundError: If `source` is not a diffusers folder.
     ValueError: For an unknown `dtype`, or weights that are not finite.
   """
   folder = pathlib.Path(folder)
@@ -81,7 +81,7 @@ def _first(base: Tree) -> str:
 
 
 def _merged(base: Tree, lora: Tree, model: TextToImage) -> dict[str, Any]:
-  """Arrays by path, float32; those with an adapter have it added."""
+  """Returns the float32 arrays by path, with the adapter added."""
   found, adapter = leaves_by_path(base), leaves_by_path(lora)
   merged = {}
   for path, leaf in found.items():
@@ -103,7 +103,7 @@ def _write_weights(folder, part, leaves, kind) -> None:
   folder.mkdir(exist_ok=True)
   names = tensor_names(leaves)
   if part.name == 'text_encoder':
-    # Which every version of transformers reads.
+    # Every version of transformers reads names with this prefix.
     names = with_prefix(names, TEXT)
   with np.errstate(over='ignore', invalid='ignore'):
     tensors = {

@@ -1,8 +1,9 @@
-"""scheduler_config.json: how noise was added, and how to sample.
+"""Reads scheduler_config.json: how noise was added, and how to sample.
 
-Of the schedulers of diffusers three are samplers here. DDPM's and PNDM's files
-say how noise was added and where the times are; images are sampled by DDIM
-with those settings, as diffusers' DDIMScheduler.from_pretrained reads them.
+Three schedulers of diffusers are available as samplers. From the files of DDPM
+and PNDM, the noise schedule and the spacing of times are used. Images are then
+sampled by DDIM, with the settings that diffusers'
+DDIMScheduler.from_pretrained would read from the file.
 """
 
 import math
@@ -25,7 +26,7 @@ _KINDS = {
   'EulerDiscreteScheduler': 'euler',
   'DPMSolverMultistepScheduler': 'dpm_solver',
 }
-# What only thresholding, flow matching and sampling by PNDM or DDPM read.
+# Settings used only by thresholding, flow matching, and PNDM or DDPM sampling.
 _UNREAD = (
   'dynamic_thresholding_ratio',
   'flow_shift',
@@ -33,7 +34,7 @@ _UNREAD = (
   'skip_prk_steps',
   'time_shift_type',
 )
-# `timestep_spacing` where the file says nothing.
+# The default of `timestep_spacing`.
 _SPACING = {'ddim': 'leading', 'euler': 'linspace', 'dpm_solver': 'linspace'}
 
 
@@ -85,7 +86,7 @@ def _sampler(settings: Settings, kind: str, name: str) -> Sampler:
   }
   if kind == 'ddim':
     return Sampler(**common, **_ddim(settings, name))
-  # A key that older versions wrote for other schedulers.
+  # Older versions wrote this key, which belongs to other schedulers.
   settings.expect('clip_sample', False, None)
   shared = {
     'zero_end': settings.choose(
@@ -113,7 +114,7 @@ def _euler(settings: Settings) -> dict[str, Any]:
   settings.expect('sigma_min', None)
   settings.expect('sigma_max', None)
   settings.expect('timestep_type', 'discrete')
-  # A key of another scheduler in Stable Diffusion's published files.
+  # A key of another scheduler that is in Stable Diffusion's published files.
   settings.expect('set_alpha_to_one', False, None)
   return {
     'log_linear': settings.choose(

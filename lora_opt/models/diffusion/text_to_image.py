@@ -1,4 +1,4 @@
-"""The text-to-image model that training and evaluation receive."""
+"""The text-to-image model that training and evaluation use."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from lora_opt.reading import values
 Batch = Mapping[str, jax.Array]
 
 REMATS = ('none', 'full')
-# The four maps of every attention of the UNet, as in DreamBooth.
+# The four linear maps of every attention in the UNet, as in DreamBooth.
 ATTENTION = r'unet/.*/attn[12]/to_(q|k|v|out\.0)'
 
 
@@ -42,7 +42,7 @@ ATTENTION = r'unet/.*/attn[12]/to_(q|k|v|out\.0)'
 class TextToImage:
   """A frozen diffusion model, its tokenizer and its adapter settings.
 
-  Every method that computes is a pure function of its arguments, as those of
+  Every method that computes is a pure function of its arguments, as in
   `LanguageModel`; `base` is {'unet', 'text_encoder', 'vae'}, without the last
   for a model of pixels.
 
@@ -52,16 +52,16 @@ class TextToImage:
     latents      instead of images: (rows, ...) float32, as `encode` returns
     tokens       (rows, length) int32, as `encode_texts` returns
     weights      (rows, 1) float32
-    noise_seeds  (rows,) uint32, optional: what noise and time are drawn from,
-                 row by row, so that a loss is the same at every call
-    timesteps    (rows,) int32, optional, beside noise_seeds: the times
+    noise_seeds  (rows,) uint32, optional: seeds of each row's noise and time,
+                 so that the loss is the same at every call
+    timesteps    (rows,) int32, optional, with noise_seeds: the times
 
   Attributes:
-    name: What the model is called.
+    name: Name of the model.
     config: Sizes of the parts, how noise is added and images are sampled.
-    tokenizer: Text to ids; None for a model of shapes alone.
+    tokenizer: Text to ids; None for a model of shapes.
     base: Frozen weights, a nested dict of arrays, or of their shapes.
-    files: What writes the model to files, and reads adapters from them; such as
+    files: Writes the model to files, and reads adapters from files; such as
       `lora_opt.models.diffusion.formats.DIFFUSERS`.
     lora_config: Adapter settings, or None for a model without adapter.
       `target` is matched with paths such as
@@ -76,8 +76,8 @@ class TextToImage:
 
   Raises:
     ValueError: For a target that matches no projection, a rank larger than a
-      projection, an unknown `remat` or `attention`, settings of adapters that
-      these models do not have, or a tokenizer that does not fit.
+      projection, an unknown `remat` or `attention`, adapter settings that these
+      models do not support, or a tokenizer that does not fit.
   """
 
   batch_form: ClassVar[str] = 'text_to_image'
@@ -114,7 +114,7 @@ class TextToImage:
 
   @functools.cached_property
   def projections(self) -> dict[str, tuple[int, int]]:
-    """Module path of everything an adapter fits on: its (fan_in, fan_out)."""
+    """Maps the path of each module that can be adapted to (fan_in, fan_out)."""
     found = {}
     for part in ('unet', 'text_encoder'):
       leaves, _ = jax.tree.flatten_with_path({part: self.base[part]})
@@ -128,7 +128,7 @@ class TextToImage:
 
   @property
   def axis_units(self) -> Mapping[str, int]:
-    """Into how many parts an axis can be split: whole heads stay together."""
+    """The number of parts each axis can be split into; heads stay whole."""
     heads = (*self.config.unet.heads, self.config.text.num_heads)
     return {'heads': math.gcd(*heads)}
 
@@ -139,7 +139,7 @@ class TextToImage:
 
   @property
   def row_length(self) -> tuple[int, int, int]:
-    """What a row of a batch holds: height and width of an image, tokens."""
+    """The size of a row of a batch: image height, image width and tokens."""
     return self.image_size, self.image_size, self.config.text.max_length
 
   def init(self, rng: jax.Array) -> Tree:
@@ -153,10 +153,10 @@ class TextToImage:
     return logical_axes(self._network(self.lora_config))
 
   def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-    """Token ids as Stable Diffusion reads them.
+    """Returns token ids as Stable Diffusion reads them.
 
-    Each text is opened and ended, cut where it is longer than the text encoder
-    has positions, and padded to that length.
+    Each text gets BOS and EOS, is truncated if it is longer than the text
+    encoder has positions, and is padded to that length.
 
     Returns:
       (texts, length) int32.
@@ -169,7 +169,7 @@ class TextToImage:
   def token_losses(
     self, base: Tree, lora: Tree | None, batch: Batch, rng=None
   ) -> jax.Array:
-    """The mean squared error of what the UNet says of each row.
+    """The mean squared error of the UNet's prediction for each row.
 
     Differentiable in `lora`; the gradient of `base` is zero by definition.
 
@@ -177,8 +177,8 @@ class TextToImage:
       base: Frozen weights.
       lora: Adapter, or None for the base model.
       batch: Arrays by name, see the class.
-      rng: Key of noise, times and the adapter's dropout; with noise_seeds in
-        the batch of dropout alone, and None for none.
+      rng: Key for noise, times and the adapter's dropout. With noise_seeds in
+        the batch, it is used for dropout only; None then means no dropout.
 
     Returns:
       (rows, 1) float32.
@@ -191,7 +191,7 @@ class TextToImage:
   def denoising_losses(
     self, base: Tree, lora: Tree | None, batch: Batch, rng=None
   ) -> jax.Array:
-    """`token_losses`, differentiable in UNet and text encoder too."""
+    """Like `token_losses`, but also differentiable in UNet and text encoder."""
     clean, noise, timesteps = self._drawn(base, batch, rng)
     schedule = self.config.noise
     noisy = schedule.add(clean, noise, timesteps)
@@ -209,12 +209,12 @@ class TextToImage:
   def encode(
     self, base: Tree, images: jax.Array, rng: jax.Array | None = None
   ) -> jax.Array:
-    """What the UNet denoises, of images: its latents, or their pixels.
+    """Encodes images to what the UNet denoises: latents, or pixels.
 
     Args:
       base: Frozen weights.
       images: As in a batch.
-      rng: Key that a sample of the latents is drawn by; None for their mean.
+      rng: Key for drawing a sample of the latents; None for their mean.
 
     Returns:
       (rows, height / factor, width / factor, channels) float32.
@@ -238,31 +238,31 @@ class TextToImage:
     size: tuple[int, int] | None = None,
     noise: jax.Array | None = None,
   ) -> jax.Array:
-    """Images of texts, compiled for each number of rows and of steps.
+    """Samples images of texts, compiled for each number of rows and of steps.
 
     Args:
       base: Frozen weights.
       lora: Adapter, or None for the base model.
       tokens: (rows, length) int32, see `encode_texts`.
-      negative_tokens: Texts to go away from, of the same shape; None for empty
-        ones.
-      seed: Of the noise; row i is the same however many rows there are.
-      steps: Of the sampler.
-      guidance_scale: How far to go away from the negative texts (arXiv
-        2207.12598); 1 and less ignores them.
-      scheduler: How to sample: settings, or 'ddim', 'euler' or 'dpm_solver'
-        with the model's own settings as far as they are that one's; None for
-        the model's own.
+      negative_tokens: Texts to guide away from, of the same shape; None for
+        empty texts.
+      seed: Seed of the noise. Row i does not depend on the number of rows.
+      steps: Number of steps of the sampler.
+      guidance_scale: Strength of the guidance away from the negative texts
+        (arXiv 2207.12598); they are ignored if it is 1 or less.
+      scheduler: A `Sampler`, or 'ddim', 'euler' or 'dpm_solver' for that
+        sampler with the model's own settings as far as it shares them; None for
+        the model's own sampler.
       size: Height and width of an image; None for those that the weights were
         trained for.
-      noise: Standard normal, (rows, ...) as `encode` returns, instead of the
-        seed's.
+      noise: Standard normal noise to use instead of the seed's, (rows, ...) as
+        `encode` returns.
 
     Returns:
       (rows, height, width, channels) float32, from 0 to 1.
 
     Raises:
-      ValueError: A bad number of steps, name of a scheduler or size.
+      ValueError: For a bad number of steps, scheduler name or size.
     """
     sampler = self.sampler(scheduler)
     schedule = self.config.noise
@@ -287,7 +287,7 @@ class TextToImage:
     )
 
   def sampler(self, scheduler: Sampler | str | None = None) -> Sampler:
-    """How to sample, see `sample`."""
+    """Returns the sampler that `sample` uses for a `scheduler`."""
     own = self.config.sampler
     if scheduler is None or scheduler == own.kind:
       return own
@@ -304,7 +304,7 @@ class TextToImage:
     """Standard normal noise to sample from; the arguments are `sample`'s.
 
     Raises:
-      ValueError: A size that the UNet's latents do not divide.
+      ValueError: If `size` is not a multiple of the pixels per latent.
     """
     height, width = size or (self.image_size, self.image_size)
     factor = self.config.factor
@@ -442,9 +442,9 @@ def _sample(
 
 
 def on_attention(lora: LoraConfig | None) -> LoraConfig | None:
-  """Adapter settings, whose default target stands for `ATTENTION` here.
+  """Replaces the default target in adapter settings by `ATTENTION`.
 
-  The default is that of language models, and would match text encoders alone.
+  The default is meant for language models; it would match text encoders only.
   """
   if lora is None or lora.target != LoraConfig.target:
     return lora
@@ -468,7 +468,7 @@ def _plain_network(config: PipelineConfig, dtype: str) -> TextToImageNetwork:
 
 
 def _scaled(images: jax.Array) -> jax.Array:
-  """Images from -1 to 1, of bytes too."""
+  """Returns images from -1 to 1; converts bytes."""
   if images.dtype == jnp.uint8:
     return images.astype(jnp.float32) / 127.5 - 1
   return images.astype(jnp.float32)

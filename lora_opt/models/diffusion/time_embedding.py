@@ -1,4 +1,4 @@
-"""The embedding of the time: sinusoids, and an MLP on them."""
+"""The timestep embedding: sinusoids, followed by an MLP."""
 
 import math
 
@@ -14,13 +14,14 @@ from lora_opt.models.lora import Projection
 def time_waves(
   timesteps: jax.Array, width: int, *, cosine_first: bool, shift: float
 ) -> jax.Array:
-  """Sines and cosines of the time, with wavelengths from 2 pi to 20,000 pi.
+  """Sines and cosines of the time, with wavelengths of up to 20,000 pi.
 
   Args:
     timesteps: (rows,), whole or not.
-    width: Numbers for each; an odd one ends with a zero.
+    width: Number of values for each time; if odd, the last one is zero.
     cosine_first: `flip_sin_to_cos` of diffusers.
-    shift: `freq_shift`: the shortest wavelength of n is that of n - shift.
+    shift: `freq_shift`: wavelength i is 2 pi 10,000^(i / (half - shift)), where
+      half = width // 2.
 
   Returns:
     (rows, width) float32.
@@ -39,10 +40,10 @@ def time_waves(
 
 
 class TimeEmbedding(Adapted):
-  """linear_2(activation(linear_1(waves))).
+  """The MLP linear_2(activation(linear_1(waves))).
 
   Attributes:
-    width: Of the result.
+    width: Width of the result.
     activation: A name of `ACTIVATIONS`.
   """
 
@@ -51,7 +52,7 @@ class TimeEmbedding(Adapted):
 
   @nn.compact
   def __call__(self, waves: jax.Array) -> jax.Array:
-    """Maps (rows, anything) to (rows, width)."""
+    """Maps (rows, any width) to (rows, width)."""
 
     def linear(name):
       axes = ('embed', None)

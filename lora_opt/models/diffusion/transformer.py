@@ -1,4 +1,4 @@
-"""Attention between the places of an image, and to a text."""
+"""Attention over the positions of an image, and to a text."""
 
 import contextlib
 
@@ -15,21 +15,21 @@ from lora_opt.models.lora import Projection
 from lora_opt.models.norms import LayerNorm
 from lora_opt.models.visibility import Visibility
 
-# Of the norms within a transformer, which no setting changes.
+# Epsilons of the norms within a transformer, which no setting changes.
 _NORM_EPS = 1e-5
 _GROUP_NORM_EPS = 1e-6
 
 
 class Attention(Adapted):
-  """Softmax attention of every place to all of a context.
+  """Softmax attention from every position to all of a context.
 
-  Scores and their softmax are in float32 whatever `dtype` is, which is what
-  diffusers' `upcast_attention` asks for.
+  Scores and their softmax are in float32 whatever `dtype` is, as diffusers'
+  `upcast_attention` asks for.
 
   Attributes:
     heads: Number of heads; divides the width.
     bias: Whether queries, keys and values have biases.
-    attention: How it is computed, see `lora_opt.models.attend`.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   heads: int
@@ -38,19 +38,19 @@ class Attention(Adapted):
 
   @nn.compact
   def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-    """Maps x (rows, places, width) to the same shape.
+    """Maps x (rows, positions, width) to the same shape.
 
     Args:
-      x: What asks.
-      context: (rows, keys, any width), what is looked at.
+      x: The input of the queries.
+      context: (rows, keys, any width), the input of keys and values.
     """
     return self.attended(x, context)
 
   @nn.nowrap
   def attended(self, x: jax.Array, context: jax.Array) -> jax.Array:
-    """What a call returns."""
+    """Computes the result of `__call__`."""
     width = x.shape[-1]
-    # One head is not split, whatever others are.
+    # A single head is not split over devices, even if other heads are.
     axis = 'heads' if self.heads > 1 else None
 
     def project(name, x):
@@ -72,11 +72,11 @@ class Attention(Adapted):
 
 
 class FeedForward(Adapted):
-  """down(up * gelu(gate)), of four times the width."""
+  """The MLP down(up * gelu(gate)), with four times the width inside."""
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps (rows, places, width) to the same shape."""
+    """Maps (rows, positions, width) to the same shape."""
 
     def linear(features, axes, name):
       return Projection(
@@ -94,9 +94,9 @@ class TransformerBlock(Adapted):
   """Attention to the image, attention to the text, and an MLP.
 
   Attributes:
-    heads: Of both attentions.
-    only_cross: Whether the first attention looks at the text too.
-    attention: How it is computed, see `lora_opt.models.attend`.
+    heads: Number of heads of both attentions.
+    only_cross: Whether the first attention attends to the text too.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   heads: int
@@ -105,7 +105,7 @@ class TransformerBlock(Adapted):
 
   @nn.compact
   def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-    """Maps x (rows, places, width) to the same shape; context: the text."""
+    """Maps x (rows, positions, width) to the same shape; context: the text."""
 
     def attend_to(name, x, context):
       return Attention(
@@ -123,16 +123,16 @@ class TransformerBlock(Adapted):
 
 
 class SpatialTransformer(Adapted):
-  """Transformer blocks over the places of an image, inside a residual.
+  """Transformer blocks over image positions, with a residual connection.
 
   Attributes:
-    heads: Of each attention.
+    heads: Number of heads of each attention.
     depth: Number of blocks.
-    groups: Of the norm.
-    linear: Whether the maps at both ends are stored as matrices, and not as
+    groups: Number of groups of the norm.
+    linear: Whether the maps at both ends are stored as matrices instead of
       1 x 1 convolutions.
-    only_cross: As of `TransformerBlock`.
-    attention: How it is computed, see `lora_opt.models.attend`.
+    only_cross: See `TransformerBlock`.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   heads: int

@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion: what an image at some noise was made of."""
+"""The UNet of Stable Diffusion, which predicts the noise in an image."""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ Skips = list[jax.Array]
 
 
 class Level(Adapted):
-  """What stands at one resolution: residual blocks, and attention after each.
+  """The blocks at one resolution: residual blocks, and attention after each.
 
   Attributes:
-    config: Of the UNet.
-    index: The resolution, 0 the full one.
+    config: Sizes of the UNet.
+    index: Index of the resolution; 0 is the full one.
     cross: Whether there is attention.
-    remat: 'full' keeps nothing of the blocks for the backward pass.
-    attention: How it is computed, see `lora_opt.models.attend`.
+    remat: 'full' recomputes the blocks in the backward pass.
+    attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
   config: UNetConfig
@@ -36,7 +36,7 @@ class Level(Adapted):
 
   @nn.nowrap
   def resnet(self, i: int, divisor: float = 1.0) -> ResnetBlock:
-    """The i-th residual block."""
+    """Makes the i-th residual block."""
     c = self.config
     return self._kept(ResnetBlock)(
       *self.settings,
@@ -51,7 +51,7 @@ class Level(Adapted):
 
   @nn.nowrap
   def transformer(self, i: int, only_cross: bool) -> SpatialTransformer:
-    """The i-th attention."""
+    """Makes the i-th attention."""
     c = self.config
     return self._kept(SpatialTransformer)(
       *self.settings,
@@ -70,13 +70,13 @@ class Level(Adapted):
 
 
 class DownLevel(Level):
-  """On the way down: everything it computes is kept for the way up."""
+  """A level of the down path; all its outputs are kept for the up path."""
 
   @nn.compact
   def __call__(
     self, x: jax.Array, time: jax.Array, context: jax.Array
   ) -> tuple[jax.Array, Skips]:
-    """x (rows, height, width, channels) of the next resolution, and skips."""
+    """Returns the next level's x (rows, height, width, channels), and skips."""
     c, skips = self.config, []
     for i in range(c.layers[self.index]):
       x = self.resnet(i)(x, time)
@@ -92,7 +92,7 @@ class DownLevel(Level):
 
 
 class Middle(Level):
-  """At the smallest resolution, between the two ways."""
+  """The level at the smallest resolution, between down path and up path."""
 
   @nn.compact
   def __call__(
@@ -108,13 +108,13 @@ class Middle(Level):
 
 
 class UpLevel(Level):
-  """On the way up: each block reads what the way down had, last first."""
+  """A level of the up path; its blocks read the skips, the last one first."""
 
   @nn.compact
   def __call__(
     self, x: jax.Array, time: jax.Array, context: jax.Array, skips: Skips
   ) -> jax.Array:
-    """x (rows, height, width, channels) of the next resolution."""
+    """Returns x (rows, height, width, channels) for the next level."""
     c = self.config
     for i in range(c.layers[self.index] + 1):
       x = jnp.concatenate([x, skips.pop()], axis=-1)
@@ -122,14 +122,14 @@ class UpLevel(Level):
       if self.cross:
         x = self.transformer(i, c.only_cross[self.index])(x, context)
     if self.index > 0:
-      # Odd sizes were rounded up on the way down.
+      # Odd sizes were rounded up in the down path.
       size = skips[-1].shape[1:3]
       x = Upsample(*self.settings, name='upsamplers.0')(x, size)
     return x
 
 
 class UNet(Adapted):
-  """Predicts the noise of images, or what the scheduler asks for instead.
+  """Predicts the noise in images, or what the scheduler asks for instead.
 
   Attributes:
     config: Sizes.
@@ -146,11 +146,11 @@ class UNet(Adapted):
   def __call__(
     self, x: jax.Array, timesteps: jax.Array, context: jax.Array
   ) -> jax.Array:
-    """What was added to x.
+    """Predicts what was added to x.
 
     Args:
       x: (rows, height, width, in_channels).
-      timesteps: (rows,), how noisy x is.
+      timesteps: (rows,), the times, which say how noisy x is.
       context: (rows, tokens, context_dims), the encoded text.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The shape of a UNet that predicts noise."""
+"""The sizes of a UNet that predicts noise."""
 
 import dataclasses
 
@@ -12,39 +12,40 @@ MIDDLES = ('cross', 'plain', 'none')
 class UNetConfig:
   """Sizes and constants of a UNet; the defaults are Stable Diffusion 1's.
 
-  Attributes with an entry for each resolution begin with the full one.
+  Attributes with an entry for each resolution begin with the full one, except
+  `up_cross`.
 
   Attributes:
     sample_size: Height and width that the weights were trained for.
-    in_channels: Of what is denoised.
-    out_channels: Of the prediction.
-    channels: For each resolution, the channels.
-    down_cross: For each on the way down, whether it looks at the text.
-    up_cross: The same for each on the way up, which begins with the smallest.
+    in_channels: Channels of what is denoised.
+    out_channels: Channels of the prediction.
+    channels: Channels at each resolution.
+    down_cross: Whether each level of the down path attends to the text.
+    up_cross: The same for the up path, which begins with the smallest.
     middle: 'cross' for two residual blocks around a transformer, 'plain' for
       one residual block, 'none'.
-    layers: For each resolution, residual blocks on the way down; one more on
-      the way up.
-    heads: For each, heads of its attention.
-    depths: For each, transformer blocks of an attention.
-    context_dims: For each, the width of the text's encodings.
-    only_cross: For each, whether both attentions look at the text.
+    layers: Residual blocks at each resolution of the down path; the up path has
+      one more.
+    heads: Attention heads at each resolution.
+    depths: Transformer blocks per attention at each resolution.
+    context_dims: Width of the text encodings at each resolution.
+    only_cross: Whether both attentions attend to the text, at each resolution.
     linear_projection: See `SpatialTransformer.linear`.
-    groups: Of every group norm.
-    norm_eps: Of those in residual blocks.
+    groups: Number of groups of every group norm.
+    norm_eps: Epsilon of the norms in residual blocks and of the last norm.
     activation: A name of `ACTIVATIONS`.
-    scale_shift: As of `ResnetBlock`.
-    middle_divisor: Divisor of the sums in the middle.
-    downsample_padding: As of `Downsample`, 0 or 1.
-    centre_input: Whether the input x is made 2 x - 1.
-    cosine_first: As of `time_waves`.
+    scale_shift: See `ResnetBlock`.
+    middle_divisor: Divisor of the residual sums in the middle.
+    downsample_padding: See `Downsample.padding`, 0 or 1.
+    centre_input: Whether the input x is replaced by 2 x - 1.
+    cosine_first: See `time_waves`.
     frequency_shift: `shift` of `time_waves`.
-    time_dim: Width of the time's embedding.
+    time_dim: Width of the time embedding.
     conv_in_kernel: Width of the first convolution's kernel.
-    conv_out_kernel: Width of the last one's.
+    conv_out_kernel: Width of the last convolution's kernel.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       settings contradict each other.
   """
 

@@ -13,18 +13,18 @@ from lora_opt.models.diffusion.transformer import Attention
 from lora_opt.models.diffusion.vae_config import VaeConfig
 
 _EPS = 1e-6
-# Bounds of the logarithm of a latent's variance.
+# Bounds for the logarithm of a latent's variance.
 _LEAST, _MOST = -30.0, 20.0
 
 
 class Stage(Adapted):
-  """Residual blocks at one resolution, and the way to the next.
+  """Residual blocks at one resolution, and the change to the next resolution.
 
   Attributes:
-    config: Of the autoencoder.
-    channels: At this resolution.
-    layers: Residual blocks.
-    next: 'down' or 'up' for the next resolution; '' where this is the last.
+    config: Sizes of the autoencoder.
+    channels: Number of channels at this resolution.
+    layers: Number of residual blocks.
+    next: 'down' or 'up' to the next resolution; '' if this is the last.
   """
 
   config: VaeConfig
@@ -34,7 +34,7 @@ class Stage(Adapted):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """x (rows, height, width, channels) of the next resolution."""
+    """Returns x (rows, height, width, channels) at the next resolution."""
     for i in range(self.layers):
       x = _resnet(self, self.channels, f'resnets.{i}')(x)
     if self.next == 'down':
@@ -45,10 +45,10 @@ class Stage(Adapted):
 
 
 class ImageAttention(Attention):
-  """Attention between the places of an image, after a norm, in a residual.
+  """Self-attention over the positions of an image, with norm and residual.
 
   Attributes:
-    groups: Of the norm.
+    groups: Number of groups of the norm.
   """
 
   groups: int = 32
@@ -62,10 +62,10 @@ class ImageAttention(Attention):
 
 
 class MiddleStage(Adapted):
-  """At the smallest resolution.
+  """The blocks at the smallest resolution.
 
   Attributes:
-    config: Of the autoencoder.
+    config: Sizes of the autoencoder.
     attention: How attention is computed, see `lora_opt.models.attend`.
   """
 
@@ -89,14 +89,14 @@ class MiddleStage(Adapted):
 
 
 class Encoder(Adapted):
-  """From images to the moments of their latents; as of `Vae`."""
+  """From images to the moments of their latents; attributes as in `Vae`."""
 
   config: VaeConfig
   attention: str
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(rows, height, width, in_channels) to (..., 2 * latent_channels)."""
+    """Maps (rows, height, width, in_channels) to (..., 2 * latent_channels)."""
     c, last = self.config, len(self.config.channels) - 1
     x = Conv(*self.settings, c.channels[0], name='conv_in')(x)
     for i, channels in enumerate(c.channels):
@@ -110,14 +110,14 @@ class Encoder(Adapted):
 
 
 class Decoder(Adapted):
-  """From latents to images; attributes are those of `Vae`."""
+  """From latents to images; attributes as in `Vae`."""
 
   config: VaeConfig
   attention: str
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """(rows, height, width, latent_channels) to (..., in_channels)."""
+    """Maps (rows, height, width, latent_channels) to (..., in_channels)."""
     c, last = self.config, len(self.config.channels) - 1
     x = Conv(*self.settings, c.channels[-1], name='conv_in')(x)
     x = MiddleStage(*self.settings, c, self.attention, name='mid_block')(x)
@@ -151,7 +151,7 @@ class Vae(Adapted):
       self.post_quant_conv = self._pointwise(c.latent_channels)
 
   def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of the latents of images.
+    """Returns mean and standard deviation of the latents of images.
 
     Args:
       images: (rows, height, width, in_channels), from -1 to 1.
@@ -166,14 +166,14 @@ class Vae(Adapted):
     return mean, jnp.exp(0.5 * jnp.clip(log_variance, _LEAST, _MOST))
 
   def decode(self, latents: jax.Array) -> jax.Array:
-    """Images of latents, the inverse of `encode`; float32, about -1 to 1."""
+    """The inverse of `encode`: images as float32 of about -1 to 1."""
     latents = latents.astype(self.dtype)
     if self.config.post_quant_conv:
       latents = self.post_quant_conv(latents)
     return self.decoder(latents).astype(jnp.float32)
 
   def scaled(self, latents: jax.Array) -> jax.Array:
-    """Latents as the UNet takes them."""
+    """Scales latents for the UNet."""
     return (latents - self.config.shift_factor) * self.config.scaling_factor
 
   def unscaled(self, latents: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The shape of an autoencoder of images."""
+"""The sizes of an image autoencoder."""
 
 import dataclasses
 
@@ -12,20 +12,21 @@ class VaeConfig:
 
   Attributes:
     sample_size: Height and width that the weights were trained for.
-    in_channels: Of images, in and out.
-    latent_channels: Of their latents.
-    channels: For each resolution, the channels, beginning with the full one.
-    layers: Residual blocks of each on the way down; one more on the way up.
-    groups: Of every group norm.
-    activation: A name of `ACTIVATIONS`, in the residual blocks.
-    middle_attention: Whether there is attention in the middle.
-    quant_conv: Whether a 1 x 1 convolution makes the latents.
-    post_quant_conv: Whether one reads them.
-    scaling_factor: What latents are multiplied by for the UNet.
-    shift_factor: What is taken from them before.
+    in_channels: Channels of images, in and out.
+    latent_channels: Channels of latents.
+    channels: Channels at each resolution, from the full one down.
+    layers: Residual blocks at each resolution of the encoder; the decoder has
+      one more.
+    groups: Number of groups of every group norm.
+    activation: A name of `ACTIVATIONS`, for the residual blocks.
+    middle_attention: Whether the middle has attention.
+    quant_conv: Whether a 1 x 1 convolution ends the encoder.
+    post_quant_conv: Whether a 1 x 1 convolution starts the decoder.
+    scaling_factor: Factor that latents are multiplied by for the UNet.
+    shift_factor: Subtracted from latents before they are scaled.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       settings contradict each other.
   """
 
@@ -69,5 +70,5 @@ class VaeConfig:
 
   @property
   def factor(self) -> int:
-    """Pixels of an image to one of its latents, along each axis."""
+    """Pixels of an image per latent, along each axis."""
     return 2 ** (len(self.channels) - 1)

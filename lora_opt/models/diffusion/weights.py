@@ -1,4 +1,4 @@
-"""The weights of one part of a diffusers folder: safetensors alone."""
+"""Opens the weights of one part of a diffusers folder; only safetensors."""
 
 import pathlib
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from lora_opt.models.pretrained.weight_files import open_index
 
 _END, _INDEX = '.safetensors', '.safetensors.index.json'
 _PICKLES = ('*.bin', '*.ckpt', '*.pt', '*.pth', '*.msgpack', '*.h5')
-# What attention of the autoencoder was called when it was published.
+# The first names of the maps in the autoencoder's attention.
 _OLD = {
   'query': 'to_q',
   'key': 'to_k',
@@ -29,8 +29,8 @@ _POSITIONS = 'embeddings.position_ids'
 class Part(NamedTuple):
   """A part of a folder that has weights."""
 
-  name: str  # of its folder
-  stem: str  # of its files
+  name: str  # name of its folder
+  stem: str  # start of the names of its files
 
 
 PARTS = (
@@ -43,16 +43,16 @@ PARTS = (
 def open_part(
   folder: pathlib.Path, part: Part, variant: str | None
 ) -> dict[str, StoredTensor]:
-  """Lists the tensors of a part, by the names that they have today.
+  """Lists the tensors of a part by their current names.
 
   Args:
-    folder: That of the whole model.
-    part: Which.
+    folder: Folder of the whole model.
+    part: The part.
     variant: Which of several files: 'fp16' for diffusion_pytorch_model.fp16.
-      safetensors; None for the one without such a word, or the only one.
+      safetensors; None for the file without a variant, or the only one.
 
   Returns:
-    Name: tensor.
+    The tensors by name.
 
   Raises:
     FileNotFoundError: There are no such weights.
@@ -80,7 +80,7 @@ def open_part(
 
 
 def _file(place: pathlib.Path, part: Part, variant: str | None) -> pathlib.Path:
-  """The file, or the index of several."""
+  """Finds the file, or the index of several files."""
   if not place.is_dir():
     raise FileNotFoundError(
       f'no folder {place}: a part of the model is missing; get it again'
@@ -117,7 +117,7 @@ def _file(place: pathlib.Path, part: Part, variant: str | None) -> pathlib.Path:
 
 
 def _dotted(part: Part, variant: str | None) -> tuple[str, ...]:
-  """The name of a variant's index, which has the word elsewhere."""
+  """The name of a variant's index, with the variant in another place."""
   return () if variant is None else (f'{part.stem}{_END}.index.{variant}.json',)
 
 

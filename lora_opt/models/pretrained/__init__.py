@@ -1,1 +1,1 @@
-"""Weights, tokenizers and adapters from files that others wrote."""
+"""Weights, tokenizers and adapters from files that other tools wrote."""

@@ -1,7 +1,7 @@
-"""The base's own weights inside an adapter, as PEFT saves those of embeddings.
+"""Checks weights of the base in an adapter; PEFT saves those of embeddings.
 
-An adapter is trained for one base. Where it brings a piece of that base along,
-the piece must be the base it is loaded onto.
+An adapter is trained for one base. If it contains weights of that base, they
+must equal those of the base that it is loaded onto.
 """
 
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ from lora_opt.models.pretrained.peft_names import FEATURES, unspelled
 from lora_opt.models.quantized import leaves_by_path
 
 _INNER = '.base_layer.'
-# Numbers that are compared at a time.
+# Values that are compared at a time.
 _CHUNK = 2**22
 
 
 def without_base(
   tensors: Mapping[str, StoredTensor], model: CausalLM
 ) -> dict[str, StoredTensor]:
-  """The tensors of an adapter that are not the base's, which are compared.
+  """Returns the adapter's own tensors, after checking those of the base.
 
   Args:
-    tensors: By the names that PEFT saves.
-    model: With the base the adapter is loaded onto.
+    tensors: The tensors by the names that PEFT saves them under.
+    model: The model that the adapter is loaded onto.
 
   Raises:
-    ValueError: A tensor of the base is another one than the model's.
+    ValueError: If a tensor of the base differs from the model's.
   """
   family, base = model.family, model.base
   known, leaves = slots(base, family.names), leaves_by_path(base)
@@ -44,7 +44,7 @@ def without_base(
     if model.task_type == FEATURES:
       full = f'{family.prefix}{full}'
     if isinstance(copy := rule_of(besides, full), Copy):
-      full = copy.of  # a tied table is saved under the names of both ends
+      full = copy.of  # a tied table is saved under both names
     if full in known:
       _check(tensor, leaves[known[full].path], known[full])
     elif _INNER in name:
@@ -65,7 +65,7 @@ def _check(tensor: StoredTensor, leaf: jax.Array, slot: Slot) -> None:
   )
   if tensor.shape != slot.shape:
     raise ValueError(f'{wrong}: {tensor.shape} and {slot.shape}')
-  tensor.check(slot.shape)  # the type
+  tensor.check(slot.shape)  # checks the type
   if not isinstance(leaf, jax.Array):
     raise ValueError(
       f'{tensor.where} cannot be compared with the quantized weight of the '
@@ -84,7 +84,7 @@ def _check(tensor: StoredTensor, leaf: jax.Array, slot: Slot) -> None:
 
 
 def _equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
-  """Whether they are, in the narrower of their two types."""
+  """Whether both are equal in the narrower of their two types."""
   narrow = min(
     ours.dtype, theirs.dtype, key=lambda dtype: jnp.finfo(dtype).bits
   )

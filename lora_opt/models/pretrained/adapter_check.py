@@ -1,4 +1,4 @@
-"""Whether an adapter of PEFT computes in a model what it does in PEFT."""
+"""Checks that a PEFT adapter computes the same in our model as in PEFT."""
 
 import pathlib
 from collections.abc import Collection
@@ -31,15 +31,15 @@ from lora_opt.reading.values import shown
 def check_adapter(
   config: AdapterConfig, model: CausalLM, older: bool = False
 ) -> None:
-  """Checks that an adapter would compute here what it does in PEFT.
+  """Checks that an adapter would compute the same here as in PEFT.
 
   Args:
-    config: Its settings.
-    model: What it is loaded onto.
-    older: Whether it has the names of `peft_names.unspelled`.
+    config: The adapter's settings.
+    model: The model that it is loaded onto.
+    older: Whether it uses the names that `peft_names.unspelled` returns.
 
   Raises:
-    ValueError: It would not; the message names the file and the setting.
+    ValueError: If it would not; the message names the file and the setting.
   """
   wanted = peft_config(model)
   _check_kind(config, model)
@@ -81,7 +81,7 @@ def _check_kind(config: AdapterConfig, model: CausalLM) -> None:
       f'maps as GPT-2 does, and {model.name} does not: the adapter is one of '
       'another kind of model'
     )
-  # PEFT lists the usual names of a head, there or not.
+  # PEFT lists the usual names of a head, whether they exist or not.
   known = {*saved_modules(model), *CLASSIFIERS}
   if config.saved and (not has_head(model) or set(config.saved) - known):
     raise ValueError(
@@ -112,7 +112,7 @@ def _check_bias(config: AdapterConfig, model: CausalLM) -> None:
 
 
 def _modules(model: CausalLM, older: bool) -> dict[str, list[Module]]:
-  """What PEFT could adapt: the modules of each projection, one a layer."""
+  """The modules that PEFT could adapt, by projection; one per layer."""
   leaves = leaves_by_path(model.family.abstract_base(model.config))
   found = {}
   for site in model.config.projections:
@@ -142,7 +142,7 @@ def _check_sites(
   modules: dict[str, list[Module]],
   adapted: Collection[str],
 ) -> None:
-  """Raises ValueError unless the model adapts what the adapter does."""
+  """Raises ValueError unless model and adapter adapt the same modules."""
   for module in _head(model):
     if module.name in adapted:
       raise ValueError(

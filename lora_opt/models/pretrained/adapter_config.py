@@ -1,6 +1,7 @@
-"""adapter_config.json of PEFT: each setting is used, without effect or refused.
+"""Reads PEFT's adapter_config.json.
 
-Tested against the fields of peft 0.21.
+Each setting is used, known to have no effect, or refused. Tested against the
+fields of peft 0.21.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
 
-# Read below.
+# Settings that are read below.
 USED = frozenset(
   """
   alpha_pattern base_model_name_or_path bias ensure_weight_tying
@@ -23,15 +24,15 @@ USED = frozenset(
   rank_pattern revision target_modules task_type use_dora use_rslora
   """.split()  # noqa: SIM905
 )
-# How PEFT loads, and parameters of a way to start or to train: none of them
-# changes what a saved adapter computes.
+# How PEFT loads an adapter, and parameters of initialisation or training: none
+# of them changes what a saved adapter computes.
 WITHOUT_EFFECT = frozenset(
   """
   auto_mapping corda_config eva_config inference_mode loftq_config
   lora_ga_config megatron_core peft_version qalora_group_size runtime_config
   """.split()  # noqa: SIM905
 )
-# What an adapter that has them is besides A and B at its targets.
+# Settings of adapters that are more than A and B at their targets, and why.
 REFUSED = {
   'alora_invocation_tokens': 'the adapter begins behind certain tokens',
   'arrow_config': 'several adapters share the tokens among them',
@@ -48,33 +49,33 @@ REFUSED = {
 }
 _ADVICE = 'merge it into its base with PEFT and load the result instead'
 
-# Ways to start that leave the base as it is; the others take a part out.
+# Initialisations that leave the base as it is; the others take a part out.
 PLAIN_STARTS = ('gaussian', 'eva', 'orthogonal', 'mica')
 CHANGES_THE_BASE = 'pissa|olora|loftq|corda|lora_ga'
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-  """What of adapter_config.json decides what an adapter computes.
+  """The settings of adapter_config.json that affect what an adapter computes.
 
   Attributes:
     path: The file.
     rank: Rank of the factors.
-    alpha: The scale is alpha by the rank, or by its root.
-    rank_pattern: Other ranks, by regular expressions over names of modules.
+    alpha: The scale is alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    rank_pattern: Maps regular expressions over module names to other ranks.
     alpha_pattern: The same for alpha.
     rslora: Whether the scale is that of rsLoRA.
-    dora: Whether columns have a length of their own.
+    dora: Whether it is a DoRA adapter, with a magnitude per column.
     targets: Ends of the names of adapted modules, or a regular expression.
-    exclude: Of modules that are not, likewise.
+    exclude: The same for modules that are not adapted.
     layers: Numbers of the layers that are adapted; empty for all.
-    layers_pattern: Regular expressions of what stands before such a number.
-    saved: Names of modules that are trained whole.
+    layers_pattern: Regular expressions for what precedes such a number.
+    saved: Names of modules that are trained in full.
     bias: Which biases are trained: 'none', 'all' or 'lora_only'.
     fan_in_fan_out: Whether the base stores linear maps as GPT-2 does.
     ties: Whether tied modules share an adapter.
-    task_type: PEFT's name of what the model is for; None if not said.
-    base: What it was trained on; None if not said.
+    task_type: PEFT's name of the model's task; None if absent.
+    base: Name of the base it was trained on; None if absent.
   """
 
   path: pathlib.Path
@@ -97,12 +98,12 @@ class AdapterConfig:
 
 
 def read_adapter_config(path: pathlib.Path) -> AdapterConfig:
-  """Reads an adapter_config.json of LoRA.
+  """Reads the adapter_config.json of a LoRA adapter.
 
   Raises:
     FileNotFoundError: There is no such file.
-    ValueError: It is not JSON, a setting is of a wrong type, or it describes
-      what is more than factors at some modules of the base.
+    ValueError: It is not JSON, a setting is of a wrong type, or the adapter is
+      more than factors at some modules of the base.
   """
   found = read_json(path)
   settings = Settings(str(path), found)
@@ -176,7 +177,7 @@ def _check_start(path: pathlib.Path, start: Any) -> None:
 def _layers(
   settings: Settings, targets: str | list[str]
 ) -> tuple[list[int], list[str]]:
-  """layers_to_transform and layers_pattern, by PEFT's rules."""
+  """Reads layers_to_transform and layers_pattern, by PEFT's rules."""
   layers = _one_or_more(settings, 'layers_to_transform', values.integer)
   pattern = _one_or_more(settings, 'layers_pattern', values.text)
   for key, value in (
@@ -201,7 +202,7 @@ def _one_or_more(settings: Settings, key: str, check) -> list:
 
 
 def _names(settings: Settings, key: str) -> str | list[str]:
-  """A regular expression, or a list of names."""
+  """Reads a regular expression, or a list of names."""
   if settings.is_text(key):
     return settings.text(key)
   return _texts(settings, key)

@@ -1,4 +1,4 @@
-"""Which modules of a base an adapter of PEFT adapts, by PEFT's own rules."""
+"""Finds the modules that a PEFT adapter adapts, by PEFT's own rules."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from lora_opt.models.pretrained.adapter_config import AdapterConfig
 from lora_opt.reading import name_patterns
 
-# What 'all-linear' leaves out.
+# Modules that 'all-linear' leaves out.
 TABLES = ('embedding', 'head')
 CLASSIFIERS = ('classifier', 'score')
 
@@ -16,8 +16,8 @@ class Module(NamedTuple):
   """A module of transformers that PEFT could adapt.
 
   Attributes:
-    name: Its whole name, such as 'model.layers.0.self_attn.q_proj'.
-    linear: Whether 'all-linear' takes it in.
+    name: Its full name, such as 'model.layers.0.self_attn.q_proj'.
+    linear: Whether 'all-linear' includes it.
   """
 
   name: str
@@ -26,7 +26,7 @@ class Module(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-  """An adapted module with what its factors are scaled by."""
+  """The rank and alpha of an adapted module, which scale its factors."""
 
   rank: int
   alpha: float
@@ -38,11 +38,11 @@ def adapted_modules(
   """Finds the modules that an adapter adapts.
 
   Args:
-    config: Its settings.
-    modules: All that could be.
+    config: The adapter's settings.
+    modules: All modules that could be adapted.
 
   Returns:
-    Name of each adapted module: its rank and alpha.
+    The rank and alpha of each adapted module, by its name.
 
   Raises:
     ValueError: A pattern is not a regular expression, or takes too long.
@@ -70,7 +70,7 @@ def adapted_modules(
 
 
 def ends_with(module: str, end: str) -> bool:
-  """PEFT's rule for an entry of target_modules.
+  """Whether an entry of target_modules matches a module, by PEFT's rule.
 
   >>> ends_with('model.layers.0.mlp.up_proj', 'up_proj')
   True
@@ -88,7 +88,7 @@ def _targeted(config: AdapterConfig, modules: Sequence[Module]) -> set[str]:
   found = _listed(config, 'target_modules', targets, names)
   if not config.layers:
     return found
-  # A module that is listed by its whole name is adapted in any layer.
+  # A module that is listed by its full name is adapted in any layer.
   whole = found & set(targets)
   numbers, layers = _layer_numbers(config, names), set(config.layers)
   return whole | {name for name in found if numbers.get(name) in layers}
@@ -97,7 +97,7 @@ def _targeted(config: AdapterConfig, modules: Sequence[Module]) -> set[str]:
 def _listed(
   config: AdapterConfig, key: str, listed: str | list[str], names: list[str]
 ) -> set[str]:
-  """The names that a regular expression or a list of ends has."""
+  """The names that match a regular expression or a list of ends."""
   if isinstance(listed, str):
     if not listed:
       return set()
@@ -110,7 +110,7 @@ def _listed(
 def _layer_numbers(config: AdapterConfig, names: list[str]) -> dict[str, int]:
   """The number of the layer that each module is in."""
   place, found = f'{config.path}: layers_pattern', {}
-  # PEFT takes the first of several patterns that matches.
+  # PEFT takes the first pattern that matches.
   within = r'(?:^|.*?\.){}\.(?P<idx>\d+)\.'
   if not config.layers_pattern:
     within = r'.*?\.[^.]*\.(?P<idx>\d+)\.'
@@ -129,7 +129,7 @@ def _layer_numbers(config: AdapterConfig, names: list[str]) -> dict[str, int]:
 def _any_match(
   rows: Sequence[Sequence[str | None]], names: Sequence[str]
 ) -> set[str]:
-  """The names that one of several patterns matches."""
+  """The names that match at least one of several patterns."""
   return {
     name
     for row in rows
@@ -141,7 +141,7 @@ def _any_match(
 def _by_pattern(
   config: AdapterConfig, key: str, table: Mapping, names: list[str]
 ) -> dict:
-  """What the first matching pattern of a table says of each name."""
+  """The value of the first pattern in a table that matches, for each name."""
   found, patterns = {}, list(table)
   rows = name_patterns.find_each(
     patterns,
@@ -152,5 +152,5 @@ def _by_pattern(
   )
   for pattern, row in reversed(list(zip(patterns, rows, strict=True))):
     found |= dict.fromkeys(_any_match([row], names), table[pattern])
-  # PEFT looks for the whole name last.
+  # PEFT tries the full name after all patterns.
   return {name: table[name] for name in names if name in table} | found

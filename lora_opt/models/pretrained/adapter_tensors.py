@@ -1,4 +1,4 @@
-"""The tensors of an adapter of PEFT, in any of its files and spellings."""
+"""Opens the tensors of a PEFT adapter, in any of PEFT's files and spellings."""
 
 import dataclasses
 import pathlib
@@ -11,7 +11,7 @@ from lora_opt.reading.values import shown
 WEIGHTS, TORCH = 'adapter_model.safetensors', 'adapter_model.bin'
 PREFIX = 'base_model.model.'
 
-# Names as a model in memory has them, with that of the adapter inside.
+# Names as in a model in memory, which contain the name of the adapter.
 _INSIDE = (
   re.compile(r'(?P<start>.+\.lora_[AB])\.(?P<adapter>[^.]+)(?P<end>\.weight)'),
   re.compile(
@@ -25,20 +25,20 @@ _INSIDE = (
 
 
 def open_adapter(folder: pathlib.Path) -> dict[str, StoredTensor]:
-  """Lists the tensors of an adapter by the names that PEFT saves.
+  """Lists the tensors of an adapter by the names that PEFT saves them under.
 
   Args:
-    folder: With adapter_model.safetensors, or adapter_model.bin where torch
+    folder: Folder with adapter_model.safetensors, or adapter_model.bin if torch
       is installed.
 
   Returns:
-    Name: tensor. What a program has saved of a model in memory, without the
-    prefix or with the adapter's name inside, is renamed.
+    The tensors by name. Tensors that a program saved from a model in memory,
+    without the prefix or with the adapter's name inside, are renamed.
 
   Raises:
-    FileNotFoundError: There is neither.
-    ImportError: The file is torch's and it is not installed.
-    ValueError: A file is damaged, or holds several adapters.
+    FileNotFoundError: If the folder has neither file.
+    ImportError: If only torch can read the file and it is not installed.
+    ValueError: If a file is damaged, or holds several adapters.
   """
   file = folder / WEIGHTS
   if not file.exists() and (folder / TORCH).exists():
@@ -66,7 +66,7 @@ def open_adapter(folder: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def saved_name(name: str) -> tuple[str, str]:
-  """What PEFT saves a tensor as, and the name of its adapter if it is there.
+  """Returns PEFT's name for a saved tensor, and the adapter's name or ''.
 
   >>> saved_name('model.q_proj.lora_A.default.weight')
   ('model.q_proj.lora_A.weight', 'default')

@@ -1,4 +1,4 @@
-"""From the flat tensors of a checkpoint to our tree, and back."""
+"""Converts the flat tensors of a checkpoint to our tree, and back."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ from lora_opt.models.pretrained.placing import (
 from lora_opt.models.quantized import leaves_by_path, quantize_stack
 from lora_opt.reading.values import plain
 
-# Numbers that are looked at together.
+# Values that are checked at a time.
 _CHUNK = 2**20
 
 
@@ -44,26 +44,27 @@ def assemble(
   """Builds the base weights of a model from a checkpoint's tensors.
 
   All names, shapes and types are checked before the first tensor is read.
-  Then each array goes to its devices shard by shard, tensor by tensor: host
-  memory holds one shard at a time besides what the devices keep there.
+  Then each array is read tensor by tensor and sent to its devices shard by
+  shard. Besides what the devices themselves keep there, host memory holds one
+  shard at a time.
 
   Args:
-    source: Path, for messages.
+    source: Path of the checkpoint, for messages.
     abstract: Tree of `jax.ShapeDtypeStruct` of the weights.
-    names: Path of our array: the name of its tensor.
-    tensors: Name: tensor of the checkpoint.
+    names: Maps the path of each of our arrays to the name of its tensor.
+    tensors: The checkpoint's tensors by name.
     dtype: Type to store the weights in.
-    shardings: Where each leaf goes, in the order of the tree; by default all
-      go to the default device.
-    kinds: Paths of stacked kernels to quantize: how, see `quantize_kernel`.
-      Each layer is rounded when it arrives, before the next one is read.
+    shardings: The sharding of each leaf, in the order of the tree; by default,
+      all leaves go to the default device.
+    kinds: Maps the paths of stacked kernels to how they are quantized, see
+      `quantize_kernel`. Each layer is quantized before the next one is read.
 
   Returns:
     Nested dict of arrays, layers stacked on axis 0.
 
   Raises:
-    ValueError: For a missing, unknown, mis-shaped or wrongly typed tensor, by
-      name.
+    ValueError: If a tensor is missing, unknown, mis-shaped or of a wrong type,
+      or if a value is not finite; the message names it.
   """
   expected = slots(abstract, names)
   check_tensors(source, expected, tensors)
@@ -85,7 +86,7 @@ def assemble(
       else:
         arrays.append(place_array(*whole))
       done += kind.itemsize * math.prod(leaf.shape)
-      bar.to(done)  # what other processes hold was not read here
+      bar.to(done)  # the shards of other processes were not read here
   return jax.tree.unflatten(structure, arrays)
 
 
@@ -99,12 +100,12 @@ def _read(
   """Reads a part of one of our arrays from the tensors it consists of.
 
   Args:
-    tensors, name, dtype: see `assemble`.
-    tell: is called with the bytes of each tensor that are there.
-    index: of the part.
+    tensors, name, dtype: See `assemble`.
+    tell: Called with the number of bytes read from each tensor.
+    index: Slices that select the part.
 
   Raises:
-    ValueError: If a number is NaN or infinite, or becomes so in this type.
+    ValueError: If a value is NaN or infinite, or becomes so in `dtype`.
   """
   part = np.empty([i.stop - i.start for i in index], dtype)
   stacked = '{}' in name.name
@@ -123,12 +124,12 @@ def _read(
 
 
 def _short(source: str) -> str:
-  """The end of a path, which tells it from others."""
+  """The last two parts of a path, enough to recognise it."""
   return '/'.join(pathlib.PurePath(source).parts[-2:])
 
 
 def all_finite(x: np.ndarray) -> bool:
-  """Whether no number is NaN or infinite; takes little memory."""
+  """Whether no value is NaN or infinite; uses little memory."""
   flat = x.reshape(-1)
   parts = (flat[i : i + _CHUNK] for i in range(0, flat.size, _CHUNK))
   return all(_finite(part) for part in parts)
@@ -137,7 +138,8 @@ def all_finite(x: np.ndarray) -> bool:
 def _finite(x: np.ndarray) -> bool:
   if x.dtype.itemsize != 2:
     return bool(np.isfinite(x).all())
-  # All bits of the exponent set, where NumPy has no fast loop of its own.
+  # NumPy has no fast loop for 16 bits. NaN and infinity are the values whose
+  # exponent has all bits set.
   exponent = 0x7C00 if x.dtype == np.float16 else 0x7F80
   return not ((x.view(np.uint16) & exponent) == exponent).any()
 
@@ -159,7 +161,7 @@ def _not_finite(tensor: StoredTensor, values: np.ndarray, dtype: np.dtype):
 def disassemble(
   base: Tree, names: Mapping[str, TensorName]
 ) -> dict[str, np.ndarray]:
-  """The inverse of `assemble`: name and contiguous array of every tensor."""
+  """The inverse of `assemble`: all tensors by name, as contiguous arrays."""
   leaves, tensors = leaves_by_path(base), {}
   for name, slot in slots(base, names).items():
     array = np.asarray(leaves[slot.path])
@@ -172,19 +174,19 @@ def disassemble(
 def parameter_names(
   family: Family, config, stored: Mapping[str, object]
 ) -> dict[str, str]:
-  """The full names of a checkpoint's parameters, and what they are there.
+  """Maps the full names of parameters to their names in a checkpoint.
 
   Leaves out what is not a parameter (copies of tied weights, buffers; see
   `Family.besides`), and adds the prefix that checkpoints without a head lack.
-  Where a copy is there and what it is a copy of is not, the copy is taken.
+  If a checkpoint has a copy but not the original, the copy is used.
 
   Args:
-    family: Whose checkpoint it is.
+    family: The checkpoint's family.
     config: The model's config.
     stored: Names in the checkpoint, as a mapping or set.
 
   Returns:
-    Name in the family's table: name in the checkpoint.
+    The name in the checkpoint for each name in the family's table.
   """
   besides = family.besides(config)
   known = slots(family.abstract_base(config), family.names)
@@ -201,15 +203,17 @@ def parameter_names(
 def second_names(
   family: Family, known: Collection[str], stored: Mapping[str, object]
 ) -> dict[str, str]:
-  """Tensors of a checkpoint that are another one by an older or shorter name.
+  """Finds tensors of a checkpoint whose names stand for the same parameter.
+
+  Some of these names are older or shorter than the full one.
 
   Args:
-    family: Whose checkpoint it is.
-    known: Full names.
+    family: The checkpoint's family.
+    known: Full names of the parameters.
     stored: Names in the checkpoint, as a mapping or set.
 
   Returns:
-    Name in the checkpoint: full name that more than one of them has.
+    The full name for each name in the checkpoint that shares it with another.
   """
   names = {}
   for name in stored:
@@ -223,7 +227,7 @@ def second_names(
 
 
 def _take(found: dict[str, str], full: str, name: str) -> None:
-  """Notes the name of a parameter; its full name goes before others."""
+  """Records the name of a parameter; its full name takes precedence."""
   if full not in found or name == full:
     found[full] = name
 
@@ -231,10 +235,10 @@ def _take(found: dict[str, str], full: str, name: str) -> None:
 def head_names(
   family: Family, head: Tree, stored: Mapping[str, object]
 ) -> dict[str, str]:
-  """The same for those tensors of a trained head that a checkpoint has.
+  """Like `parameter_names`, for the tensors of a trained head that are stored.
 
   Args:
-    family: Whose checkpoint it is.
+    family: The checkpoint's family.
     head: Tree {'head': ...} of arrays or of their shapes.
     stored: Names in the checkpoint, as a mapping or set.
   """

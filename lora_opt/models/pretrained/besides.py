@@ -1,8 +1,8 @@
-"""What checkpoints hold besides their parameters, and what it must be.
+"""Rules for what checkpoints hold besides their parameters.
 
-Nothing is left out by its name alone. A copy must be equal to what it is a copy
-of, a buffer must have the values that the config gives; only the parameters of
-parts that a model does not have here are left out as they are.
+No tensor is left out because of its name alone. A copy must equal its original,
+and a buffer must have the values that the config gives. Only the parameters of
+parts that our models do not have are left out unchecked.
 """
 
 import re
@@ -14,7 +14,7 @@ from absl import logging
 
 from lora_opt.models.pretrained.files import StoredTensor
 
-# Numbers that are compared at a time.
+# Values that are compared at a time.
 CHUNK = 2**22
 
 
@@ -25,25 +25,25 @@ class Copy(NamedTuple):
 
 
 class Buffer(NamedTuple):
-  """Values that follow from the config."""
+  """A tensor whose values follow from the config."""
 
   matches: Callable[[np.ndarray], bool]
-  says: str  # what they are, for messages
-  most: int = 2**26  # numbers that it may have
+  says: str  # what the values are, for messages
+  most: int = 2**26  # largest number of values
 
 
 class Unused(NamedTuple):
-  """Parameters of a part that the model does not have here."""
+  """Parameters of a part that our model does not have."""
 
   part: str
 
 
-# A regular expression over whole names: what is known of such tensors.
+# Maps a regular expression, for whole names, to the rule for such tensors.
 Besides = Mapping[str, Copy | Buffer | Unused]
 
 
 def rule_of(besides: Besides, name: str) -> Copy | Buffer | Unused | None:
-  """What is known of a tensor that is not a parameter; None for nothing."""
+  """Returns the rule for a tensor that is not a parameter, or None."""
   for pattern, rule in besides.items():
     if re.fullmatch(pattern, name):
       return rule
@@ -56,17 +56,18 @@ def check_besides(
   parameters: Mapping[str, str],
   second_names: Mapping[str, str],
 ) -> None:
-  """Checks what will not be read; what is not used is logged.
+  """Checks the tensors that will not be read, and logs the unused ones.
 
   Args:
-    besides: What is known of it.
-    tensors: Name: tensor of the checkpoint.
-    parameters: Full name: name in the checkpoint of what will be read.
-    second_names: Name in the checkpoint: full name of a parameter that another
-      tensor was taken for.
+    besides: The rules for such tensors.
+    tensors: The checkpoint's tensors by name.
+    parameters: Maps the full name of each tensor that will be read to its name
+      in the checkpoint.
+    second_names: Maps the name of a tensor in the checkpoint to the full name
+      of a parameter that is read from another tensor.
 
   Raises:
-    ValueError: A tensor is not what it should be.
+    ValueError: If a tensor does not follow its rule.
   """
   read, unused = {*parameters.values()}, []
   for name in tensors.keys() - read:
@@ -107,7 +108,7 @@ def _check_buffer(tensor: StoredTensor, rule: Buffer) -> None:
 def difference(tensor: StoredTensor, original: StoredTensor) -> str | None:
   """How two tensors differ, in words; None if they are equal.
 
-  Their types may differ. Compared in parts, so that memory stays small.
+  Their types may differ. They are compared in parts, to use little memory.
   """
   if tensor.shape != original.shape:
     return f'their shapes are {tensor.shape} and {original.shape}'
@@ -124,7 +125,7 @@ def difference(tensor: StoredTensor, original: StoredTensor) -> str | None:
 
 def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   if a.dtype == b.dtype:
-    # By bits: fast for every type, and NaN is a copy of NaN.
+    # Bit by bit: fast for every type, and NaN counts as a copy of NaN.
     bits = np.dtype(f'u{a.dtype.itemsize}')
     same = a.view(bits) == b.view(bits)
     if same.all():
@@ -138,12 +139,12 @@ def is_range(x: np.ndarray) -> bool:
 
 
 def is_causal_mask(x: np.ndarray) -> bool:
-  """Whether each query sees the keys up to its own place."""
+  """Whether each query sees the keys up to its own position only."""
   if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
     return False
   return bool((x == np.tri(x.shape[-1], dtype=bool)).all())
 
 
 def is_very_negative(x: np.ndarray) -> bool:
-  """Whether it is one number that stands for minus infinity in a softmax."""
+  """Whether it is a single number that acts as -infinity in a softmax."""
   return x.size == 1 and float(x.reshape(())) < -9000

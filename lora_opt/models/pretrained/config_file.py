@@ -1,4 +1,4 @@
-"""config.json, read so that no setting goes unnoticed or is misread."""
+"""Reads config.json so that no setting is overlooked or misread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
 from lora_opt.reading.values import shown
 
-# Settings that say nothing about the forward pass: provenance, generation,
+# Settings that do not affect the forward pass: provenance, generation,
 # initialisation, what transformers should return, and ids of special tokens
 # (ours come from the tokenizer).
 HARMLESS = frozenset(
@@ -35,7 +35,7 @@ HARMLESS = frozenset(
   """.split()  # noqa: SIM905
 )
 
-# What a file may say of a part that the model does not have.
+# Settings of parts that our models lack, with the value for an absent part.
 _ABSENT = {
   'add_cross_attention': False,
   'is_decoder': False,
@@ -46,17 +46,17 @@ _ABSENT = {
 }
 
 _REQUIRED = object()
-_SHOWN = 10  # unknown settings that are named
+_SHOWN = 10  # number of unknown settings named in an error
 
 
 class Settings:
-  """An object of settings, with a record of those asked for.
+  """A JSON object of settings that records which of them were asked for.
 
-  Every setting is asked for as what it must be. As in transformers, a null is
-  no value: it counts as absent only where a method is told so.
+  Each setting is asked for by the method for its type. As in transformers, null
+  is not a value: it counts as absent only if the method is told so.
 
   Attributes:
-    place: The file, and where in it the object stands, for messages.
+    place: The file and the object's place in it, for messages.
   """
 
   def __init__(self, place: str, found: Mapping[str, Any]):
@@ -68,7 +68,7 @@ class Settings:
     return self._settings.get(key) is not None
 
   def is_null(self, key: str) -> bool:
-    """Whether the file says null, where that is not the same as nothing."""
+    """Whether the setting is null, as opposed to absent."""
     return self._settings.get(key, 0) is None
 
   def integer(
@@ -84,13 +84,14 @@ class Settings:
 
     Args:
       key: Name of the setting.
-      default: What to return if it is absent; without one it must be there.
-      least: The smallest allowed.
-      most: The largest.
+      default: Returned if the setting is absent. Without a default, the setting
+        is required.
+      least: The smallest value allowed.
+      most: The largest value allowed.
       null: Whether null counts as absent.
 
     Raises:
-      ValueError: It is absent and has no default, or is something else.
+      ValueError: It is absent and has no default, or is not such a number.
     """
     return self._read(key, default, null, values.integer, least, most)
 
@@ -104,19 +105,19 @@ class Settings:
     most: float | None = None,
     null: bool = False,
   ) -> Any:
-    """Returns a finite number, `above` a bound that it may not be."""
+    """Returns a finite number; `above` is an exclusive lower bound."""
     return self._read(key, default, null, values.number, least, most, above)
 
   def boolean(
     self, key: str, default: Any = _REQUIRED, *, null: bool = False
   ) -> Any:
-    """Returns a truth value; see `integer`."""
+    """Returns a boolean; see `integer`."""
     return self._read(key, default, null, values.boolean)
 
   def text(
     self, key: str, default: Any = _REQUIRED, *, null: bool = False
   ) -> Any:
-    """Returns a text; see `integer`."""
+    """Returns a string; see `integer`."""
     return self._read(key, default, null, values.text)
 
   def items(
@@ -126,7 +127,7 @@ class Settings:
     return self._read(key, default, null, values.items)
 
   def list_or_one(self, key: str) -> list:
-    """Returns a list, of one entry where it is something else."""
+    """Returns a list; any other value becomes a list of one entry."""
     self._asked.add(key)
     found = self._settings.get(key)
     if isinstance(found, list):
@@ -134,7 +135,7 @@ class Settings:
     return [] if found is None else [found]
 
   def get(self, key: str, default: Any = None) -> Any:
-    """Returns a setting that may be of several kinds, for the caller to check.
+    """Returns a setting of any type, which the caller must check.
 
     Null counts as absent.
     """
@@ -142,17 +143,17 @@ class Settings:
     return self._settings[key] if key in self else default
 
   def is_text(self, key: str) -> bool:
-    """Whether the setting is a text, where it may be something else too."""
+    """Whether the setting is a string, for settings of several types."""
     return isinstance(self._settings.get(key), str)
 
   def is_exactly(self, key: str, value: Any) -> bool:
-    """Whether the setting is this value, which then counts as asked for."""
+    """Whether the setting has this value; if so, it counts as asked for."""
     same = key in self._settings and self._settings[key] == value
     self._asked |= {key} if same else set()
     return same
 
   def quotient(self, key: str, divisor: str) -> int:
-    """Returns one setting divided by another, without a rest."""
+    """Returns one setting divided by another; ValueError if not a multiple."""
     whole, parts = self.integer(key), self.integer(divisor)
     if whole % parts:
       raise ValueError(
@@ -163,20 +164,20 @@ class Settings:
   def table(
     self, key: str, default: Any = _REQUIRED, *, null: bool = False
   ) -> Any:
-    """Returns an object, as it stands there; see `integer`."""
+    """Returns a JSON object as it is; see `integer`."""
     return self._read(key, default, null, values.table)
 
   def section(self, key: str) -> Settings:
-    """Returns an object of settings inside this one; empty if not there."""
+    """Returns a nested object of settings; empty if it is absent."""
     found = self.table(key, {}, null=True)
     return Settings(f'{self.place}: {key}', found)
 
   def keys(self) -> Collection[str]:
-    """The settings that are there and not null."""
+    """The names of the settings that are present and not null."""
     return [key for key in self._settings if key in self]
 
   def expect(self, key: str, *allowed: Any) -> None:
-    """Raises ValueError if a setting is there and none of the allowed ones."""
+    """Raises ValueError if a setting is present with a value not allowed."""
     self._asked.add(key)
     if key in self._settings:
       value = self._settings[key]
@@ -184,7 +185,7 @@ class Settings:
         self.refuse(key, value, allowed)
 
   def expect_one(self, *keys: str) -> None:
-    """Raises ValueError if several names of one setting say several things."""
+    """Raises ValueError if names of the same setting have different values."""
     used = [key for key in keys if key in self]
     if any(self._settings[key] != self._settings[used[0]] for key in used):
       raise ValueError(
@@ -200,21 +201,21 @@ class Settings:
     *,
     null: bool = False,
   ) -> Any:
-    """Returns what a text stands for; ValueError if it is not listed."""
+    """Returns the choice that a string names; ValueError if there is none."""
     value = self._read(key, default, null, lambda value, _: value)
     if not isinstance(value, str) or value not in choices:
       self.refuse(key, value, choices)
     return choices[value]
 
   def refuse(self, key: str, value: Any, allowed: Iterable[Any]) -> NoReturn:
-    """Raises the ValueError of a setting that is not supported."""
+    """Raises the ValueError for a value that is not supported."""
     raise ValueError(
       f'{self.place}: {key}={shown(value)} is not supported; supported: '
       f'{", ".join(map(repr, allowed))}'
     )
 
   def check_all_asked(self, harmless: Iterable[str] = ()) -> None:
-    """Raises ValueError for a setting that nobody asked for.
+    """Raises ValueError if the file has settings that nobody asked for.
 
     Args:
       harmless: Names that do not change the computation, besides `HARMLESS`.
@@ -256,7 +257,7 @@ class ConfigFile(Settings):
   """The settings of a config.json.
 
   Attributes:
-    folder: Where the file is.
+    folder: The folder of the file.
 
   Raises:
     FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""What there is to know about the checkpoints of one architecture.
+"""Describes the checkpoints of one architecture.
 
 A family's table of names is the only place that relates our arrays to the
 tensors of a checkpoint: loading, exporting, PEFT's names and the checks of an
@@ -17,13 +17,13 @@ from lora_opt.models.variables import Tree
 
 
 class TensorName(NamedTuple):
-  """What one of our arrays is called in a checkpoint, and how it lies there."""
+  """The name of one of our arrays in a checkpoint, and how it is stored."""
 
   name: str  # {} stands for the layer: the array has the layers on axis 0
-  # Stored with its axes the other way round, as torch's linear maps
+  # Whether it is stored with its axes reversed, as torch's linear maps
   # (fan_out, fan_in) and convolutions are.
   transposed: bool = False
-  ones: int = 0  # axes of one entry that it has there in front
+  ones: int = 0  # number of leading axes of size 1 in the checkpoint
 
 
 def linear(name: str) -> TensorName:
@@ -32,38 +32,40 @@ def linear(name: str) -> TensorName:
 
 
 class Family(NamedTuple):
-  """How the checkpoints of one architecture become a model here.
+  """How checkpoints of one architecture are turned into models.
 
-  A constant per architecture; `families.FAMILIES` lists them by model_type.
+  There is one constant per architecture; `families.FAMILIES` lists them by
+  model_type.
 
   Attributes:
-    read_config: Returns the model's config for a config.json; asks for every
+    read_config: Reads the model's config from a config.json; asks for every
       setting that matters.
     harmless: Settings of config.json that do not change the computation.
-    names: Path of our array: its `TensorName`. May list arrays that only some
-      configs have.
-    abstract_base: Returns the tree of `jax.ShapeDtypeStruct` of a config.
+    names: Maps the path of each of our arrays to its `TensorName`. May include
+      arrays that only some configs have.
+    abstract_base: Returns the base weights of a config as a tree of
+      `jax.ShapeDtypeStruct`.
     model: The model class, called with name, family, config, tokenizer, base,
       lora_config, dtype, remat, unroll and its own settings by keyword.
-    files: What writes its models to files, and reads adapters from them.
-    besides: Returns, for a config, what a checkpoint may hold besides its
-      parameters, such as the copy of a tied embedding, and what it must be.
-    prefix: Start of the names that checkpoints saved without a head leave out.
-    write_config: The inverse of `read_config`, for models from elsewhere: the
-      content of a config.json; None if there are none.
-    settle: Returns the config when the names of the stored tensors are known,
-      for what config.json leaves open.
-    renamed: What of a name old checkpoints spell differently: what it is now.
-    abstract_head: For models with a trained head, returns its tree of
-      `jax.ShapeDtypeStruct` for a config and a number of outputs. Its names
+    files: Writes the family's models to files, and reads adapters from files.
+    besides: For a config, returns rules for the tensors that a checkpoint may
+      hold besides its parameters, such as the copy of a tied embedding.
+    prefix: Prefix of names that is missing in checkpoints without a head.
+    write_config: The inverse of `read_config`, for models from elsewhere:
+      returns the content of a config.json. None if there are no such models.
+    settle: Completes a config where config.json leaves something open, given
+      the names of the stored tensors.
+    renamed: Maps parts of names in old checkpoints to their current spelling.
+    abstract_head: For models with a trained head, returns the head as a tree of
+      `jax.ShapeDtypeStruct` for a config and a number of outputs. Its arrays
       are in `names` too, under 'head/'; a checkpoint may lack them.
-    classifier: transformers' class of the model with such a head.
-    open_input: Opens, for a folder and a config, what makes the network's input
-      of an example; None for a tokenizer.
-    spelled: What of a name transformers has in memory, and PEFT in adapters,
-      since version 5: how it is in checkpoints, and in `names`.
-    bystanders: Linear maps of transformers' class that the model lacks here;
-      an adapter must not name them by accident.
+    classifier: Name of transformers' class for the model with such a head.
+    open_input: For a folder and a config, opens what turns an example into the
+      network's input; None for a tokenizer.
+    spelled: Maps parts of names that transformers uses in memory since version
+      5, and PEFT in adapters, to their spelling in checkpoints and in `names`.
+    bystanders: Linear maps that transformers' class has but our model lacks. An
+      exported adapter must not match them by accident.
   """
 
   read_config: Callable[[ConfigFile], Any]
@@ -87,8 +89,8 @@ class Family(NamedTuple):
 class Slot(NamedTuple):
   """Where one tensor of a checkpoint belongs in our tree."""
 
-  path: str  # of our array
-  layer: int | None  # index on its axis 0; None when the tensor is all of it
+  path: str  # path of our array
+  layer: int | None  # index on its axis 0; None if the tensor is all of it
   shape: tuple[int, ...]  # as stored in the checkpoint
   transposed: bool  # whether ours is the transpose
 
@@ -101,7 +103,7 @@ def slots(base: Tree, names: Mapping[str, TensorName]) -> dict[str, Slot]:
     names: A family's table; must have every path of `base`.
 
   Returns:
-    Name of the tensor: its slot, in the order of `base` and of the layers.
+    The slots by tensor name, in the order of `base` and of the layers.
 
   >>> import jax
   >>> base = {'up': {'kernel': jax.ShapeDtypeStruct((2, 3, 5), 'float32')}}

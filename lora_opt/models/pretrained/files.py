@@ -1,4 +1,4 @@
-"""Tensors in files, and those of safetensors files."""
+"""Tensors stored in files, and how to open safetensors files."""
 
 import dataclasses
 import pathlib
@@ -10,8 +10,8 @@ import numpy as np
 from lora_opt.models.pretrained.safetensors_header import Entry, read_header
 from lora_opt.reading.values import plain
 
-# Safetensors' names of types. Weights are of the first group; the others
-# occur in buffers that some files carry along.
+# Safetensors' names of types. Weights have a type of the first group; the
+# others occur in buffers that some files also contain.
 FLOATS = {
   'F64': np.float64,
   'F32': np.float32,
@@ -38,13 +38,13 @@ class StoredTensor:
   """A tensor in a file, not read yet.
 
   Attributes:
-    file: Where it is, for messages.
-    name: What it is called there.
-    shape: Its sizes, as stored.
+    file: The file, for messages.
+    name: Its name in the file.
+    shape: Its shape, as stored.
     dtype: Its type, as stored.
-    open: Returns the whole tensor, backed by the file and not by memory of
-      its own as far as the format allows. Pages of the file that were looked
-      at stay with the process only as long as that array.
+    open: Returns the whole tensor, memory-mapped from the file where the format
+      allows it. Pages that were read stay in the process's memory only as long
+      as the returned array.
   """
 
   file: pathlib.Path
@@ -59,7 +59,7 @@ class StoredTensor:
     return f'{self.file}: tensor {plain(self.name)}'
 
   def check(self, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless these are weights of the given shape."""
+    """Raises ValueError unless this tensor is a weight of the given shape."""
     if self.shape != tuple(shape):
       raise ValueError(
         f'{self.where} has shape {self.shape}, the config calls for '
@@ -79,7 +79,7 @@ def open_safetensors(file: pathlib.Path) -> dict[str, StoredTensor]:
     file: The file.
 
   Returns:
-    Name: tensor.
+    The tensors by name.
 
   Raises:
     FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""The files of models that come from Hugging Face, or could."""
+"""The Hugging Face file format, as a `ModelFiles`."""
 
 from lora_opt.models.model_files import ModelFiles
 from lora_opt.models.pretrained.merge import merge_adapter

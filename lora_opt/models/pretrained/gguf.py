@@ -52,8 +52,8 @@ def from_gguf(
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, see `from_folder`.
-    quantize: 'int8', 'int4' or 'nf4' keeps the kernels of projections in so few
-      bits, see `quantize_kernel`; None keeps them in `param_dtype`.
+    quantize: 'int8', 'int4' or 'nf4' quantizes the kernels of projections, see
+      `quantize_kernel`; None keeps them in `param_dtype`.
 
   Returns:
     The model.
@@ -68,7 +68,7 @@ def from_gguf(
   architecture, config = read_gguf_config(file)
   stored = param_dtype or dtype
   check_dtype(stored)
-  # Made before the weights are there, so that a misfit costs no loading.
+  # Built before the weights are read, so that wrong settings fail early.
   model = CausalLM(
     name=name or str(path),
     family=architecture.family,
@@ -111,9 +111,9 @@ def _read(
   architecture: Architecture,
   config: DecoderConfig,
 ) -> np.ndarray:
-  """Returns a tensor dequantized, as Hugging Face would have stored it."""
+  """Dequantizes a tensor; returns what Hugging Face would have stored."""
   try:
-    # Damaged scales overflow: what comes of it is found where it is placed.
+    # Damaged scales overflow; `assemble` detects the values that result.
     with np.errstate(all='ignore'):
       weight = quants.dequantize(file.read(tensor), tensor.kind)
   except NotImplementedError as error:

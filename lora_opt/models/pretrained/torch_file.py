@@ -1,4 +1,4 @@
-"""The tensors of a file of `torch.save`, where torch is installed."""
+"""Opens files of `torch.save`, if torch is installed."""
 
 import importlib.util
 import pathlib
@@ -18,10 +18,11 @@ def open_torch(file: pathlib.Path) -> dict[str, StoredTensor]:
   """Lists the tensors of a file of `torch.save`; they may stay in memory.
 
   Args:
-    file: A state dictionary. Nothing but tensors is unpickled.
+    file: File with a state dictionary. Only tensors are unpickled.
 
   Returns:
-    Name: tensor. Files since torch 1.6 are mapped, older ones are read whole.
+    The tensors by name. Files written since torch 1.6 are memory-mapped, older
+    ones are read whole.
 
   Raises:
     FileNotFoundError: If there is no such file.
@@ -38,17 +39,17 @@ def open_torch(file: pathlib.Path) -> dict[str, StoredTensor]:
   import torch
 
   with file.open('rb'):
-    pass  # what cannot be read is not a damaged file
+    pass  # a file that cannot be read must not be reported as damaged
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # of types that torch has deprecated
+      warnings.simplefilter('ignore')  # about types that torch has deprecated
       content = torch.load(
         file,
         map_location='cpu',
         weights_only=True,
         mmap=zipfile.is_zipfile(file),
       )
-  # Its readers of archives and pickles stumble over damage in many ways.
+  # Damage makes torch's readers of archives and pickles fail in many ways.
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise ValueError(
@@ -75,7 +76,7 @@ def _stored(file, name, tensor) -> StoredTensor:
 
   def read() -> np.ndarray:
     whole = tensor.detach().contiguous()
-    if whole.dtype == torch.bfloat16:  # NumPy learns it from ml_dtypes alone
+    if whole.dtype == torch.bfloat16:  # NumPy knows it only through ml_dtypes
       return whole.view(torch.int16).numpy().view(jnp.bfloat16)
     return whole.numpy()
 
@@ -86,7 +87,7 @@ def _stored(file, name, tensor) -> StoredTensor:
       f'{where} is of layout {tensor.layout} on {tensor.device}, expected a '
       'dense tensor with values; save the model without it'
     )
-  # One number that stands for many is not a weight, but may fill the memory.
+  # An expanded tensor is not a weight, and copying it could fill the memory.
   if tensor.numel() > max(1, tensor.untyped_storage().nbytes()):
     raise ValueError(
       f'{where} has shape {tuple(tensor.shape)}, but the file holds fewer '

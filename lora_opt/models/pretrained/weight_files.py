@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face folder, in one file or several."""
+"""Opens the weights of a Hugging Face folder, in one file or several."""
 
 import pathlib
 from collections.abc import Callable
@@ -17,15 +17,15 @@ SAFETENSORS, TORCH = 'model.safetensors', 'pytorch_model.bin'
 def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
   """Lists the tensors of a model folder without reading them.
 
-  Looked for, in transformers' order: model.safetensors,
-  model.safetensors.index.json and the files it names, and the same two for
+  Looks, in transformers' order, for model.safetensors, for
+  model.safetensors.index.json and the files it names, and for the same two of
   pytorch_model.bin.
 
   Args:
     folder: The folder.
 
   Returns:
-    Name: tensor.
+    The tensors by name.
 
   Raises:
     FileNotFoundError: If there are no weights, or a file of an index is
@@ -52,7 +52,7 @@ def open_index(
 ) -> dict[str, StoredTensor]:
   """Lists the tensors of all files that an index names.
 
-  As in transformers, those too that the index itself does not list.
+  As in transformers, this includes tensors that the index does not list.
   """
   places = read_json(index).get('weight_map')
   if not values.table(places, f'{index}: weight_map'):

@@ -5,18 +5,18 @@ import pathlib
 
 
 def find_in_wheel(package: str, pattern: str, requirement: str) -> pathlib.Path:
-  """The first file of an installed package that matches a pattern.
+  """Returns the first file of an installed package that matches a pattern.
 
-  The package is only located, never imported: its code may need programs that
-  its files do not.
+  The package is only located, never imported: its code may have dependencies
+  that its files do not need.
 
   Args:
-    package: Name to import it by.
-    pattern: Glob pattern, relative to its folder.
-    requirement: What pip is asked for.
+    package: Import name of the package.
+    pattern: Glob pattern, relative to the package's folder.
+    requirement: What to `pip install`, for the error message.
 
   Raises:
-    FileNotFoundError: If it is not installed.
+    FileNotFoundError: If the package is not installed or has no such file.
   """
   spec = importlib.util.find_spec(package)
   if spec is not None:

@@ -18,31 +18,32 @@ from lora_opt.models.vision.encoder import VisionEncoder, VisionHead
 class ImageClassifier(Classifier):
   """A frozen vision transformer, its adapter settings, and a head.
 
-  Its `tokenizer` is the `ImageProcessor` that brings images to size, and says
-  how their pixels are normalised; without one they are from 0 to 1. A batch has
-  images (rows, height, width, 3) uint8, and one column of labels and weights.
-  What `head` may hold is 'out'. See `Classifier` for the rest.
+  Its `tokenizer` is the `ImageProcessor`, which resizes images and sets how
+  their pixels are normalised; without one pixels are scaled to 0 to 1. A batch
+  has images (rows, height, width, 3) uint8, and one column of labels and
+  weights. `head` may contain 'out'. See `Classifier` for the rest.
 
   Raises:
-    ValueError: For settings that do not fit together, such as a processor of
-      images of another size than the network's.
+    ValueError: If settings do not fit together, such as a processor for images
+      of another size than the network's.
   """
 
   network: ClassVar = VisionEncoder
   network_head: ClassVar = VisionHead
   batch_form: ClassVar[str] = 'image'
-  # PEFT has no name for it, and a class for texts where one is named.
+  # PEFT has no task type for images, and each of its types selects a class for
+  # texts.
   task_type: ClassVar[None] = None
 
   @property
   def row_length(self) -> tuple[int, int]:
-    """What a row of a batch holds: height and width of an image."""
+    """Size of a row of a batch: height and width of an image."""
     return self.config.image_height, self.config.image_width
 
   def pooled(
     self, base: Tree, trainable: Tree | None, batch: Batch
   ) -> jax.Array:
-    """What the head reads of every image: for probes and inspection.
+    """The pooled input of the head for each image: for probes and inspection.
 
     Returns:
       (rows, embed) float32.
@@ -69,7 +70,7 @@ class ImageClassifier(Classifier):
     return network.apply(variables, self._normalised(images), rngs=rngs)
 
   def _normalised(self, images: jax.Array) -> jax.Array:
-    """float32 pixels as the weights want them."""
+    """Pixels in float32, normalised as the weights expect."""
     scale, mean, std = 1 / 255, (0.0,) * 3, (1.0,) * 3
     if self.tokenizer is not None:
       t = self.tokenizer

@@ -1,4 +1,4 @@
-"""The shape of a vision transformer, and what tells the families apart."""
+"""The sizes of a vision transformer, and the options of model families."""
 
 import dataclasses
 
@@ -14,28 +14,28 @@ _SIDE = (1, 2**13)  # of images and patches, in pixels
 class VisionConfig:
   """Sizes and constants of a vision transformer.
 
-  The defaults are ViT's; CLIP's and SigLIP's towers are further options.
+  The defaults are ViT's; the towers of CLIP and SigLIP set other options.
 
   Attributes:
-    image_height, image_width: Pixels of an image. Those that no whole patch
-      covers, at the bottom and on the right, are not read.
-    patch_height, patch_width: Pixels of a patch.
+    image_height, image_width: Size of an image in pixels. Pixels at the bottom
+      and on the right that do not fill a whole patch are not read.
+    patch_height, patch_width: Size of a patch in pixels.
     embed_dim: Width of the residual stream.
     num_layers: Number of blocks.
-    num_heads: Attention heads; divides `embed_dim`.
+    num_heads: Attention heads; must divide `embed_dim`.
     mlp_dim: Width of the MLP.
-    activation: Of the MLP, one of `ACTIVATIONS`.
+    activation: Activation of the MLP, one of `ACTIVATIONS`.
     norm_eps: Epsilon of LayerNorm.
     qkv_bias: Biases in the projections of queries, keys and values.
     patch_bias: A bias in the projection of patches.
     class_token: A learned token in front of the patches.
     input_norm: A norm before the first block.
-    final_norm: A norm after the last one.
+    final_norm: A norm after the last block.
     pooling: What the head reads: the 'first' token, or the 'mean' of the
       patches.
 
   Raises:
-    ValueError: If a setting is not of its type, out of all bounds, or the
+    ValueError: If a setting has the wrong type or is out of bounds, or the
       settings contradict each other.
   """
 
@@ -98,13 +98,13 @@ class VisionConfig:
 
   @property
   def tokens(self) -> int:
-    """Patches, and the class token if there is one."""
+    """Number of tokens: patches, and the class token if there is one."""
     rows, columns = self.grid
     return rows * columns + self.class_token
 
   @property
   def projections(self) -> dict[str, tuple[int, int]]:
-    """Module path of everything an adapter fits on: its (fan_in, fan_out)."""
+    """Module path: (fan_in, fan_out) of every module that can be adapted."""
     square = (self.embed_dim, self.embed_dim)
     return {
       **{f'layers/attention/{name}': square for name in 'qkvo'},

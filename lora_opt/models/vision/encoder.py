@@ -20,14 +20,14 @@ from lora_opt.models.products import product
 from lora_opt.models.visibility import Visibility
 from lora_opt.models.vision.config import CHANNELS, VisionConfig
 
-# As a linear map of all numbers of a patch.
+# Scaled for a linear map of all values in a patch.
 _PATCH_INIT = nn.initializers.variance_scaling(
   1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1, 2), out_axis=3
 )
 
 
 class Patches(nn.Module):
-  """The patches of images, each a linear map of its pixels.
+  """Embeds the patches of images by a linear map of their pixels.
 
   Attributes:
     config: Sizes.
@@ -43,7 +43,7 @@ class Patches(nn.Module):
   def __call__(self, pixels: jax.Array) -> jax.Array:
     """Maps (batch, height, width, 3) to (batch, patches, embed)."""
     c = self.config
-    # In the order of torch's convolution, read backwards.
+    # The axes of torch's convolution kernel in reverse order.
     axes = ('patch_width', 'patch_height', 'channels', 'embed')
     shape = (c.patch_width, c.patch_height, CHANNELS, c.embed_dim)
     init = nn.with_logical_partitioning(_PATCH_INIT, axes)
@@ -63,7 +63,7 @@ class Patches(nn.Module):
 
 
 class VisionBlock(nn.Module):
-  """One layer: attention and MLP, each behind a norm and inside a residual.
+  """One layer: attention and MLP, each after a norm and inside a residual.
 
   Attributes are those of `VisionEncoder`.
   """
@@ -77,7 +77,7 @@ class VisionBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, seen: Visibility) -> tuple[jax.Array, None]:
-    """Maps x (batch, tokens, embed) to the same shape; nothing is scanned."""
+    """Maps x (batch, tokens, embed) to the same shape; no output is stacked."""
     c = self.config
     settings = (self.lora, self.dtype, self.param_dtype)
 
@@ -136,8 +136,9 @@ class VisionEncoder(nn.Module):
     lora: Adapter settings, or None for the base alone.
     dtype: Type of the computation.
     param_dtype: Type the base is stored in.
-    dropout: Rate on the embeddings and on what each half of a block adds, when
-      there is a key for it. (The attention weights have none.)
+    dropout: Rate on the embeddings and on what attention and MLP add to the
+      residual stream, used if there is a key for it. (Attention weights have no
+      dropout.)
     remat: What the backward pass keeps, see `Decoder`.
     unroll: Layers per step of the scan.
     attention: How attention is computed, see `lora_opt.models.attend`.
@@ -158,7 +159,7 @@ class VisionEncoder(nn.Module):
 
     Args:
       pixels: (batch, height, width, 3) float32, normalised as the weights
-        want them.
+        expect.
 
     Returns:
       (batch, tokens, embed): the class token if there is one, and the patches
@@ -211,12 +212,12 @@ class VisionEncoder(nn.Module):
 
 
 class VisionHead(nn.Module):
-  """From the tokens of each image to its outputs, in float32.
+  """Maps the tokens of each image to its outputs, in float32.
 
   Attributes:
-    config: Says what is pooled.
-    outputs: How many numbers an image gets.
-    dropout: Rate before the linear map, when there is a key for it.
+    config: Sets what is pooled.
+    outputs: Number of outputs per image.
+    dropout: Rate before the linear map, used if there is a key for it.
   """
 
   config: VisionConfig

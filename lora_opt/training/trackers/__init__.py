@@ -1,7 +1,7 @@
-"""Trackers, which follow a run beside MODEL_DIR: a class for each service.
+"""Trackers report a run to a service, beside MODEL_DIR: one class per service.
 
-`--gin_file=configs/trackers/wandb.gin` chooses one, docs/trackers.md says more.
-A tracker of your own is any object with what `Tracker` asks for.
+`--gin_file=configs/trackers/wandb.gin` chooses one; see docs/trackers.md.
+Any object that implements `Tracker` can be used as a tracker of your own.
 """
 
 from lora_opt.training.trackers.mlflow import Mlflow

@@ -1,10 +1,10 @@
-"""Tells trackers of a run from threads that it never waits for.
+"""Reports a run to trackers, from threads that training does not wait for.
 
-What a tracker is sent is read from MODEL_DIR: metrics.jsonl, and evaluation/
-before and after training. So those files are the queue. Whatever a tracker
-does, no row is lost and none takes memory; a tracker that was out of reach, or
-that is chosen later, is sent all it lacks. MODEL_DIR/trackers.json has what it
-is sent, and its id of the run.
+The rows sent to a tracker are read from MODEL_DIR: metrics.jsonl, and
+evaluation/ before and after training. So those files are the queue: whatever a
+tracker does, no row is lost and none takes memory. A tracker that could not be
+reached, or that is added later, is sent everything it lacks.
+MODEL_DIR/trackers.json records what it was sent, and its id of the run.
 """
 
 import ast
@@ -35,27 +35,27 @@ from lora_opt.training.trackers.tracker import (
 FILE = 'trackers.json'
 # Seconds until a tracker that failed is tried again.
 _RETRY = 60.0
-# Seconds that a tracker is given at most; who tells a run to stop may not wait
-# for long.
+# Maximum seconds that a tracker gets at the end; whoever stops a run may not
+# wait for long.
 _PATIENCE = {FINISHED: float('inf'), FAILED: 20.0, STOPPED: 10.0}
 _SAID_AFTER = 2.0
-# How often the record is written at most while a tracker lags behind; how long
-# rows gather for one that takes many at once.
+# Minimum seconds between two writes of the record while a tracker lags behind;
+# seconds for which rows are collected for one that takes many at once.
 _NOTE, _GATHER = 1.0, 1.0
 
 _ending: list[threading.Thread] = []
 
 
 def abandoned() -> Sequence[str]:
-  """Threads of trackers that were told to end, and have not.
+  """Names of tracker threads that were told to end but have not.
 
-  What they have registered for the end of the process may hang as well.
+  The exit handlers that such a tracker has registered may hang as well.
   """
   return tuple(thread.name for thread in _ending if thread.is_alive())
 
 
 class Followers:
-  """All trackers of a run."""
+  """All trackers of a run, with their threads."""
 
   def __init__(self, followers: Sequence['_Follower']):
     """See `following`."""
@@ -63,12 +63,12 @@ class Followers:
     self._ended = False
 
   def wake(self) -> None:
-    """There is something new in the files, which are those of this start."""
+    """Tells the trackers that this start has written something new."""
     for follower in self._followers:
       follower.wake()
 
   def finish(self, status: str = FINISHED) -> None:
-    """Ends all of them, once, and waits, but not for long."""
+    """Ends all trackers, waiting a limited time; a second call does nothing."""
     if self._ended:
       return
     self._ended = True
@@ -84,16 +84,16 @@ def following(
   trackers: Iterable[Tracker],
   settings: Mapping[str, Any],
 ) -> Iterator[Followers]:
-  """Trackers follow what happens inside; only one process should have any.
+  """Reports what happens inside to trackers; only one process should have any.
 
   Args:
     folder: MODEL_DIR.
-    trackers: of different names; each begins at once, in a thread of its own.
-    settings: what they show of the run: a gin setting's text becomes the number
-      that it is.
+    trackers: have different names; each starts at once, in its own thread.
+    settings: settings of the run for the trackers to show; texts of gin
+      settings that are numbers are converted to numbers.
 
   Raises:
-    ValueError: two trackers have one name.
+    ValueError: two trackers have the same name.
   """
   trackers = list(trackers)
   names = [tracker.name for tracker in trackers]
@@ -131,7 +131,7 @@ class _Follower:
     self._record = record
     self._sent: dict[str, int] = {}
     self._noted, self._noted_at = dict(self._sent), 0.0
-    self._offset = 0  # bytes of metrics.jsonl that are dealt with
+    self._offset = 0  # bytes of metrics.jsonl that have been processed
     self._begun = self._ready = self._warned = self._done = False
     self._status = ''
     self._latest = 0.0
@@ -155,7 +155,7 @@ class _Follower:
     self._news.set()
 
   def wait(self) -> None:
-    """Waits for the thread, not for ever, and says it if that takes long."""
+    """Waits for the thread, with a limit, and says so if that takes long."""
     name = self._tracker.name
     self._thread.join(min(_SAID_AFTER, self._left()))
     if self._thread.is_alive() and self._left():
@@ -173,7 +173,7 @@ class _Follower:
     while not self._done:
       self._news.wait()
       self._news.clear()
-      status = self._status  # what is written before it is, is sent
+      status = self._status  # rows written before it was set are still sent
       try:
         if not self._begun:
           self._begin()
@@ -202,7 +202,7 @@ class _Follower:
     _say(f'{name}: {begun.where}')
 
   def _send(self) -> None:
-    """Sends what is new in the files."""
+    """Sends the rows that are new in the files."""
     waiting: list[Row] = []
     try:
       for row in self._new():
@@ -212,7 +212,7 @@ class _Follower:
           waiting = []
       self._tell(waiting)
     except BaseException:
-      self._offset = 0  # rows that were read may not have been sent
+      self._offset = 0  # read again: some rows may not have been sent
       raise
     finally:
       self._note()
@@ -232,7 +232,7 @@ class _Follower:
     self._noted_at = time.monotonic()
 
   def _new(self) -> Iterator[Row]:
-    """Rows that were not sent."""
+    """Yields the rows that were not sent yet."""
     yield from self._evaluation('before')
     yield from self._metrics()
     yield from self._evaluation('after')
@@ -259,7 +259,7 @@ class _Follower:
     try:
       result = run_files.read_evaluation(path)
     except ValueError:
-      return  # damaged: the run makes another one
+      return  # damaged: the run evaluates again
     metrics = result.get('metrics', {})
     scores = {name: metric['score'] for name, metric in metrics.items()}
     scalars = {'loss': result.get('loss'), **scores}
@@ -278,7 +278,7 @@ class _Follower:
 
 
 class _Record:
-  """MODEL_DIR/trackers.json, which several threads write."""
+  """The file MODEL_DIR/trackers.json, which several threads write."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
@@ -287,7 +287,7 @@ class _Record:
   def read(
     self, name: str, place: Mapping[str, str]
   ) -> tuple[str | None, dict[str, int]]:
-    """The id of a run, and what was sent; of another place, nothing."""
+    """The id of the run and the last steps sent; nothing if `place` differs."""
     with self._lock:
       entry = self._all().get(name)
     if entry is None or entry.get('place') != dict(place):
@@ -335,7 +335,7 @@ def _row(
 
 
 def _value(setting: Any) -> Any:
-  """The number, truth value or text that a gin setting's text stands for."""
+  """The number, bool or string that the text of a gin setting stands for."""
   if not isinstance(setting, str):
     return setting
   try:
@@ -346,5 +346,5 @@ def _value(setting: Any) -> Any:
 
 
 def _say(words: str) -> None:
-  """A line that does not tear a bar."""
+  """Prints a line without breaking a progress bar."""
   tqdm.tqdm.write(printable(words))

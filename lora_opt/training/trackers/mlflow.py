@@ -1,4 +1,4 @@
-"""Runs in MLflow: on a server, or in a file of SQLite."""
+"""Reports runs to MLflow: on a server, or in an SQLite file."""
 
 import re
 import time as clock
@@ -16,18 +16,18 @@ from lora_opt.training.trackers.tracker import (
 )
 
 _STATUS = {FINISHED: 'FINISHED', STOPPED: 'KILLED', FAILED: 'FAILED'}
-# What its servers refuse in the name of a metric or a setting, how long a
-# setting may be, how many of them they take at once, and how many metrics.
+# Limits of MLflow's servers: characters refused in the names of metrics and
+# settings, length of a setting, and settings and metrics per call.
 _STRANGE, _LONGEST = re.compile(r'[^\w\-. :/]'), 6000
 _MANY, _MANY_METRICS = 100, 1000
 _SPLITS = ('train', 'eval', 'before', 'after')
 
 
 class Mlflow:
-  """Tells MLflow of a run."""
+  """Reports a run to MLflow."""
 
   name = 'mlflow'
-  at_once = 100  # a call takes tens of milliseconds; twice the same is once
+  at_once = 100  # a call takes tens of milliseconds; repeating one is harmless
 
   def __init__(
     self,
@@ -41,11 +41,11 @@ class Mlflow:
     """Imports the package.
 
     Args:
-      experiment: of the run, made if missing.
-      uri: of the server, or 'sqlite:///file.db'; None for MLFLOW_TRACKING_URI,
-        or else mlflow.db in the working directory.
-      run_name: None for the name of MODEL_DIR.
-      tags: of the run.
+      experiment: the experiment of the run, created if missing.
+      uri: the server, or 'sqlite:///file.db'; None for MLFLOW_TRACKING_URI, or
+        else mlflow.db in the working directory.
+      run_name: the name of the run; None for the name of MODEL_DIR.
+      tags: the tags of the run.
       patience: see `Tracker`.
 
     Raises:
@@ -65,7 +65,7 @@ class Mlflow:
 
   def begin(self, run: Run) -> Begun:
     """See `Tracker`."""
-    # A client, not the module's functions: those are of one run a process.
+    # Not the module's functions, which support one run per process.
     self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
     where = f'experiment {self._experiment} of {self._uri}'
     if run.id is not None:
@@ -81,7 +81,7 @@ class Mlflow:
       tags=self._tags,
     )
     self._id = made.info.run_id
-    # Only once: what was set never changes there.
+    # Only when the run is created: MLflow's parameters cannot be changed.
     params = [
       self._mlflow.entities.Param(_name(name), str(value)[:_LONGEST])
       for name, value in run.settings.items()
@@ -100,7 +100,7 @@ class Mlflow:
         row.step,
       )
       for row in rows
-      # The loss last: `_sent` reads from it which rows are whole.
+      # The loss last: `_sent` takes it as the sign that a row is complete.
       for name in sorted(row.scalars, key=lambda name: name == 'loss')
     ]
     for first in range(0, len(metrics), _MANY_METRICS):
@@ -112,7 +112,7 @@ class Mlflow:
     self._client.set_terminated(self._id, _STATUS[status])
 
   def _sent(self) -> dict[str, int]:
-    """The last step that is there of each split."""
+    """The last step of each split that MLflow has."""
     found = {}
     for split in _SPLITS:
       history = self._client.get_metric_history(self._id, f'{split}/loss')

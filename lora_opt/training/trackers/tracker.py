@@ -1,4 +1,4 @@
-"""What a tracker must offer, and what it receives."""
+"""The interface of trackers, and the data they receive."""
 
 import importlib
 import importlib.util
@@ -7,20 +7,20 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-# How a start of a run ended: all is done; it was told to stop, and the same
-# command goes on; an error.
+# How one start of a run ended: everything is done; it was told to stop, and the
+# same command resumes it; it failed with an error.
 FINISHED, STOPPED, FAILED = 'finished', 'stopped', 'failed'
 
 
 class Run(NamedTuple):
-  """A run of MODEL_DIR, as a tracker sees it.
+  """The run in MODEL_DIR, as a tracker sees it.
 
   Attributes:
     name: the folder's name.
     folder: MODEL_DIR, absolute.
     settings: every gin setting by name, numbers as numbers, and some facts.
-    id: under which the tracker knows it from an earlier start; None at first.
-    sent: split -> the last step of it that the tracker was sent.
+    id: the tracker's id of the run from an earlier start; None at first.
+    sent: split -> the last step that was sent to the tracker.
   """
 
   name: str
@@ -31,13 +31,13 @@ class Run(NamedTuple):
 
 
 class Begun(NamedTuple):
-  """What a tracker answers.
+  """What a tracker returns when it has started a run.
 
   Attributes:
-    id: under which it will know the run again.
-    where: the run is to be seen, in words for the user.
-    sent: split -> the last step of it that the tracker has; `Run.sent` where it
-      cannot tell.
+    id: the tracker's id of the run, with which it can resume it.
+    where: says in words where the user can see the run.
+    sent: split -> the last step that the tracker has; `Run.sent` if it cannot
+      tell.
   """
 
   id: str
@@ -46,13 +46,13 @@ class Begun(NamedTuple):
 
 
 class Row(NamedTuple):
-  """Numbers of one moment.
+  """The numbers of one split at one step.
 
   Attributes:
     split: 'train', 'eval', or 'before' and 'after' training.
     step: training steps finished.
-    time: seconds since 1970; None where nobody noted it.
-    scalars: name -> float, NaN where it was not a finite number.
+    time: seconds since 1970; None if it was not recorded.
+    scalars: name -> float, NaN if it was not a finite number.
   """
 
   split: str
@@ -62,16 +62,17 @@ class Row(NamedTuple):
 
 
 class Tracker(Protocol):
-  """Takes the numbers of a run. One thread of its own calls all but `place`.
+  """Receives the numbers of a run; a thread of its own calls the methods.
 
-  Whatever it raises becomes one warning; it is called again later, and the run
-  goes on.
+  An exception becomes one warning. The tracker is called again later, and the
+  run goes on.
 
   Attributes:
-    name: as its users know it, without spaces.
-    patience: seconds that it is given at the end to take what is left.
-    at_once: how many rows it is given at most in one call. More than one where
-      a call takes long and takes all of them or none: they gather for a second.
+    name: the name its users know, without spaces.
+    patience: seconds that it gets at the end to take the remaining rows.
+    at_once: maximum number of rows in one call. More than one is for trackers
+      whose calls take long, and take all rows or none: rows are then collected
+      for a second.
   """
 
   name: str
@@ -79,13 +80,13 @@ class Tracker(Protocol):
   at_once: int
 
   def place(self) -> Mapping[str, str]:
-    """Project, server and the like: where they change, the run is a new one."""
+    """Project, server and the like; if they change, the run is a new one."""
 
   def begin(self, run: Run) -> Begun:
-    """Starts a run, or takes it up again if it has an id."""
+    """Starts a run, or resumes it if it has an id."""
 
   def log(self, rows: Sequence[Row]) -> None:
-    """Takes rows; the steps of each split come in order."""
+    """Receives rows; the steps of each split come in order."""
 
   def finish(self, status: str) -> None:
     """Ends this start of the run as `FINISHED`, `STOPPED` or `FAILED`."""
@@ -95,14 +96,14 @@ def load(package: str, extra: str) -> types.ModuleType:
   """Imports the package of a tracker.
 
   Args:
-    package: its module.
-    extra: of lora_opt that brings it.
+    package: the name of its module.
+    extra: the extra of lora_opt that installs it.
 
   Raises:
     ValueError: it is not installed, or cannot be imported.
   """
-  # In the main thread and at the start: the user asked for it, and an import
-  # beside others that happen meanwhile is no safe thing.
+  # Called in the main thread and at the start: the user asked for the tracker,
+  # and concurrent imports in other threads are not safe.
   if importlib.util.find_spec(package) is None:
     raise ValueError(
       f'TRACKERS asks for {package}, which is not installed: '

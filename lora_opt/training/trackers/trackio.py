@@ -1,4 +1,4 @@
-"""Runs in trackio: on this machine, in a Space, or on a server of one's own."""
+"""Reports runs to trackio: on this machine, in a Space, or on your server."""
 
 import secrets
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from lora_opt.training.trackers.tracker import Begun, Row, Run, load
 
 
 class Trackio:
-  """Tells trackio of a run; `trackio show` has its page."""
+  """Reports a run to trackio; `trackio show` opens its page."""
 
   name = 'trackio'
-  at_once = 1  # it only notes them
+  at_once = 1  # a call only queues the rows
 
   def __init__(
     self,
@@ -26,13 +26,13 @@ class Trackio:
     """Imports the package.
 
     Args:
-      project: of the run.
-      run_name: None for the name of MODEL_DIR. Four letters are added to it:
-        trackio knows runs by their names.
-      group: of runs that belong together.
-      space_id: 'user/name' of a Space of the Hugging Face Hub, made if missing.
-      server_url: of a server of one's own; its token is TRACKIO_WRITE_TOKEN,
-        never a setting here.
+      project: the project of the run.
+      run_name: the name of the run; None for the name of MODEL_DIR. Four
+        characters are appended, as trackio identifies runs by name.
+      group: the name of a group of runs that belong together.
+      space_id: 'user/name' of a Hugging Face Space, created if missing.
+      server_url: a server of your own; its token is TRACKIO_WRITE_TOKEN, never
+        a setting here.
       patience: see `Tracker`.
 
     Raises:
@@ -68,23 +68,23 @@ class Trackio:
       if local
       else f'project {self._project} of {self._space or self._server}'
     )
-    # It writes behind our back; of its own file it can say how far it came.
+    # trackio writes in the background; its local file shows how far it got.
     asked = local and self._trackio.utils.get_storage_mode() == 'sqlite'
     return Begun(name, where, self._sent() if asked else run.sent)
 
   def log(self, rows: Sequence[Row]) -> None:
-    """See `Tracker`; the time is always trackio's own."""
+    """See `Tracker`; trackio always uses its own time."""
     for row in rows:
       named = {f'{row.split}/{name}': x for name, x in row.scalars.items()}
       self._run.log(named, step=row.step)
 
   def finish(self, status: str) -> None:
     """See `Tracker`."""
-    del status  # it has none
+    del status  # trackio has none
     self._run.finish()
 
   def _sent(self) -> dict[str, int]:
-    """The last step that is there of each split."""
+    """The last step of each split that trackio has."""
     sent: dict[str, int] = {}
     storage = self._trackio.SQLiteStorage
     rows = storage.get_logs(self._project, self._run.name, run_id=self._run.id)

@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases, on its site or in a folder."""
+"""Reports runs to Weights & Biases, online or in a local folder."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ _EXIT_CODES = {FAILED: 1, STOPPED: stopping.EXIT}
 
 
 class Wandb:
-  """Tells Weights & Biases of a run, on wandb.ai or a server of one's own.
+  """Reports a run to Weights & Biases, on wandb.ai or a server of your own.
 
-  The key is that of `wandb login` or WANDB_API_KEY, never a setting here.
+  The API key is that of `wandb login` or WANDB_API_KEY, never a setting here.
   """
 
   name = 'wandb'
-  at_once = 1  # it only notes them
+  at_once = 1  # a call only queues the rows
 
   def __init__(
     self,
@@ -43,15 +43,15 @@ class Wandb:
     """Imports the package.
 
     Args:
-      project: of the run.
-      entity: user or team; None for the default of who is logged in.
-      run_name: None for the name of MODEL_DIR.
-      group: of runs that belong together.
-      tags: of the run.
-      mode: 'online', or 'offline' for a folder in MODEL_DIR/wandb that `wandb
-        sync` sends.
-      settings: fields of `wandb.Settings`, such as {'console': 'wrap'} to send
-        what the run prints too.
+      project: the project of the run.
+      entity: user or team; None for the default of the user logged in.
+      run_name: the name of the run; None for the name of MODEL_DIR.
+      group: the name of a group of runs that belong together.
+      tags: the tags of the run.
+      mode: 'online', or 'offline' for a folder in MODEL_DIR/wandb, which `wandb
+        sync` uploads.
+      settings: fields of `wandb.Settings`, such as {'console': 'wrap'} to also
+        send what the run prints.
       patience: see `Tracker`.
 
     Raises:
@@ -65,7 +65,8 @@ class Wandb:
     self._project, self._entity = project, entity
     self._run_name, self._group, self._tags = run_name, group, tuple(tags)
     self._online = mode == 'online'
-    # Its own words would tear the bar of the run, whose lines stay in its log.
+    # wandb's own output would break the progress bar. By default wandb does not
+    # get what the run prints.
     self._settings = {'silent': True, 'console': 'off', **(settings or {})}
     self.patience = patience
     self._run: Any = None
@@ -86,7 +87,7 @@ class Wandb:
         'nobody is logged in: run `wandb login`, set WANDB_API_KEY, or keep '
         'the run in a folder with --gin.trackers.Wandb.mode=offline'
       )
-    # What it had not written when it was killed is lost.
+    # Rows that wandb had not written when it was killed are lost.
     here = None
     if run.id and not self._online:
       here = wandb_files.last_steps(run.folder, run.id)
@@ -100,7 +101,8 @@ class Wandb:
       config=dict(run.settings),
       dir=run.folder,
       mode='online' if self._online else 'offline',
-      # A folder cannot be written on: each start has one, with the same id.
+      # An offline folder cannot be appended to: each start has one of its own,
+      # with the same id.
       resume='allow' if self._online else None,
       settings=wandb.Settings(**self._settings),
     )
@@ -109,7 +111,7 @@ class Wandb:
       return Begun(self._run.id, where, run.sent if here is None else here)
     sent = dict(run.sent)
     if self._run.resumed:
-      # The site knows best; it takes no step before its last one.
+      # The server's state counts; it accepts no step before its last one.
       last = self._run.starting_step - 1
       sent = {name: min(step, last) for name, step in sent.items()}
       sent['train'] = last

@@ -1,9 +1,9 @@
-"""What the files of Weights & Biases hold of a run that it keeps offline.
+"""Reads the files that Weights & Biases writes for an offline run.
 
-They are logs in the format of LevelDB: after a head of 7 bytes, blocks of 32 KB
-with parts of records, each of which has a sum (4 bytes), its size (2) and its
-kind (1) before it. What a process had not written when it was killed is not
-there, and its last record may be cut off.
+They are logs in LevelDB's format: a header of 7 bytes, then blocks of 32 KB
+with parts of records. Each part is preceded by its checksum (4 bytes), size (2)
+and kind (1). Records that a process had not written when it was killed are
+missing, and the last one may be cut off.
 """
 
 import importlib
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Any
 
 _HEAD, _PART, _BLOCK = 7, 7, 32768
-_WHOLE, _LAST = 1, 4  # kinds of parts; others begin a record or go on with one
+_WHOLE, _LAST = 1, 4  # kinds of parts; others begin or continue a record
 
 
 def records(path: pathlib.Path) -> Iterator[Any]:
-  """The records of a file in order, of `wandb.proto`."""
+  """Yields the records of a file in order, as `Record` of `wandb.proto`."""
   proto = importlib.import_module('wandb.proto.wandb_internal_pb2')
   broken = importlib.import_module('google.protobuf.message').DecodeError
   for data in parts(path.read_bytes()):
@@ -30,8 +30,8 @@ def last_steps(folder: pathlib.Path, run_id: str) -> dict[str, int] | None:
   """The last step of each split of a run; None if it has no files.
 
   Args:
-    folder: that has wandb/offline-run-...
-    run_id: of the run.
+    folder: the folder that has wandb/offline-run-...
+    run_id: the id of the run.
   """
   files = f'wandb/offline-run-*-{run_id}/run-{run_id}.wandb'
   paths = list(folder.glob(files))
@@ -49,7 +49,7 @@ def last_steps(folder: pathlib.Path, run_id: str) -> dict[str, int] | None:
 
 
 def row_of(record: Any) -> dict[str, str]:
-  """name -> JSON of the value, of a record of numbers."""
+  """The numbers in a history record: name -> value as JSON."""
   return {
     item.key or '/'.join(item.nested_key): item.value_json
     for item in record.history.item
@@ -57,7 +57,7 @@ def row_of(record: Any) -> dict[str, str]:
 
 
 def parts(data: bytes) -> Iterator[bytes]:
-  """The whole records of a log, as bytes; the last may be cut off."""
+  """Yields the complete records of a log as bytes; the last may be cut off."""
   place, whole = _HEAD, b''
   while place + _PART <= len(data):
     room = _BLOCK - place % _BLOCK

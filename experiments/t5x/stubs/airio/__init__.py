@@ -1,1 +1,1 @@
-"""Stands for airio."""
+"""A stub of airio."""

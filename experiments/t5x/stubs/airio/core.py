@@ -1,17 +1,17 @@
-"""Stands for airio, which is on no package index; T5X names its classes."""
+"""A stub of airio, which is on no package index; T5X refers to its classes."""
 
 
 class Task:
-  """No task is one."""
+  """No task is an instance of this class."""
 
 
 class Mixture:
-  """No mixture is one."""
+  """No mixture is an instance of this class."""
 
 
 class AirIODatasetIterator:
-  """No iterator is one."""
+  """No iterator is an instance of this class."""
 
 
 class DatasetProviderBase:
-  """No provider is one."""
+  """No provider is an instance of this class."""

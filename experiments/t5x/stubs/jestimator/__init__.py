@@ -1,1 +1,1 @@
-"""Stands for jestimator, which is on no package index."""
+"""A stub of jestimator, which is on no package index."""

@@ -1,12 +1,12 @@
-"""Stands for the Amos optimizer; T5X names it when imported."""
+"""A stub of the Amos optimizer, which T5X refers to when it is imported."""
 
 from typing import NamedTuple
 
 
 class ScaleByAmosState(NamedTuple):
-  """No state is one."""
+  """No state is an instance of this class."""
 
 
 def amos(*args, **kwargs):
-  """Not here."""
+  """Not available: always raises ValueError."""
   raise ValueError('install jestimator for the Amos optimizer')

@@ -1,6 +1,6 @@
-"""Stands for the partitioning of Amos."""
+"""A stub of the partitioning of Amos."""
 
 
 def state_partition_rule(state, params_axes):
-  """Not here."""
+  """Not available: always raises ValueError."""
   raise ValueError('install jestimator for the Amos optimizer')

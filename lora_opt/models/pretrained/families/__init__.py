@@ -1,4 +1,4 @@
-"""The architectures that load, by the model_type of their config.json."""
+"""The architectures that can be loaded, by the model_type of config.json."""
 
 from lora_opt.models.pretrained.families.bert import BERT, ROBERTA
 from lora_opt.models.pretrained.families.deberta import DEBERTA

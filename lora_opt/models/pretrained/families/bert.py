@@ -15,7 +15,7 @@ from lora_opt.models.sequence_classifier import (
 from lora_opt.reading import values
 from lora_opt.reading.json_text import read_json
 
-# transformers' name of an activation: ours.
+# Maps transformers' names of activations to ours.
 ACTIVATIONS = {
   'gelu': 'gelu',
   'gelu_new': 'gelu_tanh',
@@ -26,7 +26,7 @@ ACTIVATIONS = {
   'tanh': 'tanh',
 }
 
-# Rates of dropout are settings of ours; the rest only language models use.
+# Dropout rates are settings of our model; only language models use the rest.
 HARMLESS = (
   'attention_probs_dropout_prob',
   'classifier_dropout',
@@ -47,7 +47,7 @@ RENAMED = {
 }
 
 POSITION_IDS = Buffer(is_range, 'the numbers of the positions')
-# Heads of tasks are read apart.
+# The heads of tasks are read separately.
 PRETRAINING, TASK = Unused('head of pretraining'), Unused('head of a task')
 BESIDES = {
   r'cls\.(predictions|seq_relationship)\..*': PRETRAINING,
@@ -65,13 +65,13 @@ def read_bert(settings: ConfigFile) -> EncoderConfig:
 
 def read_roberta(settings: ConfigFile) -> EncoderConfig:
   """Reads the config.json of model_type roberta."""
-  # Positions are counted from the id of padding, whose row nobody uses.
+  # Positions are counted from the padding id, whose own row is not used.
   offset = settings.integer('pad_token_id', 1, least=0) + 1
   return EncoderConfig(**sizes(settings), **absolute(settings, offset))
 
 
 def absolute(settings: ConfigFile, offset: int = 0) -> dict[str, Any]:
-  """Positions and head of BERT and RoBERTa."""
+  """Reads the settings of positions and head in BERT and RoBERTa."""
   settings.expect('position_embedding_type', 'absolute')
   settings.expect('is_decoder', False)
   settings.expect('add_cross_attention', False)
@@ -86,11 +86,11 @@ def absolute(settings: ConfigFile, offset: int = 0) -> dict[str, Any]:
 
 
 def sizes(settings: ConfigFile, norm_eps: float = 1e-12) -> dict[str, Any]:
-  """What all encoders of the BERT family call alike.
+  """Reads the settings that all encoders of the BERT family share.
 
   Args:
     settings: The file.
-    norm_eps: What stands for an absent layer_norm_eps.
+    norm_eps: Used if layer_norm_eps is absent.
   """
   settings.expect('pruned_heads', {}, None)
   return {
@@ -105,7 +105,7 @@ def sizes(settings: ConfigFile, norm_eps: float = 1e-12) -> dict[str, Any]:
 
 
 def pooling_of_sentences(settings: ConfigFile) -> str | None:
-  """What a folder of sentence-transformers pools; None for another folder."""
+  """Reads the pooling of a sentence-transformers folder; None for others."""
   file = settings.folder / '1_Pooling' / 'config.json'
   if not file.is_file():
     return None
@@ -127,7 +127,7 @@ def pooling_of_sentences(settings: ConfigFile) -> str | None:
 
 
 def encoder_names(prefix: str, q: str, k: str, v: str) -> dict[str, TensorName]:
-  """What BERT and its successors have in common.
+  """The names that BERT and its successors have in common.
 
   Args:
     prefix: Start of every name, such as 'bert.'.
@@ -163,7 +163,7 @@ def encoder_names(prefix: str, q: str, k: str, v: str) -> dict[str, TensorName]:
 
 
 def linear_names(ours: str, theirs: str) -> dict[str, TensorName]:
-  """Kernel and bias of a linear map."""
+  """The names of kernel and bias of a linear map."""
   return {
     f'{ours}/kernel': linear(f'{theirs}.weight'),
     f'{ours}/bias': TensorName(f'{theirs}.bias'),
@@ -171,7 +171,7 @@ def linear_names(ours: str, theirs: str) -> dict[str, TensorName]:
 
 
 def norm_names(ours: str, theirs: str) -> dict[str, TensorName]:
-  """Scale and bias of a LayerNorm."""
+  """The names of scale and bias of a LayerNorm."""
   return {
     f'{ours}/scale': TensorName(f'{theirs}.weight'),
     f'{ours}/bias': TensorName(f'{theirs}.bias'),

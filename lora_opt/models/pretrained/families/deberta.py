@@ -1,4 +1,4 @@
-"""DeBERTa-v3, and of DeBERTa-v2 what has no convolution."""
+"""DeBERTa-v3, and DeBERTa-v2 models without a convolution."""
 
 from lora_opt.models.encoder_config import (
   TERMS,
@@ -41,7 +41,7 @@ def read_config(settings: ConfigFile) -> EncoderConfig:
 
 
 def relative_positions(settings: ConfigFile) -> RelativePositions | None:
-  """The settings of disentangled attention; None without it."""
+  """Reads the settings of disentangled attention; None without it."""
   longest = settings.integer('max_relative_positions', -1, least=-1)
   if longest < 1:
     longest = settings.integer('max_position_embeddings', 512)
@@ -64,7 +64,7 @@ def relative_positions(settings: ConfigFile) -> RelativePositions | None:
 
 
 def attention_terms(settings: ConfigFile) -> list[str]:
-  """The products that positions take part in, a list or joined by bars."""
+  """Reads the attention terms with positions, a list or joined by '|'."""
   if settings.is_text('pos_att_type'):
     terms = settings.text('pos_att_type').lower().split('|')
     terms = [term.strip() for term in terms]
@@ -77,7 +77,7 @@ def attention_terms(settings: ConfigFile) -> list[str]:
 
 
 def besides(config: EncoderConfig) -> Besides:
-  """What a checkpoint may hold and the model has no use for."""
+  """Tensors that a checkpoint may hold but the model does not use."""
   found = {
     r'((lm|mask)_predictions|cls\.predictions)\..*': PRETRAINING,
     r'(pooler\.dense|classifier)\.(weight|bias)': TASK,

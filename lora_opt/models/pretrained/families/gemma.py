@@ -9,8 +9,8 @@ from lora_opt.models.pretrained.families import llama, rotary, windows
 from lora_opt.models.pretrained.family import Family, TensorName
 from lora_opt.models.pretrained.formats import HUGGING_FACE
 
-# The first config.json files of Gemma say gelu, but the model was trained with
-# the approximation, and transformers came to read them so.
+# Gemma's first config.json files say gelu, but the model was trained with the
+# tanh approximation, and transformers now reads gelu as that.
 ACTIVATIONS = {'gelu_pytorch_tanh': 'gelu_tanh', 'gelu': 'gelu_tanh'}
 
 LAYER = llama.LAYER
@@ -59,7 +59,7 @@ def read_config3(settings: ConfigFile) -> DecoderConfig:
 
 def _sizes(settings, **defaults):
   settings.expect('use_bidirectional_attention', False, None)
-  # The newer name comes first.
+  # The newer name, hidden_activation, takes precedence.
   names = {name: name for name in ACTIVATIONS}
   name = settings.choose('hidden_act', names, 'gelu_pytorch_tanh', null=True)
   name = settings.choose('hidden_activation', names, name, null=True)
@@ -73,13 +73,14 @@ def _sizes(settings, **defaults):
 
 
 def _later(settings, layers, pattern, softcaps):
-  """What Gemma 2 and 3 have beyond the first.
+  """Reads the fields that Gemma 2 and 3 have but the first Gemma lacks.
 
   Args:
     settings: The file.
-    layers: How many there are.
-    pattern: Every so many layers one sees all.
-    softcaps: What stands for absent caps of scores and of logits.
+    layers: Number of layers.
+    pattern: Every layer whose number, from 1, is a multiple of this has full
+      attention.
+    softcaps: Used if the caps of scores and of logits are absent.
   """
 
   def softcap(key, default):
@@ -97,7 +98,7 @@ def _later(settings, layers, pattern, softcaps):
 
 
 def _rotary(settings, sizes):
-  """How positions turn in the layers that see all, and in the windowed."""
+  """Reads the rotary fields of layers with full and with windowed attention."""
   # transformers 5 has a set of parameters for each kind of layer.
   settings.expect_one('rope_parameters', 'rope_scaling')
   by_kind = settings.section('rope_parameters')
@@ -120,7 +121,7 @@ def _rotary(settings, sizes):
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config` reads as this config."""
+  """The content of config.json; the inverse of `read_config`."""
   return llama.common_settings(config) | {
     'architectures': ['GemmaForCausalLM'],
     'model_type': 'gemma',
@@ -130,7 +131,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 def write_config2(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config2` reads as this config."""
+  """The content of config.json; the inverse of `read_config2`."""
   return llama.common_settings(config) | {
     'architectures': ['Gemma2ForCausalLM'],
     'model_type': 'gemma2',
@@ -139,7 +140,7 @@ def write_config2(config: DecoderConfig) -> dict[str, Any]:
 
 
 def write_config3(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config3` reads as this config."""
+  """The content of config.json; the inverse of `read_config3`."""
   return llama.common_settings(config) | {
     'architectures': ['Gemma3ForCausalLM'],
     'model_type': 'gemma3_text',
@@ -173,7 +174,7 @@ GEMMA = Family(
 )
 GEMMA2 = GEMMA._replace(
   read_config=read_config2,
-  # The hybrid cache of older transformers.
+  # cache_implementation is about the hybrid cache of older transformers.
   harmless=('attention_dropout', 'cache_implementation'),
   names=NAMES2,
   write_config=write_config2,

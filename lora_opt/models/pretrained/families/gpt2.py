@@ -73,7 +73,7 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config` reads as this config."""
+  """The content of config.json; the inverse of `read_config`."""
   c = config
   names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
   return {
@@ -92,7 +92,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 def _besides(config: DecoderConfig) -> Besides:
-  """The causal masks of old files, and the copy of a tied embedding."""
+  """Causal masks in old files, and the copy of a tied embedding."""
   attention = r'(transformer\.)?h\.\d+\.attn\.'
   found = {
     rf'{attention}bias': Buffer(is_causal_mask, 'a causal mask'),
@@ -107,8 +107,8 @@ def _besides(config: DecoderConfig) -> Besides:
 
 GPT2 = Family(
   read_config=read_config,
-  # Rates of dropout (the adapter has its own), the head of another task, and
-  # the order of operations in half precision.
+  # Dropout rates (the adapter has its own), the head of another task, and the
+  # order of operations in half precision.
   harmless=(
     *('attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'n_ctx', 'n_special'),
     *('predict_special_tokens', 'reorder_and_upcast_attn'),

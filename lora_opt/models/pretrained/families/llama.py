@@ -17,7 +17,7 @@ from lora_opt.reading import values
 
 LAYER = 'model.layers.{}'
 
-# Also the names of every later family that kept Llama's.
+# Also used by the later families that kept Llama's names.
 NAMES = {
   'embedding/table': TensorName('model.embed_tokens.weight'),
   'head/table': TensorName('lm_head.weight'),
@@ -44,7 +44,7 @@ NAMES = {
     for ours in ('gate', 'up', 'down')
   },
 }
-# Of the queries and the keys, where a family has them.
+# The norms of queries and keys, for families that have them.
 QK_NORMS = {
   f'layers/attention/{ours}_norm/scale': TensorName(
     f'{LAYER}.self_attn.{ours}_norm.weight'
@@ -56,7 +56,7 @@ QK_NORMS = {
 def read_config(settings: ConfigFile) -> DecoderConfig:
   """Reads the config.json of model_type llama or mistral."""
   if settings.text('model_type', 'llama') == 'mistral':
-    # The defaults of its own class.
+    # The defaults of transformers' class for Mistral.
     fields = sizes(settings, kv_heads=8, max_length=131_072)
     window = 0  # null in the later Mistrals
     if not settings.is_null('sliding_window'):
@@ -82,14 +82,15 @@ def sizes(
   head_dim: int | None = None,
   max_length: int = 2048,
 ) -> dict[str, Any]:
-  """The fields of `DecoderConfig` that Llama and its kin name alike.
+  """Reads the fields of `DecoderConfig` that all Llama-like models share.
 
   Args:
     settings: The file.
-    kv_heads: What stands for an absent num_key_value_heads; None for as many
-      as there are heads.
-    head_dim: The same for head_dim; None for the width by the heads.
-    max_length: The same for max_position_embeddings.
+    kv_heads: Used if num_key_value_heads is absent; None for as many as there
+      are heads.
+    head_dim: Used if head_dim is absent; None for the width divided by the
+      number of heads.
+    max_length: Used if max_position_embeddings is absent.
   """
   integer = settings.integer
   layers = integer('num_hidden_layers', most=BOUNDS['num_layers'][1])
@@ -100,7 +101,7 @@ def sizes(
     head_dim = integer('head_dim')
   else:
     head_dim = settings.quotient('hidden_size', 'num_attention_heads')
-  # Before work that grows with it.
+  # Checked before work that grows with it.
   values.integer(head_dim, f'{settings.place}: head_dim', *BOUNDS['head_dim'])
   if settings.is_null('num_key_value_heads'):
     kv_heads = heads
@@ -120,11 +121,11 @@ def sizes(
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config` reads as this config.
+  """The content of config.json; the inverse of `read_config`.
 
   Raises:
-    ValueError: For a scaling of positions whose settings do not follow from
-      the divisors, such as that of Llama 3.
+    ValueError: If the settings of the rotary scaling cannot be derived from the
+      divisors, as for Llama 3.
   """
   c = config
   kind = 'mistral' if c.window else 'llama'
@@ -138,7 +139,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
 
 
 def common_settings(config: DecoderConfig) -> dict[str, Any]:
-  """The settings that Llama and its kin name alike; see `write_config`."""
+  """The settings that all Llama-like models share; see `write_config`."""
   c = config
   return rotary.written(c) | {
     'vocab_size': c.vocab_size,
@@ -156,7 +157,7 @@ def common_settings(config: DecoderConfig) -> dict[str, Any]:
 
 
 def besides(config: DecoderConfig) -> Besides:
-  """Rotary frequencies of old files, and the copy of a tied embedding."""
+  """Rotary frequencies in old files, and the copy of a tied embedding."""
   layer = r'(layers\.\d+\.self_attn\.)?'
   buffer = Buffer(
     functools.partial(_are_frequencies, config),
@@ -175,7 +176,7 @@ def _are_frequencies(config: DecoderConfig, x: np.ndarray) -> bool:
   if x.shape != powers.shape:
     return False
   thetas = {config.rope_theta, config.local_rope_theta or config.rope_theta}
-  # Stored in half precision, or rounded to it on the way.
+  # They may be stored in half precision, or have been rounded to it before.
   near = functools.partial(np.allclose, x, rtol=2**-7, atol=1e-7)
   return any(
     near(theta**-powers / divisors)

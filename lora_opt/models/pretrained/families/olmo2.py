@@ -36,7 +36,7 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config` reads as this config."""
+  """The content of config.json; the inverse of `read_config`."""
   return llama.common_settings(config) | {
     'architectures': ['Olmo2ForCausalLM'],
     'model_type': 'olmo2',

@@ -21,7 +21,7 @@ NAMES = {
   ),
   'layers/mlp/gate_up/kernel': linear(f'{llama.LAYER}.mlp.gate_up_proj.weight'),
 }
-# What LongRoPE was called in the first files.
+# The first files have other names for LongRoPE.
 ROPE_KINDS = {
   'default': 'default',
   'longrope': 'longrope',
@@ -39,7 +39,7 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
   fields = llama.sizes(settings, max_length=4096)
   window = settings.integer('sliding_window', 0, null=True)
   if window >= fields['max_length']:
-    window = 0  # which nothing is beyond
+    window = 0  # nothing is outside the window
   return DecoderConfig(
     **fields,
     **_rotary(settings, fields),
@@ -53,7 +53,7 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
 
 
 def _rotary(settings, sizes):
-  """How the first dimensions of a head turn."""
+  """Reads the rotary fields; only the first dimensions may be rotated."""
   rope, head_dim = rotary.section(settings), sizes['head_dim']
   theta = rotary.base(settings, rope, 'rope_theta', 10_000.0)
   share = settings.number('partial_rotary_factor', 1.0, most=1, null=True)
@@ -74,7 +74,7 @@ def _rotary(settings, sizes):
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config` reads as this config."""
+  """The content of config.json; the inverse of `read_config`."""
   c = config
   if c.rope_divisors or c.dynamic_rope is not None:
     raise ValueError(

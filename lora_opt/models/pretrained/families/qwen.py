@@ -8,8 +8,8 @@ from lora_opt.models.pretrained.families import llama, rotary, windows
 
 
 def read_config2(settings: ConfigFile) -> DecoderConfig:
-  """Reads the config.json of model_type qwen2, which Qwen2.5 has too."""
-  # Positions of pictures, in the models that see them.
+  """Reads the config.json of model_type qwen2, which Qwen2.5 uses too."""
+  # Positions of images, in the multimodal models.
   settings.expect('use_mrope', False)
   return DecoderConfig(**_fields(settings), qkv_bias=True)
 
@@ -24,7 +24,7 @@ def read_config3(settings: ConfigFile) -> DecoderConfig:
 
 
 def _fields(settings, **defaults):
-  """The fields that the two have in common."""
+  """The fields that Qwen2 and Qwen3 have in common."""
   fields = llama.sizes(settings, kv_heads=32, max_length=32_768, **defaults)
   return fields | {
     **rotary.scaling(settings, fields),
@@ -42,9 +42,9 @@ def _windows(settings, layers):
 
 
 def write_config2(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config2` reads as this config."""
+  """The content of config.json; the inverse of `read_config2`."""
   settings = llama.common_settings(config) | windows.written(config)
-  del settings['attention_bias']  # which they have, never at the output
+  del settings['attention_bias']  # fixed: on q, k and v, not on the output
   return settings | {
     'architectures': ['Qwen2ForCausalLM'],
     'model_type': 'qwen2',
@@ -53,7 +53,7 @@ def write_config2(config: DecoderConfig) -> dict[str, Any]:
 
 
 def write_config3(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config3` reads as this config."""
+  """The content of config.json; the inverse of `read_config3`."""
   return llama.common_settings(config) | {
     'architectures': ['Qwen3ForCausalLM'],
     'model_type': 'qwen3',

@@ -1,4 +1,4 @@
-"""Rotary positions, as config.json says how far apart and how scaled."""
+"""Reads the base and the scaling of rotary positions from config.json."""
 
 import math
 from typing import Any
@@ -10,8 +10,8 @@ from lora_opt.models.pretrained.config_file import ConfigFile, Settings
 from lora_opt.reading import values
 from lora_opt.reading.values import shown
 
-# Of each recipe of rotary scaling, the parameters it needs and those it may
-# have; and what any may have.
+# The parameters that each recipe of rotary scaling needs, those it may have,
+# and those that every recipe may have.
 NEEDED = {
   'default': set(),
   'dynamic': {'factor'},
@@ -39,12 +39,12 @@ ALWAYS = {
 def scaling(
   settings: ConfigFile, sizes: dict[str, Any], theta: float = 10_000.0
 ) -> dict[str, Any]:
-  """Reads the fields of `DecoderConfig` that say how positions turn.
+  """Reads the fields of `DecoderConfig` for rotary positions.
 
   Args:
     settings: The file.
-    sizes: Its head_dim and max_length.
-    theta: What stands for an absent rope_theta.
+    sizes: The model's head_dim and max_length.
+    theta: Used if rope_theta is absent.
   """
   rope = section(settings)
   theta = base(settings, rope, 'rope_theta', theta)
@@ -52,21 +52,21 @@ def scaling(
 
 
 def section(settings: ConfigFile) -> Settings:
-  """The recipe; transformers 5 calls it rope_parameters, theta inside."""
+  """The recipe; in transformers 5 it is rope_parameters, with theta inside."""
   settings.expect_one('rope_parameters', 'rope_scaling')
   name = 'rope_parameters' if 'rope_parameters' in settings else 'rope_scaling'
   return settings.section(name)
 
 
 def context(sizes: dict[str, Any]) -> dict[str, int]:
-  """What `recipe` wants to know of the sizes of a model."""
+  """The arguments of `recipe` that follow from the sizes of a model."""
   return {'width': sizes['head_dim'], 'length': sizes['max_length']}
 
 
 def base(
   settings: ConfigFile, rope: Settings, outside: str, default: float
 ) -> float:
-  """Theta, in the recipe or outside; refused if both are there and differ."""
+  """Reads theta, in the recipe or outside; ValueError if both differ."""
   bounds = {'least': BOUNDS['rope_theta'][0], 'most': BOUNDS['rope_theta'][1]}
   found = settings.number(outside, default, **bounds, null=True)
   theta = rope.number('rope_theta', found, **bounds, null=True)
@@ -88,20 +88,21 @@ def recipe(
   kinds: dict[str, str] | None = None,
   besides: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-  """The fields of `DecoderConfig` that a scaling recipe stands for.
+  """Converts a scaling recipe to fields of `DecoderConfig`.
 
   Args:
     rope: The recipe: rope_type and its parameters.
     theta: Base of the wavelengths.
-    width: Dimensions of a head that turn; at most 2^14.
-    length: The context of the model.
-    original: The context before it was extended, if the file has it outside of
-      the recipe; goes before what the recipe says.
-    kinds: What it may be called: what that is in `NEEDED`; by default the same.
-    besides: Parameters that the caller reads.
+    width: Dimensions of a head that are rotated; at most 2^14.
+    length: The context length of the model.
+    original: The context length before it was extended, if the file has it
+      outside the recipe; takes precedence over that in the recipe.
+    kinds: Maps the names that the recipe may have to those in `NEEDED`; by
+      default, the names are the same.
+    besides: Further parameters, which the caller reads.
 
   Returns:
-    Name: value; empty without scaling.
+    The fields by name; empty without scaling.
 
   Raises:
     ValueError: The recipe is unknown, lacks a parameter or has an unknown one.
@@ -158,7 +159,7 @@ def _yarn(rope, theta, width, factor, original):
     raise ValueError(f'{rope.place}: yarn needs a rope_theta above 1')
 
   def pair(turns):
-    """The pair that turns so often over the original context."""
+    """Index of the pair that makes so many turns in the original context."""
     return width * math.log(original / (turns * 2 * math.pi)) / rate
 
   rate = 2 * math.log(theta)
@@ -176,7 +177,7 @@ def _yarn(rope, theta, width, factor, original):
 
 
 def _yarn_gain(rope, factor):
-  """What rotated queries and keys are multiplied by."""
+  """The factor that rotated queries and keys are multiplied by."""
 
   def gain(scale):
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
@@ -188,7 +189,7 @@ def _yarn_gain(rope, factor):
 
 
 def _longrope(rope, length, original):
-  """LongRoPE (arXiv 2402.13753): divisors of short and of long texts."""
+  """LongRoPE (arXiv 2402.13753): divisors for short and for long texts."""
   short, long = (
     tuple(
       float(values.number(x, f'{rope.place}: {key}', above=0))
@@ -210,10 +211,10 @@ def _longrope(rope, length, original):
 
 
 def written(config: Any) -> dict[str, Any]:
-  """The settings that `scaling` reads as those of a config.
+  """The rotary settings of a config; the inverse of `scaling`.
 
   Raises:
-    ValueError: For a recipe whose parameters do not follow from its divisors.
+    ValueError: If the recipe's parameters cannot be derived from its divisors.
   """
   c, factors, rope = config, set(config.rope_divisors), None
   beyond = c.dynamic_rope is not None and c.rope_context != c.max_length

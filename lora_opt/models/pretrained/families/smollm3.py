@@ -1,4 +1,4 @@
-"""SmolLM3, some of whose layers do not rotate their queries and keys."""
+"""SmolLM3; some of its layers do not rotate queries and keys."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
   return DecoderConfig(
     **fields,
     **rotary.scaling(settings, fields, theta=2e6),
-    # Where a window is used, it is that of the layers without positions.
+    # A window, if used, applies to the layers without rotary positions.
     **windows.used(settings, unrotated, None),
     unrotated_layers=unrotated,
     tie_embeddings=settings.boolean('tie_word_embeddings', True),
@@ -26,9 +26,9 @@ def read_config(settings: ConfigFile) -> DecoderConfig:
 
 
 def _unrotated(settings, layers):
-  """For each layer whether it has no rotary positions.
+  """Reads for each layer whether it has no rotary positions.
 
-  In spite of its name no_rope_layers has 1 for those that have them.
+  Despite its name, no_rope_layers is 1 for the layers that have them.
   """
   every = settings.integer('no_rope_layer_interval', 4)
   listed = [int((i + 1) % every != 0) for i in range(layers)]
@@ -39,7 +39,7 @@ def _unrotated(settings, layers):
 
 
 def write_config(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json that `read_config` reads as this config."""
+  """The content of config.json; the inverse of `read_config`."""
   unrotated = config.unrotated_layers or (False,) * config.num_layers
   return llama.common_settings(config) | {
     'architectures': ['SmolLM3ForCausalLM'],

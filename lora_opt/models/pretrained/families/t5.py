@@ -12,21 +12,21 @@ from lora_opt.models.pretrained.family import Family, TensorName, linear
 from lora_opt.models.pretrained.formats import HUGGING_FACE
 from lora_opt.models.seq2seq_lm import Seq2SeqLM, abstract_base
 
-# feed_forward_proj: activation, and whether it is that of a gate.
+# Maps feed_forward_proj to the activation, and whether the MLP is gated.
 FEED_FORWARD = {
   'relu': ('relu', False),
   'gelu': ('gelu', False),
   'gelu_new': ('gelu_tanh', False),
   'silu': ('silu', False),
   'gated-relu': ('relu', True),
-  'gated-gelu': ('gelu_tanh', True),  # the name is older than its exact sibling
+  'gated-gelu': ('gelu_tanh', True),  # named before there was an exact one
   'gated-gelu_new': ('gelu_tanh', True),
   'gated-silu': ('silu', True),
 }
 
 
 def _stack(ours: str, mlp: int) -> dict[str, TensorName]:
-  """The names of one stack, whose MLP is part `mlp` of a layer."""
+  """The names of one stack; `mlp` is the index of the MLP in a layer."""
   part = f'{ours}.block.{{}}.layer.'
 
   def attention(number, name, module):
@@ -69,9 +69,9 @@ NAMES = {
 def read_t5(settings: ConfigFile) -> EncoderDecoderConfig:
   """Reads the config.json of model_type t5.
 
-  The first T5 has one table for embedding and head, and scales the output.
-  Since transformers 5 config.json says so in `scale_decoder_outputs`, while
-  `tie_word_embeddings` is true in all of them.
+  The first T5 shares one table between embedding and head, and scales the
+  output. Since transformers 5, config.json says so in `scale_decoder_outputs`,
+  while `tie_word_embeddings` is true for every T5.
   """
   tied = settings.boolean('tie_word_embeddings', True)
   return _read(settings, settings.boolean('scale_decoder_outputs', tied))
@@ -112,7 +112,7 @@ def _read(settings: ConfigFile, scaled: bool) -> EncoderDecoderConfig:
 def write_config(
   config: EncoderDecoderConfig, model_type: str = 't5'
 ) -> dict[str, Any]:
-  """The config.json that is read as this config."""
+  """The content of config.json; the inverse of `read_t5` and `read_mt5`."""
   c, kind = config, {'t5': 'T5', 'mt5': 'MT5'}[model_type]
   names = {ours: theirs for theirs, ours in reversed(FEED_FORWARD.items())}
   settings = {
@@ -140,7 +140,7 @@ def write_config(
 
 
 def besides(config: EncoderDecoderConfig) -> Besides:
-  """Copies of the embedding, and a bias of old files that nothing reads."""
+  """Copies of the embedding, and an unused bias in old files."""
   copy = Copy('shared.weight')
   found = {
     r'(encoder|decoder)\.embed_tokens\.weight': copy,
@@ -155,7 +155,7 @@ def besides(config: EncoderDecoderConfig) -> Besides:
 def settle(
   config: EncoderDecoderConfig, names: Collection[str]
 ) -> EncoderDecoderConfig:
-  """Whether head and embedding are one: the first T5, or no head is stored."""
+  """Ties head and embedding for the first T5, or if no head is stored."""
   tied = config.scale_output or 'lm_head.weight' not in names
   return dataclasses.replace(config, tie_embeddings=tied)
 
@@ -167,12 +167,12 @@ T5 = Family(
     'dropout_rate',
     'classifier_dropout',
     'initializer_factor',
-    # What follows from feed_forward_proj and from the architecture.
+    # Settings that follow from feed_forward_proj and from the architecture.
     'dense_act_fn',
     'is_gated_act',
     'is_decoder',
     'is_encoder_decoder',
-    'n_positions',  # of the pretraining data: distances have no limit
+    'n_positions',  # length of the pretraining texts: distances have no limit
   ),
   names=NAMES,
   abstract_base=abstract_base,

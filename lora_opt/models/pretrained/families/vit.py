@@ -1,4 +1,4 @@
-"""ViT, and the vision towers of CLIP and SigLIP, each with a head of labels."""
+"""ViT, and the vision towers of CLIP and SigLIP, as image classifiers."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from lora_opt.models.vision.classifier import (
 )
 from lora_opt.models.vision.config import CHANNELS, VisionConfig
 
-# transformers' name of an activation: ours.
+# Maps transformers' names of activations to ours.
 ACTIVATIONS = {
   'gelu': 'gelu',
   'gelu_new': 'gelu_tanh',
@@ -35,8 +35,8 @@ _WRITTEN = {
   'tanh': 'tanh',
 }
 
-# Rates of dropout are settings of ours; the rest only pretraining and the
-# pooler use, which labels are not read from.
+# Dropout rates are settings of our model. The rest is used only in pretraining
+# and by the pooler, which the classification head does not read.
 HARMLESS = (
   'attention_dropout',
   'attention_probs_dropout_prob',
@@ -77,7 +77,7 @@ def write_vit(config: VisionConfig) -> dict[str, Any]:
 
 
 def read_clip(settings: ConfigFile) -> VisionConfig:
-  """Reads the config.json of model_type clip: what it says of images."""
+  """Reads the image settings in the config.json of model_type clip."""
   return VisionConfig(
     **_tower(settings, 'quick_gelu', 1e-5, patch=32),
     patch_bias=False,
@@ -88,7 +88,7 @@ def read_clip(settings: ConfigFile) -> VisionConfig:
 
 
 def read_siglip(settings: ConfigFile) -> VisionConfig:
-  """Reads the config.json of model_type siglip: what it says of images."""
+  """Reads the image settings in the config.json of model_type siglip."""
   return VisionConfig(
     **_tower(settings, 'gelu_pytorch_tanh', 1e-6, patch=16),
     class_token=False,
@@ -99,7 +99,7 @@ def read_siglip(settings: ConfigFile) -> VisionConfig:
 def _tower(
   settings: ConfigFile, activation: str, norm_eps: float, patch: int
 ) -> dict[str, Any]:
-  """The sizes in vision_config; all else is of texts and of their likeness."""
+  """Reads vision_config; the rest is about texts and similarities."""
   vision = settings.section('vision_config')
   vision.get('model_type')
   sizes = _sizes(vision, activation, norm_eps, patch)
@@ -110,14 +110,14 @@ def _tower(
     'text_config_dict',
   ):
     settings.get(key)
-  # Old files say the same twice, the second time without defaults.
+  # Old files have the settings twice, the second time without defaults.
   again = settings.section('vision_config_dict')
   said = {key: again.get(key) for key in again.keys()}  # noqa: SIM118
   for key, value in said.items():
     if vision.get(key, value) != value:
       vision.refuse(key, vision.get(key), [value])
   vision.get('projection_dim')
-  # SigLIP's own head for pooling, and the heads it is a part of.
+  # Whether there is SigLIP's pooling head, which is not used here.
   vision.get('vision_use_head')
   vision.check_all_asked(HARMLESS)
   return sizes
@@ -126,7 +126,7 @@ def _tower(
 def _sizes(
   settings: Settings, activation: str, norm_eps: float, patch: int
 ) -> dict[str, Any]:
-  """What all of them call alike; the defaults are transformers'."""
+  """Reads the settings that all of them share, with transformers' defaults."""
   settings.expect('num_channels', CHANNELS)
   height, width = _sides(settings, 'image_size', 224)
   patch_height, patch_width = _sides(settings, 'patch_size', patch)
@@ -145,7 +145,7 @@ def _sizes(
 
 
 def _sides(settings: Settings, key: str, default: int) -> tuple[int, int]:
-  """Height and width; one number is both."""
+  """Reads height and width; a single number stands for both."""
   found = settings.get(key)
   if isinstance(found, list):
     height, width = settings.items(key) if len(found) == 2 else (None, None)

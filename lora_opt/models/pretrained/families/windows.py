@@ -1,4 +1,4 @@
-"""Which layers see a window only, as config.json lists their types."""
+"""Reads which layers use sliding-window attention from config.json."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ _KINDS = {'sliding_attention': True, 'full_attention': False}
 def by_layer(
   settings: ConfigFile, default: tuple[bool, ...]
 ) -> tuple[bool, ...]:
-  """Whether each layer is windowed, by layer_types.
+  """Reads from layer_types whether each layer is windowed.
 
   Args:
     settings: The file.
-    default: What stands for an absent list; has an entry for each layer.
+    default: Used if the list is absent; has an entry for each layer.
 
   Raises:
-    ValueError: If a type is none of these two, or not each layer has one.
+    ValueError: If a type is unknown, or there is not one for each layer.
   """
   kinds = settings.items('layer_types', None, null=True)
   if kinds is None:
@@ -35,7 +35,7 @@ def by_layer(
 
 
 def layer_types(config: DecoderConfig) -> list[str]:
-  """The layer_types that `by_layer` reads as those of a config."""
+  """The layer_types of a config; the inverse of `by_layer`."""
   names = {windowed: kind for kind, windowed in _KINDS.items()}
   windowed = config.windowed_layers or (False,) * config.num_layers
   return [names[each] for each in windowed]
@@ -44,12 +44,12 @@ def layer_types(config: DecoderConfig) -> list[str]:
 def used(
   settings: ConfigFile, default: tuple[bool, ...], size: int | None
 ) -> dict[str, Any]:
-  """The window of `DecoderConfig`, which use_sliding_window turns on.
+  """Reads the window of `DecoderConfig`, which use_sliding_window turns on.
 
   Args:
     settings: The file.
-    default: Which layers have it where layer_types is absent.
-    size: What stands for an absent sliding_window.
+    default: Which layers have a window if layer_types is absent.
+    size: Used if sliding_window is absent.
   """
   size = settings.integer('sliding_window', size, null=True)
   use = settings.boolean('use_sliding_window', False)
@@ -64,7 +64,7 @@ def used(
 
 
 def written(config: DecoderConfig) -> dict[str, Any]:
-  """The settings that `used` reads as those of a config."""
+  """The window settings of a config; the inverse of `used`."""
   if not any(config.windowed_layers):
     return {'use_sliding_window': False}
   return {
