@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments import results
+from experiments import evidence, results
 
 NAMES = (
   'ablation', 'decoding', 'feature_learning', 'growth', 'invariance',
@@ -25,3 +25,8 @@ def test_tables_are_those_of_the_results(name):
     assert results.with_section(text, name, section) == text
   shown = set(re.findall(r'\]\((\w+\.png)\)', text))
   assert shown == {path.name for path in report.FOLDER.glob('*.png')}
+
+
+def test_the_page_of_evidence_says_the_results():
+  page = evidence.PAGE.read_text(encoding='utf-8')
+  assert results.with_section(page, 'all', evidence.table()) == page
