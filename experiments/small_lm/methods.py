@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import lora_opt
@@ -23,6 +24,7 @@ class Method(NamedTuple):
 # Where the first sweep of a method begins: rates are powers of 1.6.
 STARTS = {
   'polora': -3,
+  'polora, steps of equal length': -8,
   'lora_muon': -7,
   'muon': -7,
   'lamb': -7,
@@ -72,7 +74,40 @@ def _faster_b(times: float):
   return make
 
 
+def _of_length(direction: Callable[..., optax.GradientTransformation]):
+  """Steps whose change of A B^T has the root mean square singular value 1.
+
+  Times the learning rate, in first order, counted over the rank.
+  """
+
+  def rescale(updates, pairs):
+    new = {}
+    for name, step in updates.items():
+      a, b = pairs[name].a, pairs[name].b
+
+      gram = functools.partial(jnp.einsum, '...mi,...mj->...ij')
+      square = (
+        jnp.einsum('...ij,...ij->...', gram(step.a, step.a), gram(b, b))
+        + jnp.einsum('...ij,...ij->...', gram(step.b, step.b), gram(a, a))
+        + 2 * jnp.einsum('...ij,...ji->...', gram(step.a, a), gram(step.b, b))
+      )
+      scale = (a.shape[-1] / jnp.maximum(square, 1e-30)) ** 0.5
+      new[name] = type(step)(*(scale[..., None, None] * x for x in step))
+    return new
+
+  def make(learning_rate):
+    return optax.chain(
+      direction(1.0),
+      lora_opt.on_lora_pairs(optax.stateless(rescale)),
+      optax.scale_by_schedule(learning_rate),
+    )
+
+  return make
+
+
 POLORA = {
+  'polora, steps of equal length': _of_length(lora_opt.polora),
+  'lora_muon, steps of equal length': _of_length(lora_opt.lora_muon),
   'polora, b1: 0.95': functools.partial(lora_opt.polora, b1=0.95),
   'polora, b1: 0.8': functools.partial(lora_opt.polora, b1=0.8),
   'polora, b2: 0.95': functools.partial(lora_opt.polora, b2=0.95),

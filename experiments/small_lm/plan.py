@@ -55,6 +55,7 @@ VARIANTS = (
   'lora_rite, cold start: B of 0.01', 'lora_rite, b1: 0',
   'lora_rite, b2: 0.99', "lora_rite, authors' code",
   'reflora, virtual, warm-up 50', 'reflora, virtual, any spread',
+  'polora, steps of equal length', 'lora_muon, steps of equal length',
   'polora, b1: 0.95', 'polora, b1: 0.8', 'polora, b2: 0.95',
   'polora, damping: 0.01', 'polora, damping: 0.1', 'polora, B 4 times as fast',
   'polora, A 4 times as fast',
@@ -77,30 +78,36 @@ def cells() -> list[Cell]:
   def of_rank(rank):
     return {'rank': rank, 'alpha': 2.0 * rank}
 
-  # A setting may come twice: first so much of it that methods can be compared.
+  others = (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS))
+  plan += [Cell(none._replace(domain=domain), seeds=1) for domain in OTHERS]
+  # Most come twice: first so much of them that methods can be compared.
   add(CORE, seeds=3)
   add(CORE, wide=True)
   add(CORE, schedule='constant')
   add(FULL)
-  for rank in (2, 32):
-    add(CORE, **of_rank(rank))
-  for domain in OTHERS:
-    plan.append(Cell(none._replace(domain=domain), seeds=1))
-    add(CORE, domain=domain)
-  for changes in (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS)):
+  for changes in others:
+    add(CORE, seeds=3, **changes)
+  for changes in others:
+    add(('polora, steps of equal length',), seeds=3, **changes)
+    add(FEWER_STEPS, seeds=3, schedule='constant', **changes)
+  add(VARIANTS, seeds=3)
+  add(CORE, seeds=3, steps=100)
+  add(CORE, seeds=3, steps=1000)
+  for changes in others:
+    add(CORE, **changes)
     add(FEWER_STEPS, schedule='constant', **changes)
   add(VARIANTS)
   for schedule in ('linear', 'cool-down'):
     add(FEWER_STEPS, schedule=schedule)
-  add(CORE, steps=100)
-  add(CORE, steps=1000)
   add(MORE, seeds=3)
   for alpha in (4.0, 64.0):
     add(CORE, seeds=3, alpha=alpha)
-  add(CORE, batch=32)
+  add(CORE, seeds=3, batch=32)
   add(FULL, steps=1000)
   plan.append(Cell(none._replace(width=64), seeds=1))
-  add(CORE, width=64)
+  add(CORE, seeds=3, width=64)
+  add(CORE, steps=100)
+  add(CORE, steps=1000)
   add(FEWER_STEPS, steps=1000, schedule='constant')
   add(CORE, steps=3000, seeds=3)
   return plan

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+_ROOT_OF_MAX = float(jnp.finfo(jnp.float32).max) ** 0.5
+
 
 class ScaleByAdamState(optax.ScaleByAdamState):
   """State of `scale_by_adam`: count, and mu and nu in float32 or wider."""
@@ -64,26 +66,37 @@ def scale_by_adam(
     if finite is not None:
       wide = jax.tree.map(lambda g: jnp.where(finite, g, 0), wide)
       decay1, decay2 = jnp.where(finite, b1, 1.0), jnp.where(finite, b2, 1.0)
-    adam = optax.scale_by_adam(decay1, decay2, eps, mu_dtype=mu_dtype)
-    wide, new = adam.update(wide, state)
-    count = new.count
+    count = optax.safe_increment(state.count)
     if finite is not None:
       count = jnp.where(finite, count, state.count)
-    fits = jax.tree.map(
-      lambda m, v: jnp.isfinite(m) & jnp.isfinite(v), new.mu, new.nu
+    # A new moment depends on the gradient and its own old value alone, and the
+    # direction on new moments. Otherwise XLA copies the old ones beforehand.
+    mu = optax.tree.update_moment(wide, state.mu, decay1, 1)
+    nu = optax.tree.update_moment_per_elem_norm(wide, state.nu, decay2, 2)
+    square_fits = fits = jax.tree.map(lambda g: jnp.isfinite(g * g), wide)
+    if mu_dtype is not None and jnp.finfo(mu_dtype).max < _ROOT_OF_MAX:
+      # Else the mean of numbers whose squares fit cannot overflow.
+      fits = jax.tree.map(
+        lambda fits, m: fits & jnp.isfinite(m.astype(mu_dtype)), fits, mu
+      )
+    mu = jax.tree.map(jnp.where, fits, mu, state.mu)
+    nu = jax.tree.map(
+      lambda fits, new, old: jnp.where(fits & jnp.isfinite(new), new, old),
+      square_fits,
+      nu,
+      state.nu,
     )
+    mean = optax.tree.bias_correction(mu, decay1, count)
+    square = optax.tree.bias_correction(nu, decay2, count)
 
-    def step(u, m, g, fits):
+    def step(m, v, g, fits):
       # 0 / 0, which occurs with eps = 0, counts as zero.
-      u = jnp.where(m == 0, 0, u)
+      u = jnp.where(m == 0, 0, m / (jnp.sqrt(v) + eps))
       return jnp.where(fits, u, jnp.nan).astype(g.dtype)
 
-    def kept(new, old):
-      return jax.tree.map(jnp.where, fits, new, old)
-
     return (
-      jax.tree.map(step, wide, new.mu, updates, fits),
-      ScaleByAdamState(count, kept(new.mu, state.mu), kept(new.nu, state.nu)),
+      jax.tree.map(step, mean, square, updates, fits),
+      ScaleByAdamState(count, optax.tree.cast(mu, mu_dtype), nu),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)
