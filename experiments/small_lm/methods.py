@@ -75,16 +75,16 @@ def _faster_b(times: float):
 
 
 def _of_length(direction: Callable[..., optax.GradientTransformation]):
-  """Steps whose change of A B^T has the root mean square singular value 1.
+  """Rescales each step to one fixed length of the product's change.
 
-  Times the learning rate, in first order, counted over the rank.
+  To first order A B^T changes by a matrix of Frobenius norm sqrt(r) times the
+  learning rate: its r singular values have that rate as root mean square.
   """
 
   def rescale(updates, pairs):
     new = {}
     for name, step in updates.items():
       a, b = pairs[name].a, pairs[name].b
-
       gram = functools.partial(jnp.einsum, '...mi,...mj->...ij')
       square = (
         jnp.einsum('...ij,...ij->...', gram(step.a, step.a), gram(b, b))

@@ -62,13 +62,11 @@ def scale_by_adam(
   def update(updates, state, params=None, *, finite=None, **extra_args):
     del params, extra_args
     wide = jax.tree.map(lambda g: g.astype(_wide(g.dtype)), updates)
-    decay1, decay2 = b1, b2
-    if finite is not None:
-      wide = jax.tree.map(lambda g: jnp.where(finite, g, 0), wide)
-      decay1, decay2 = jnp.where(finite, b1, 1.0), jnp.where(finite, b2, 1.0)
-    count = optax.safe_increment(state.count)
+    count, decay1, decay2 = optax.safe_increment(state.count), b1, b2
     if finite is not None:
       count = jnp.where(finite, count, state.count)
+      wide = jax.tree.map(lambda g: jnp.where(finite, g, 0), wide)
+      decay1, decay2 = jnp.where(finite, b1, 1.0), jnp.where(finite, b2, 1.0)
     # A new moment depends on the gradient and its own old value alone, and the
     # direction on new moments. Otherwise XLA copies the old ones beforehand.
     mu = optax.tree.update_moment(wide, state.mu, decay1, 1)
