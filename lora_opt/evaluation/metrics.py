@@ -178,6 +178,30 @@ def likelihood() -> Metric:
   return Metric('likelihood', read, summary)
 
 
+def answer_loss() -> Metric:
+  """The loss of the right answers; lower is better.
+
+  Of choices and completions the mean over all their tokens, of labels the mean
+  over examples, both in nats; of numbers the mean squared error.
+
+  >>> row = {'answer': 0, 'log_likelihoods': [-6.0, -1.0], 'tokens': [2, 1]}
+  >>> score_all([answer_loss()], [row])['answer_loss']['score']
+  3.0
+  """
+
+  def read(row):
+    if 'value' in row:
+      return (row['value'] - row['answer']) ** 2, 1
+    right = row['answer']
+    tokens = row['tokens'][right] if 'tokens' in row else 1
+    return -row['log_likelihoods'][right], tokens
+
+  def summary(losses, tokens):
+    return float(np.sum(losses) / np.sum(tokens))
+
+  return Metric('answer_loss', read, summary, lower_is_better=True)
+
+
 def reward_margin() -> Metric:
   """How much higher the chosen answer's reward is than the rejected one's.
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lora_opt.models.softcap import capped
 
@@ -45,13 +46,35 @@ class StepCache(NamedTuple):
     """Adds one token, with keys and values (batch, 1, kv_heads, head_dim)."""
 
     def put(cache, x, axis):
-      x = x.astype(cache.dtype)
-      return jax.lax.dynamic_update_slice_in_dim(cache, x, slot, axis)
+      return _put(cache, x.astype(cache.dtype), slot, axis)
 
     keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
     return StepCache(
       put(self.keys, keys.swapaxes(2, 3), 3), put(self.values, values, 2)
     )
+
+
+def _put(cache: jax.Array, x: jax.Array, slot: jax.Array, axis: int):
+  """Writes x to a slot of the cache.
+
+  XLA's compiler for CPUs has no update of 16-bit floats: it would convert the
+  whole cache to float32 and back for every token. Updates of the same bits as
+  integers are in place. (Without the barrier, it would also compute x inside of
+  the update, one element at a time.)
+  """
+
+  def plain(cache, x):
+    return lax.dynamic_update_slice_in_dim(cache, x, slot, axis)
+
+  def as_bits(cache, x):
+    cache_bits, bits = (
+      lax.bitcast_convert_type(y, jnp.uint16) for y in (cache, x)
+    )
+    new = plain(cache_bits, lax.optimization_barrier(bits))
+    return lax.bitcast_convert_type(new, cache.dtype)
+
+  cpu = as_bits if cache.dtype.itemsize == 2 else plain
+  return lax.platform_dependent(cache, x, cpu=cpu, default=plain)
 
 
 def attend_to_cache(

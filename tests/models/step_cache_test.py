@@ -35,3 +35,22 @@ def test_bfloat16_stays_and_sums_in_float32():
   assert out.dtype == jnp.bfloat16
   # A mean of 600 equal numbers: two roundings of 8 bits.
   np.testing.assert_allclose(out.astype(jnp.float32), 0.3, rtol=2**-7)
+
+
+def test_an_update_on_a_cpu_does_not_convert_the_whole_cache_of_16_bits():
+  keys = jnp.zeros((2, 5, 1, 8), jnp.bfloat16)
+  cache = StepCache.start(keys, keys, 4)
+  one = jnp.ones((2, 1, 1, 8), jnp.bfloat16)
+
+  def append(cache, keys, values, slot):
+    return cache.append(keys, values, slot)
+
+  jitted = jax.jit(append, donate_argnums=0)
+  compiled = jitted.lower(cache, one, 2 * one, jnp.int32(5)).compile()
+  assert 'f32[2,1,9,8]' not in compiled.as_text()
+  assert 'f32[2,1,8,9]' not in compiled.as_text()
+  new = compiled(cache, one, 2 * one, jnp.int32(5))
+  written = np.zeros((2, 1, 9, 8))
+  written[:, :, 5] = 1
+  np.testing.assert_array_equal(new.keys.swapaxes(2, 3), written)
+  np.testing.assert_array_equal(new.values, 2 * written)
