@@ -8,7 +8,7 @@ from matplotlib import figure
 
 from experiments import drawing, results, sweeps
 from experiments.small_lm import measures, pictures, plan
-from experiments.small_lm.run import EARLIER, FOLDER
+from experiments.small_lm.run import FOLDER, OTHER_WEIGHTS
 
 CAPTIONS = {
   'sweeps': 'loss against the learning rate; grey: within 0.02 of the best; '
@@ -271,7 +271,7 @@ def sections(folder):
     table_of(of_groups[place], before[0, 0]) if place in of_groups else ''
   )
   out['across'], out['steps'] = across(of_groups), steps(of_groups)
-  others = groups(done(load(folder, EARLIER.name)))
+  others = groups(done(load(folder, OTHER_WEIGHTS.name)))
   out['replicated'] = replicated(of_groups, others)
   out['rates'], out['variants'] = rates(of_groups), variants(of_groups)
   out['pictures'] = '\n\n'.join(

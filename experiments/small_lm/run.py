@@ -21,7 +21,7 @@ from experiments.small_lm.finetune import finetune
 
 FOLDER = network.FOLDER
 # Runs with the weights of another pretraining, on another type of processor.
-EARLIER = FOLDER / 'other_weights.jsonl'
+OTHER_WEIGHTS = FOLDER / 'other_weights.jsonl'
 DIGITS = 6
 
 
@@ -99,7 +99,7 @@ def main(argv=None):
   part, parts = map(int, args.part.split('/'))
   bench, path = Bench(args.work), args.out / 'results.jsonl'
   end = time.monotonic() + 60 * args.minutes
-  earlier = plan.found_of(results.load_rows(EARLIER))
+  earlier = plan.found_of(results.load_rows(OTHER_WEIGHTS))
   for cell in tqdm.tqdm(plan.part_of(plan.cells(), part, parts)):
     setting = cell.setting
     if args.methods and setting.method not in args.methods:
