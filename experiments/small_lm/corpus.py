@@ -22,12 +22,12 @@ from lora_opt import writing
 
 VOCABULARY, LENGTH = 2048, 64
 END = '<end>'
-# Of the windows that are held out, at most so many, evenly spread.
+# At most this many held-out windows are used, evenly spread.
 HELD_OUT = 2048
 
 
 class Windows(NamedTuple):
-  """Windows of LENGTH + 1 ids: inputs, and the same one on as targets."""
+  """Windows of LENGTH + 1 ids: the inputs, and the targets one to the right."""
 
   train: np.ndarray  # (windows, LENGTH + 1) uint16
   held_out: np.ndarray  # (windows, LENGTH + 1) uint16
@@ -36,7 +36,7 @@ class Windows(NamedTuple):
 def train_tokenizer(
   documents: Iterable[str], size: int = VOCABULARY
 ) -> tokenizers.Tokenizer:
-  """Byte pairs over bytes, so that every text has ids; digits stand alone."""
+  """Trains byte pairs over bytes. Every text has ids; each digit is a token."""
   tokenizer = tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [
@@ -58,7 +58,7 @@ def train_tokenizer(
 def pack(
   tokenizer: tokenizers.Tokenizer, documents: Sequence[str]
 ) -> np.ndarray:
-  """All documents in a row, END after each, cut into windows.
+  """Joins all documents, with END after each, and cuts them into windows.
 
   Returns:
     (windows, LENGTH + 1) uint16; the last id of a window is the first of the
@@ -80,14 +80,14 @@ def pack(
 
 
 def evenly(windows: np.ndarray, count: int) -> np.ndarray:
-  """At most so many of them, evenly spread."""
+  """At most `count` of the windows, evenly spread."""
   if len(windows) <= count:
     return windows
   return windows[np.arange(count) * len(windows) // count]
 
 
 def build(data: pathlib.Path, work: pathlib.Path) -> dict[str, Windows]:
-  """Makes the vocabulary and all windows, and writes both."""
+  """Makes the vocabulary and all windows, and writes both to `work`."""
   texts = {'pretraining': text.pretraining(data)}
   texts |= {name: domain(data) for name, domain in text.DOMAINS.items()}
   tokenizer = train_tokenizer(texts['pretraining'][0])
@@ -120,10 +120,10 @@ def build(data: pathlib.Path, work: pathlib.Path) -> dict[str, Windows]:
 
 
 def load(work: pathlib.Path) -> dict[str, Windows]:
-  """What `build` wrote.
+  """Reads what `build` wrote.
 
   Raises:
-    FileNotFoundError: It has not run.
+    FileNotFoundError: `build` has not run yet.
   """
   file = work / 'windows.npz'
   if not file.exists():
@@ -139,7 +139,7 @@ def load(work: pathlib.Path) -> dict[str, Windows]:
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
-  """Twelve letters that say which numbers these are, bit by bit."""
+  """Twelve hexadecimal digits of a SHA-256 over shapes, types and bits."""
   found = hashlib.sha256()
   for array in arrays:
     found.update(f'{array.dtype}{array.shape}'.encode())

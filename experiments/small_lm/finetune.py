@@ -14,15 +14,15 @@ from experiments.small_lm.methods import METHODS
 from experiments.small_lm.plan import Setting
 from lora_opt.training.schedules import warmup_cosine
 
-CHUNK = 25  # steps of one call
+CHUNK = 25  # steps in one call
 MOST_STEPS = 3000
-CURVE_POINTS = 12  # about so many evaluations of a run at a constant rate
-# Windows of the curve, and of the pretraining text that is not to be forgotten.
+CURVE_POINTS = 12  # approximate number of evaluations at a constant rate
+# Numbers of windows for the curve, and of the pretraining text.
 CURVE_WINDOWS, KEPT_WINDOWS = 256, 512
 
 
 class Programs(NamedTuple):
-  """Compiled once for all rates, seeds, schedules, budgets and domains."""
+  """Functions compiled once for all rates, seeds, schedules and domains."""
 
   start: Callable[..., Any]  # (base, seed, table) -> carry: (params, state)
   advance: Callable[..., Any]  # (carry, base, table, batches) -> carry, losses
@@ -31,7 +31,7 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
-  """What a method does to a network of this size."""
+  """The compiled functions for a method and a network of this size."""
   how = METHODS[method]
   model = network.network(width, 0 if how.full else rank, alpha)
 
@@ -88,8 +88,8 @@ def _linear(steps: int) -> np.ndarray:
   return np.minimum(up, down)
 
 
-# Rates over the peak, of a number of steps. Cosine and linear warm up for a
-# tenth of the steps; a cool-down is a line to zero in the last fifth.
+# Learning rates relative to the peak, by the number of steps. Cosine and linear
+# warm up for a tenth of the steps; cool-down falls to zero in the last fifth.
 SCHEDULES = {
   'cosine': lambda steps: warmup_cosine(1.0, steps)(np.arange(steps)),
   'linear': _linear,
@@ -101,7 +101,7 @@ SCHEDULES = {
 
 
 def rate_table(schedule: str, steps: int, peak: float) -> np.ndarray:
-  """The learning rate of every step, (MOST_STEPS,); zero behind the last.
+  """The learning rate of every step, (MOST_STEPS,); zero after the last.
 
   >>> rate_table('constant', 2, 0.5)[:3].tolist()
   [0.5, 0.5, 0.0]
@@ -115,7 +115,7 @@ def rate_table(schedule: str, steps: int, peak: float) -> np.ndarray:
 
 
 def curve_steps(setting: Setting) -> list[int]:
-  """Steps behind which the curve is measured; none with a cosine."""
+  """Steps after which the curve is measured; none if the rate is not constant."""
   if setting.schedule != 'constant':
     return []
   every = CHUNK * max(1, round(setting.steps / CHUNK / CURVE_POINTS))
@@ -131,24 +131,24 @@ def finetune(
   domain: Windows,
   kept: np.ndarray,
 ) -> dict[str, Any]:
-  """Trains and evaluates; runs of the same seed see the same batches.
+  """Trains and evaluates. Runs with the same seed see the same batches.
 
   Args:
-    setting: What is trained how; steps are a multiple of CHUNK.
-    rate: The peak of the schedule.
-    seed: Of adapters and batches.
-    base: Pretrained weights.
-    domain: Windows to learn and to evaluate on.
-    kept: Held-out windows of the pretraining text.
+    setting: the setting; its steps are a multiple of CHUNK.
+    rate: the peak of the schedule.
+    seed: seed of the adapters and the batches.
+    base: pretrained weights.
+    domain: windows to train and to evaluate on.
+    kept: held-out windows of the pretraining text.
 
   Returns:
-    loss on all held-out windows, kept, the loss on the pretraining text, and
-    curve, the loss on some held-out windows behind `curve_steps`. Where
-    training came to a loss that is not finite, both are inf and the curve
-    ends early.
+    `loss` on all held-out windows, `kept`, the loss on the pretraining text,
+    and `curve`, the loss on some held-out windows after `curve_steps`. If the
+    loss was not finite in training, the first two are inf and the curve is cut
+    off.
 
   Raises:
-    ValueError: for steps that are no multiple of CHUNK, or too many.
+    ValueError: the steps are not a multiple of CHUNK, or too many.
   """
   steps = setting.steps
   if steps % CHUNK or steps > MOST_STEPS:

@@ -1,4 +1,4 @@
-"""What is read from the runs of a setting: numbers with their intervals."""
+"""Computes numbers with intervals from the runs of a setting."""
 
 import itertools
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def best(runs: plan.Runs) -> dict[int, dict]:
 
 
 def paired(runs: plan.Runs, others: plan.Runs, field: str = 'loss'):
-  """How much more `field` is, each at its best rate; `sweeps.Interval`.
+  """The difference of `field`, runs minus others, each at its best rate.
 
-  Over the seeds that both have.
+  A `sweeps.Interval` over the seeds that both have.
   """
   own, other = best(runs), best(others)
   seeds = sorted(own.keys() & other.keys())
@@ -31,7 +31,7 @@ def paired(runs: plan.Runs, others: plan.Runs, field: str = 'loss'):
 def crossings(
   x: Sequence[float], losses: Sequence[float], limit: float
 ) -> list[float]:
-  """Where a line through points in the order of x passes the limit.
+  """The x at which a line through the points crosses the limit.
 
   >>> crossings([0, 2, 4], [3.0, 1.0, 2.0], 1.5)
   [1.5, 3.0]
@@ -40,7 +40,7 @@ def crossings(
   points = zip(x, losses, strict=True)
   for (x0, y0), (x1, y1) in itertools.pairwise(points):
     if (y0 > limit) != (y1 > limit):
-      # A point at which training diverged has no height: halfway, then.
+      # Where training diverged there is no loss: take the middle.
       finite = np.isfinite(y0) and np.isfinite(y1)
       part = (y0 - limit) / (y0 - y1) if finite else 0.5
       found.append(float(x0 + part * (x1 - x0)))
@@ -48,9 +48,10 @@ def crossings(
 
 
 def good_ends(runs: plan.Runs) -> tuple[float | None, float | None]:
-  """Powers between which the loss is within GOOD of the best; None: not swept.
+  """Powers between which the loss is within GOOD of the best.
 
-  Between swept rates the loss is taken for a straight line.
+  The loss is interpolated linearly between swept rates. None for an end that
+  the sweep did not reach.
   """
   first = plan.swept(runs)
   powers = sorted(first)
@@ -87,10 +88,10 @@ def finished(cell: plan.Cell, runs: plan.Runs) -> bool:
 
 
 def cost_of_rate(runs: plan.Runs, power: int) -> float | None:
-  """How much is lost at a rate that is best elsewhere; None: not swept there.
+  """How much higher the loss is at a rate that is best elsewhere.
 
-  Of seed 0, by a straight line between swept rates; inf where one of them
-  diverged.
+  For seed 0, interpolated linearly between swept rates. None outside the
+  sweep; inf next to a rate that diverged.
   """
   first = plan.swept(runs)
   powers = sorted(first)
@@ -109,7 +110,7 @@ def cost_of_rate(runs: plan.Runs, power: int) -> float | None:
 
 
 def steps_to(setting: plan.Setting, row: dict, target: float) -> float:
-  """Steps after which the curve of a run is at the target; inf: never."""
+  """Steps after which the curve of a run reaches the target, or inf."""
   at = curve_steps(setting)[: len(row['curve'])]
   curve = [float(x) for x in row['curve']]
   if curve and curve[0] <= target:
@@ -120,9 +121,9 @@ def steps_to(setting: plan.Setting, row: dict, target: float) -> float:
 def steps_ratio(
   setting: plan.Setting, runs: plan.Runs, baseline: plan.Runs
 ) -> sweeps.Interval:
-  """Steps to the least loss of the baseline, over those that it took itself.
+  """Steps to the lowest loss of the baseline, relative to its own steps.
 
-  Both at their best constant rates, seed by seed.
+  Both at their best constant rates; the geometric mean over seeds.
   """
   own, other = best(runs), best(baseline)
   ratios = []

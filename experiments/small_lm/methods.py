@@ -1,4 +1,4 @@
-"""What is compared: recipes, variants of three of them, full fine-tuning."""
+"""The methods: all recipes, variants of three of them, full fine-tuning."""
 
 import functools
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from experiments.ablation.variants import FAMILIES
 
 
 class Method(NamedTuple):
-  """How the network is trained."""
+  """A way to train the network."""
 
   make: Callable[..., optax.GradientTransformation]  # of a schedule
   full: bool = False  # all weights, without adapters
   b_std: float = 0.0  # of the elements of B at the start; zero is usual
 
 
-# Where the first sweep of a method begins: rates are powers of 1.6.
+# Powers of 1.6 at which the first sweep of a method begins.
 STARTS = {
   'polora': -3,
   'polora, steps of equal length': -8,
@@ -54,7 +54,7 @@ def full_muon(learning_rate) -> optax.GradientTransformation:
 
 
 def _variants() -> dict[str, Method]:
-  """Those of experiments/ablation, 'lora_rite, clip: none' and so on."""
+  """The variants of experiments/ablation, such as 'lora_rite, clip: none'."""
   return {
     f'{recipe}, {name}': Method(
       functools.partial(variant.make, **variant.numbers), b_std=variant.b_std
@@ -132,5 +132,5 @@ METHODS = (
 
 
 def start_of(method: str) -> int:
-  """Of a variant, that of its recipe."""
+  """The power at which a sweep begins; for a variant, that of its recipe."""
   return STARTS.get(method, STARTS.get(method.partition(',')[0], START))

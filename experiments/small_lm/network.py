@@ -18,7 +18,7 @@ from lora_opt.models.lora import LoraConfig
 from lora_opt.models.pretrained.families.llama import LLAMA
 from lora_opt.models.variables import Tree
 
-# Where the weights of the committed results are.
+# The weights behind the committed results are here.
 FOLDER = pathlib.Path(__file__).parent
 LAYERS, HEAD_DIM, MLP_RATIO = 4, 32, 3
 # Windows that are evaluated at a time.
@@ -40,7 +40,7 @@ def config(width: int) -> DecoderConfig:
 
 
 def network(width: int, rank: int = 0, alpha: float = 0.0) -> CausalLM:
-  """The model of shapes; of rank 0 without adapters, else on every layer."""
+  """The model; it has adapters on every layer unless the rank is 0."""
   lora = LoraConfig(rank=rank, alpha=alpha) if rank else None
   sizes = config(width)
   return CausalLM(
@@ -52,7 +52,7 @@ def network(width: int, rank: int = 0, alpha: float = 0.0) -> CausalLM:
     lora_config=lora,
     remat='none',
     unroll=LAYERS,
-    # The way whose bits do not depend on the size of its blocks.
+    # The implementation whose results do not depend on a block size.
     attention='plain',
   )
 
@@ -85,7 +85,7 @@ def loss(
 def mean_loss(
   model: CausalLM, base: Tree, lora: Tree | None, windows: jax.Array
 ) -> jax.Array:
-  """`loss` of many windows, EVALUATED at a time; what is over is left out."""
+  """`loss` of many windows, EVALUATED at a time; a rest is left out."""
   size = min(EVALUATED, len(windows))
   count = len(windows) // size
   parts = windows[: count * size].reshape(count, size, -1)
@@ -105,10 +105,10 @@ def write_base(file: pathlib.Path, base: Tree) -> None:
 
 
 def load_base(work: pathlib.Path, width: int) -> Tree:
-  """The pretrained weights, in float32: those in `work`, else the committed.
+  """Reads pretrained weights as float32: those in `work`, else the committed.
 
   Raises:
-    FileNotFoundError: There are neither.
+    FileNotFoundError: there are neither.
   """
   places = [weights_file(folder, width) for folder in (work, FOLDER)]
   file = next(filter(pathlib.Path.exists, places), None)
@@ -125,6 +125,6 @@ def load_base(work: pathlib.Path, width: int) -> Tree:
 
 
 def weights_digest(base: Tree) -> str:
-  """Twelve letters that are the same for the same weights alone."""
+  """A digest of the weights, the same wherever they are stored."""
   flat = traverse_util.flatten_dict(base, sep='/')
   return digest(np.asarray(flat[path]) for path in sorted(flat))

@@ -1,9 +1,10 @@
-"""Which runs the study has, the most telling first, and which one is next.
+"""The runs of the study, the most informative first, and which one is next.
 
-A setting's learning rate is swept with seed 0: powers of 1.6, from the best of
-the nearest setting to both sides, until the best has a worse neighbour on each.
-Where the width of the good range is asked for, the sweep goes on until it ends
-on both sides. More seeds run at the best rate.
+The learning rate of a setting is swept with seed 0, in powers of 1.6. A sweep
+begins at the best rate of the nearest setting and grows until the best rate has
+a worse neighbour on both sides. If the width of the good range is wanted, it
+grows until both ends of that range are inside. The best rate is then run with
+more seeds.
 """
 
 import math
@@ -13,14 +14,14 @@ from typing import Any, NamedTuple
 from experiments.small_lm.methods import start_of
 
 STEP = 1.6  # from one learning rate to the next
-# A rate is good whose loss is at most so much (nats a token) above the best.
+# A rate is good if its loss is at most this much (nats a token) above the best.
 GOOD = 0.02
-# Sweeps end so many powers from where they began.
+# A sweep goes at most this many powers away from where it began.
 FARTHEST = 16
 
 
 class Setting(NamedTuple):
-  """What is trained how, but for learning rate and seed."""
+  """How a run is trained, except for learning rate and seed."""
 
   method: str
   domain: str = 'gsm8k'
@@ -33,15 +34,15 @@ class Setting(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """A setting, and how much is asked of it."""
+  """A setting, and what is wanted of it."""
 
   setting: Setting
   seeds: int = 5
-  wide: bool = False  # until the good range ends on both sides
+  wide: bool = False  # whether both ends of the good range are wanted
 
 
 CORE = ('adamw', 'lora_plus', 'lora_rite', 'reflora', 'polora', 'lora_muon')
-# Of these it is also asked how many steps they take on other text and ranks.
+# The steps that these need are also measured on other texts and ranks.
 FEWER_STEPS = ('adamw', 'polora', 'lora_muon')
 FULL = ('full adamw', 'full muon')
 MORE = (
@@ -64,7 +65,7 @@ OTHERS = ('python', 'super_ni')
 
 
 def cells() -> list[Cell]:
-  """The study, in the order in which it is run."""
+  """The whole study, in the order in which it is run."""
   none = Setting('none', rank=0, alpha=0.0, batch=0, steps=0, schedule='none')
   plan = [Cell(none, seeds=1)]
 
@@ -80,7 +81,7 @@ def cells() -> list[Cell]:
 
   others = (of_rank(2), of_rank(32), *({'domain': d} for d in OTHERS))
   plan += [Cell(none._replace(domain=domain), seeds=1) for domain in OTHERS]
-  # Most come twice: first so much of them that methods can be compared.
+  # Most come twice: first with few seeds, so that comparisons come early.
   add(CORE, seeds=3)
   add(CORE, wide=True)
   add(CORE, schedule='constant')
@@ -114,7 +115,7 @@ def cells() -> list[Cell]:
 
 
 def part_of(plan: list[Cell], part: int, parts: int) -> list[Cell]:
-  """The cells of every `parts`-th setting, so that none is run twice."""
+  """The cells of every `parts`-th setting, so that parts share no runs."""
   settings = list(dict.fromkeys(cell.setting for cell in plan))
   own = set(settings[part::parts])
   return [cell for cell in plan if cell.setting in own]
@@ -134,12 +135,12 @@ Runs = Mapping[tuple[int, int], dict[str, Any]]  # (power, seed) -> row
 
 
 def next_run(cell: Cell, found: Found, start: int) -> tuple[int, int] | None:
-  """(power, seed) of the run that is missing next; None if none is.
+  """(power, seed) of the next run that a cell needs, or None.
 
   Args:
-    cell: A setting.
-    found: Losses at the end of what has run, inf where it diverged.
-    start: Power at which the sweep begins.
+    cell: the setting, and what is wanted of it.
+    found: final losses of the runs so far; inf for those that diverged.
+    start: the power at which the sweep begins.
 
   >>> cell = Cell(Setting('adamw'), seeds=2)
   >>> found = {}
@@ -154,7 +155,7 @@ def next_run(cell: Cell, found: Found, start: int) -> tuple[int, int] | None:
   if start not in first:
     return start, 0
   best, low, high = best_power(first), min(first), max(first)
-  # Where even the best diverged, the good rates are far.
+  # If even the best run diverged, the good rates are far away.
   step = 1 if math.isfinite(first[best]) else 2
   asked = [best - step, best + step]
   if cell.wide:
@@ -171,12 +172,12 @@ def next_run(cell: Cell, found: Found, start: int) -> tuple[int, int] | None:
 
 
 def best_power(swept: Mapping[int, float]) -> int:
-  """That of the least loss; of equals the smallest, if all diverged too."""
+  """The power with the lowest loss; the smallest one among equals."""
   return min(sorted(swept), key=lambda power: swept[power])
 
 
 def found_of(rows: list[dict[str, Any]]) -> dict[Setting, dict]:
-  """What has run, by setting: {(power, seed): row}, the last of equals."""
+  """Rows by setting, as {(power, seed): row}; later rows replace earlier ones."""
   found: dict[Setting, dict] = {}
   for row in rows:
     setting = Setting(*(row[field] for field in Setting._fields))
@@ -185,7 +186,7 @@ def found_of(rows: list[dict[str, Any]]) -> dict[Setting, dict]:
 
 
 def losses(runs: Runs) -> dict[tuple[int, int], float]:
-  """The loss of each at its end."""
+  """The final loss of each run."""
   return {key: row['loss'] for key, row in runs.items()}
 
 
@@ -197,15 +198,15 @@ def swept(runs: Runs) -> dict[int, float]:
 def start_near(
   setting: Setting, found: Mapping[Setting, Runs], *earlier
 ) -> int:
-  """Where a sweep begins: where it has begun, if it has.
+  """The power at which a sweep begins.
 
-  Else at the best power of the same method in the setting that differs in the
-  fewest ways, of those that have come to more than one seed.
+  If it has begun already, that is its first power. Else it is the best power of
+  the same method in the most similar setting with more than one seed.
 
   Args:
-    setting: What is swept.
-    found: What has run.
-    *earlier: What has run with other weights; of equal distance, the first
+    setting: the setting to sweep.
+    found: the runs so far.
+    *earlier: runs with other weights; among equally similar settings, the first
       counts.
   """
   if begun := swept(found.get(setting, {})):

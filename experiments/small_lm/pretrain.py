@@ -1,4 +1,4 @@
-"""Pretrains the network; goes on where it was stopped.
+"""Pretrains the network, and resumes if it was stopped.
 
     python -m experiments.small_lm.pretrain WORK
 
@@ -23,10 +23,10 @@ from lora_opt.models import causal_lm
 from lora_opt.training.schedules import warmup_cosine
 
 STEPS, BATCH, RATE = 3000, 16, 4e-3
-# The cosine of the rate is of so many steps; the last sixth goes to zero.
+# The cosine has this many steps. The last sixth of the training goes to zero.
 HORIZON, COOL_DOWN = 5000, 6
-CHUNK = 50  # steps of one call
-SAVED = 250  # steps from one saved state to the next
+CHUNK = 50  # steps in one call
+SAVED = 250  # steps between saved states
 
 
 def schedule(steps: int) -> optax.Schedule:
@@ -48,7 +48,7 @@ def optimizer(steps: int) -> optax.GradientTransformation:
 
 
 def order(count: int, steps: int) -> np.ndarray:
-  """(steps, BATCH) windows, every one once before any comes again."""
+  """Indices of windows (steps, BATCH); each comes once in every epoch."""
   epochs = -(-steps * BATCH // count)
   each = [np.random.default_rng(e).permutation(count) for e in range(epochs)]
   return np.concatenate(each)[: steps * BATCH].reshape(steps, BATCH)
@@ -57,13 +57,13 @@ def order(count: int, steps: int) -> np.ndarray:
 def pretrain(
   windows: np.ndarray, width: int, steps: int, saved: pathlib.Path
 ) -> network.Tree:
-  """Trains from nothing, or from the state in `saved`.
+  """Trains from random weights, or from the state in `saved`.
 
   Args:
     windows: (count, LENGTH + 1).
     width: Of the network.
-    steps: In all.
-    saved: File for the state; removed in the end.
+    steps: Number of steps in all.
+    saved: File of the state; the caller removes it.
 
   Returns:
     The weights.
@@ -73,7 +73,7 @@ def pretrain(
   state, done = (base, tx.init(base)), 0
   if saved.exists():
     state, done = read_state(saved, state)
-    print(f'goes on behind step {done}', flush=True)
+    print(f'resuming after step {done}', flush=True)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def advance(state, batches):

@@ -1,4 +1,4 @@
-"""Runs what the plan has and results.jsonl has not, the most telling first.
+"""Makes the runs of the plan that are not in results.jsonl yet.
 
     python -m experiments.small_lm.run WORK
 
@@ -26,7 +26,7 @@ DIGITS = 6
 
 
 class Bench:
-  """Weights and windows, each read once, with digests of both."""
+  """Weights and windows, each read once, and their digests."""
 
   def __init__(self, work: pathlib.Path):
     self.work = work
@@ -40,7 +40,7 @@ class Bench:
     return self._bases[width]
 
   def train(self, setting: plan.Setting, power: int, seed: int) -> dict:
-    """A row of the results."""
+    """Makes a run, and returns its row of the results."""
     base, _ = self.base(setting.width)
     domain, rate = self.windows[setting.domain], plan.rate_of(power)
     started = time.monotonic()
@@ -59,7 +59,7 @@ class Bench:
     }
 
   def identity(self, setting: plan.Setting) -> dict[str, str]:
-    """What a run depends on besides the code."""
+    """Digests of what a run depends on besides the code."""
     return {
       'base': self.base(setting.width)[1],
       'text': corpus.digest(self.windows[setting.domain]),
@@ -67,7 +67,7 @@ class Bench:
 
 
 def check_same(bench: Bench, setting: plan.Setting, rows: list[dict]) -> None:
-  """Raises ValueError if a result of this domain and width is of others."""
+  """Raises ValueError if earlier rows have other weights or another text."""
   own = bench.identity(setting)
   for row in rows:
     if (row['width'], row['domain']) != (setting.width, setting.domain):

@@ -1,9 +1,9 @@
-"""Processor seconds of a step, run by run and several runs in one program.
+"""Measures processor time of a step, alone and with several runs by vmap.
 
     python -m experiments.small_lm.speed WORK
 
-for every method of the first comparison. Processor time, not time on the
-clock: other programs may run beside it.
+does it for the methods of the first comparison. It is processor time and not
+elapsed time, so that other programs may run at the same time.
 """
 
 import argparse
@@ -22,7 +22,7 @@ REPEATS = 3
 
 
 def seconds_a_step(advance, start, *arguments) -> float:
-  """The least of REPEATS, after one that compiles."""
+  """The minimum over REPEATS calls, after one that compiles."""
   carry, _ = jax.block_until_ready(advance(start(), *arguments))
   taken = []
   for _ in range(REPEATS):

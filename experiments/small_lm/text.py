@@ -1,7 +1,7 @@
-"""The documents: what the network is pretrained on, and what it is not.
+"""The documents for pretraining, and the domains that are kept out of it.
 
-Everything is read from a folder of JSON lines, a folder a set, and from the
-sources of Python's standard library. Documents come in a fixed order.
+They come from data sets of JSON lines, each in its own folder, and from the
+sources of Python's standard library, always in the same order.
 """
 
 import json
@@ -9,7 +9,7 @@ import pathlib
 import sysconfig
 from collections.abc import Iterator
 
-# Sets of the pretraining text, with the fields that a document is made of.
+# Data sets for pretraining, with the fields that make up a document.
 PRETRAINING = {
   'arc_challenge': ('question', 'choices'),
   'arc_easy': ('question', 'choices'),
@@ -25,7 +25,7 @@ PRETRAINING = {
   'wnli': ('sentence1', 'sentence2'),
 }
 SUPER_NI = ('task126', 'task141', 'task143', 'task151', 'task152')
-# The pretraining text holds one document in so many out.
+# One in this many documents of the pretraining text is held out.
 HELD_OUT_EVERY = 16
 
 Split = tuple[list[str], list[str]]  # to train on, held out
@@ -39,7 +39,7 @@ def pretraining(data: pathlib.Path) -> Split:
     for split in ('train', 'test')
     for document in _documents(data / name / f'{split}.jsonl', fields)
   ]
-  # Sets repeat sentences; what is held out is not to be seen in training.
+  # Sets repeat sentences, and held-out text must not be in training.
   return _dealt(list(dict.fromkeys(documents)), HELD_OUT_EVERY)
 
 
@@ -86,7 +86,7 @@ DOMAINS = {'gsm8k': gsm8k, 'super_ni': super_ni, 'python': python}
 
 def _documents(file: pathlib.Path, fields: tuple[str, ...]) -> Iterator[str]:
   if not file.exists():
-    # Some sets have one split alone; a set that is not there at all is said.
+    # Some sets have only one split; a missing set is an error.
     if file.parent.is_dir():
       return
     raise FileNotFoundError(
@@ -99,7 +99,7 @@ def _documents(file: pathlib.Path, fields: tuple[str, ...]) -> Iterator[str]:
 
 
 def _text(value) -> str:
-  """A field as text: choices on lines of their own, of references the first.
+  """A field as text; lists have one line for each item.
 
   >>> _text(['a', 'b']), _text(True), _text(' c ')
   ('a\\nb', 'yes', 'c')
@@ -112,6 +112,6 @@ def _text(value) -> str:
 
 
 def _dealt(documents: list[str], every: int) -> Split:
-  """(the others, each `every`-th)."""
+  """Splits off every `every`-th document, starting with the first."""
   train = [d for i, d in enumerate(documents) if i % every]
   return train, documents[::every]
