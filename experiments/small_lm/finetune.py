@@ -115,7 +115,7 @@ def rate_table(schedule: str, steps: int, peak: float) -> np.ndarray:
 
 
 def curve_steps(setting: Setting) -> list[int]:
-  """Steps after which the curve is measured; none if the rate is not constant."""
+  """Steps after which the curve is measured; none unless constant."""
   if setting.schedule != 'constant':
     return []
   every = CHUNK * max(1, round(setting.steps / CHUNK / CURVE_POINTS))

@@ -177,7 +177,7 @@ def best_power(swept: Mapping[int, float]) -> int:
 
 
 def found_of(rows: list[dict[str, Any]]) -> dict[Setting, dict]:
-  """Rows by setting, as {(power, seed): row}; later rows replace earlier ones."""
+  """Rows by setting, as {(power, seed): row}; the last of equal ones."""
   found: dict[Setting, dict] = {}
   for row in rows:
     setting = Setting(*(row[field] for field in Setting._fields))
