@@ -65,7 +65,7 @@ def after_hashes(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-  """The last number in the text: for models not told an answer format.
+  """The last number in the text, for models that were given no answer format.
 
   >>> last_number('That makes 3 + 4 = 7.0 apples.')
   '7'

@@ -53,7 +53,7 @@ class Settings:
   """A JSON object of settings that records which of them were asked for.
 
   Each setting is asked for by the method for its type. As in transformers, null
-  is not a value: it counts as absent only if the method is told so.
+  is not a value: it counts as absent only if the method is asked for that.
 
   Attributes:
     place: The file and the object's place in it, for messages.
