@@ -1,6 +1,7 @@
 """The methods: all recipes, variants of three of them, full fine-tuning."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -57,12 +58,18 @@ def _variants() -> dict[str, Method]:
   """The variants of experiments/ablation, such as 'lora_rite, clip: none'."""
   return {
     f'{recipe}, {name}': Method(
-      functools.partial(variant.make, **variant.numbers), b_std=variant.b_std
+      functools.partial(variant.make, **_finite(variant.numbers)),
+      b_std=variant.b_std,
     )
     for recipe, family in (('lora_rite', 'LoRA-RITE'), ('reflora', 'RefLoRA'))
     for name, variant in FAMILIES[family].items()
     if 'default' not in name and name not in recipes.RECIPES
   }
+
+
+def _finite(numbers):
+  """None in the place of infinity, which recipes reject if it is not traced."""
+  return {k: v if math.isfinite(v) else None for k, v in numbers.items()}
 
 
 def _faster_b(times: float):

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -294,3 +295,10 @@ def test_pictures_are_drawn(work, tmp_path, pretended, monkeypatch):
   report.draw(tmp_path)
   names = {file.name for file in tmp_path.glob('*.png')}
   assert names == {'sweeps.png', 'steps.png', 'transfer.png'}
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_can_be_made(name):
+  params = {'lora_a': jnp.ones((4, 2)), 'lora_b': jnp.ones((2, 4))}
+  state = METHODS[name].make(lambda count: 1e-3).init(params)
+  assert jax.tree.leaves(state)
