@@ -118,6 +118,7 @@ POLORA = {
   'polora, b1: 0.95': functools.partial(lora_opt.polora, b1=0.95),
   'polora, b1: 0.8': functools.partial(lora_opt.polora, b1=0.8),
   'polora, b2: 0.95': functools.partial(lora_opt.polora, b2=0.95),
+  'polora, b2: 0.999': functools.partial(lora_opt.polora, b2=0.999),
   'polora, damping: 0.01': functools.partial(lora_opt.polora, damping=1e-2),
   'polora, damping: 0.1': functools.partial(lora_opt.polora, damping=0.1),
   'polora, B 4 times as fast': _faster_b(4.0),

@@ -58,8 +58,8 @@ VARIANTS = (
   'reflora, virtual, warm-up 50', 'reflora, virtual, any spread',
   'polora, steps of equal length', 'lora_muon, steps of equal length',
   'polora, b1: 0.95', 'polora, b1: 0.8', 'polora, b2: 0.95',
-  'polora, damping: 0.01', 'polora, damping: 0.1', 'polora, B 4 times as fast',
-  'polora, A 4 times as fast',
+  'polora, b2: 0.999', 'polora, damping: 0.01', 'polora, damping: 0.1',
+  'polora, B 4 times as fast', 'polora, A 4 times as fast',
 )  # fmt: skip
 OTHERS = ('python', 'super_ni')
 
@@ -92,6 +92,8 @@ def cells() -> list[Cell]:
     add(('polora, steps of equal length',), seeds=3, **changes)
     add(FEWER_STEPS, seeds=3, schedule='constant', **changes)
   add(VARIANTS, seeds=3)
+  # There LoRA-RITE is above AdamW, and PoLoRA gains least.
+  add(VARIANTS, seeds=3, **of_rank(2))
   add(CORE, seeds=3, steps=100)
   add(CORE, seeds=3, steps=1000)
   for changes in others:

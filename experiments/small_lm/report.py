@@ -210,25 +210,30 @@ def rates(of_groups) -> str:
 
 
 def variants(of_groups) -> str:
-  """A line a variant: the difference from its recipe."""
-  methods = of_groups.get(plan.Setting('adamw'), {})
-  lines = []
-  for name, runs in methods.items():
-    recipe = name.partition(',')[0]
-    if recipe != name and recipe in methods:
-      rate = next(iter(measures.best(runs).values()))['rate']
-      lines.append(
-        (
-          name,
-          sweeps.short(rate),
-          signed(measures.paired(runs, methods[recipe])),
-          octaves(runs),
-        )
-      )
-  header = (
-    'variant', 'best rate', 'against the default', 'good range, octaves',
-  )  # fmt: skip
-  return results.markdown(header, lines)
+  """A line a variant: the differences from its recipe, and its best rates.
+
+  The columns are the settings with at least three variants.
+  """
+  known = {
+    place: [name for name in plan.VARIANTS if name in methods]
+    for place, methods in of_groups.items()
+  }
+  places = [place for place, names in known.items() if len(names) > 2]
+
+  def cell(name, place):
+    methods, recipe = of_groups[place], name.partition(',')[0]
+    if name not in methods or recipe not in methods:
+      return ''
+    rate = next(iter(measures.best(methods[name]).values()))['rate']
+    change = signed(measures.paired(methods[name], methods[recipe]))
+    return f'{change} at {sweeps.short(rate)}'
+
+  lines = [
+    (name, *(cell(name, place) for place in places))
+    for name in plan.VARIANTS
+    if any(name in known[place] for place in places)
+  ]
+  return results.markdown(('variant', *map(label, places)), lines)
 
 
 def state(found) -> str:
