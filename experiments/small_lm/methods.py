@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +112,45 @@ def _of_length(direction: Callable[..., optax.GradientTransformation]):
   return make
 
 
+class _RowMeans(NamedTuple):
+  count: jax.Array
+  nu: Any  # mean squares along the rank, with the rank axis of length one
+
+
+def _rows_alike(b2: float = 0.999, eps: float = 1e-8):
+  """Divides each row of a gradient by its root mean square over the steps.
+
+  LoRA-RITE adapts to the gradient along the rank only. This adapts along the
+  long axes first, as Adam and PoLoRA do.
+  """
+
+  def init(params):
+    nu = jax.tree.map(lambda x: jnp.zeros_like(x[..., :1]), params)
+    return _RowMeans(jnp.zeros((), jnp.int32), nu)
+
+  def update(updates, state, params=None):
+    del params
+    count = state.count + 1
+
+    def decayed(nu, g):
+      return b2 * nu + (1 - b2) * jnp.mean(g**2, -1, keepdims=True)
+
+    nu = jax.tree.map(decayed, state.nu, updates)
+    seen = 1 - b2**count
+    divided = jax.tree.map(
+      lambda g, v: g / (jnp.sqrt(v / seen) + eps), updates, nu
+    )
+    return divided, _RowMeans(count, nu)
+
+  return optax.GradientTransformation(init, update)
+
+
+def _rite_of_rows(learning_rate):
+  return optax.chain(
+    lora_opt.on_lora_pairs(_rows_alike()), lora_opt.lora_rite(learning_rate)
+  )
+
+
 POLORA = {
   'polora, steps of equal length': _of_length(lora_opt.polora),
   'lora_muon, steps of equal length': _of_length(lora_opt.lora_muon),
@@ -128,6 +167,7 @@ METHODS = (
   {name: Method(make) for name, make in recipes.RECIPES.items()}
   | _variants()
   | {name: Method(make) for name, make in POLORA.items()}
+  | {'lora_rite, rows of equal size': Method(_rite_of_rows)}
   | {
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True

@@ -55,6 +55,7 @@ VARIANTS = (
   'lora_rite, cold start: limit 0.1', 'lora_rite, cold start: limit 1',
   'lora_rite, cold start: B of 0.01', 'lora_rite, b1: 0',
   'lora_rite, b2: 0.99', "lora_rite, authors' code",
+  'lora_rite, rows of equal size',
   'reflora, virtual, warm-up 50', 'reflora, virtual, any spread',
   'polora, steps of equal length', 'lora_muon, steps of equal length',
   'polora, b1: 0.95', 'polora, b1: 0.8', 'polora, b2: 0.95',
