@@ -212,13 +212,13 @@ def rates(of_groups) -> str:
 def variants(of_groups) -> str:
   """A line a variant: the differences from its recipe, and its best rates.
 
-  The columns are the settings with at least three variants.
+  The columns are the settings with variants other than plan.EVERYWHERE.
   """
   known = {
     place: [name for name in plan.VARIANTS if name in methods]
     for place, methods in of_groups.items()
   }
-  places = [place for place, names in known.items() if len(names) > 2]
+  places = [p for p, names in known.items() if {*names} - {plan.EVERYWHERE}]
 
   def cell(name, place):
     methods, recipe = of_groups[place], name.partition(',')[0]
