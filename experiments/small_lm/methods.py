@@ -151,7 +151,9 @@ def _rite_of_rows(learning_rate):
   )
 
 
-POLORA = {
+# Variants that experiments/ablation does not have.
+OWN = {
+  'lora_rite, rows of equal size': _rite_of_rows,
   'polora, steps of equal length': _of_length(lora_opt.polora),
   'lora_muon, steps of equal length': _of_length(lora_opt.lora_muon),
   'polora, b1: 0.95': functools.partial(lora_opt.polora, b1=0.95),
@@ -166,8 +168,7 @@ POLORA = {
 METHODS = (
   {name: Method(make) for name, make in recipes.RECIPES.items()}
   | _variants()
-  | {name: Method(make) for name, make in POLORA.items()}
-  | {'lora_rite, rows of equal size': Method(_rite_of_rows)}
+  | {name: Method(make) for name, make in OWN.items()}
   | {
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True
