@@ -11,6 +11,12 @@ def _balanced(learning_rate):
   return lora_opt.balanced(lora_opt.adamw(learning_rate))
 
 
+def recommended(learning_rate: float, *, lora_scale: float = 1.0, **options):
+  """`lora_opt.recommended` at a constant rate, where only a step matters."""
+  schedule = optax.constant_schedule(learning_rate)
+  return lora_opt.recommended(schedule, lora_scale=lora_scale, **options)
+
+
 RECIPES = {
   'lora_rite': lora_opt.lora_rite,
   'reflora': lora_opt.reflora,

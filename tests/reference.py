@@ -199,9 +199,25 @@ class Polora:
   eps: float = 1e-12
   damping: float = 1e-4
   weight_decay: float = 0.0
+  half_each: bool = False
+  max_relative_step: float | None = 0.1
 
   def __post_init__(self):
     self.mu, self.curvature = {}, {}
+
+  def lengths(self, pair):
+    """The spectral norms of the steps of A and B."""
+    size_a, size_b = (np.linalg.norm(x, 2) for x in pair)
+    if not self.half_each:
+      return (self.learning_rate / (size_a + size_b),) * 2
+    limit = self.max_relative_step
+    return (
+      min(
+        self.learning_rate / size_b / 2 if size_b else np.inf,
+        np.inf if limit is None else limit * size_a,
+      ),
+      self.learning_rate / size_a / 2,
+    )
 
   def step(self, pairs, gradients):
     new = []
@@ -213,7 +229,7 @@ class Polora:
         c = (pair[f].T * metric[f]) @ pair[f]
         shift = max(self.damping * np.linalg.norm(c, 2), self.eps)
         root.append(spd_power(c + shift * np.eye(len(c)), -0.5))
-      length = self.learning_rate / sum(np.linalg.norm(x, 2) for x in pair)
+      lengths = self.lengths(pair)
       both = []
       for f in (0, 1):
         x, g, across = pair[f], gradient[f], root[1 - f]
@@ -223,7 +239,7 @@ class Polora:
         along = metric[f][:, None] ** -0.5
         u, _, vt = np.linalg.svd(along * ahead @ across, full_matrices=False)
         step = along * (u @ vt) @ across
-        step = length * step / np.linalg.norm(step, 2)
+        step = lengths[f] * step / np.linalg.norm(step, 2)
         both.append(x - step - self.learning_rate * self.weight_decay * x)
         seen = np.sum(g * (g @ across @ across), axis=1) / g.shape[1]
         q = self.curvature[k, f]

@@ -1,7 +1,8 @@
 """Does the best learning rate stay the same over rank, alpha and width?
 
-Sweeps the learning rate of every recipe, and of five recipes that take alpha /
-rank (normalised), on students of several widths, ranks and alphas, over seeds.
+Sweeps the learning rate of every recipe, and of six that take alpha / rank
+(five of them are called normalised), on students of several widths, ranks and
+alphas, over seeds.
 Runs with results in results.jsonl are skipped: delete it to start over.
 """
 
@@ -34,6 +35,7 @@ NORMALISED = {
   'scaled_gd, normalised': lora_opt.scaled_gd,
   'altlora, normalised': lora_opt.altlora,
   'polora, normalised': lora_opt.polora,
+  'recommended': recipes.recommended,
 }
 METHODS = (*NORMALISED, *recipes.RECIPES)
 # Rates an octave apart; a method takes the first prefix that fits its name.
@@ -44,6 +46,7 @@ RATES = {
   'muon': 2.0 ** np.arange(-9, 3),
   'lamb': 2.0 ** np.arange(-9, 3),
   'polora': 2.0 ** np.arange(-9, 3),
+  'recommended': 2.0 ** np.arange(-9, 3),
   'scaled_gd': 2.0 ** np.arange(-16, -1),
   'altlora': 2.0 ** np.arange(-16, -1),
   'sgd': 2.0 ** np.arange(-16, -1),

@@ -23,7 +23,7 @@ import lora_opt
 from experiments.optimizer_step.draw import draw, table
 from experiments.optimizer_step.runners import JaxRunner, TorchRunner
 from experiments.optimizer_step.trees import SHAPES, make_gradients, make_tree
-from experiments.recipes import RECIPES
+from experiments.recipes import RECIPES, recommended
 
 BASELINE = 'optax.adamw'
 
@@ -32,6 +32,7 @@ def methods(rate: float) -> dict[str, optax.GradientTransformation]:
   """Every recipe with its defaults."""
   txs = {BASELINE: optax.adamw(rate)}
   txs |= {name: make(rate) for name, make in RECIPES.items() if name != 'sgd'}
+  txs['recommended'] = recommended(rate)
   txs['lora_rite, low memory'] = lora_opt.lora_rite(rate, low_memory=True)
   return txs
 

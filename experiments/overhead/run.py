@@ -26,6 +26,7 @@ import optax
 import tqdm
 
 import lora_opt
+from experiments import recipes
 from experiments.overhead import report
 from experiments.overhead.report import BASELINE, FOLDER
 from lora_opt import models
@@ -38,7 +39,7 @@ from lora_opt.training.train_state import create_train_state
 METHODS = (
   *(BASELINE, 'lora_plus', 'reflora_s', 'reflora', 'lora_rite'),
   *('scaled_adamw', 'lora_fa', 'lora_pro', 'lora_muon', 'altlora', 'polora'),
-  *('lamb', 'muon', 'shampoo'),
+  *('recommended', 'lamb', 'muon', 'shampoo'),
 )
 # (rows of a batch, tokens of a row).
 BATCHES = {'smollm2_135m': (4, 256), 'minilm_l6': (16, 64)}
@@ -84,7 +85,7 @@ class Runner:
 
   def __init__(self, name: str, model: Any, base: Any, batch: Any):
     placement = DATA_PARALLEL.place(model)
-    recipe = getattr(lora_opt, name)
+    recipe = getattr(recipes if name == 'recommended' else lora_opt, name)
     optimizer = recipe(1e-4, other=optax.adamw(1e-4))
     lora = put(model.init(jax.random.key(0)), placement.trainable)
     self.state = create_train_state(lora, optimizer, placement)

@@ -17,15 +17,19 @@ from experiments.ablation.variants import FAMILIES
 class Method(NamedTuple):
   """A way to train the network."""
 
-  make: Callable[..., optax.GradientTransformation]  # of a schedule
+  # Of a schedule, and of `lora_scale` if it is scaled.
+  make: Callable[..., optax.GradientTransformation]
   full: bool = False  # all weights, without adapters
   b_std: float = 0.0  # of the elements of B at the start; zero is usual
+  scaled: bool = False  # whether it knows alpha / rank
 
 
 # Powers of 1.6 at which the first sweep of a method begins.
 STARTS = {
   'polora': -3,
   'polora, steps of equal length': -8,
+  'polora, half each': -1,
+  'recommended': -2,
   'lora_muon': -7,
   'muon': -7,
   'lamb': -7,
@@ -170,6 +174,10 @@ METHODS = (
   | _variants()
   | {name: Method(make) for name, make in OWN.items()}
   | {
+    'polora, half each': Method(
+      functools.partial(lora_opt.polora, half_each=True), scaled=True
+    ),
+    'recommended': Method(lora_opt.recommended, scaled=True),
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True
     ),

@@ -41,9 +41,13 @@ class Cell(NamedTuple):
   wide: bool = False  # whether both ends of the good range are wanted
 
 
-CORE = ('adamw', 'lora_plus', 'lora_rite', 'reflora', 'polora', 'lora_muon')
+CORE = (
+  'adamw', 'lora_plus', 'lora_rite', 'reflora', 'polora', 'recommended',
+  'lora_muon',
+)  # fmt: skip
 # The steps that these need are also measured on other texts and ranks.
-FEWER_STEPS = ('adamw', 'polora', 'lora_muon')
+FEWER_STEPS = ('adamw', 'polora', 'recommended', 'lora_muon')
+LONGEST = ('adamw', 'lora_rite', 'polora', 'recommended')
 FULL = ('full adamw', 'full muon')
 MORE = (
   'reflora, real', 'reflora_s', 'muon', 'scaled_adamw', 'lora_pro', 'altlora',
@@ -61,6 +65,7 @@ VARIANTS = (
   'polora, b1: 0.95', 'polora, b1: 0.8', 'polora, b2: 0.95',
   'polora, b2: 0.999', 'polora, damping: 0.01', 'polora, damping: 0.1',
   'polora, B 4 times as fast', 'polora, A 4 times as fast',
+  'polora, half each',
 )  # fmt: skip
 # The variant that is run on all texts and ranks.
 EVERYWHERE = 'polora, steps of equal length'
@@ -98,25 +103,22 @@ def cells() -> list[Cell]:
   # There LoRA-RITE is above AdamW, and PoLoRA gains least.
   rest = [name for name in VARIANTS if name != EVERYWHERE]
   add(rest, seeds=3, **of_rank(2))
-  add(CORE, seeds=3, steps=100)
-  add(CORE, seeds=3, steps=1000)
-  for changes in others:
-    add(CORE, **changes)
-    add(FEWER_STEPS, schedule='constant', **changes)
-  add(VARIANTS)
-  for schedule in ('linear', 'cool-down'):
-    add(FEWER_STEPS, schedule=schedule)
-  add(MORE, seeds=3)
+  for steps in (100, 1000):
+    add(CORE, seeds=3, steps=steps)
+  plan.append(Cell(none._replace(width=64), seeds=1))
+  add(CORE, seeds=3, width=64)
   for alpha in (4.0, 64.0):
     add(CORE, seeds=3, alpha=alpha)
   add(CORE, seeds=3, batch=32)
-  add(FULL, steps=1000)
-  plan.append(Cell(none._replace(width=64), seeds=1))
-  add(CORE, seeds=3, width=64)
-  add(CORE, steps=100)
-  add(CORE, steps=1000)
-  add(FEWER_STEPS, steps=1000, schedule='constant')
-  add(CORE, steps=3000, seeds=3)
+  add(FEWER_STEPS, seeds=3, steps=1000, schedule='constant')
+  add(MORE, seeds=3)
+  add(FULL, seeds=3, steps=1000)
+  add(LONGEST, seeds=3, steps=3000)
+  for schedule in ('linear', 'cool-down'):
+    add(FEWER_STEPS, seeds=3, schedule=schedule)
+  for changes in others:
+    add(CORE, **changes)
+    add(FEWER_STEPS, schedule='constant', **changes)
   return plan
 
 

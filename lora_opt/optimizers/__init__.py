@@ -23,6 +23,7 @@ from lora_opt.optimizers._lora_plus import lora_plus
 from lora_opt.optimizers._lora_pro import lora_pro
 from lora_opt.optimizers._lora_rite import lora_rite
 from lora_opt.optimizers._polora import polora
+from lora_opt.optimizers._recommended import recommended
 from lora_opt.optimizers._reflora import reflora, reflora_s
 from lora_opt.optimizers._scaled import scaled_adamw, scaled_gd
 
@@ -38,6 +39,7 @@ __all__ = [
   'lora_rite',
   'muon',
   'polora',
+  'recommended',
   'reflora',
   'reflora_s',
   'scaled_adamw',

@@ -23,6 +23,8 @@ def polora(
   *,
   damping: float = 1e-4,
   lora_scale: float = 1.0,
+  half_each: bool = False,
+  max_relative_step: float | None = 0.1,
   weight_decay: ScalarOrSchedule = 0.0,
   mask: Mask = None,
   mu_dtype: Any = None,
@@ -58,6 +60,13 @@ def polora(
     damping: the paper's delta. In float32 keep it above about 1e-5.
     lora_scale: the scale s in W + s A B^T. Steps are divided by it, so that
       `learning_rate` is the length of a step of W.
+    half_each: whether rho of A is learning_rate / (2 |B|) and rho of B is
+      learning_rate / (2 |A|), so that the step of each factor moves A B^T by
+      half of `learning_rate`. (The paper has one rho.) With `lora_scale`, the
+      path of s A B^T then is the same for every alpha.
+    max_relative_step: with `half_each`, the length of a step of A is at most
+      this fraction of |A|. Without a limit, steps of A are endless where B
+      starts at zero. None: no limit.
     weight_decay: decoupled weight decay, a float or a schedule. It is
       multiplied by the learning rate. (The
       paper has none.)
@@ -119,6 +128,9 @@ def polora(
     eps,
     damping=damping,
     lora_scale=lora_scale,
+    half_each=half_each,
+    max_relative_step=max_relative_step,
+    learning_rate=learning_rate,
     mu_dtype=mu_dtype,
   )
   return recipe(

@@ -33,6 +33,7 @@ _RULES = {
   'blend_steps': _AT_LEAST_ZERO,
   'max_consecutive_skips': _AT_LEAST_ZERO,
   'every': _AT_LEAST_ONE,
+  'steps': _AT_LEAST_ONE,
   'lora_scale': _POSITIVE,
   'clip_norm': _POSITIVE,
   'skip_rms': _POSITIVE,
@@ -42,6 +43,7 @@ _RULES = {
 }
 _MAY_BE_NONE = frozenset(
   {
+    'steps',
     'momentum',
     'embedding_ratio',
     'clip_norm',

@@ -8,11 +8,13 @@ import optax
 
 from lora_opt import linalg
 from lora_opt.transforms._factors import Factors
+from lora_opt.transforms._rates import ScalarOrSchedule, rate_at
 
 
 class ScaleByPoloraState(NamedTuple):
   """State of `scale_by_polora`: half of Adam's, plus two vectors per pair."""
 
+  count: jax.Array  # () int32: steps taken
   mu: Any  # tree of LoraPair: M, the momentum of the gradients
   # Tree of LoraPair, (batch, dim, 1): q in the place of A and p in that of B,
   # the curvature along the long axes. The rank axis has length one.
@@ -26,6 +28,9 @@ def scale_by_polora(
   *,
   damping: float = 1e-4,
   lora_scale: float = 1.0,
+  half_each: bool = False,
+  max_relative_step: float | None = 0.1,
+  learning_rate: ScalarOrSchedule = 1.0,
   mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The PoLoRA direction, over pairs; `lora_opt.polora` has the maths.
@@ -43,6 +48,12 @@ def scale_by_polora(
     damping: delta, relative to the largest entry of q and p, and to the
       largest eigenvalue of C.
     lora_scale: the scale s in W + s A B^T. Steps are divided by it.
+    half_each: whether the step of each factor moves s A B^T by one half,
+      instead of both factors by the same length.
+    max_relative_step: with `half_each`, the length of a step of A is at most
+      this fraction of |A|. None: no limit.
+    learning_rate: the learning rate that is applied later in the chain; used
+      only for `max_relative_step`.
     mu_dtype: dtype of the momentum.
 
   Returns:
@@ -56,6 +67,7 @@ def scale_by_polora(
 
   def init(params):
     return ScaleByPoloraState(
+      jnp.zeros((), jnp.int32),
       jax.tree.map(lambda x: jnp.zeros_like(x, mu_dtype), params),
       jax.tree.map(lambda x: jnp.full_like(x[..., :1], eps), params),
     )
@@ -78,13 +90,20 @@ def scale_by_polora(
       linalg.damped_inverse_root(own, damping, eps, factors.method)
     )
     steps = _directions(factors, ahead, curvature, root)
-    scale = _sizes(factors, steps, values) / lora_scale
+    of_values, of_steps = _norms(factors, values, steps)
+    if half_each:
+      lr = jnp.asarray(rate_at(learning_rate, state.count), of_steps.dtype)
+      length = _halves(factors, of_values, lora_scale, max_relative_step, lr)
+    else:
+      length = _inverse(lora_scale * (of_values + factors.swap(of_values)))
+    scale = length * _inverse(of_steps)
     whitened = factors.products(gradients, root)
     nu = [
       b2 * v + (1 - b2) * _mean_square(w, wide)
       for v, w, wide in zip(nu, whitened, factors.wide, strict=True)
     ]
     return factors.pairs(factors.scaled(steps, scale)), ScaleByPoloraState(
+      optax.safe_increment(state.count),
       factors.pairs([m.astype(mu_dtype or m.dtype) for m in mu]),
       factors.pairs(nu),
     )
@@ -113,13 +132,33 @@ def _directions(factors, ahead, curvature, root):
   return [c * d for c, d in zip(long_roots, turned, strict=True)]
 
 
-def _sizes(factors, steps, values):
-  """1 / (s(D) (s(A) + s(B))), s the largest singular value, as (total,)."""
-  grams = jnp.concatenate([factors.grams(values), factors.grams(steps)])
+def _norms(factors, *lists):
+  """The largest singular values of the matrices of each list, (total,) each."""
+  grams = jnp.concatenate([factors.grams(xs) for xs in lists])
   largest = linalg.largest_eigenvalue(grams, factors.method)
-  of_values, of_steps = jnp.split(jnp.sqrt(largest), 2)
-  product = of_steps * (of_values + factors.swap(of_values))
-  return jnp.where(product == 0, 0, 1 / jnp.where(product == 0, 1, product))
+  return jnp.split(jnp.sqrt(largest), len(lists))
+
+
+def _inverse(x):
+  """1 / x, and 0 where x is zero."""
+  return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))
+
+
+def _halves(factors, of_values, lora_scale, max_relative_step, lr):
+  """The lengths of steps that each move s A B^T by 1/2, (total,).
+
+  Those of A are at most `max_relative_step` |A| / lr.
+  """
+  of_a, of_b = factors.halves(of_values)
+  halves = 0.5 / lora_scale
+  if max_relative_step is None:
+    of_a_step = halves * _inverse(of_b)
+  else:
+    # No limit if A is zero: then it is B that cannot move.
+    limit = jnp.where(of_a == 0, jnp.inf, max_relative_step * of_a)
+    # lr halves / max(of_b, lr halves / limit), without the rate.
+    of_a_step = halves * _inverse(jnp.maximum(of_b, lr * halves / limit))
+  return jnp.concatenate([of_a_step, halves * _inverse(of_a)])
 
 
 def _mean_square(x, wide):

@@ -80,6 +80,8 @@ INVARIANT = [
   ('O(r)', optax.sgd(0.02, momentum=0.9)),
   ('O(r)', lora_opt.shampoo(0.02)),
   ('O(r)', lora_opt.polora(0.05, weight_decay=0.1)),
+  # But for eps, which has the size of a squared gradient.
+  ('scalars', lora_opt.polora(0.05, eps=0.0, half_each=True)),
   ('O(r)', lora_opt.scaled_gd(0.02, reg=1e-2)),
   ('signed permutations', lora_opt.adamw(0.02)),
   ('signed permutations', lora_opt.lora_plus(0.02)),
@@ -101,6 +103,7 @@ NOT_INVARIANT = [
   ('GL(r)', lora_opt.muon(0.02)),
   ('GL(r)', lora_opt.polora(0.05)),
   ('scalars', lora_opt.polora(0.05)),
+  ('GL(r)', lora_opt.polora(0.05, half_each=True)),
   ('O(r)', lora_opt.scaled_adamw(0.02)),
   ('O(r)', lora_opt.lora_fa(0.02)),
 ]
@@ -135,6 +138,7 @@ def test_not_invariant(kind, tx):
     functools.partial(lora_opt.lora_muon, 0.15),
     functools.partial(lora_opt.scaled_gd, 0.3, reg=0.0),
     functools.partial(lora_opt.altlora, 0.3),
+    functools.partial(lora_opt.polora, 0.3, eps=0.0, half_each=True),
   ],
   ids=lambda recipe: recipe.func.__name__,
 )

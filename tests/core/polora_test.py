@@ -9,9 +9,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import lora_opt
 from lora_opt import transforms
+from lora_opt.training import schedules
 from tests import reference
 from tests.core import deadlock_test, problems
-from tests.core.methods_test import compare, gradients_of
+from tests.core.methods_test import compare, gradients_of, trajectory
 
 METHODS = ['lapack', 'products']
 
@@ -29,6 +30,9 @@ def float64():
     {},
     {'b1': 0.0, 'b2': 0.5, 'weight_decay': 0.1},
     {'eps': 1e-3, 'damping': 0.05},
+    {'half_each': True},
+    {'half_each': True, 'max_relative_step': 0.003, 'b2': 0.5},
+    {'half_each': True, 'max_relative_step': None, 'damping': 0.1},
   ],
   ids=str,
 )
@@ -62,6 +66,67 @@ def test_a_step_is_as_long_as_the_rate(method):
       np.testing.assert_allclose(np.linalg.norm(step, 2), length, rtol=1e-6)
     moved = scale * (step_a @ b.T + a @ step_b.T)
     assert np.linalg.norm(moved, 2) <= rate * (1 + 1e-6)
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('limit', [None, 0.1, 1e-3])
+def test_each_factor_takes_half(method, limit):
+  pairs, rate, scale = problems.random_pairs(3), 0.02, 4.0
+  tx = lora_opt.polora(
+    rate, lora_scale=scale, half_each=True, max_relative_step=limit
+  )
+  updates, _ = first_update(tx, pairs, gradients_of(pairs, 0, 0), method)
+  for (a, b), (step_a, step_b) in zip(pairs, updates, strict=True):
+    size_a, size_b, length_a, length_b = (
+      np.linalg.norm(x, 2) for x in (a, b, step_a, step_b)
+    )
+    np.testing.assert_allclose(scale * size_a * length_b, rate / 2, rtol=1e-6)
+    allowed = np.inf if limit is None else limit * size_a
+    expected = min(rate / scale / size_b / 2, allowed)
+    np.testing.assert_allclose(length_a, expected, rtol=1e-6)
+
+
+def test_recommended_is_polora_with_a_schedule():
+  steps, rate, scale = 40, 0.3, 2.0
+  tx = lora_opt.recommended(rate, steps, lora_scale=scale)
+  peer = lora_opt.polora(
+    schedules.warmup_cosine(rate, steps),
+    damping=0.1, lora_scale=scale, half_each=True,
+  )  # fmt: skip
+  pairs = problems.random_pairs(3)
+  for ours, theirs in zip(
+    trajectory(tx, pairs, steps, scale),
+    trajectory(peer, pairs, steps, scale),
+    strict=True,
+  ):
+    for x, y in zip(
+      jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
+    ):
+      np.testing.assert_array_equal(x, y)
+
+
+def test_recommended_ends_at_zero():
+  pairs = problems.random_pairs(3)
+  path = trajectory(lora_opt.recommended(0.3, 5, lora_scale=1.0), pairs, 7)
+  before, after = (jax.tree.leaves(path[t]) for t in (4, 6))
+  for x, y in zip(before, after, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((lambda step: 0.1, 10), 'learning_rate is a schedule'),
+    ((0.1,), 'learning_rate=0.1 would never decay'),
+    ((0.1, 0), 'steps=0 must be'),
+    ((0.1, -3), 'steps=-3 must be'),
+    ((0.1, 2.5), 'steps=2.5'),
+    ((float('nan'), 10), 'learning_rate=nan'),
+  ],
+)
+def test_recommended_refuses(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    lora_opt.recommended(*arguments, lora_scale=1.0)
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -28,6 +28,12 @@ def balanced_adamw(
   )
 
 
+def recommended(learning_rate, **options):
+  """With its own schedule, unless it gets one."""
+  steps = 1000 if isinstance(learning_rate, float) else None
+  return lora_opt.recommended(learning_rate, steps, lora_scale=1.0, **options)
+
+
 # One entry a recipe, and the variants that are other algorithms.
 RECIPES = {
   name: getattr(lora_opt, name)
@@ -52,6 +58,8 @@ RECIPES = {
   'lora_rite low memory': functools.partial(
     lora_opt.lora_rite, low_memory=True
   ),
+  'polora half each': functools.partial(lora_opt.polora, half_each=True),
+  'recommended': recommended,
   'reflora real': functools.partial(lora_opt.reflora, refactoring='real'),
   'balanced': balanced_adamw,
 }
@@ -65,6 +73,8 @@ RATES = dict.fromkeys(RECIPES, 0.03) | {
   'lora_rite low memory': 0.05,
   'muon': 0.3,
   'polora': 0.3,
+  'polora half each': 0.3,
+  'recommended': 3.0,
   'scaled_gd': 20.0,
 }
 
@@ -222,8 +232,9 @@ def low_rank_trainer(name) -> Trainer:
   PoLoRA's defaults, which are for noisy ones, make nearly no use of these: see
   its docstring.
   """
-  if name == 'polora':
-    return Trainer(lora_opt.polora(3.0, damping=0.1))
+  if name.startswith('polora'):
+    half_each = name == 'polora half each'
+    return Trainer(lora_opt.polora(3.0, damping=0.1, half_each=half_each))
   return trainer(name)
 
 
