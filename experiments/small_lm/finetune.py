@@ -35,10 +35,8 @@ def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
   how = METHODS[method]
   model = network.network(width, 0 if how.full else rank, alpha)
 
-  known = {'lora_scale': alpha / rank} if how.scaled else {}
-
   def optimizer(table):
-    return how.make(lambda count: table[count], **known)
+    return how.optimizer(lambda count: table[count], alpha / max(rank, 1))
 
   def loss(params, base, windows):
     trees = (params, None) if how.full else (base, params)

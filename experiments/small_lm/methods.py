@@ -23,6 +23,10 @@ class Method(NamedTuple):
   b_std: float = 0.0  # of the elements of B at the start; zero is usual
   scaled: bool = False  # whether it knows alpha / rank
 
+  def optimizer(self, schedule, lora_scale: float):
+    known = {'lora_scale': lora_scale} if self.scaled else {}
+    return self.make(schedule, **known)
+
 
 # Powers of 1.6 at which the first sweep of a method begins.
 STARTS = {

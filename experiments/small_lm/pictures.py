@@ -8,14 +8,14 @@ from experiments.small_lm.finetune import curve_steps
 
 SHADES = ('#9ecae1', '#4292c6', '#08306b')
 COLUMNS = 4
-# Losses further above the least are cut off.
-SHOWN = 0.6
+# Losses further above the reference are cut off.
+SHOWN = 0.3
 
 
-def _line(panel, runs, top, **options):
-  first = plan.swept(runs)
+def _line(panel, first, zero, **options):
+  """Losses {power: loss}, less `zero` and cut off at SHOWN."""
   powers = sorted(first)
-  losses = np.minimum([first[p] for p in powers], top)
+  losses = np.minimum([first[p] - zero for p in powers], SHOWN)
   panel.plot([plan.rate_of(p) for p in powers], losses, '.-', **options)
 
 
@@ -25,16 +25,20 @@ def _grid(names, width=2.7, height=2.1):
   for panel in axes.flat[len(names) :]:
     panel.set_visible(False)
   for panel in axes[:, 0]:
-    panel.set_ylabel('held-out loss', fontsize=8)
+    panel.set_ylabel('loss above adamw', fontsize=8)
   return canvas, list(zip(names, axes.flat, strict=False))
 
 
 def sweeps_of(methods):
-  """Loss against the learning rate; grey: rates within GOOD of the best."""
+  """Loss against the learning rate; grey: rates within GOOD of the best.
+
+  Losses are relative to the lowest of adamw, which is dotted.
+  """
   least = {n: min(plan.swept(runs).values()) for n, runs in methods.items()}
-  low = min(least.values())
-  top = low + SHOWN
-  canvas, panels = _grid(sorted(methods, key=least.get))
+  shown = {n: runs for n, runs in methods.items() if n not in plan.FULL}
+  zero = least['adamw']
+  low = min(least[n] for n in shown) - zero
+  canvas, panels = _grid(sorted(shown, key=least.get))
   for name, panel in panels:
     first = plan.swept(methods[name])
     left, right = measures.good_ends(methods[name])
@@ -43,12 +47,14 @@ def sweeps_of(methods):
     panel.axvspan(
       plan.rate_of(left), plan.rate_of(right), color='#e8eaed', linewidth=0
     )
-    panel.axhline(least['adamw'], color='#555', linewidth=0.7, linestyle=':')
-    _line(panel, methods[name], top, color=drawing.COLOURS[0], linewidth=1.2)
+    panel.axhline(0, color='#555', linewidth=0.7, linestyle=':')
+    options = {'color': drawing.COLOURS[0], 'linewidth': 1.2}
+    _line(panel, first, zero, **options)
     for row in measures.best(methods[name]).values():
-      panel.plot(row['rate'], row['loss'], '_', color=drawing.COLOURS[1])
-    panel.set(xscale='log', ylim=(low - 0.03, top))
+      panel.plot(row['rate'], row['loss'] - zero, '_', color=drawing.COLOURS[1])
+    panel.set(xscale='log', ylim=(low - 0.02, SHOWN))
     panel.set_title(name, fontsize=8)
+    drawing.plain_log_ticks(panel)
   return canvas
 
 
@@ -67,32 +73,38 @@ def curves(setting, methods):
     if name == 'adamw':
       panel.axhline(mean.min(), color=colour, linewidth=0.7, linestyle=':')
   panel.set(xlabel='steps', ylabel='held-out loss')
-  panel.set_ylim(min(lowest) - 0.02, min(lowest) + SHOWN)
+  panel.set_ylim(min(lowest) - 0.02, min(lowest) + 2 * SHOWN)
   panel.legend(fontsize=8, frameon=False)
   return canvas
 
 
-def transfer(ranks):
-  """Loss against the learning rate, a line a rank."""
-  names = [n for n in plan.CORE if any(n in of for of in ranks.values())]
-  low = min(
-    min(plan.swept(of[n]).values())
-    for of in ranks.values()
-    for n in names
-    if n in of
+def transfer(axes):
+  """Loss against the learning rate over ranks, alphas and widths.
+
+  Args:
+    axes: {what is varied: {its value: {method: runs}}}.
+  """
+  names = [
+    n
+    for n in plan.CORE
+    if any(n in of for v in axes.values() for of in v.values())
+  ]
+  canvas, panels = drawing.panels(
+    len(names), len(axes), 2.6, 1.9, sharey=True, sharex='row'
   )
-  canvas, panels = _grid(names)
-  for name, panel in panels:
-    for (rank, of), shade in zip(ranks.items(), SHADES, strict=True):
-      if name not in of:
-        continue
-      _line(
-        panel, of[name], low + SHOWN, color=shade, label=rank, linewidth=1.2
-      )
-      first = plan.swept(of[name])
-      power = plan.best_power(first)
-      panel.plot(plan.rate_of(power), first[power], 'o', color=shade)
-    panel.set(xscale='log', ylim=(low - 0.03, low + SHOWN))
-    panel.set_title(name, fontsize=8)
-  panels[0][1].legend(title='rank', fontsize=7, frameon=False)
+  for row, name in zip(panels, names, strict=True):
+    for panel, (what, values) in zip(row, axes.items(), strict=True):
+      for (value, of), shade in zip(values.items(), SHADES, strict=False):
+        if name in of:
+          first = plan.swept(of[name])
+          power = plan.best_power(first)
+          options = {'color': shade, 'label': f'{value:g}', 'linewidth': 1.2}
+          _line(panel, first, first[power], **options)
+          panel.plot(plan.rate_of(power), 0, 'o', color=shade)
+      panel.set(xscale='log', ylim=(-0.02, SHOWN))
+      panel.set_title(f'{name}: {what}', fontsize=8)
+      if panel.lines:
+        panel.legend(fontsize=7, frameon=False)
+    drawing.plain_log_ticks(row[0])
+    row[0].set_ylabel('loss above the best', fontsize=8)
   return canvas

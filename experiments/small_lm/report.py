@@ -11,10 +11,11 @@ from experiments.small_lm import measures, pictures, plan
 from experiments.small_lm.run import FOLDER, OTHER_WEIGHTS
 
 CAPTIONS = {
-  'sweeps': 'loss against the learning rate; grey: within 0.02 of the best; '
+  'sweeps': 'Loss against the learning rate; grey: within 0.02 of the best; '
   'dotted: the best of adamw; red: all seeds',
-  'steps': 'loss against steps at the best constant rates',
-  'transfer': 'loss against the learning rate at ranks 2, 8 and 32',
+  'variants': 'The same for the variants',
+  'steps': 'Loss against steps at the best constant rates',
+  'transfer': 'Loss against the learning rate for ranks, alphas, widths, steps',
 }
 NAMES = {'gsm8k': 'GSM8K', 'super_ni': 'Super-NI', 'python': 'Python'}
 
@@ -289,17 +290,38 @@ def drawings(of_groups) -> dict[str, Callable[[], figure.Figure]]:
   """The pictures for which there are runs, by name."""
   place = plan.Setting('adamw')
   constant = place._replace(schedule='constant')
-  ranks = {
-    rank: of_groups.get(place._replace(rank=rank, alpha=2.0 * rank), {})
-    for rank in (2, 8, 32)
-  }
   out = {}
   if place in of_groups:
-    out['sweeps'] = lambda: pictures.sweeps_of(of_groups[place])
+    of = of_groups[place]
+    own = {n: runs for n, runs in of.items() if n == 'adamw' or ',' in n}
+    whole = {n: runs for n, runs in of.items() if n not in plan.VARIANTS}
+    out['sweeps'] = lambda: pictures.sweeps_of(whole)
+    if len(own) > 1:
+      out['variants'] = lambda: pictures.sweeps_of(own)
   if constant in of_groups:
     out['steps'] = lambda: pictures.curves(constant, of_groups[constant])
-  if sum(map(bool, ranks.values())) > 1:
-    out['transfer'] = lambda: pictures.transfer(ranks)
+  axes = {what: values for what, values in varied(of_groups).items() if values}
+  if axes:
+    out['transfer'] = lambda: pictures.transfer(axes)
+  return out
+
+
+def varied(of_groups) -> dict[str, dict[float, dict[str, plan.Runs]]]:
+  """Settings that differ from the first in one thing: {what: {value: methods}}.
+
+  Of values that stand alone there are none.
+  """
+  place = plan.Setting('adamw')
+  places = {
+    'rank': {r: place._replace(rank=r, alpha=2.0 * r) for r in (2, 8, 32)},
+    'alpha': {a: place._replace(alpha=a) for a in (4.0, 16.0, 64.0)},
+    'width': {w: place._replace(width=w) for w in (64, 128)},
+    'steps': {n: place._replace(steps=n) for n in (100, 300, 1000)},
+  }
+  out = {}
+  for what, settings in places.items():
+    known = {v: of_groups[p] for v, p in settings.items() if p in of_groups}
+    out[what] = known if len(known) > 1 else {}
   return out
 
 

@@ -294,11 +294,12 @@ def test_pictures_are_drawn(work, tmp_path, pretended, monkeypatch):
   run.main([str(work), '--out', str(tmp_path)])
   report.draw(tmp_path)
   names = {file.name for file in tmp_path.glob('*.png')}
-  assert names == {'sweeps.png', 'steps.png', 'transfer.png'}
+  wanted = ('sweeps', 'variants', 'steps', 'transfer')
+  assert names == {f'{name}.png' for name in wanted}
 
 
 @pytest.mark.parametrize('name', METHODS)
 def test_every_method_can_be_made(name):
   params = {'lora_a': jnp.ones((4, 2)), 'lora_b': jnp.ones((2, 4))}
-  state = METHODS[name].make(lambda count: 1e-3).init(params)
+  state = METHODS[name].optimizer(lambda count: 1e-3, 2.0).init(params)
   assert jax.tree.leaves(state)
