@@ -16,6 +16,7 @@ import tqdm
 
 import lora_opt
 from experiments import results
+from experiments.recipes import recommended
 from lora_opt import transforms
 
 FOLDER = pathlib.Path(__file__).parent
@@ -53,6 +54,7 @@ METHODS = {
   'sgd, momentum': (optax.sgd(0.01, momentum=0.9), 'O(r)'),
   'muon': (lora_opt.muon(0.1), 'O(r)'),
   'shampoo': (lora_opt.shampoo(0.02), 'O(r)'),
+  'recommended': (recommended(0.05), 'O(r), scalars'),
   'polora': (lora_opt.polora(0.05), 'O(r)'),
   'reflora, real': (
     lora_opt.reflora(0.02, refactoring='real'),
