@@ -182,6 +182,10 @@ METHODS = (
       functools.partial(lora_opt.polora, half_each=True), scaled=True
     ),
     'recommended': Method(lora_opt.recommended, scaled=True),
+    'recommended, b1: 0.8': Method(
+      functools.partial(lora_opt.polora, b1=0.8, half_each=True, damping=0.1),
+      scaled=True,
+    ),
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True
     ),

@@ -219,7 +219,7 @@ def variants(of_groups) -> str:
     place: [name for name in plan.VARIANTS if name in methods]
     for place, methods in of_groups.items()
   }
-  places = [p for p, names in known.items() if {*names} - {plan.EVERYWHERE}]
+  places = [p for p, names in known.items() if {*names} - {*plan.EVERYWHERE}]
 
   def cell(name, place):
     methods, recipe = of_groups[place], name.partition(',')[0]
