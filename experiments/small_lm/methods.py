@@ -33,7 +33,7 @@ STARTS = {
   'polora': -3,
   'polora, steps of equal length': -8,
   'polora, half each': -1,
-  'recommended': -2,
+  'recommended': -1,
   'lora_muon': -7,
   'muon': -7,
   'lamb': -7,
@@ -182,10 +182,13 @@ METHODS = (
       functools.partial(lora_opt.polora, half_each=True), scaled=True
     ),
     'recommended': Method(lora_opt.recommended, scaled=True),
-    'recommended, b1: 0.8': Method(
-      functools.partial(lora_opt.polora, b1=0.8, half_each=True, damping=0.1),
-      scaled=True,
-    ),
+    **{
+      f'recommended, b1: {b1}': Method(
+        functools.partial(lora_opt.polora, b1=b1, half_each=True, damping=0.1),
+        scaled=True,
+      )
+      for b1 in (0.7, 0.9)
+    },
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True
     ),

@@ -65,10 +65,10 @@ VARIANTS = (
   'polora, b1: 0.95', 'polora, b1: 0.8', 'polora, b2: 0.95',
   'polora, b2: 0.999', 'polora, damping: 0.01', 'polora, damping: 0.1',
   'polora, B 4 times as fast', 'polora, A 4 times as fast',
-  'polora, half each', 'recommended, b1: 0.8',
+  'polora, half each', 'recommended, b1: 0.9', 'recommended, b1: 0.7',
 )  # fmt: skip
 # The variants that are run on all texts and ranks.
-EVERYWHERE = ('polora, steps of equal length', 'recommended, b1: 0.8')
+EVERYWHERE = ('polora, steps of equal length', 'recommended, b1: 0.9')
 OTHERS = ('python', 'super_ni')
 
 

@@ -11,6 +11,7 @@ from lora_opt.optimizers._recipe import MAX_SKIPS, Mask, ScalarOrSchedule
 from lora_opt.optimizers._settings import checked
 
 WARMUP = 0.1  # fraction of the run
+B1 = 0.8
 DAMPING = 0.1
 
 
@@ -29,7 +30,8 @@ def recommended(
 ) -> optax.GradientTransformationExtraArgs:
   """PoLoRA with a rate that stays when alpha, rank or width change.
 
-  It is `lora_opt.polora` with `half_each`, `lora_scale` and a damping of 0.1.
+  It is `lora_opt.polora` with `half_each`, `lora_scale`, a b1 of 0.8 and a
+  damping of 0.1.
   The page *Which optimizer and learning rate?* says how it compares with a
   tuned AdamW, and where it does not gain.
 
@@ -83,6 +85,7 @@ def recommended(
     )
   return polora(
     learning_rate,
+    b1=B1,
     damping=DAMPING,
     lora_scale=lora_scale,
     half_each=True,
