@@ -91,7 +91,7 @@ def test_recommended_is_polora_with_a_schedule():
   tx = lora_opt.recommended(rate, steps, lora_scale=scale)
   peer = lora_opt.polora(
     schedules.warmup_cosine(rate, steps),
-    damping=0.1, lora_scale=scale, half_each=True,
+    b1=0.8, damping=0.1, lora_scale=scale, half_each=True,
   )  # fmt: skip
   pairs = problems.random_pairs(3)
   for ours, theirs in zip(
