@@ -19,6 +19,7 @@ from lora_opt.evaluation.study import rows as study_rows
 FOLDER = pathlib.Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'evidence.md'
 METHODS = {
+  'recommended': '`recommended`',
   'polora': '`polora`',
   'lora_muon': '`lora_muon`',
   'lora_plus': '`lora_plus`',
@@ -39,7 +40,9 @@ class Study(NamedTuple):
 
 STUDIES = {
   'smollm2': Study('SmolLM2, points', 'score'),
+  'finalists/smollm2': Study('SmolLM2, loss', 'loss'),
   'glue': Study('MiniLM, points', 'score'),
+  'finalists/minilm': Study('MiniLM, loss', 'loss'),
   'image_classification': Study('ViT, points', 'score'),
   'dreambooth': Study('DreamBooth, loss', 'loss'),
 }
@@ -116,6 +119,8 @@ def table() -> str:
   of_groups = small_lm.groups(small_lm.done(small_lm.load(FOLDER / 'small_lm')))
   columns = small_lm_columns(of_groups)
   for name, (title, field) in STUDIES.items():
+    if not (FOLDER / name / 'results.jsonl').exists():
+      continue
     found = compared(FOLDER / name, field)
     digits = 1 if field == 'score' else 4
     columns[title] = lambda method, found=found, digits=digits: (
