@@ -105,6 +105,8 @@ def cells() -> list[Cell]:
   add(rest, seeds=3, **of_rank(2))
   for steps in (100, 1000):
     add(CORE, seeds=3, steps=steps)
+  # There seeds differ most.
+  add(('adamw', 'polora', 'recommended'), steps=1000)
   plan.append(Cell(none._replace(width=64), seeds=1))
   add(CORE, seeds=3, width=64)
   for alpha in (4.0, 64.0):
