@@ -102,6 +102,19 @@ def test_what_dora_adds_is_trained_by_every_recipe():
     assert config.settings()[f'lora_opt.{_recipe(name)}.other'] == '%OTHER'
 
 
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_a_head_never_gets_a_rate_in_other_units_than_adams(name):
+  config.load(files(optimizers=name, lora='encoder'), BINDINGS)
+  settings = config.settings()
+  assert settings['optax.adamw.learning_rate'] == '%HEAD_LEARNING_RATE'
+  assert settings['HEAD_LEARNING_RATE'] == '%OTHER_LEARNING_RATE'
+  of_adapters = settings['OTHER_LEARNING_RATE'] == '%LEARNING_RATE'
+  if of_adapters:
+    assert float(settings['PEAK_LEARNING_RATE']) <= 1e-3
+  else:
+    assert float(settings['OTHER_PEAK_LEARNING_RATE']) == 1e-3
+
+
 @pytest.mark.parametrize('order', [1, -1])
 def test_the_order_of_the_files_does_not_matter(order):
   config.load(files()[::order], BINDINGS)
