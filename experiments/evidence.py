@@ -35,21 +35,22 @@ class Study(NamedTuple):
   """Runs of the main job, made by study.py."""
 
   title: str
-  field: str  # 'score' in points, or 'loss'
+  field: str  # 'score', which may be a loss too, or the 'loss' of all examples
+  points: bool  # whether it is a share, to be shown in points
 
 
 STUDIES = {
-  'smollm2': Study('SmolLM2, points', 'score'),
-  'finalists/smollm2': Study('SmolLM2, loss', 'loss'),
-  'glue': Study('MiniLM, points', 'score'),
-  'finalists/minilm': Study('MiniLM, loss', 'loss'),
-  'image_classification': Study('ViT, points', 'score'),
-  'dreambooth': Study('DreamBooth, loss', 'loss'),
+  'smollm2': Study('SmolLM2, points', 'score', points=True),
+  'finalists/smollm2': Study('SmolLM2, loss', 'score', points=False),
+  'glue': Study('MiniLM, points', 'score', points=True),
+  'finalists/minilm': Study('MiniLM, loss', 'score', points=False),
+  'image_classification': Study('ViT, points', 'score', points=True),
+  'dreambooth': Study('DreamBooth, loss', 'loss', points=False),
 }
 
 
-def compared(folder: pathlib.Path, field: str) -> dict[str, ranking.Interval]:
-  """How much more `field` is than AdamW's, by method; points if a score.
+def compared(folder: pathlib.Path, study: Study) -> dict[str, ranking.Interval]:
+  """How much more the study's field is than AdamW's, by method.
 
   Each at the rate that was chosen for it, paired by task, rank and seed. Scores
   are of the examples that did not choose the rate.
@@ -59,9 +60,11 @@ def compared(folder: pathlib.Path, field: str) -> dict[str, ranking.Interval]:
 
   def values(method):
     found = [methods[method] for methods in ranked.chosen.values()]
-    if field == 'score':
-      return [[100 * x for x in chosen.scores] for chosen in found]
-    return [[row[field] for row in chosen.rows] for chosen in found]
+    if study.field == 'score':
+      # Losses are ranked by their negatives.
+      unit = 100 if study.points else -1
+      return [[unit * x for x in chosen.scores] for chosen in found]
+    return [[row[study.field] for row in chosen.rows] for chosen in found]
 
   return {
     place.method: ranking.difference(
@@ -118,12 +121,12 @@ def table() -> str:
   """A line a method: differences from AdamW, with intervals over seeds."""
   of_groups = small_lm.groups(small_lm.done(small_lm.load(FOLDER / 'small_lm')))
   columns = small_lm_columns(of_groups)
-  for name, (title, field) in STUDIES.items():
+  for name, study in STUDIES.items():
     if not (FOLDER / name / 'results.jsonl').exists():
       continue
-    found = compared(FOLDER / name, field)
-    digits = 1 if field == 'score' else 4
-    columns[title] = lambda method, found=found, digits=digits: (
+    found = compared(FOLDER / name, study)
+    digits = 1 if study.points else 4
+    columns[study.title] = lambda method, found=found, digits=digits: (
       text(found[method], digits) if method in found else ''
     )
   lines = [
