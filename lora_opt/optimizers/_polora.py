@@ -97,9 +97,10 @@ def polora(
 
   Notes:
     The path of A B^T is the same for (A T, B T^-T) if T is orthogonal, but not
-    for other T, since the damping and |A| + |B| are not invariant. The state is
-    half the size of Adam's, plus m + n numbers per pair, which are stored with
-    a rank axis of length one.
+    for other T, since the damping and |A| + |B| are not invariant. With
+    `half_each` it is also the same if T is a number. The state is half the size
+    of Adam's, plus m + n numbers per pair, which are stored with a rank axis of
+    length one.
 
     PoLoRA is made for noisy gradients. If they have low rank and are the same
     at every step, as in full-batch toy problems, q and p become their squares,

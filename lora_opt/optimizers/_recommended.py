@@ -31,9 +31,8 @@ def recommended(
   """PoLoRA with a rate that stays when alpha, rank or width change.
 
   It is `lora_opt.polora` with `half_each`, `lora_scale`, a b1 of 0.8 and a
-  damping of 0.1.
-  The page *Which optimizer and learning rate?* says how it compares with a
-  tuned AdamW, and where it does not gain.
+  damping of 0.1. The page *Which optimizer and learning rate?* says how it
+  compares with a tuned AdamW, and where it does not gain.
 
   Args:
     learning_rate: with `steps`, the peak of a linear warm-up for a tenth of the
