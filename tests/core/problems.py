@@ -28,10 +28,26 @@ def balanced_adamw(
   )
 
 
-def recommended(learning_rate, **options):
+def recommended(
+  learning_rate,
+  *,
+  weight_decay=0.0,
+  mask=None,
+  mu_dtype=None,
+  other=None,
+  max_consecutive_skips=50,
+):
   """With its own schedule, unless it gets one."""
-  steps = 1000 if isinstance(learning_rate, float) else None
-  return lora_opt.recommended(learning_rate, steps, lora_scale=1.0, **options)
+  return lora_opt.recommended(
+    learning_rate,
+    1000 if isinstance(learning_rate, float) else None,
+    lora_scale=1.0,
+    weight_decay=weight_decay,
+    mask=mask,
+    mu_dtype=mu_dtype,
+    other=other,
+    max_consecutive_skips=max_consecutive_skips,
+  )
 
 
 # One entry a recipe, and the variants that are other algorithms.
