@@ -13,7 +13,14 @@ from tests.core import problems
 LARGEST_GRAM = 3 * 4 * 4
 
 
-PAPERS = ('lora_rite', 'reflora', 'reflora_s', 'lora_plus', 'polora')
+PAPERS = (
+  'lora_rite',
+  'reflora',
+  'reflora_s',
+  'lora_plus',
+  'polora',
+  'recommended',
+)
 
 
 @pytest.fixture(
