@@ -22,6 +22,7 @@ def tell_once() -> None:
   """Turns off the logging of tracebacks for errors that are also raised."""
   logging.getLogger('absl').addFilter(_is_news)
   sys.excepthook = _without_late_callbacks
+  sys.unraisablehook = _without_late_unraisable
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -34,6 +35,16 @@ def _without_late_callbacks(
   error: BaseException,
   traceback: TracebackType | None,
 ) -> None:
-  # TensorStore raises this when it reports to a save that has already failed.
-  if str(error) != 'Event loop is closed':
+  if not _is_late_callback(error):
     sys.__excepthook__(kind, error, traceback)
+
+
+def _without_late_unraisable(unraisable) -> None:
+  if not _is_late_callback(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
+
+
+def _is_late_callback(error: BaseException | None) -> bool:
+  # TensorStore meets this when it reports to a save that has already failed. It
+  # has no caller to raise it to; which hook gets it depends on the place.
+  return str(error) == 'Event loop is closed'

@@ -1,10 +1,31 @@
-"""A disk that is full in the middle of a save is told once, not per thread."""
+"""An error of a save is told once, not per thread; other errors are told."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+LATE_CALLBACK = """
+import asyncio, os, sys
+import tensorstore
+from lora_opt.training import told_once
+
+async def wait(future):
+  await future
+
+if sys.argv[1] == 'once':
+  told_once.tell_once()
+loop = asyncio.new_event_loop()
+promise, future = tensorstore.Promise.new()
+waiting = loop.create_task(wait(future))
+loop.call_soon(loop.stop)
+loop.run_forever()
+loop.close()
+promise.set_result(1)  # calls back to the closed loop
+future.add_done_callback(lambda _: 1 / 0)
+os._exit(0)
+"""
 
 CODE = """
 import os, pathlib, resource, sys
@@ -43,3 +64,20 @@ def test_libraries_do_not_log_what_they_raise(tmp_path):
   assert 'raised' in done.stdout and 'File too large' in done.stdout, done
   assert 'Traceback' not in done.stderr, done.stderr
   assert len(done.stderr.splitlines()) < 5, done.stderr
+
+
+@pytest.mark.slow
+def test_late_callbacks_are_quiet_and_other_errors_are_not():
+  def stderr_of(argument):
+    done = subprocess.run(
+      [sys.executable, '-c', LATE_CALLBACK, argument],
+      capture_output=True,
+      text=True,
+      timeout=600,
+    )
+    return done.stderr
+
+  assert 'Event loop is closed' in stderr_of('thread by thread')
+  once = stderr_of('once')
+  assert 'Event loop is closed' not in once, once
+  assert 'ZeroDivisionError' in once, once
