@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.small_lm import network
 from experiments.small_lm.corpus import Windows, evenly
@@ -21,10 +22,19 @@ CURVE_POINTS = 12  # approximate number of evaluations at a constant rate
 CURVE_WINDOWS, KEPT_WINDOWS = 256, 512
 
 
+class Carry(NamedTuple):
+  """What goes from step to step."""
+
+  params: network.Tree
+  state: optax.OptState
+  count: jax.Array  # of steps
+  average: network.Tree | None  # of the params, where a method wants it
+
+
 class Programs(NamedTuple):
   """Functions compiled once for all rates, seeds, schedules and domains."""
 
-  start: Callable[..., Any]  # (base, seed, table) -> carry: (params, state)
+  start: Callable[..., Any]  # (base, seed, table) -> carry
   advance: Callable[..., Any]  # (carry, base, table, batches) -> carry, losses
   evaluate: Callable[..., Any]  # (params, base, windows) -> loss
 
@@ -47,16 +57,22 @@ def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
       params = jax.tree.map(jnp.copy, base)
     else:
       params = _adapter(model, jax.random.key(seed), how.b_std)
-    return params, optimizer(table).init(params)
+    state, none = optimizer(table).init(params), jnp.zeros((), jnp.int32)
+    return Carry(params, state, none, params if how.averaged else None)
 
   def advance(carry, base, table, batches):
     tx = optimizer(table)
 
     def step(carry, batch):
-      params, state = carry
+      params, state, count, average = carry
       value, gradient = jax.value_and_grad(loss)(params, base, batch)
       updates, state = tx.update(gradient, state, params)
-      return (jax.tree.map(jnp.add, params, updates), state), value
+      params = jax.tree.map(jnp.add, params, updates)
+      if how.averaged:
+        average = optax.incremental_update(
+          params, average, weight_of_newest(count)
+        )
+      return Carry(params, state, count + 1, average), value
 
     return jax.lax.scan(step, carry, batches)
 
@@ -67,6 +83,18 @@ def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
   return Programs(
     jax.jit(start), jax.jit(advance, donate_argnums=0), jax.jit(evaluate)
   )
+
+
+def weight_of_newest(count):
+  """Share of the parameters after step `count`, from 0, in their average.
+
+  The average is mostly over the last ninth of the steps, however many they
+  are (polynomial-decay averaging, arXiv 1212.1824).
+
+  >>> weight_of_newest(0), weight_of_newest(91)
+  (1.0, 0.09)
+  """
+  return 9 / (count + 9)
 
 
 def _adapter(model, key, b_std):
@@ -166,12 +194,13 @@ def finetune(
     last = first + CHUNK
     batches = jnp.asarray(domain.train[rows[first:last]])
     carry, values = advance(carry, base, table, batches)
+    trained = carry.params if carry.average is None else carry.average
     if not np.isfinite(np.asarray(values)).all():
       return {'loss': np.inf, 'kept': np.inf, 'curve': curve}
     if last in measured:
-      curve.append(float(evaluate(carry[0], base, some)))
+      curve.append(float(evaluate(trained, base, some)))
   return {
-    'loss': float(evaluate(carry[0], base, domain.held_out)),
-    'kept': float(evaluate(carry[0], base, evenly(kept, KEPT_WINDOWS))),
+    'loss': float(evaluate(trained, base, domain.held_out)),
+    'kept': float(evaluate(trained, base, evenly(kept, KEPT_WINDOWS))),
     'curve': curve,
   }

@@ -22,6 +22,7 @@ class Method(NamedTuple):
   full: bool = False  # all weights, without adapters
   b_std: float = 0.0  # of the elements of B at the start; zero is usual
   scaled: bool = False  # whether it knows alpha / rank
+  averaged: bool = False  # whether an average of the parameters is evaluated
 
   def optimizer(self, schedule, lora_scale: float):
     known = {'lora_scale': lora_scale} if self.scaled else {}
@@ -189,6 +190,10 @@ METHODS = (
       )
       for b1 in (0.7, 0.9)
     },
+    'adamw, averaged': Method(lora_opt.adamw, averaged=True),
+    'recommended, averaged': Method(
+      lora_opt.recommended, scaled=True, averaged=True
+    ),
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True
     ),

@@ -67,6 +67,7 @@ VARIANTS = (
   'polora, B 4 times as fast', 'polora, A 4 times as fast',
   'polora, half each', 'recommended, b1: 0.9', 'recommended, b1: 0.7',
 )  # fmt: skip
+AVERAGED = ('adamw, averaged', 'recommended, averaged')
 # The variants that are run on all texts and ranks.
 EVERYWHERE = ('polora, steps of equal length', 'recommended, b1: 0.9')
 OTHERS = ('python', 'super_ni')
@@ -111,6 +112,8 @@ def cells() -> list[Cell]:
   add(CORE, seeds=3, width=64)
   for alpha in (4.0, 64.0):
     add(CORE, seeds=3, alpha=alpha)
+  for changes in ({}, of_rank(2)):
+    add(AVERAGED, seeds=3, schedule='constant', **changes)
   add(MORE, seeds=3)
   add(LONGEST, seeds=3, batch=32)
   add(FULL, seeds=3, steps=1000)

@@ -168,7 +168,7 @@ def steps_text(interval: sweeps.Interval) -> str:
 
 def steps(of_groups) -> str:
   """A line a setting with a constant rate: steps over those of AdamW."""
-  lines = []
+  names, lines = (*plan.CORE[1:], *plan.AVERAGED), []
   for place, methods in of_groups.items():
     if place.schedule != 'constant' or len(methods) < 2:
       continue
@@ -181,11 +181,11 @@ def steps(of_groups) -> str:
           )
           if name in methods
           else ''
-          for name in plan.CORE[1:]
+          for name in names
         ),
       )
     )
-  return results.markdown(('setting', *plan.CORE[1:]), lines)
+  return results.markdown(('setting', *names), lines)
 
 
 def rates(of_groups) -> str:
@@ -215,8 +215,9 @@ def variants(of_groups) -> str:
 
   The columns are the settings with variants other than plan.EVERYWHERE.
   """
+  order = (*plan.VARIANTS, *plan.AVERAGED)
   known = {
-    place: [name for name in plan.VARIANTS if name in methods]
+    place: [name for name in order if name in methods]
     for place, methods in of_groups.items()
   }
   places = [p for p, names in known.items() if {*names} - {*plan.EVERYWHERE}]
@@ -231,7 +232,7 @@ def variants(of_groups) -> str:
 
   lines = [
     (name, *(cell(name, place) for place in places))
-    for name in plan.VARIANTS
+    for name in order
     if any(name in known[place] for place in places)
   ]
   return results.markdown(('variant', *map(label, places)), lines)
@@ -293,7 +294,7 @@ def drawings(of_groups) -> dict[str, Callable[[], figure.Figure]]:
   out = {}
   if place in of_groups:
     of = of_groups[place]
-    own = {n: runs for n, runs in of.items() if n == 'adamw' or ',' in n}
+    own = {n: of[n] for n in ('adamw', *plan.VARIANTS) if n in of}
     whole = {n: runs for n, runs in of.items() if n not in plan.VARIANTS}
     out['sweeps'] = lambda: pictures.sweeps_of(whole)
     if len(own) > 1:

@@ -146,6 +146,39 @@ def test_a_run_learns_and_repeats(work, method):
   assert len(tuned[1]['curve']) == len(finetune.curve_steps(setting))
 
 
+def test_averaging_evaluates_the_average_of_the_steps(work):
+  setting = SMALL._replace(schedule='constant')
+  base, windows = network.load_base(work, WIDTH), corpus.load(work)
+  start, advance, _ = finetune.programs('adamw, averaged', WIDTH, 2, 4.0)
+  table = finetune.rate_table('constant', 3, 1e-2)
+  carry, each = start(base, 0, table), []
+  for batch in windows['gsm8k'].train[:12].reshape(3, 1, 4, -1):
+    carry, _ = advance(carry, base, table, batch)
+    each.append(jax.tree.map(np.asarray, carry.params))
+  # By hand: the weights of the newest are 1, 9/10 and 9/11.
+  expected = jax.tree.map(
+    lambda x, y, z: 9 / 11 * z + 2 / 11 * (9 / 10 * y + 1 / 10 * x), *each
+  )
+  # Sums of three float32 numbers: a few roundings.
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8),
+    carry.average,
+    expected,
+  )
+  plain, averaged = (
+    finetune.finetune(
+      setting._replace(method=method),
+      0.05,
+      0,
+      base,
+      windows['gsm8k'],
+      windows['pretraining'].held_out,
+    )
+    for method in ('adamw', 'adamw, averaged')
+  )
+  assert averaged['loss'] != plain['loss']
+
+
 def test_divergence_is_infinite(work):
   base, windows = network.load_base(work, WIDTH), corpus.load(work)
   setting = SMALL._replace(method='full adamw')
