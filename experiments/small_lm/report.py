@@ -243,10 +243,20 @@ def state(found) -> str:
   cells = plan.cells()
   whole = sum(measures.finished(c, found.get(c.setting, {})) for c in cells)
   rows = [row for runs in found.values() for row in runs.values()]
-  lost = sum(not np.isfinite(row['loss']) for row in rows)
+  before = {
+    (setting.width, setting.domain): runs[0, 0]
+    for setting, runs in found.items()
+    if setting.method == 'none'
+  }
+
+  def diverged(row):
+    start = before.get((row['width'], row['domain']), {'loss': np.inf})
+    return not row['loss'] <= start['loss']
+
   lines = [
     f'{whole} of {len(cells)} cells are finished, with {len(rows)} runs, of '
-    f'which {lost} came to a loss that is not finite.'
+    f'which {sum(map(diverged, rows))} diverged: they ended above the loss '
+    'before fine-tuning, or at none that is finite.'
   ]
   for field, what in (('base', 'width'), ('text', 'domain')):
     pairs = {(row[what], row[field]) for row in rows}
@@ -256,13 +266,11 @@ def state(found) -> str:
       if len(of) > 1:
         text = f'**{text} Runs of different {field} are compared here.**'
       lines.append(text)
-  for setting, runs in found.items():
-    if setting.method == 'none':
-      [row] = runs.values()
-      lines.append(
-        f'Before fine-tuning, width {setting.width}: {NAMES[setting.domain]} '
-        f'{row["loss"]:.4f}, pretraining text {row["kept"]:.4f} nats a token.'
-      )
+  for (width, domain), row in before.items():
+    lines.append(
+      f'Before fine-tuning, width {width}: {NAMES[domain]} {row["loss"]:.4f}, '
+      f'pretraining text {row["kept"]:.4f} nats a token.'
+    )
   return '\n'.join(f'- {line}' for line in lines)
 
 
