@@ -91,6 +91,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
     )
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   verb, *rest = arguments or ['--help']
+  if verb.startswith('-') and verb not in ('-h', '--help', '--version'):
+    _parser(main.FLAGS).error(
+      f'{verb}: a command comes before the flags: {", ".join(VERBS)}'
+    )
   if verb not in VERBS or not {'-h', '--help'}.isdisjoint(rest):
     _parser(main.FLAGS).parse_args(arguments or ['--help'])
     _complete(main.FLAGS, rest[0])  # only `completion` gets here

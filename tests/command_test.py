@@ -51,6 +51,15 @@ def test_an_unknown_word_is_refused(capsys):
   assert "invalid choice: 'trian'" in capsys.readouterr().err
 
 
+def test_a_flag_before_the_command_is_refused(capsys):
+  with pytest.raises(SystemExit) as ended:
+    command.run(['--run_mode=train', '--gin_file=configs/runs/quickstart.gin'])
+  assert ended.value.code == 2
+  said = capsys.readouterr().err
+  assert '--run_mode=train: a command comes before the flags: ' in said
+  assert 'train, eval' in said
+
+
 def test_flags_are_those_of_main():
   done = lora_opt('train', '--gin_file=configs/runs/finetune.gin', '--dry_run')
   assert done.returncode == 1
