@@ -26,7 +26,12 @@ from lora_opt.optimizers import (
 )
 from lora_opt.pairs import AUTO, LoraLayout, LoraPair
 from lora_opt.state_sharding import state_shardings
-from lora_opt.transforms import float32_masters, on_lora_pairs
+from lora_opt.transforms import (
+  average_of,
+  averaged,
+  float32_masters,
+  on_lora_pairs,
+)
 
 __version__ = '0.1.0'
 
@@ -36,6 +41,8 @@ __all__ = [
   'LoraPair',
   'adamw',
   'altlora',
+  'average_of',
+  'averaged',
   'balanced',
   'diagnostics',
   'float32_masters',

@@ -222,7 +222,7 @@ def _check_types(
       continue
     full = f'{scope}/{selector}.{name}'.lstrip('/')
     wanted = gin_types.described(takes[name])
-    macro = _macro(value)
+    macro = _last_macro(value)
     where, said = (
       (place(full), full)
       if macro is None
@@ -300,6 +300,14 @@ def _macro(value: Any) -> str | None:
     if selector == 'gin.macro' and (scope, selector) in gin.config._CONFIG:
       return scope
   return None
+
+
+def _last_macro(value: Any) -> str | None:
+  """The macro that has the value itself: macros may stand for macros."""
+  last = None
+  while (macro := _macro(value)) is not None:
+    last, value = macro, gin.config._CONFIG[macro, 'gin.macro']['value']
+  return last
 
 
 def _shown(value: Any) -> str:

@@ -53,6 +53,17 @@ def test_float32_masters_go_around_a_recipe():
   assert config.settings()['OPTIMIZER'] == '@lora_opt.float32_masters()'
 
 
+@pytest.mark.parametrize('optimizer', ['adamw', 'recommended'])
+def test_an_average_goes_around_every_optimizer_file(optimizer):
+  parts = files(optimizers=optimizer, schedules='averaged')
+  config.load(parts, BINDINGS, called=[loop.train])
+  settings = config.settings()
+  assert settings['WHOLE_OPTIMIZER'] == '@lora_opt.averaged()'
+  assert settings['lora_opt.averaged.inner'] == '%OPTIMIZER'
+  assert settings['LEARNING_RATE'] == '@schedules.warmup_constant()'
+  assert settings['OPTIMIZER'] == f'@lora_opt.{optimizer}()'
+
+
 @pytest.mark.parametrize(('lora', 'scale'), [('all_linear', 3), ('rslora', 6)])
 def test_a_normalised_optimizer_is_told_the_scale_of_the_adapters(lora, scale):
   from lora_opt import models

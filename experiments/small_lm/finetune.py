@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.small_lm import network
 from experiments.small_lm.corpus import Windows, evenly
 from experiments.small_lm.methods import METHODS
 from experiments.small_lm.plan import Setting
+from lora_opt import transforms
 from lora_opt.training.schedules import warmup_cosine
 
 CHUNK = 25  # steps in one call
@@ -22,19 +22,10 @@ CURVE_POINTS = 12  # approximate number of evaluations at a constant rate
 CURVE_WINDOWS, KEPT_WINDOWS = 256, 512
 
 
-class Carry(NamedTuple):
-  """What goes from step to step."""
-
-  params: network.Tree
-  state: optax.OptState
-  count: jax.Array  # of steps
-  average: network.Tree | None  # of the params, where a method wants it
-
-
 class Programs(NamedTuple):
   """Functions compiled once for all rates, seeds, schedules and domains."""
 
-  start: Callable[..., Any]  # (base, seed, table) -> carry
+  start: Callable[..., Any]  # (base, seed, table) -> carry: (params, state)
   advance: Callable[..., Any]  # (carry, base, table, batches) -> carry, losses
   evaluate: Callable[..., Any]  # (params, base, windows) -> loss
 
@@ -57,22 +48,16 @@ def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
       params = jax.tree.map(jnp.copy, base)
     else:
       params = _adapter(model, jax.random.key(seed), how.b_std)
-    state, none = optimizer(table).init(params), jnp.zeros((), jnp.int32)
-    return Carry(params, state, none, params if how.averaged else None)
+    return params, optimizer(table).init(params)
 
   def advance(carry, base, table, batches):
     tx = optimizer(table)
 
     def step(carry, batch):
-      params, state, count, average = carry
+      params, state = carry
       value, gradient = jax.value_and_grad(loss)(params, base, batch)
       updates, state = tx.update(gradient, state, params)
-      params = jax.tree.map(jnp.add, params, updates)
-      if how.averaged:
-        average = optax.incremental_update(
-          params, average, weight_of_newest(count)
-        )
-      return Carry(params, state, count + 1, average), value
+      return (jax.tree.map(jnp.add, params, updates), state), value
 
     return jax.lax.scan(step, carry, batches)
 
@@ -83,18 +68,6 @@ def programs(method: str, width: int, rank: int, alpha: float) -> Programs:
   return Programs(
     jax.jit(start), jax.jit(advance, donate_argnums=0), jax.jit(evaluate)
   )
-
-
-def weight_of_newest(count):
-  """Share of the parameters after step `count`, from 0, in their average.
-
-  The average is mostly over the last ninth of the steps, however many they
-  are (polynomial-decay averaging, arXiv 1212.1824).
-
-  >>> weight_of_newest(0), weight_of_newest(91)
-  (1.0, 0.09)
-  """
-  return 9 / (count + 9)
 
 
 def _adapter(model, key, b_std):
@@ -108,6 +81,12 @@ def _adapter(model, key, b_std):
     return leaf + b_std * jax.random.normal(own, leaf.shape)
 
   return jax.tree_util.tree_map_with_path(moved, model.init(keys[0]))
+
+
+def _to_evaluate(params, state):
+  if transforms.keeps_average(state):
+    return transforms.average_of(state, params)
+  return params
 
 
 def _linear(steps: int) -> np.ndarray:
@@ -194,9 +173,9 @@ def finetune(
     last = first + CHUNK
     batches = jnp.asarray(domain.train[rows[first:last]])
     carry, values = advance(carry, base, table, batches)
-    trained = carry.params if carry.average is None else carry.average
     if not np.isfinite(np.asarray(values)).all():
       return {'loss': np.inf, 'kept': np.inf, 'curve': curve}
+    trained = _to_evaluate(*carry)
     if last in measured:
       curve.append(float(evaluate(trained, base, some)))
   return {

@@ -22,7 +22,6 @@ class Method(NamedTuple):
   full: bool = False  # all weights, without adapters
   b_std: float = 0.0  # of the elements of B at the start; zero is usual
   scaled: bool = False  # whether it knows alpha / rank
-  averaged: bool = False  # whether an average of the parameters is evaluated
 
   def optimizer(self, schedule, lora_scale: float):
     known = {'lora_scale': lora_scale} if self.scaled else {}
@@ -160,6 +159,10 @@ def _rite_of_rows(learning_rate):
   )
 
 
+def _averaged(recipe: Callable[..., optax.GradientTransformation]):
+  return lambda *args, **options: lora_opt.averaged(recipe(*args, **options))
+
+
 # Variants that experiments/ablation does not have.
 OWN = {
   'lora_rite, rows of equal size': _rite_of_rows,
@@ -190,9 +193,9 @@ METHODS = (
       )
       for b1 in (0.7, 0.9)
     },
-    'adamw, averaged': Method(lora_opt.adamw, averaged=True),
+    'adamw, averaged': Method(_averaged(lora_opt.adamw)),
     'recommended, averaged': Method(
-      lora_opt.recommended, scaled=True, averaged=True
+      _averaged(lora_opt.recommended), scaled=True
     ),
     'full adamw': Method(
       functools.partial(optax.adamw, weight_decay=0.0), full=True

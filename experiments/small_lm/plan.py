@@ -112,17 +112,17 @@ def cells() -> list[Cell]:
   add(CORE, seeds=3, width=64)
   for alpha in (4.0, 64.0):
     add(CORE, seeds=3, alpha=alpha)
-  for changes in ({}, of_rank(2)):
+  for changes in ({}, *others):
     add(AVERAGED, seeds=3, schedule='constant', **changes)
-  add(MORE, seeds=3)
   add(LONGEST, seeds=3, batch=32)
+  add(MORE, seeds=3)
   add(FULL, seeds=3, steps=1000)
+  add(LONGEST, seeds=3, steps=3000)
   for schedule in ('linear', 'cool-down'):
     add(('adamw', 'recommended'), seeds=3, schedule=schedule)
-  add(LONGEST, seeds=3, steps=3000)
   for changes in others:
-    add(CORE, **changes)
-    add(FEWER_STEPS, schedule='constant', **changes)
+    add(LONGEST, **changes)
+    add(('adamw', 'recommended'), schedule='constant', **changes)
   return plan
 
 

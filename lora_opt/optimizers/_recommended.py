@@ -38,7 +38,8 @@ def recommended(
     learning_rate: with `steps`, the peak of a linear warm-up for a tenth of the
       steps and a cosine that ends at zero; else a schedule. The rate is the
       length of a step of W in the spectral norm. Such steps do not shrink by
-      themselves, so it must decay.
+      themselves, so it must decay, or the factors be averaged
+      (`lora_opt.averaged`).
     steps: the length of the run in steps of the optimizer.
     lora_scale: the scale s in W + s A B^T, usually alpha / r. It has no
       default, since the rate has no meaning without it.
@@ -80,7 +81,8 @@ def recommended(
   elif isinstance(learning_rate, numbers.Real):
     raise ValueError(
       f'recommended: learning_rate={learning_rate:g} would never decay: pass '
-      'steps= too, the length of the run, or a schedule'
+      'steps= too, the length of the run, or a schedule (a constant one with '
+      'lora_opt.averaged)'
     )
   return polora(
     learning_rate,

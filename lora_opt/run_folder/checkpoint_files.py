@@ -18,6 +18,7 @@ from lora_opt.reading.copies import local_copy
 
 PREFIX = 'step'
 ITEMS = ('state', 'facts')
+AVERAGE = '/average/'  # in the names of arrays of `transforms.AveragedState`
 MARK = 'commit_success.txt'  # in a bucket, the last file of a finished one
 
 
@@ -96,6 +97,8 @@ def is_checkpoint(path: pathlib.Path) -> bool:
 def read_trainable(path: pathlib.Path, like: Any) -> Any:
   """Reads only the trained parameters of a checkpoint.
 
+  If the optimizer keeps an average of them (`lora_opt.averaged`), that is read.
+
   Args:
     path: the checkpoint, such as MODEL_DIR/checkpoints/step_40.
     like: tree of the expected arrays, or their `jax.ShapeDtypeStruct`.
@@ -115,6 +118,11 @@ def read_trainable(path: pathlib.Path, like: Any) -> Any:
   if reason := damage(path):
     raise ValueError(f'the checkpoint {path} is damaged: {reason}')
   arrays, _ = read(path)
+  averages = {
+    name.partition(AVERAGE)[2]: array
+    for name, array in arrays.items()
+    if name.startswith('opt_state/') and AVERAGE in name
+  }
 
   def find(place, wanted):
     name = jax.tree_util.keystr(place, simple=True, separator='/')
@@ -126,7 +134,7 @@ def read_trainable(path: pathlib.Path, like: Any) -> Any:
         f'{path}: {name} has shape {found.shape}, the model wants '
         f'{wanted.shape}: take the LORA settings of that run'
       )
-    return found
+    return averages.get(name, found).astype(found.dtype)
 
   return jax.tree.map_with_path(find, like)
 

@@ -47,10 +47,11 @@ class Evaluations:
       ValueError: some weights are not finite; the message names them.
     """
     step = int(state.step)
-    with finite.explained({'base weights': self._base, 'adapter': state.lora}):
-      result = self._evaluate(self._base, state.lora, step)
+    adapter = state.evaluated
+    with finite.explained({'base weights': self._base, 'adapter': adapter}):
+      result = self._evaluate(self._base, adapter, step)
       if hasattr(self._evaluate, 'pictures'):
-        strips = self._evaluate.pictures(self._base, state.lora)
+        strips = self._evaluate.pictures(self._base, adapter)
         on_first(functools.partial(drawing.keep, self._folder, step, strips))
     return {**result, 'made_of': self._made_of}
 

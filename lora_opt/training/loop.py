@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from lora_opt import progress
+from lora_opt import progress, transforms
 from lora_opt.buckets.paths import as_path, is_bucket
 from lora_opt.devices import finite
 from lora_opt.devices.partitioning import DATA_PARALLEL, Partitioner, put
@@ -177,6 +177,10 @@ def train(
     lora = put(lora, placement.trainable)
     state = create_train_state(lora, optimizer, placement)
     finite.check({'adapter': state.lora, 'optimizer state': state.opt_state})
+    if transforms.keeps_average(state.opt_state) and is_first():
+      print(
+        'The average of the adapters is evaluated and exported.', flush=True
+      )
     evaluate = make_evaluator(evaluator, model, task, placement)
     task = drawing.with_class_pictures(folder, model, task, evaluate, base)
     with progress.waiting('preparing the data'):
@@ -286,7 +290,7 @@ def train(
       folder,
       model,
       task,
-      placement.gather(state.lora),
+      placement.gather(state.evaluated),
       record=record,
       evaluations=(before, after),
       steps=train_steps,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lora_opt import transforms
 from lora_opt.devices.partitioning import Placement
 from lora_opt.state_sharding import state_shardings
 
@@ -17,6 +18,13 @@ class TrainState(NamedTuple):
   step: jax.Array  # () int32, finished steps
   lora: Any  # adapter parameters
   opt_state: optax.OptState
+
+  @property
+  def evaluated(self) -> Any:
+    """The adapters to evaluate and export: their average, if there is one."""
+    if transforms.keeps_average(self.opt_state):
+      return transforms.average_of(self.opt_state, self.lora)
+    return self.lora
 
 
 def create_train_state(

@@ -2,6 +2,12 @@
 
 from lora_opt.transforms._adam import ScaleByAdamState, scale_by_adam
 from lora_opt.transforms._altlora import ScaleByAltLoraState, scale_by_altlora
+from lora_opt.transforms._averaged import (
+  AveragedState,
+  average_of,
+  averaged,
+  keeps_average,
+)
 from lora_opt.transforms._balance import (
   RefactorState,
   refactor_by_balance,
@@ -48,6 +54,7 @@ from lora_opt.transforms._shampoo import (
 __all__ = [
   'EMBEDDINGS',
   'MAX_CONSECUTIVE_SKIPS',
+  'AveragedState',
   'Float32MastersState',
   'OnLoraPairsState',
   'PreconditionByRefactoringState',
@@ -62,7 +69,10 @@ __all__ = [
   'SkipNonfiniteState',
   'StepByLoraRiteState',
   'add_decayed_weights',
+  'average_of',
+  'averaged',
   'float32_masters',
+  'keeps_average',
   'on_lora_pairs',
   'precondition_by_full_gradient',
   'precondition_by_grams',

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,8 +13,11 @@ from safetensors.numpy import load_file
 
 import lora_opt
 from lora_opt.data.tasks import Mixture
+from lora_opt.devices.finite import by_path
 from lora_opt.evaluation.evaluate import Evaluator
 from lora_opt.evaluation.history import read_metrics
+from lora_opt.evaluation.run import score
+from lora_opt.run_folder.checkpoint_files import read, read_trainable
 from lora_opt.run_folder.run_directory import RunRecord
 from lora_opt.training.loop import train
 from lora_opt.training.schedules import warmup_cosine
@@ -23,6 +27,7 @@ from lora_opt.training.trackers import Begun
 pytestmark = pytest.mark.usefixtures('fast_compile')
 
 STEPS = 12
+ADAPTER = 'adapter_model.safetensors'
 RECORD = RunRecord(
   command='python -m lora_opt.main --x',
   settings={'OPTIMIZER': '@lora_opt.adamw()'},
@@ -319,3 +324,44 @@ def test_a_mixture_is_trained_and_each_task_evaluated(
   assert data['tasks'][0]['train']['rows'] == 40
   report = (tmp_path / 'report.html').read_text()
   assert 'say: 40 for training, 6 for evaluation' in report
+
+
+def test_an_average_is_evaluated_exported_and_resumed(
+  tmp_path, model, task, capsys
+):
+  def trained(folder):
+    optimizer = lora_opt.averaged(lora_opt.adamw(1e-2), others=True)
+    settings = {'checkpoint_period': 5, 'keep_checkpoints': 9}
+    return run(folder, model, task, optimizer, **settings)
+
+  adapter = load_file(trained(tmp_path) / ADAPTER)
+  assert 'The average of the adapters is evaluated' in capsys.readouterr().out
+  arrays, _ = read(tmp_path / f'checkpoints/step_{STEPS}')
+  lora = jax.eval_shape(model.init, jax.random.key(0))
+  evaluated = read_trainable(tmp_path / f'checkpoints/step_{STEPS}', lora)
+  for path, x in by_path(evaluated).items():
+    (average,) = (
+      array
+      for name, array in arrays.items()
+      if name.startswith('opt_state/') and name.endswith(f'/average/{path}')
+    )
+    np.testing.assert_array_equal(x, average)
+    assert np.any(x != arrays[f'lora/{path}'])
+  model.export(tmp_path / 'again', evaluated)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    load_file(tmp_path / 'again' / ADAPTER),
+    adapter,
+  )
+  after = json.loads((tmp_path / 'evaluation/after.json').read_text())
+  again = score(tmp_path, model, [task], adapter=str(tmp_path / 'again'))
+  scored = json.loads((again / f'{task.name}.json').read_text())
+  assert scored['loss'] == pytest.approx(after['loss'])
+
+  # As if killed after step 5.
+  for name in ('checkpoints/step_10', f'checkpoints/step_{STEPS}', 'adapter'):
+    shutil.rmtree(tmp_path / name)
+  (tmp_path / 'evaluation/after.json').unlink()
+  resumed = load_file(trained(tmp_path) / ADAPTER)
+  assert 'Going on from step 5.' in capsys.readouterr().out
+  jax.tree.map(np.testing.assert_array_equal, resumed, adapter)
