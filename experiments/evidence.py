@@ -20,6 +20,8 @@ FOLDER = pathlib.Path(__file__).parent
 PAGE = FOLDER.parent / 'docs' / 'evidence.md'
 METHODS = {
   'recommended': '`recommended`',
+  'averaged(recommended)': '`averaged(recommended)`',
+  'averaged(adamw)': '`averaged(adamw)`',
   'polora': '`polora`',
   'lora_muon': '`lora_muon`',
   'lora_plus': '`lora_plus`',
@@ -34,29 +36,44 @@ METHODS = {
 class Study(NamedTuple):
   """Runs of the main job, made by study.py."""
 
+  folder: str
   title: str
   field: str  # 'score', which may be a loss too, or the 'loss' of all examples
   points: bool  # whether it is a share, to be shown in points
+  # Only of these, as losses of different tasks have different units.
+  task: str | None = None
 
 
-STUDIES = {
-  'smollm2': Study('SmolLM2, points', 'score', points=True),
-  'finalists/smollm2': Study('SmolLM2, loss', 'score', points=False),
-  'glue': Study('MiniLM, points', 'score', points=True),
-  'finalists/minilm': Study('MiniLM, loss', 'score', points=False),
-  'image_classification': Study('ViT, points', 'score', points=True),
-  'dreambooth': Study('DreamBooth, loss', 'loss', points=False),
-}
+STUDIES = (
+  Study('smollm2', 'SmolLM2, points', 'score', points=True),
+  *(
+    Study(f'finalists/{folder}', f'{title}, loss', 'score', False, task)
+    for folder, task, title in (
+      ('smollm2', 'gsm8k', 'SmolLM2, GSM8K'),
+      ('minilm', 'stsb', 'MiniLM, STS-B'),
+      ('minilm', 'sst2', 'MiniLM, SST-2'),
+    )
+  ),
+  Study('glue', 'MiniLM, points', 'score', points=True),
+  Study('image_classification', 'ViT, points', 'score', points=True),
+  Study('dreambooth', 'DreamBooth, loss', 'loss', points=False),
+)
 
 
-def compared(folder: pathlib.Path, study: Study) -> dict[str, ranking.Interval]:
+def compared(study: Study) -> dict[str, ranking.Interval]:
   """How much more the study's field is than AdamW's, by method.
 
   Each at the rate that was chosen for it, paired by task, rank and seed. Scores
   are of the examples that did not choose the rate.
   """
+  folder = FOLDER / study.folder
   facts = study_rows.read_facts(folder)
-  ranked = ranking.rank(study_rows.read_rows(folder), facts.get('rates'))
+  rows = [
+    row
+    for row in study_rows.read_rows(folder)
+    if study.task in (None, row['task'])
+  ]
+  ranked = ranking.rank(rows, facts.get('rates'))
 
   def values(method):
     found = [methods[method] for methods in ranked.chosen.values()]
@@ -121,10 +138,8 @@ def table() -> str:
   """A line a method: differences from AdamW, with intervals over seeds."""
   of_groups = small_lm.groups(small_lm.done(small_lm.load(FOLDER / 'small_lm')))
   columns = small_lm_columns(of_groups)
-  for name, study in STUDIES.items():
-    if not (FOLDER / name / 'results.jsonl').exists():
-      continue
-    found = compared(FOLDER / name, study)
+  for study in STUDIES:
+    found = compared(study)
     digits = 1 if study.points else 4
     columns[study.title] = lambda method, found=found, digits=digits: (
       text(found[method], digits) if method in found else ''

@@ -193,8 +193,8 @@ METHODS = (
       )
       for b1 in (0.7, 0.9)
     },
-    'adamw, averaged': Method(_averaged(lora_opt.adamw)),
-    'recommended, averaged': Method(
+    'averaged(adamw)': Method(_averaged(lora_opt.adamw)),
+    'averaged(recommended)': Method(
       _averaged(lora_opt.recommended), scaled=True
     ),
     'full adamw': Method(

@@ -67,7 +67,7 @@ VARIANTS = (
   'polora, B 4 times as fast', 'polora, A 4 times as fast',
   'polora, half each', 'recommended, b1: 0.9', 'recommended, b1: 0.7',
 )  # fmt: skip
-AVERAGED = ('adamw, averaged', 'recommended, averaged')
+AVERAGED = ('averaged(adamw)', 'averaged(recommended)')
 # The variants that are run on all texts and ranks.
 EVERYWHERE = ('polora, steps of equal length', 'recommended, b1: 0.9')
 OTHERS = ('python', 'super_ni')

@@ -210,6 +210,15 @@ def rates(of_groups) -> str:
   return results.markdown(('setting', *plan.CORE), lines)
 
 
+def recipe_of(variant: str) -> str:
+  """The method of which it is a variant.
+
+  >>> recipe_of('polora, b1: 0.8'), recipe_of('averaged(adamw)')
+  ('polora', 'adamw')
+  """
+  return variant.removeprefix('averaged(').rstrip(')').partition(',')[0]
+
+
 def variants(of_groups) -> str:
   """A line a variant: the differences from its recipe, and its best rates.
 
@@ -223,7 +232,7 @@ def variants(of_groups) -> str:
   places = [p for p, names in known.items() if {*names} - {*plan.EVERYWHERE}]
 
   def cell(name, place):
-    methods, recipe = of_groups[place], name.partition(',')[0]
+    methods, recipe = of_groups[place], recipe_of(name)
     if name not in methods or recipe not in methods:
       return ''
     rate = next(iter(measures.best(methods[name]).values()))['rate']

@@ -18,7 +18,7 @@ from lora_opt.reading.copies import local_copy
 
 PREFIX = 'step'
 ITEMS = ('state', 'facts')
-AVERAGE = '/average/'  # in the names of arrays of `transforms.AveragedState`
+_AVERAGE = '/average/'  # in the names of arrays of `transforms.AveragedState`
 MARK = 'commit_success.txt'  # in a bucket, the last file of a finished one
 
 
@@ -119,9 +119,9 @@ def read_trainable(path: pathlib.Path, like: Any) -> Any:
     raise ValueError(f'the checkpoint {path} is damaged: {reason}')
   arrays, _ = read(path)
   averages = {
-    name.partition(AVERAGE)[2]: array
+    name.partition(_AVERAGE)[2]: array
     for name, array in arrays.items()
-    if name.startswith('opt_state/') and AVERAGE in name
+    if name.startswith('opt_state/') and _AVERAGE in name
   }
 
   def find(place, wanted):

@@ -88,12 +88,18 @@ def facts(
     'command': record.command,
     'model': model.name,
     'task': task.name,
-    'optimizer': record.settings.get('OPTIMIZER', ''),
+    'optimizer': _optimizer(record.settings),
     'devices': f'{jax.device_count()} x {device.device_kind}',
     'versions': {name: importlib.metadata.version(name) for name in _VERSIONS},
     'trainable_parameters': count_parameters(lora),
     'frozen_parameters': count_parameters(model.base),
   }
+
+
+def _optimizer(settings: Mapping[str, str]) -> str:
+  recipe = settings.get('OPTIMIZER', '')
+  whole = settings.get('WHOLE_OPTIMIZER', '')
+  return f'{whole} around {recipe}' if whole.startswith('@') else recipe
 
 
 def _outcome(steps: int, seconds: float) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def averaged(
   """Keeps an average of the factors beside any optimizer.
 
   The optimizer moves the parameters as it would alone. `average_of` gives those
-  to evaluate and to save. At a learning rate that does not decay they are much
-  better than the parameters of the last step, and need no number of steps in
-  advance; with a rate that decays to zero they gain little.
+  to evaluate and to save. It is for a learning rate that does not decay: the
+  average has less of the noise that the last step has, and nobody needs to know
+  in advance where the run ends. With a rate that decays to zero it adds little.
 
   After step t = 1, 2, ... the average becomes
 

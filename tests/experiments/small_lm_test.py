@@ -161,7 +161,7 @@ def test_an_average_is_what_is_evaluated(work):
       windows['pretraining'].held_out,
     )
 
-  start, advance, evaluate = finetune.programs('adamw, averaged', WIDTH, 2, 4.0)
+  start, advance, evaluate = finetune.programs('averaged(adamw)', WIDTH, 2, 4.0)
   table = jnp.asarray(finetune.rate_table('constant', finetune.CHUNK, 1e-2))
   rows = np.random.default_rng(0).integers(
     len(windows['gsm8k'].train), size=(finetune.CHUNK, setting.batch)
@@ -171,7 +171,7 @@ def test_an_average_is_what_is_evaluated(work):
   held_out = windows['gsm8k'].held_out
   at_end = evaluate(params, base, held_out)
   averaged = evaluate(lora_opt.average_of(state, params), base, held_out)
-  assert tuned('adamw, averaged')['loss'] == pytest.approx(float(averaged))
+  assert tuned('averaged(adamw)')['loss'] == pytest.approx(float(averaged))
   assert tuned('adamw')['loss'] == pytest.approx(float(at_end))
   assert abs(float(averaged) - float(at_end)) > 1e-4
 

@@ -191,10 +191,18 @@ def _method(settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
   >>> _method({'OPTIMIZER': '@lora_opt.adamw()', 'lora_opt.adamw.b2': '0.9'})
   ('adamw', {'adamw.b2': '0.9'})
+  >>> _method({'OPTIMIZER': '@lora_opt.adamw()',
+  ...          'WHOLE_OPTIMIZER': '@lora_opt.averaged()',
+  ...          'lora_opt.averaged.power': '4'})
+  ('averaged(adamw)', {'averaged.power': '4'})
   """
-  name = settings.get('OPTIMIZER', '').strip('@()').rpartition('.')[2]
+  name = _function(settings.get('OPTIMIZER', ''))
   options: dict[str, str] = {}
   names = [name]
+  whole = settings.get('WHOLE_OPTIMIZER', '')
+  if whole.startswith('@'):
+    names.append(_function(whole))
+    name = f'{names[-1]}({name})'
   for recipe in names:
     for setting, value in settings.items():
       if not setting.startswith(f'lora_opt.{recipe}.'):
@@ -205,6 +213,11 @@ def _method(settings: Mapping[str, str]) -> tuple[str, dict[str, str]]:
       if inner or value[:1] not in ('@', '%'):
         options[setting.removeprefix('lora_opt.')] = value
   return name, options
+
+
+def _function(value: str) -> str:
+  """The bare name of the function in '@module.function()'."""
+  return value.strip('@()').rpartition('.')[2]
 
 
 def _value(text: str | None) -> Any:
