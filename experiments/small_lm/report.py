@@ -210,13 +210,31 @@ def rates(of_groups) -> str:
   return results.markdown(('setting', *plan.CORE), lines)
 
 
-def recipe_of(variant: str) -> str:
-  """The method of which it is a variant.
+def averages(of_groups) -> str:
+  """A line a setting: averages at a constant rate, less recipes with a cosine.
 
-  >>> recipe_of('polora, b1: 0.8'), recipe_of('averaged(adamw)')
-  ('polora', 'adamw')
+  Each at its own best rate.
   """
-  return variant.removeprefix('averaged(').rstrip(')').partition(',')[0]
+  lines = []
+  for place, methods in of_groups.items():
+    cosine = of_groups.get(place._replace(schedule='cosine'), {})
+    if place.schedule != 'constant' or not {*plan.AVERAGED} <= methods.keys():
+      continue
+    cells = [label(place)]
+    for name in plan.AVERAGED:
+      recipe = name.removeprefix('averaged(').removesuffix(')')
+      cells.append(signed(measures.paired(methods[name], cosine[recipe])))
+    ours = methods[plan.AVERAGED[1]]
+    cells.append(signed(measures.paired(ours, cosine['adamw'])))
+    cells.append(signed(measures.paired(ours, methods[plan.AVERAGED[0]])))
+    lines.append(tuple(cells))
+  header = (
+    'setting', 'averaged(adamw) less adamw',
+    'averaged(recommended) less recommended',
+    'averaged(recommended) less adamw',
+    'averaged(recommended) less averaged(adamw)',
+  )  # fmt: skip
+  return results.markdown(header, lines)
 
 
 def variants(of_groups) -> str:
@@ -224,15 +242,14 @@ def variants(of_groups) -> str:
 
   The columns are the settings with variants other than plan.EVERYWHERE.
   """
-  order = (*plan.VARIANTS, *plan.AVERAGED)
   known = {
-    place: [name for name in order if name in methods]
+    place: [name for name in plan.VARIANTS if name in methods]
     for place, methods in of_groups.items()
   }
   places = [p for p, names in known.items() if {*names} - {*plan.EVERYWHERE}]
 
   def cell(name, place):
-    methods, recipe = of_groups[place], recipe_of(name)
+    methods, recipe = of_groups[place], name.partition(',')[0]
     if name not in methods or recipe not in methods:
       return ''
     rate = next(iter(measures.best(methods[name]).values()))['rate']
@@ -241,7 +258,7 @@ def variants(of_groups) -> str:
 
   lines = [
     (name, *(cell(name, place) for place in places))
-    for name in order
+    for name in plan.VARIANTS
     if any(name in known[place] for place in places)
   ]
   return results.markdown(('variant', *map(label, places)), lines)
@@ -295,6 +312,7 @@ def sections(folder):
     table_of(of_groups[place], before[0, 0]) if place in of_groups else ''
   )
   out['across'], out['steps'] = across(of_groups), steps(of_groups)
+  out['averages'] = averages(of_groups)
   others = groups(done(load(folder, OTHER_WEIGHTS.name)))
   out['replicated'] = replicated(of_groups, others)
   out['rates'], out['variants'] = rates(of_groups), variants(of_groups)
