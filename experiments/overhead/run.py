@@ -39,7 +39,7 @@ from lora_opt.training.train_state import create_train_state
 METHODS = (
   *(BASELINE, 'lora_plus', 'reflora_s', 'reflora', 'lora_rite'),
   *('scaled_adamw', 'lora_fa', 'lora_pro', 'lora_muon', 'altlora', 'polora'),
-  *('recommended', 'lamb', 'muon', 'shampoo'),
+  *('recommended', 'averaged(recommended)', 'lamb', 'muon', 'shampoo'),
 )
 # (rows of a batch, tokens of a row).
 BATCHES = {'smollm2_135m': (4, 256), 'minilm_l6': (16, 64)}
@@ -85,8 +85,11 @@ class Runner:
 
   def __init__(self, name: str, model: Any, base: Any, batch: Any):
     placement = DATA_PARALLEL.place(model)
-    recipe = getattr(recipes if name == 'recommended' else lora_opt, name)
+    inner = name.removeprefix('averaged(').removesuffix(')')
+    recipe = getattr(recipes if inner == 'recommended' else lora_opt, inner)
     optimizer = recipe(1e-4, other=optax.adamw(1e-4))
+    if inner != name:
+      optimizer = lora_opt.averaged(optimizer)
     lora = put(model.init(jax.random.key(0)), placement.trainable)
     self.state = create_train_state(lora, optimizer, placement)
     step = make_train_step(model, optimizer, placement, self.state)
