@@ -63,13 +63,16 @@ def curves(setting, methods):
   canvas, axes = drawing.panels(1, 1, 6.0, 3.8)
   panel, at = axes[0, 0], curve_steps(setting)
   lowest = []
-  for name, colour in zip(plan.CORE, drawing.COLOURS, strict=False):
+  colours = dict(zip(plan.CORE, drawing.COLOURS, strict=False))
+  for name in (*plan.CORE, *plan.AVERAGED):
     if name not in methods:
       continue
+    recipe = name.removeprefix('averaged(').removesuffix(')')
+    colour, line = colours[recipe], '.-' if name == recipe else '.:'
     each = [r['curve'] for r in measures.best(methods[name]).values()]
     mean = np.mean([x for x in each if len(x) == len(at)], axis=0)
     lowest.append(mean.min())
-    panel.plot(at, mean, '.-', color=colour, label=name, linewidth=1.2)
+    panel.plot(at, mean, line, color=colour, label=name, linewidth=1.2)
     if name == 'adamw':
       panel.axhline(mean.min(), color=colour, linewidth=0.7, linestyle=':')
   panel.set(xlabel='steps', ylabel='held-out loss')

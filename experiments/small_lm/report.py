@@ -12,9 +12,10 @@ from experiments.small_lm.run import FOLDER, OTHER_WEIGHTS
 
 CAPTIONS = {
   'sweeps': 'Loss against the learning rate; grey: within 0.02 of the best; '
-  'dotted: the best of adamw; red: all seeds',
+  'dotted: the best of adamw; red: all seeds; losses 0.3 above it are cut off',
   'variants': 'The same for the variants',
-  'steps': 'Loss against steps at the best constant rates',
+  'steps': 'Loss against steps at the best constant rates; dotted curves: the '
+  'average of the factors',
   'transfer': 'Loss against the learning rate for ranks, alphas, widths, steps',
 }
 NAMES = {'gsm8k': 'GSM8K', 'super_ni': 'Super-NI', 'python': 'Python'}
