@@ -67,7 +67,7 @@ def curves(setting, methods):
   for name in (*plan.CORE, *plan.AVERAGED):
     if name not in methods:
       continue
-    recipe = name.removeprefix('averaged(').removesuffix(')')
+    recipe = plan.AVERAGED.get(name, name)
     colour, line = colours[recipe], '.-' if name == recipe else '.:'
     each = [r['curve'] for r in measures.best(methods[name]).values()]
     mean = np.mean([x for x in each if len(x) == len(at)], axis=0)

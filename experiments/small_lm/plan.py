@@ -67,7 +67,11 @@ VARIANTS = (
   'polora, B 4 times as fast', 'polora, A 4 times as fast',
   'polora, half each', 'recommended, b1: 0.9', 'recommended, b1: 0.7',
 )  # fmt: skip
-AVERAGED = ('averaged(adamw)', 'averaged(recommended)')
+# Averages, and what each is an average of.
+AVERAGED = {
+  'averaged(adamw)': 'adamw',
+  'averaged(recommended)': 'recommended',
+}
 # The variants that are run on all texts and ranks.
 EVERYWHERE = ('polora, steps of equal length', 'recommended, b1: 0.9')
 OTHERS = ('python', 'super_ni')

@@ -219,16 +219,20 @@ def averages(of_groups) -> str:
   lines = []
   for place, methods in of_groups.items():
     cosine = of_groups.get(place._replace(schedule='cosine'), {})
-    if place.schedule != 'constant' or not {*plan.AVERAGED} <= methods.keys():
+    if (
+      place.schedule != 'constant' or not plan.AVERAGED.keys() <= methods.keys()
+    ):
       continue
-    cells = [label(place)]
-    for name in plan.AVERAGED:
-      recipe = name.removeprefix('averaged(').removesuffix(')')
-      cells.append(signed(measures.paired(methods[name], cosine[recipe])))
-    ours = methods[plan.AVERAGED[1]]
-    cells.append(signed(measures.paired(ours, cosine['adamw'])))
-    cells.append(signed(measures.paired(ours, methods[plan.AVERAGED[0]])))
-    lines.append(tuple(cells))
+    ours, adamw = methods['averaged(recommended)'], methods['averaged(adamw)']
+    pairs = (
+      *(
+        (methods[name], cosine[recipe])
+        for name, recipe in plan.AVERAGED.items()
+      ),
+      (ours, cosine['adamw']),
+      (ours, adamw),
+    )
+    lines.append((label(place), *(signed(measures.paired(*p)) for p in pairs)))
   header = (
     'setting', 'averaged(adamw) less adamw',
     'averaged(recommended) less recommended',

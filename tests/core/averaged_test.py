@@ -74,7 +74,7 @@ def test_the_product_of_the_averages_does_not_depend_on_the_factorisation():
   rng = np.random.default_rng(0)
 
   def other(pair):
-    # Condition number about 4, so float32 loses little.
+    # Condition number below 2, so float32 loses little.
     rank = pair['lora_a'].shape[-1]
     s = np.eye(rank) + 0.3 * rng.normal(size=(rank, rank)) / np.sqrt(rank)
     return {
@@ -98,8 +98,8 @@ def test_the_product_of_the_averages_does_not_depend_on_the_factorisation():
     ]
 
   for x, y in zip(products(params), products(changed), strict=True):
-    # LoRA-RITE itself keeps its path to about 1e-4 in float32.
-    np.testing.assert_allclose(x, y, atol=2e-3 * np.abs(x).max())
+    # Twenty steps, each with a few roundings of 1e-7 and r x r roots.
+    np.testing.assert_allclose(x, y, rtol=0, atol=2e-5 * np.abs(x).max())
 
 
 def test_16_bit_factors_have_an_average_of_32_bits():

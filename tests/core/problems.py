@@ -11,6 +11,8 @@ import pytest
 import lora_opt
 
 
+# These two repeat arguments of the recipes by name, since
+# `optax.inject_hyperparams` looks for them in the signature.
 def balanced_adamw(
   learning_rate,
   *,
